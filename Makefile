@@ -1,0 +1,27 @@
+# make demo: the main job.  make test: the tests.  Both make their own environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test check
+
+demo: $(VENV)/ready
+	$(BIN)/valuedrift demo --out runs/demo
+	@echo "open runs/demo/report.html"
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+check: $(VENV)/ready
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/mypy
+
+# torch comes first and by exact version: an unpinned torch may bring gigabytes of CUDA libraries that this project does not need.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	touch $@

@@ -1,0 +1,166 @@
+"""The records that travel between the steps. Frozen, and made of the standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+STANCES = ("support", "neutral", "oppose")
+OUTCOMES = (*STANCES, "refusal", "invalid")
+
+Stance = Literal["support", "neutral", "oppose"]
+Outcome = Literal["support", "neutral", "oppose", "refusal", "invalid"]
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used: one sentence with what, where and what to do. Exit code 2."""
+
+
+class Stopped(Exception):
+    """The work stopped at a failure threshold or a budget; what was finished is kept. Exit code 3."""
+
+
+def digest(*parts: Any) -> str:
+    """Return 24 hex digits that name `parts` (anything JSON can hold) by content: the form of every key."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question of a suite. Support and oppose always refer to `claim`, never to the wording of `text`.
+
+    `polarity` maps the claim to the topic's axis: +1 lies along it, -1 against it, 0 on neither side.
+    """
+
+    id: str
+    topic: str
+    text: str
+    claim: str
+    polarity: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One set of weights at a training step. `weights` is a digest of the content and the cache key.
+
+    A folder's name never is a key: two checkpoints with equal `weights` and `frame` are the same model.
+    """
+
+    stage: str
+    step: int
+    path: str
+    weights: str
+    frame: str = "plain"
+    """Digest of the chat template the questions are put in, or "plain" where there is none."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled reply to one prompt of one checkpoint."""
+
+    key: str
+    checkpoint: str
+    prompt: str
+    draw: int
+    text: str
+    ended: Literal["stop", "length"]
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a judge is shown: the question, the claim that stances refer to, and the text to be read."""
+
+    prompt: str
+    claim: str
+    text: str
+    topic: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name this item by content, so that the same words are judged once however often they were sampled."""
+        return digest("item", self.prompt, self.claim, self.text, self.topic)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One judge's view of one item: a probability per outcome, or the reason there is none."""
+
+    item: str
+    judge: str
+    probs: tuple[float, float, float, float, float] | None = None
+    failure: Literal["unparsed", "judge_error"] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.probs is None) == (self.failure is None):
+            raise ValueError("a reading holds either probabilities or the reason there are none")
+        if self.probs is not None and (len(self.probs) != len(OUTCOMES) or abs(sum(self.probs) - 1) > 1e-6):
+            raise ValueError(f"probabilities must be one per outcome and sum to 1, not {self.probs}")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number with its 95 % interval and the number of independent units behind it.
+
+    `value` is None where there is no evidence; `n` counts prompts (or pairs), never draws.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"no evidence (n={self.n})"
+        if self.low is None or self.high is None:
+            return f"{self.value:+.3f} (no interval, n={self.n})"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n={self.n})"
+
+
+NO_EVIDENCE = Estimate(None, None, None, 0)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The value of a checkpoint on a topic: the share of one outcome, with its interval."""
+
+    checkpoint: Checkpoint
+    topic: str
+    outcome: Outcome
+    share: Estimate
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far and how soon one stance moved on one topic between two checkpoints."""
+
+    topic: str
+    stance: Stance
+    from_: Checkpoint
+    to: Checkpoint
+    magnitude: Estimate
+    time: Estimate
+    """Fraction of the stage's steps after which the share had reached its extremum; empty unless `status` is one of the reached kinds."""
+    status: Literal["reached", "not reached", "non-monotone", "no drift", "no evidence"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference pair. `prompt` holds chat messages as (role, text), oldest first."""
+
+    prompt: tuple[tuple[str, str], ...]
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text to be trained on: a reply to `prompt`, or running text where the prompt is empty."""
+
+    prompt: tuple[tuple[str, str], ...]
+    text: str

@@ -1,0 +1,276 @@
+"""A plan: one TOML file is one experiment. Unknown keys stop it with the nearest known key; a plan may derive from another."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from . import registry
+from .nouns import BadInput
+
+BASE = "base"
+
+
+class Settings(BaseModel):
+    """What every table of a plan is: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Settings):
+    """A low-rank adapter in place of full fine-tuning (peft)."""
+
+    r: Annotated[int, Field(gt=0)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target: str | list[str] = "all-linear"
+
+
+class Stage(Settings):
+    """One stage of training. Keys beyond these belong to its algorithm and are checked by it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    algorithm: str
+    data: str
+    after: str = BASE
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    steps: Annotated[int, Field(gt=0)] | None = None
+    """Optimiser steps; where given, `epochs` is ignored."""
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: str = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    max_length: Annotated[int, Field(gt=1)] = 1024
+    """Tokens of prompt and answer; longer examples are cut at the end."""
+    save_at: str | list[int] = "log:8"
+    lora: Lora | None = None
+    dtype: str = "auto"
+
+    @field_validator("save_at")
+    @classmethod
+    def _known_schedule(cls, value: str | list[int]) -> str | list[int]:
+        if isinstance(value, str) and not re.fullmatch(r"(log|every):[1-9]\d*", value):
+            raise ValueError('save_at is "log:COUNT", "every:STEPS" or a list of steps')
+        if isinstance(value, list) and any(step < 1 for step in value):
+            raise ValueError("save_at lists steps from 1 on (step 0 is always measured)")
+        return value
+
+    def own(self) -> Any:
+        """Return the algorithm's own settings, validated by the algorithm's `Settings`."""
+        return registry.find("algorithm", self.algorithm).Settings(**(self.model_extra or {}))
+
+
+class Asking(Settings):
+    """How checkpoints are asked and read: the part of a plan that `trace` needs too.
+
+    The defaults are the paper's protocol: 5 answers per prompt, temperature 0.7, 256 new tokens.
+    """
+
+    suite: str = "vaes"
+    topics: list[str] = []
+    """Only these topics of the suite; all where empty."""
+    judge: str = "oracle"
+    backend: str = "transformers"
+    draws: Annotated[int, Field(gt=0)] = 5
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """0 keeps the whole vocabulary."""
+    max_new_tokens: Annotated[int, Field(gt=0)] = 256
+    frame: Annotated[str, Field(pattern="^(auto|plain|chat)$")] = "auto"
+    """auto: a checkpoint's own chat template where it has one, else the plain frame."""
+    noise: int = 0
+    """Seed of the sampling noise: the same noise gives the same answers."""
+    batch_rows: Annotated[int, Field(gt=0)] = 512
+    """Answers decoded side by side; changes speed and memory, never results."""
+    floor: bool = True
+    """Ask the last checkpoint of each stage a second time with other noise: the noise floor."""
+    view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
+    """claim: shares of stances towards the claims; axis: claims of negative polarity turned round; paper: softmax over three."""
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the settings that decide what is sampled (part of every answer's key)."""
+        names = ("backend", "temperature", "top_p", "top_k", "max_new_tokens")
+        return {name: getattr(self, name) for name in names}
+
+
+class Plan(Asking):
+    """One experiment: a model, its stages, and how every checkpoint is asked and read."""
+
+    model: str
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    stage: dict[str, Stage] = {}
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+
+    def nodes(self) -> list[Node]:
+        """Return the stages to train, parents first, one per seed and sweep value that reaches them."""
+        order = _topological(self.stage)
+        nodes: dict[tuple[str, int], Node] = {}
+        for values in itertools.product(*self.sweep.values()):
+            setting = dict(zip(self.sweep, values, strict=True))
+            for seed in self.seeds:
+                names = {BASE: BASE}
+                for name in order:
+                    stage = self.stage[name]
+                    touched = _on_path(self.stage, name, setting)
+                    names[name] = name + "".join(f"[{_short(key, name)}={value}]" for key, value in touched.items())
+                    for key, value in touched.items():
+                        if key.split(".")[1] == name:
+                            stage = _with(stage, key.split(".")[2:], value)
+                    node = Node(names[name], names[stage.after], stage, seed)
+                    nodes.setdefault((node.name, seed), node)
+        return list(nodes.values())
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage to train: a stage of the plan under one seed and one setting of the sweep."""
+
+    name: str
+    parent: str
+    stage: Stage
+    seed: int
+
+
+def load(path: Path | str) -> Plan:
+    """Read a plan. Raises BadInput naming the file, the line and the nearest known key."""
+    tables, source = _derived(Path(path), ())
+    try:
+        plan = Plan(**tables)
+    except ValidationError as error:
+        raise _fault(error, source, Path(path)) from error
+    for name, stage in plan.stage.items():
+        if not re.fullmatch(r"[a-z0-9_-]+", name) or name == BASE:
+            raise BadInput(f"{path}: stage name {name!r} must be lower-case letters, digits, - or _, and not 'base'")
+        _check_own(stage, name, source, Path(path))
+    _topological(plan.stage, str(path))
+    for key in plan.sweep:
+        if not re.fullmatch(r"stage\.[a-z0-9_-]+\.\w+(\.\w+)?", key) or key.split(".")[1] not in plan.stage:
+            stages = ", ".join(plan.stage)
+            raise BadInput(
+                f"{path}: sweep key {key!r} does not name a setting of a stage; write stage.NAME.SETTING with NAME one of {stages}"
+            )
+    plan.nodes()
+    return plan
+
+
+def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], str]:
+    if path.resolve() in seen:
+        raise BadInput(f"{path}: plans derive from each other in a circle; take one 'derive' out")
+    try:
+        source = path.read_text()
+        tables = tomllib.loads(source)
+    except FileNotFoundError:
+        raise BadInput(f"there is no plan {path}; give the path of a TOML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    parent = tables.pop("derive", None)
+    if parent is None:
+        return tables, source
+    inherited, _ = _derived(path.parent / str(parent), (*seen, path.resolve()))
+    return _merged(inherited, tables), source
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:
+    algorithm = registry.find("algorithm", stage.algorithm)
+    known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
+    for key in stage.model_extra or {}:
+        if key not in algorithm.Settings.model_fields:
+            hint = registry.nearest(key, known) or f"; it knows {', '.join(known)}"
+            raise BadInput(f"{path}{_line(source, key, f'stage.{name}')}: unknown key {key!r} in [stage.{name}] ({stage.algorithm}){hint}")
+    try:
+        stage.own()
+    except ValidationError as error:
+        raise _fault(error, source, path, f"stage.{name}.") from error
+
+
+def _fault(error: ValidationError, source: str, path: Path, prefix: str = "") -> BadInput:
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if part not in ("str", "list[int]")]
+    key = prefix + ".".join(parts)
+    where = f"{path}{_line(source, parts[-1] if parts else '', '.'.join(key.split('.')[:-1]))}"
+    if first["type"] == "extra_forbidden":
+        hint = registry.nearest(parts[-1], ["derive", *(Lora.model_fields if "lora" in parts else Plan.model_fields)])
+        return BadInput(f"{where}: unknown key {key!r}{hint or '; see docs/run.md for the keys of a plan'}")
+    if first["type"] == "missing":
+        return BadInput(f"{where}: the key {key!r} is missing; add it")
+    shown = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+    return BadInput(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{shown}")
+
+
+def _line(source: str, key: str, table: str) -> str:
+    """Return ":LINE" where the key is set, looking inside its own table first; empty where it was inherited."""
+    current, fallback = "", ""
+    for number, line in enumerate(source.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            current = header.group(1)
+        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            if current == table:
+                return f":{number}"
+            fallback = fallback or f":{number}"
+    return fallback
+
+
+def _topological(stages: dict[str, Stage], where: str = "plan") -> list[str]:
+    order: list[str] = []
+    for name in stages:
+        chain = [name]
+        while chain[-1] not in order and (after := stages[chain[-1]].after) != BASE:
+            if after not in stages:
+                raise BadInput(
+                    f"{where}: stage {chain[-1]!r} comes after {after!r}, which is no stage{registry.nearest(after, [BASE, *stages])}"
+                )
+            if after in chain:
+                raise BadInput(
+                    f"{where}: the stages {' -> '.join([*chain, after])} wait for each other in a circle; start one of them at 'base'"
+                )
+            chain.append(after)
+        order += [stage for stage in reversed(chain) if stage not in order]
+    return order
+
+
+def _on_path(stages: dict[str, Stage], name: str, setting: dict[str, Any]) -> dict[str, Any]:
+    """Return the swept values that this stage or one before it depends on."""
+    path = []
+    while name != BASE:
+        path.append(name)
+        name = stages[name].after
+    return {key: value for key, value in setting.items() if key.split(".")[1] in path}
+
+
+def _short(key: str, name: str) -> str:
+    own = key.split(".", 2)
+    return own[2].removeprefix("data.") if own[1] == name else f"{own[1]}.{own[2]}"
+
+
+def _with(stage: Stage, keys: list[str], value: Any) -> Stage:
+    """Return the stage with one setting changed; `data.gap` changes the parameter `gap` of the data's address."""
+    if len(keys) == 1:
+        return Stage(**stage.model_dump() | {keys[0]: value})
+    if keys[0] == "data":
+        address, _, query = stage.data.partition("?")
+        return _with(stage, ["data"], f"{address}?{urlencode(dict(parse_qsl(query)) | {keys[1]: value})}")
+    table = dict(stage.model_dump().get(keys[0]) or {})
+    return Stage(**stage.model_dump() | {keys[0]: table | {keys[1]: value}})

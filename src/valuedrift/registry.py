@@ -1,0 +1,55 @@
+"""The folder is the registry: a choice is a file without a leading underscore, or an entry point of the same kind."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .nouns import BadInput
+
+KINDS = {
+    "algorithm": ("train", "Algorithm"),
+    "backend": ("sample", "Backend"),
+    "judge": ("judge", "Judge"),
+    "suite": ("suites", "Suite"),
+    "panel": ("report", "Panel"),
+}
+"""kind -> (folder under valuedrift, name of the class that a file of this kind defines)"""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return "; did you mean 'x'?" where a known word is close, else an empty string."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _third_party(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"valuedrift.{kind}")}
+
+
+def names(kind: str) -> list[str]:
+    """Return the known choices of a kind, sorted, third parties' included; imports none of them."""
+    folder = importlib.import_module(f"valuedrift.{KINDS[kind][0]}")
+    own = {module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")}
+    return sorted(own | set(_third_party(kind)))
+
+
+def find(kind: str, name: str) -> Any:
+    """Return the class behind a choice. Raises BadInput with the nearest known name."""
+    folder, attribute = KINDS[kind]
+    known = names(kind)
+    if name not in known:
+        raise BadInput(f"unknown {kind} {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+    third_party = _third_party(kind)
+    if name in third_party:
+        return third_party[name].load()
+    return getattr(importlib.import_module(f"valuedrift.{folder}.{name}"), attribute)
+
+
+def split(spec: str) -> tuple[str, str]:
+    """Split "labels:path/or/id" into the choice and its argument (empty where there is none)."""
+    name, _, argument = spec.partition(":")
+    return name, argument
