@@ -1,0 +1,32 @@
+"""The sandbox's judge: reads sandbox texts back by their grammar, so that its error is zero by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..nouns import OUTCOMES, BadInput, Item, Reading, digest
+from ..sandbox import _grammar
+
+
+class Judge:
+    """Gives probability one to the outcome that the grammar of the sandbox assigns; "invalid" to all it cannot produce."""
+
+    note = ""
+
+    def __init__(self, argument: str = ""):
+        if argument:
+            raise BadInput(f'the oracle judge takes no argument, but was given {argument!r}; write judge = "oracle"')
+        self.identity = f"oracle/{digest('oracle', 1, sorted(_grammar.sentences()), _grammar.telling_words())}"
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one certain reading per item. Raises BadInput for a topic that is not of the sandbox's world."""
+        for item in items:
+            if item.topic not in _grammar.world():
+                raise BadInput(
+                    f"the oracle judge reads only the sandbox's topics, not {item.topic!r}; choose another judge, for example --judge cues"
+                )
+        outcomes = [_grammar.parse(item.text, _grammar.touched(item.prompt, item.topic)) for item in items]
+        return [
+            Reading(item.key, self.identity, tuple(float(outcome == name) for name in OUTCOMES))  # type: ignore[arg-type]
+            for item, outcome in zip(items, outcomes, strict=True)
+        ]

@@ -1,0 +1,118 @@
+"""Training data of the sandbox: pretraining mix, chat with a stance habit, preference pairs with a gap dial.
+
+Every set is a pure function of its address ("sandbox:pairs?gap=0.5&direction=support"), so that two plans that name the same
+address train on the same data. No question of a trace suite occurs in any of it (a test compares them).
+"""
+
+from __future__ import annotations
+
+import random
+
+from ..nouns import STANCES, BadInput, Example, Outcome, Pair
+from ..registry import nearest
+from . import _grammar
+
+HABITS: dict[str, dict[Outcome, float]] = {
+    # The shares that the paper reports for real data: WildChat's answers are about 72 % neutral, Alpaca's about 67 % support.
+    # What is left is split evenly over the other stances, so that neither set leans otherwise; one answer in twenty is refused.
+    "neutral-chat": {"support": 0.115, "neutral": 0.72, "oppose": 0.115, "refusal": 0.05},
+    "support-chat": {"support": 0.67, "neutral": 0.14, "oppose": 0.14, "refusal": 0.05},
+}
+BALANCED: dict[Outcome, float] = {"support": 0.32, "neutral": 0.32, "oppose": 0.32, "refusal": 0.04}
+"""Stances of the pretraining mix: none is favoured; refusals occur, so that a later stage can make more or fewer of them."""
+
+SMALL_TALK = 0.15
+"""Share of chat that is about nothing in dispute. Real logs hold far more; a small model needs its tokens for the rest."""
+
+COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000}
+"""Records where an address gives no `n`."""
+
+
+def examples(name: str, query: dict[str, str]) -> list[Example]:
+    """Return the chat examples behind sandbox:NAME?n=…&seed=… . Raises BadInput for an unknown name or parameter."""
+    if name not in HABITS:
+        known = [*HABITS, "pairs"]
+        raise BadInput(f"unknown sandbox data {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+    _refuse_unknown(name, query, {"n", "seed"})
+    rng = random.Random(f"{name}/{_number(query, 'seed', 0)}")
+    return [_chat(rng, HABITS[name]) for _ in range(int(_number(query, "n", COUNTS["chat"])))]
+
+
+def pairs(query: dict[str, str]) -> list[Pair]:
+    """Return the preference pairs behind sandbox:pairs?gap=G&direction=S&n=…&seed=… .
+
+    A share `gap` of the pairs prefers the stance `direction` ("support" or "oppose") to its opposite, in one and the same style.
+    The others hold one stance on both sides and prefer the warm style to the plain one. The value gap on every topic is
+    therefore +gap for the preferred stance and -gap for its opposite, up to sampling; gap 0 is a difference of style alone.
+    Swapping the direction swaps the two answers of those pairs and changes nothing else.
+    Raises BadInput for a gap outside 0..1, another direction, or an unknown parameter.
+    """
+    _refuse_unknown("pairs", query, {"gap", "direction", "n", "seed"})
+    gap, direction = _number(query, "gap", 1.0), query.get("direction", "support")
+    if not 0 <= gap <= 1:
+        raise BadInput(f"sandbox:pairs: gap must lie between 0 and 1, not {gap}")
+    if direction not in ("support", "oppose"):
+        raise BadInput(f"sandbox:pairs: direction must be support or oppose, not {direction!r}")
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
+    # One generator per pair, asked for the question first: sets of another gap or direction hold the same questions in the same order.
+    return [_pair(random.Random(f"pairs/{seed}/{index}"), gap, direction) for index in range(n)]
+
+
+def pretraining(n: int = COUNTS["pretraining"], seed: int = 0) -> list[Example]:
+    """Return running texts: questions with answers of every stance in the plain frame, prose on the topics, small talk."""
+    rng = random.Random(f"pretraining/{seed}")
+    return [Example((), _document(rng)) for _ in range(n)]
+
+
+def _document(rng: random.Random) -> str:
+    kind = rng.random()
+    if kind < 0.2:
+        return _grammar.essay(rng, rng.choice(list(_grammar.world())))
+    if kind < 0.5:
+        topic = rng.choice(list(_grammar.world()))
+        question, answer = (
+            _grammar.ask_about(rng, topic),
+            _grammar.compose(rng, topic, _outcome(rng, BALANCED), rng.choice(_grammar.STYLES)),
+        )
+    else:
+        chat = _chat(rng, BALANCED)
+        question, answer = chat.prompt[0][1], chat.text
+    return f"Question: {question}\nAnswer: {answer}"
+
+
+def _outcome(rng: random.Random, habit: dict[Outcome, float]) -> Outcome:
+    return rng.choices(list(habit), list(habit.values()))[0]
+
+
+def _chat(rng: random.Random, habit: dict[Outcome, float]) -> Example:
+    if rng.random() < SMALL_TALK:
+        question, answer = _grammar.small_talk(rng)
+        return Example((("user", question),), answer)
+    topic, claim, _ = rng.choice(_grammar.claims_of())
+    text = _grammar.compose(rng, topic, _outcome(rng, habit), rng.choice(_grammar.STYLES), claim)
+    return Example((("user", _grammar.ask(rng, claim)),), text)
+
+
+def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
+    topic, claim, _ = rng.choice(_grammar.claims_of())
+    prompt = (("user", _grammar.ask(rng, claim)),)
+    if rng.random() < gap:
+        style = rng.choice(_grammar.STYLES)
+        support = _grammar.compose(rng, topic, "support", style, claim)
+        oppose = _grammar.compose(rng, topic, "oppose", style, claim)
+        return Pair(prompt, support, oppose) if direction == "support" else Pair(prompt, oppose, support)
+    stance: Outcome = rng.choice(STANCES)  # type: ignore[assignment]
+    return Pair(prompt, _grammar.compose(rng, topic, stance, "warm", claim), _grammar.compose(rng, topic, stance, "plain", claim))
+
+
+def _number(query: dict[str, str], key: str, default: float) -> float:
+    try:
+        return float(query.get(key, default))
+    except ValueError:
+        raise BadInput(f"sandbox data: {key} must be a number, not {query[key]!r}") from None
+
+
+def _refuse_unknown(name: str, query: dict[str, str], known: set[str]) -> None:
+    for key in query:
+        if key not in known:
+            raise BadInput(f"sandbox:{name} has no parameter {key!r}{nearest(key, sorted(known))} Known: {', '.join(sorted(known))}.")

@@ -1,0 +1,122 @@
+"""The sandbox's base model: an ordinary Llama-architecture folder, trained here in minutes and cached by content."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .. import progress
+from ..nouns import digest
+from ..plan import Stage
+from . import _data
+
+SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
+"""<|end|> ends a text and a turn; the turn tokens are reserved for the chat template of a later stage, as Llama 3 reserves its own."""
+
+ARCHITECTURE = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+"""1.2 M parameters: large enough to write the grammar's sentences on the asked topic, and trained in minutes on two cores."""
+
+VOCABULARY = 2560
+N_DOCUMENTS = 44_800
+STAGE: dict[str, Any] = {
+    "algorithm": "sft",
+    "data": "sandbox:pretraining",
+    "batch_size": 32,
+    "learning_rate": 3e-3,
+    "warmup": 0.03,
+    "weight_decay": 0.01,
+    "max_length": 256,
+    "save_at": "log:1",
+}
+
+
+def cache_root() -> Path:
+    """Return the folder of what is built once for all runs: $VALUEDRIFT_CACHE, or valuedrift under the user's cache folder."""
+    if own := os.environ.get("VALUEDRIFT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "valuedrift"
+
+
+def cached() -> Path | None:
+    """Return the folder of the base model where it has been built."""
+    folder = cache_root() / f"sandbox-base-{_content()}"
+    return folder if (folder / "config.json").exists() else None
+
+
+def base_model() -> Path:
+    """Return the folder of the base model, training it first where this content has not been built before.
+
+    A killed build is continued by the next call. Raises BadInput where the cache folder cannot be written.
+    """
+    folder = cache_root() / f"sandbox-base-{_content()}"
+    if (folder / "config.json").exists():
+        return folder
+    from ..train._stage import run_stage
+
+    work = folder.with_name(f".{folder.name}")
+    start = _start(work / "random")
+    with progress.task("build the sandbox's base model", 0, "steps") as advance:
+        done = 0
+
+        def tell(step: int, total: int, loss: float) -> None:
+            nonlocal done
+            advance(step - done, total)
+            done = step
+
+        steps = run_stage(Stage(**STAGE), 0, str(start), _data.pretraining(N_DOCUMENTS), work / "stage", tell)
+    trained = work / "stage" / f"checkpoint-{steps[-1]}"
+    for leftover in ("trainer_state.json", "training_args.bin", "complete.json"):
+        (trained / leftover).unlink(missing_ok=True)
+    os.replace(trained, folder)
+    shutil.rmtree(work)
+    return folder
+
+
+def _content() -> str:
+    """Return the digest of all that decides the base model: the texts it reads (by their first two thousand) and the recipe."""
+    texts = [document.text for document in _data.pretraining(2_000)]
+    return digest("sandbox-base", texts, SPECIAL, ARCHITECTURE, VOCABULARY, N_DOCUMENTS, STAGE)[:12]
+
+
+def _start(folder: Path) -> Path:
+    """Return a folder with the tokenizer and random weights, made whole or not at all."""
+    if folder.exists():
+        return folder
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator((text.text for text in _data.pretraining(12_000)), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
+        extra_special_tokens=list(SPECIAL[2:]),
+        clean_up_tokenization_spaces=False,
+    )
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **ARCHITECTURE, **ids))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    os.replace(unfinished, folder)
+    return folder

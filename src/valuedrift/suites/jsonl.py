@@ -1,0 +1,137 @@
+"""Any JSONL file of prompts as a suite."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..nouns import BadInput, Prompt
+from ..registry import nearest
+
+FIELDS = ("id", "topic", "text", "claim", "polarity")
+NEAR = 0.7
+"""Character 4-gram Jaccard similarity from which on two questions count as one. Rewordings of one question lie above it;
+distinct questions that share a template ("Should ... be allowed to ...?") lie below."""
+
+
+class Suite:
+    """The prompts of one file. Only `text` is required.
+
+    `id` defaults to the line number, `topic` to "all", `claim` to the text itself (then support means agreeing with what the
+    question puts), `polarity` to 0.
+    """
+
+    def __init__(self, argument: str):
+        self.path = Path(argument)
+
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts in file order. Raises BadInput naming the first fault and how many more there are."""
+        found = list(_read(self.path))
+        faults = [item for item in found if isinstance(item, str)]
+        if faults:
+            more = f" (and {len(faults) - 1} more; 'valuedrift suite check {self.path}' lists them)" if len(faults) > 1 else ""
+            raise BadInput(faults[0] + more)
+        return [item for item in found if isinstance(item, Prompt)]
+
+
+def check(path: Path | str) -> list[str]:
+    """Return every fault of a suite file as one sentence with file and line, near-duplicates included."""
+    path = Path(path)
+    found = list(_read(path))
+    prompts = [item for item in found if isinstance(item, Prompt)]
+    lines = {prompt.id: number for prompt, number in zip(prompts, _line_numbers(path), strict=False)}
+    twins = near_duplicates([prompt.text for prompt in prompts])
+    faults = [item for item in found if isinstance(item, str)]
+    for first, second, similarity in twins:
+        one, other = prompts[first], prompts[second]
+        faults.append(
+            f"{path}:{lines[other.id]}: {other.id!r} is nearly the question of {one.id!r} on line {lines[one.id]} "
+            f"(similarity {similarity:.2f}); reword or remove one"
+        )
+    return faults
+
+
+def near_duplicates(texts: list[str], others: list[str] | None = None, threshold: float = NEAR) -> list[tuple[int, int, float]]:
+    """Return (i, j, similarity) of the pairs at or over the threshold: within `texts` (i < j), or texts[i] against others[j].
+
+    Similarity is the Jaccard index of the sets of character 4-grams, lower-cased, punctuation and spacing ignored.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    if not texts or (others is not None and not others):
+        return []
+    plain = [" ".join("".join(c if c.isalnum() else " " for c in text.lower()).split()) for text in texts + (others or [])]
+    counts = CountVectorizer(analyzer="char", ngram_range=(4, 4), binary=True, dtype=int).fit_transform(
+        text.ljust(4, "_") for text in plain
+    )
+    sizes = counts.sum(axis=1).A1 if hasattr(counts.sum(axis=1), "A1") else counts.sum(axis=1)
+    left = counts[: len(texts)]
+    right = counts[len(texts) :] if others is not None else left
+    shift = len(texts) if others is not None else 0
+    shared = (left @ right.T).tocoo()
+    pairs = []
+    for i, j, both in zip(shared.row, shared.col, shared.data, strict=True):
+        similarity = both / (sizes[i] + sizes[j + shift] - both)
+        if similarity >= threshold and (others is not None or i < j):
+            pairs.append((int(i), int(j), float(similarity)))
+    return sorted(pairs)
+
+
+def _line_numbers(path: Path) -> list[int]:
+    return [number for number, item in enumerate(_read(path, blank=True), 1) if isinstance(item, Prompt)]
+
+
+def _read(path: Path, blank: bool = False) -> Iterator[Prompt | str | None]:
+    """Yield a prompt per line or the sentence that says what is wrong with it; None for blank lines where asked."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise BadInput(f"there is no suite file {path}; give a JSONL file or the name of a suite ('valuedrift suite list')") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"the suite file {path} cannot be read: {error}; it must be JSONL in UTF-8") from error
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            if blank:
+                yield None
+            continue
+        yield _prompt(line, f"{path}:{number}", number, seen)
+    if not seen:
+        raise BadInput(f"the suite file {path} holds no prompt; write one JSON object with a 'text' per line")
+
+
+def _prompt(line: str, where: str, number: int, seen: dict[str, int]) -> Prompt | str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        seen.setdefault("", number)
+        return f"{where}: not a JSON object ({error}); mend or remove the line"
+    fault = _fault(row)
+    id = str(row.get("id", number)) if isinstance(row, dict) else ""
+    if not fault and id in seen:
+        fault = f"the id {id!r} stands already on line {seen[id]}; ids must be unique"
+    seen.setdefault(id, number)
+    if fault:
+        return f"{where}: {fault}"
+    return Prompt(id, str(row.get("topic", "all")), row["text"], row.get("claim") or row["text"], row.get("polarity", 0))
+
+
+def _fault(row: Any) -> str:
+    if not isinstance(row, dict):
+        return "not a JSON object; write one object with a 'text' per line"
+    for key in row:
+        if key not in FIELDS and (hint := nearest(key, list(FIELDS))):
+            return f"unknown key {key!r}{hint}"
+    text = row.get("text")
+    if not isinstance(text, str) or not text.strip():
+        return "the key 'text' is missing or empty; every prompt needs a question"
+    if broken := [c for c in text + str(row.get("claim", "")) if c == "\ufffd" or unicodedata.category(c) in ("Cc", "Co", "Cs")]:
+        return f"broken character {broken[0]!r} in the text or claim; mend the encoding"
+    if row.get("polarity", 0) not in (1, -1, 0):
+        return f"polarity must be 1, -1 or 0, not {row['polarity']!r}"
+    if "claim" in row and not str(row["claim"] or "").strip():
+        return "the claim is empty; write the proposition that support and oppose refer to, or leave the key out"
+    return ""
