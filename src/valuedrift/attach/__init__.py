@@ -1,0 +1,1 @@
+"""Other people's training: finding the checkpoints it left."""

@@ -1,0 +1,397 @@
+"""The command line: verbs that read what the verb before wrote.
+
+Every verb takes --json (one object on stdout, progress on stderr) and exits 0 done, 2 bad input, 3 stopped at a threshold, 4 undecided.
+Imports of heavy packages stay inside the verbs, so that `valuedrift --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+# Before any import of torch: two spinning OpenMP threads on a busy machine run several times slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+
+from .nouns import STANCES, BadInput, Stopped
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Trace where a model's values come from, and when they move.",
+)
+suite_app = typer.Typer(no_args_is_help=True, help="The questions every checkpoint is asked.")
+sandbox_app = typer.Typer(no_args_is_help=True, help="The embedded world: a base model and data made on this machine.")
+app.add_typer(suite_app, name="suite")
+app.add_typer(sandbox_app, name="sandbox")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, progress on stderr.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder; the same folder again continues what is there.")]
+SuiteOption = Annotated[str, typer.Option("--suite", help="A suite's name or a JSONL file of prompts.")]
+JudgeOption = Annotated[str, typer.Option("--judge", help="Who reads the answers: oracle (sandbox only), cues (weak, offline).")]
+Topics = Annotated[str, typer.Option("--topics", help="Only these topics, separated by commas.")]
+
+
+def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+# -- the flow ----------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
+    """Train a small model here, base -> SFT -> two preference stages, trace it and write the report. No download, no GPU."""
+    with resources.as_file(resources.files("valuedrift.sandbox").joinpath("demo.toml")) as plan:
+        run(plan, out, as_json)
+
+
+@app.command()
+def run(plan: Annotated[Path, typer.Argument(help="A plan in TOML.")], out: Out = Path("runs/latest"), as_json: Json = False) -> None:
+    """Train the stages of a plan, trace every checkpoint, measure and report."""
+    from . import plan as plans
+
+    loaded = plans.load(plan)
+    from . import flow
+
+    _print(flow.run(loaded, out), as_json, _show_trace)
+
+
+@app.command()
+def check(plan: Annotated[Path, typer.Argument(help="A plan in TOML.")], out: Out = Path("runs/latest"), as_json: Json = False) -> None:
+    """Show a plan's stage graph, what is done already, and what it will cost. Trains nothing."""
+    from . import plan as plans
+
+    loaded = plans.load(plan)
+    from . import verbs
+
+    _print(verbs.check(loaded, out), as_json, _show_check)
+
+
+@app.command()
+def trace(
+    folders: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of numbered checkpoints, in the order of training.")],
+    base: Annotated[str | None, typer.Option("--base", help="The model the training started from: step 0.")] = None,
+    suite: SuiteOption = "vaes",
+    judge: JudgeOption = "cues",
+    backend: Annotated[str, typer.Option("--backend", help="What runs the model.")] = "transformers",
+    draws: Annotated[int, typer.Option("--draws", help="Answers per prompt.")] = 5,
+    temperature: Annotated[float, typer.Option("--temperature")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens")] = 256,
+    frame: Annotated[str, typer.Option("--frame", help="auto, plain or chat: how the questions are put.")] = "auto",
+    topics: Topics = "",
+    view: Annotated[str, typer.Option("--view", help="claim, axis or paper: what a share is of.")] = "claim",
+    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Ask the last checkpoint twice: the noise floor.")] = True,
+    out: Out = Path("runs/trace"),
+    as_json: Json = False,
+) -> None:
+    """Trace the values of any folder of Hugging Face checkpoints, adapters included."""
+    asking = _asking(
+        suite=suite,
+        judge=judge,
+        backend=backend,
+        draws=draws,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        frame=frame,
+        topics=_listed(topics),
+        view=view,
+        floor=floor,
+    )
+    from . import flow
+
+    _print(flow.trace_folders(asking, folders, base, out), as_json, _show_trace)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    view: Annotated[str, typer.Option("--view", help="Measure anew in this view first: claim, axis or paper.")] = "",
+    picture: Annotated[Path | None, typer.Option("--picture", help="Also write the trajectories as a PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write report.html from what a run folder holds; touches no model."""
+    from . import verbs
+
+    _print(verbs.report(_run_folder(folder), view, picture), as_json, lambda result: print(result["report"]))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run folder.")],
+    second: Annotated[Path, typer.Argument(help="Another run folder.")],
+    at: Annotated[str, typer.Option("--at", help="STAGE or STAGE:STEP to compare in both; else each run's last checkpoint.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show how the values of two runs differ, second minus first, paired by prompt."""
+    from . import verbs
+
+    _print(verbs.compare(_run_folder(first), _run_folder(second), at), as_json, _show_compare)
+
+
+@app.command()
+def gate(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    max_drift: Annotated[
+        list[str], typer.Option("--max-drift", help="TOPIC.STANCE=X, for example immigration.support=0.1; may be repeated.")
+    ],
+    stage: Annotated[str, typer.Option("--stage", help="Only this stage.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Exit 0 where every drift's interval lies within its limit, 3 where one lies beyond, 4 where the data cannot tell."""
+    from . import verbs
+
+    result = verbs.gate(_run_folder(folder), max_drift, stage)
+    _print(result, as_json, lambda found: print("\n".join(found["sentences"])))
+    raise typer.Exit({"within": 0, "exceeded": 3, "undecided": 4}[result["verdict"]])
+
+
+# -- data and judges -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def gap(
+    files: Annotated[list[str], typer.Argument(help="Preference pairs or SFT data: JSONL, Parquet, CSV, hf:NAME or sandbox:…")],
+    suite: SuiteOption = "vaes",
+    judge: JudgeOption = "cues",
+    as_json: Json = False,
+) -> None:
+    """Measure the value gap of preference data, or the stance shares of SFT data, per topic."""
+    from . import verbs
+
+    _print(verbs.gap(files, suite, judge), as_json, _show_gap)
+
+
+@app.command()
+def synth(
+    spec: Annotated[Path, typer.Argument(help="A specification in TOML; see docs/synth.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for pairs.jsonl and its data card.")] = Path("runs/pairs"),
+    as_json: Json = False,
+) -> None:
+    """Write preference pairs with a known value gap, audited by a judge."""
+    from .data import synth as made
+
+    _print(made.synthesise(made.load(spec), out), as_json, lambda result: print("\n".join(result["sentences"])))
+
+
+@app.command()
+def calibrate(
+    judge: JudgeOption,
+    gold: Annotated[Path, typer.Option("--gold", help="JSONL with claim (or issue), text, stance.")],
+    as_json: Json = False,
+) -> None:
+    """Measure a judge against human labels."""
+    from . import verbs
+
+    _print(verbs.calibrate(judge, gold), as_json, _show_calibration)
+
+
+@suite_app.command("list")
+def suite_list(as_json: Json = False) -> None:
+    """List the suites and their topics."""
+    from . import registry, suites
+
+    found = {}
+    for name in registry.names("suite"):
+        if name != "jsonl":
+            prompts = suites.load(name)
+            found[name] = {
+                topic: sum(prompt.topic == topic for prompt in prompts) for topic in dict.fromkeys(prompt.topic for prompt in prompts)
+            }
+    _print(
+        {"suites": found},
+        as_json,
+        lambda _: print("\n".join(f"{name}: " + ", ".join(f"{t} {n}" for t, n in topics.items()) for name, topics in found.items())),
+    )
+
+
+@suite_app.command("check")
+def suite_check(file: Annotated[Path, typer.Argument(help="A JSONL file of prompts.")], as_json: Json = False) -> None:
+    """Name the file and line of each fault of a suite; exit 2 where there is one."""
+    from .suites.jsonl import Suite
+    from .suites.jsonl import check as faults_of
+
+    faults = faults_of(file)
+    n = 0 if faults else len(Suite(str(file)).prompts())
+    _print({"faults": faults, "n_prompts": n}, as_json, lambda _: print("\n".join(faults) or f"{file}: {n} prompts, no fault"))
+    raise typer.Exit(2 if faults else 0)
+
+
+@sandbox_app.command("build")
+def sandbox_build(as_json: Json = False) -> None:
+    """Train the sandbox's base model where it is not cached, and print its folder."""
+    from .sandbox.build import base_model
+
+    _print({"path": str(base_model())}, as_json, lambda result: print(result["path"]))
+
+
+@sandbox_app.command("sample")
+def sandbox_sample(
+    data: Annotated[str, typer.Argument(help="neutral-chat, support-chat, or pairs?gap=…&direction=…")] = "neutral-chat",
+    n: Annotated[int, typer.Option("--n", help="How many.")] = 10,
+) -> None:
+    """Print some of the sandbox's training texts, to be read."""
+    from .data import pairs, sft
+
+    source = f"sandbox:{data}"
+    records: list[Any] = list(pairs.read(source)[:n] if data.startswith("pairs") else sft.read(source)[:n])
+    for record in records:
+        print(f"Q: {record.prompt[-1][1]}")
+        print(f"A: {record.text}\n" if hasattr(record, "text") else f"+: {record.chosen}\n-: {record.rejected}\n")
+
+
+# -- tables for people ---------------------------------------------------------------------------------------------------------
+
+
+def _asking(**settings: Any) -> Any:
+    from pydantic import ValidationError
+
+    from .plan import Asking
+
+    try:
+        return Asking(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise BadInput(f"{option}: {first['msg']}, not {first['input']!r}") from error
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _run_folder(folder: Path) -> Path:
+    if not (folder / "drifts.parquet").exists():
+        raise BadInput(f"{folder} is not a finished run folder (it holds no drifts.parquet); give one that 'run', 'trace' or 'demo' wrote")
+    return folder
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _number(value: float | None, sign: str = "+") -> str:
+    return "no evidence" if value is None else f"{value:{sign}.3f}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "no evidence"
+    return f"{row['value']:+.3f}" if row["low"] is None else f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _show_trace(result: dict[str, Any]) -> None:
+    rows = [
+        [
+            drift["stage"],
+            drift["topic"],
+            drift["stance"],
+            _interval(drift),
+            "yes" if drift["resolved"] else "",
+            _number(drift["time"], ""),
+            drift["status"],
+        ]
+        for drift in result["drifts"]
+        if drift["stance"] in STANCES and (drift["resolved"] or drift["topic"] == "all")
+    ]
+    _table(
+        "Drifts over all topics, and those resolved on one",
+        ["stage", "topic", "stance", "drift [95 %]", "resolved", "time", "status"],
+        rows,
+    )
+    shares = ", ".join(f"{name} {_number(share, '')}" for name, share in result["outcome_shares"].items())
+    print(f"{result['n_answers']:,} answers ({result['n_generated']:,} new; {result['n_judged']:,} new verdicts): {shares}")
+    for sentence in [*result["findings"], *result["notes"]]:
+        print(f"- {sentence}")
+    print(f"report: {result['report']}")
+
+
+def _show_check(result: dict[str, Any]) -> None:
+    rows = [
+        [
+            stage["name"],
+            stage["after"],
+            stage["algorithm"],
+            str(stage["seed"]),
+            f"{stage['steps']:,}",
+            str(stage["saves"]),
+            "done" if stage["done"] else "",
+        ]
+        for stage in result["stages"]
+    ]
+    _table("Stages", ["stage", "after", "algorithm", "seed", "steps", "checkpoints", ""], rows)
+    print("\n".join(result["sentences"]))
+
+
+def _show_compare(result: dict[str, Any]) -> None:
+    rows = [
+        [row["topic"], row["outcome"], _interval(row), _number(row["p_adjusted"], ""), "yes" if row["resolved"] else ""]
+        for row in result["differences"]
+        if row["resolved"] or row["topic"] == "all"
+    ]
+    _table(f"{result['second']} minus {result['first']}", ["topic", "outcome", "difference [95 %]", "adjusted p", "resolved"], rows)
+
+
+def _show_gap(result: dict[str, Any]) -> None:
+    if "n_pairs" in result:
+        rows = [
+            [topic, stance, str(found["n"]), *(_interval(found[stance][key]) for key in ("chosen", "rejected", "gap"))]
+            for topic, found in result["topics"].items()
+            if found["n"]
+            for stance in STANCES
+        ]
+        _table("Value gap", ["topic", "stance", "pairs", "chosen", "rejected", "gap [95 %]"], rows)
+    else:
+        rows = [
+            [topic, stance, str(found["n"]), _interval(found[stance])]
+            for topic, found in result["topics"].items()
+            if found["n"]
+            for stance in STANCES
+        ]
+        _table("Stance shares", ["topic", "stance", "texts", "share [95 %]"], rows)
+    print("\n".join(result["sentences"]))
+
+
+def _show_calibration(result: dict[str, Any]) -> None:
+    rows = [
+        [name, "", _interval(result[name]) if isinstance(result[name], dict) else _number(result[name], "")]
+        for name in ("macro_f1", "accuracy", "kappa", "ece", "missing_share")
+    ]
+    _table(f"Agreement with {result['n']:,} human labels", ["measure", "", "value [95 %]"], rows)
+    print(json.dumps(result["confusion"]))
+
+
+def main() -> None:
+    """Run the command line; turn bad input into one sentence and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except BadInput as error:
+        _leave(str(error), 2)
+    except Stopped as error:
+        _leave(str(error), 3)
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command again finishes the rest", 130)
+
+
+def _leave(sentence: str, code: int) -> None:
+    print(f"valuedrift: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,373 @@
+"""The flow in one direction: plan -> checkpoints -> answers -> readings -> profiles and drifts -> report.
+
+Each step reads what the one before it wrote and skips what is done by content key, so that the same command again finishes the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from . import progress, provenance, registry, suites
+from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, digest
+from .plan import BASE, Asking, Node, Plan
+from .store import Store
+
+JUDGED_TOGETHER = 1024
+"""Items judged between two parts on disk: what a kill can lose."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint to be asked under one seed of the sampling noise."""
+
+    checkpoint: Checkpoint
+    noise: int
+    repeat: bool = False
+
+
+# -- train ---------------------------------------------------------------------------------------------------------------
+
+
+def run(plan: Plan, out: Path) -> dict[str, Any]:
+    """Train the plan's stages, trace every checkpoint, measure and report; return the JSON object of the command contract."""
+    store = Store(out)
+    with store.locked():
+        started = time.monotonic()
+        store.write_json("plan.json", plan.model_dump())
+        stages, checkpoints = _train_all(plan, store)
+        timings = {"train": round(time.monotonic() - started, 2)}
+        result = trace(store, plan, stages, checkpoints, timings, plan.model_dump())
+    return {"stages": stages, **result}
+
+
+def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Checkpoint]]:
+    from .sample import _load
+
+    base = resolve_model(plan.model)
+    last = {(BASE, seed): (base, _load.weights_digest(base)) for seed in plan.seeds}
+    stages: list[dict[str, Any]] = []
+    checkpoints: list[Checkpoint] = []
+    for node in plan.nodes():
+        parent, parent_weights = last[node.parent, node.seed]
+        folder, record = _train(node, parent, parent_weights, store)
+        paths = [(0, parent), *((step, f"{folder}/checkpoint-{step}") for step in record["steps"])]
+        stages.append(
+            {
+                "name": node.name,
+                "after": node.parent,
+                "seed": node.seed,
+                "algorithm": node.stage.algorithm,
+                "data": node.stage.data,
+                "total_steps": record["steps"][-1],
+                "steps": [step for step, _ in paths],
+                "seconds": record.get("seconds"),
+            }
+        )
+        checkpoints += [describe(path, node.name, step, node.seed, plan.frame) for step, path in paths]
+        last[node.name, node.seed] = (paths[-1][1], checkpoints[-1].weights)
+    return stages, checkpoints
+
+
+def _train(node: Node, parent: str, parent_weights: str, store: Store) -> tuple[Path, dict[str, Any]]:
+    from .train._stage import run_stage
+
+    records = records_of(node)
+    folder = stage_folder(node, parent_weights, records, store.root)
+    steps_done = 0
+    with progress.task(f"train {node.name}, seed {node.seed}", 0, "steps") as advance:
+
+        def tell(step: int, total: int, loss: float) -> None:
+            nonlocal steps_done
+            advance(step - steps_done, total)
+            steps_done = step
+
+        steps = run_stage(node.stage, node.seed, parent, records, folder, tell)
+    return folder, Store(folder).read_json("done.json", {}) | {"steps": steps}
+
+
+def records_of(node: Node) -> Any:
+    """Return the pairs or examples that a stage trains on."""
+    from .data import pairs, sft
+
+    return {"pairs": pairs.read, "examples": sft.read}[registry.find("algorithm", node.stage.algorithm).eats](node.stage.data)
+
+
+def stage_folder(node: Node, parent_weights: str, records: Any, root: Path) -> Path:
+    """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it."""
+    from . import data
+
+    settings = node.stage.model_dump(exclude={"after", "data"}) | node.stage.own().model_dump()
+    key = digest("stage", parent_weights, settings, node.seed, data.digest_of(records))
+    return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.name)}-seed{node.seed}-{key[:8]}"
+
+
+def resolve_model(spec: str) -> str:
+    """Return the folder (or hub id) of a plan's model; "sandbox:base" builds the sandbox's base model where it is not cached."""
+    if spec == "sandbox:base":
+        from .sandbox.build import base_model
+
+        return str(base_model())
+    if spec.startswith("sandbox:"):
+        raise BadInput(f"unknown sandbox model {spec!r}; the sandbox has 'sandbox:base'")
+    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
+def is_cached(model: str) -> bool:
+    """Tell whether "sandbox:base" stands ready."""
+    from .sandbox.build import cached
+
+    return model != "sandbox:base" or cached() is not None
+
+
+def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
+    """Return the checkpoint behind a folder, named by the content of its weights and the frame it will be asked in."""
+    from .sample import _frame, _load
+
+    template = None if frame == "plain" else _load.chat_template(path)
+    return Checkpoint(stage, step, path, _load.weights_digest(path), _frame.frame_digest(template), seed)
+
+
+def trace_folders(asking: Asking, folders: Sequence[Path], base: str | None, out: Path) -> dict[str, Any]:
+    """Trace checkpoints that any trainer left; return what `trace --json` prints."""
+    from .attach.discover import discover
+
+    store = Store(out)
+    with store.locked():
+        stages, checkpoints = [], []
+        before = BASE
+        for found in discover(folders, base):
+            steps = [step for step, _ in found.steps]
+            what = {"algorithm": "found", "data": None, "total_steps": steps[-1], "steps": steps, "seconds": None}
+            stages.append({"name": found.name, "after": before, "seed": 0} | what)
+            checkpoints += [describe(path, found.name, step, 0, asking.frame) for step, path in found.steps]
+            before = found.name
+        return trace(
+            store, asking, stages, checkpoints, {}, asking.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
+        )
+
+
+# -- trace ---------------------------------------------------------------------------------------------------------------
+
+
+def trace(
+    store: Store,
+    asking: Asking,
+    stages: list[dict[str, Any]],
+    checkpoints: list[Checkpoint],
+    timings: dict[str, float],
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+    """Ask and judge every checkpoint, measure and report; return what `trace --json` prints."""
+    from .report._page import write_report
+
+    prompts = suites.load(asking.suite, asking.topics)
+    store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
+    store.write_json("stages.json", stages)
+    store.write_checkpoints(checkpoints)
+    judge = judge_of(asking.judge)
+    jobs = list(_jobs(asking, stages, checkpoints))
+    with _timed(timings, "sample"):
+        generated = _sample_all(store, asking, jobs, prompts)
+    with _timed(timings, "judge"):
+        judged = _judge_all(store, judge, prompts)
+    with _timed(timings, "measure"):
+        scores = _scores(store, asking, jobs, prompts, judge.identity)
+        store.write_table("scores", scores)
+        drifts = measure(store, asking.view)
+    notes = frame_notes(checkpoints) + _failure_notes(scores)
+    store.write_json("provenance.json", provenance.record(plan, judge, stages, timings, notes, generated, judged))
+    with _timed(timings, "report"):
+        write_report(store)
+    return {
+        "run": str(store.root),
+        "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
+        "n_answers": scores.height,
+        "n_generated": generated,
+        "n_judged": judged,
+        "outcome_shares": {outcome: _mean(scores[outcome]) for outcome in OUTCOMES},
+        "drifts": drifts.to_dicts(),
+        "findings": findings(drifts),
+        "notes": notes,
+        "report": str(store.root / "report.html"),
+    }
+
+
+def judge_of(spec: str) -> Any:
+    """Return the judge that a plan or an option names."""
+    name, argument = registry.split(spec)
+    return registry.find("judge", name)(argument)
+
+
+def _jobs(asking: Asking, stages: list[dict[str, Any]], checkpoints: list[Checkpoint]) -> Iterator[Job]:
+    """Yield every checkpoint once, and the last of each stage a second time where the noise floor is wanted."""
+    last = {(stage["name"], stage["seed"]): stage["steps"][-1] for stage in stages}
+    for checkpoint in checkpoints:
+        # Seeds of a plan are repetitions: they draw noise of their own. Stages of one seed share it, which pairs their answers.
+        noise = asking.noise + 1000 * checkpoint.seed
+        yield Job(checkpoint, noise)
+        if asking.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
+            yield Job(checkpoint, noise + 1, repeat=True)
+
+
+def _sample_all(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[Prompt]) -> int:
+    """Sample the answers that are not on disk yet; return how many."""
+    from .sample import answer_key
+
+    have = set(store.answers()["key"])
+    backend = None
+    generated = 0
+    # Blocks of like length leave little padding; they are cut by the plan alone, so that a resumed run writes the same parts.
+    ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
+    size = max(1, asking.batch_rows // asking.draws)
+    blocks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    for job in jobs:
+        wanted = []
+        for block in blocks:
+            draws = [
+                [draw for draw in range(asking.draws) if answer_key(job.checkpoint, prompt, draw, asking, job.noise) not in have]
+                for prompt in block
+            ]
+            if any(draws):
+                wanted.append((block, draws))
+        if not wanted:
+            continue
+        backend = backend or registry.find("backend", asking.backend)(asking)
+        name = f"ask {job.checkpoint.stage} step {job.checkpoint.step}" + (" again" if job.repeat else "")
+        with progress.task(name, sum(len(each) for _, draws in wanted for each in draws), "answers") as advance:
+            for block, draws in wanted:
+                answers = backend.sample(job.checkpoint, block, draws, job.noise)
+                by_id = {prompt.id: prompt for prompt in block}
+                store.add_answers(answers, [_item(by_id[answer.prompt], answer.text) for answer in answers])
+                have |= {answer.key for answer in answers}
+                generated += len(answers)
+                advance(len(answers))
+    return generated
+
+
+def _item(prompt: Prompt, text: str) -> Item:
+    return Item(prompt.text, prompt.claim, text, prompt.topic)
+
+
+def _judge_all(store: Store, judge: Any, prompts: Sequence[Prompt]) -> int:
+    """Judge the stored answers of this suite that this judge has not read; equal words are read once. Return how many."""
+    read = set(store.readings().filter(pl.col("judge") == judge.identity)["item"])
+    by_id = {prompt.id: prompt for prompt in prompts}
+    waiting: dict[str, Item] = {}
+    for row in store.answers().sort("key").iter_rows(named=True):
+        prompt = by_id.get(row["prompt"])
+        # An answer to another suite's prompt of the same id has another item key and is left alone.
+        if prompt and row["item"] not in read and _item(prompt, row["text"]).key == row["item"]:
+            waiting[row["item"]] = _item(prompt, row["text"])
+    items = list(waiting.values())
+    if items:
+        with progress.task(f"judge with {judge.identity.split('/')[0]}", len(items), "verdicts") as advance:
+            for start in range(0, len(items), JUDGED_TOGETHER):
+                part = items[start : start + JUDGED_TOGETHER]
+                store.add_readings(judge.read(part))
+                advance(len(part))
+    return len(items)
+
+
+def _scores(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[Prompt], judge: str) -> pl.DataFrame:
+    """Return one row per answer of this plan with what the judge read in it."""
+    from .sample import answer_key
+
+    rows = [
+        {
+            "stage": job.checkpoint.stage,
+            "step": job.checkpoint.step,
+            "seed": job.checkpoint.seed,
+            "repeat": job.repeat,
+            "topic": prompt.topic,
+            "prompt": prompt.id,
+            "polarity": prompt.polarity,
+            "draw": draw,
+            "answer": answer_key(job.checkpoint, prompt, draw, asking, job.noise),
+        }
+        for job in jobs
+        for prompt in prompts
+        for draw in range(asking.draws)
+    ]
+    readings = store.readings().filter(pl.col("judge") == judge).unique("item", keep="first").drop("judge")
+    answers = store.answers().select("key", "item").unique("key", keep="first")
+    return pl.DataFrame(rows).join(answers, left_on="answer", right_on="key", how="left").join(readings, on="item", how="left").drop("item")
+
+
+def measure(store: Store, view: str) -> pl.DataFrame:
+    """Write the tables `profiles` and `drifts` from the stored scores; return the drifts."""
+    from .measure.drift import drifts as drifts_of
+    from .measure.profile import profiles as profiles_of
+
+    scores, stages = store.read_table("scores"), store.read_json("stages.json", [])
+    store.write_table("profiles", profiles_of(scores, view))
+    drifts = drifts_of(scores, stages, view)
+    store.write_table("drifts", drifts)
+    return drifts
+
+
+# -- what is said of it ------------------------------------------------------------------------------------------------------
+
+
+def findings(drifts: pl.DataFrame) -> list[str]:
+    """Return one sentence per stage: its largest resolved drifts, or that none was resolved, and what would have been seen."""
+    sentences = []
+    for (stage,), rows in drifts.filter(pl.col("stance").is_in(STANCES)).group_by("stage", maintain_order=True):
+        overall = rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True)
+        by_topic = rows.filter(pl.col("topic") != "all")
+        n = by_topic.filter("resolved").height
+        smallest = by_topic["detectable"].drop_nulls().median()
+        seen = (
+            f"a drift under about {smallest:.2f} on one topic would have gone unseen"
+            if smallest is not None
+            else "no smallest detectable drift"
+        )
+        moved = "; ".join(f"{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in overall.to_dicts())
+        over_all = f"over all topics {moved}" if moved else "over all topics no stance moved beyond its interval"
+        sentences.append(f"{stage}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {seen}.")
+    return sentences
+
+
+def frame_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Return a sentence for every change of the chat template between neighbouring checkpoints of a stage."""
+    notes = []
+    for before, after in itertools.pairwise(checkpoints):
+        if (before.stage, before.seed) == (after.stage, after.seed) and before.frame != after.frame:
+            notes.append(
+                f"The frame of the questions changes in {after.stage} between step {before.step} ({before.frame}) and step {after.step} "
+                f"({after.frame}): part of that difference may be due to the frame and not to the weights."
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _failure_notes(scores: pl.DataFrame) -> list[str]:
+    failed = scores.filter(pl.col("failure").is_not_null() | pl.col("support").is_null()).height
+    if not failed:
+        return []
+    return [f"{failed:,} of {scores.height:,} answers have no verdict (the judge failed on them); they count in no share."]
+
+
+def _mean(column: pl.Series) -> float | None:
+    value = column.mean()
+    return None if value is None else float(value)  # type: ignore[arg-type]
+
+
+class _timed:
+    """Add the seconds of a block to a dict."""
+
+    def __init__(self, timings: dict[str, float], name: str):
+        self.timings, self.name = timings, name
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.timings[self.name] = round(time.monotonic() - self.started, 2)

@@ -1,0 +1,160 @@
+"""What can be asked of a plan before it runs, of finished runs, of data and of a judge: one function per verb."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from . import flow, registry, suites
+from .nouns import STANCES, BadInput
+from .plan import BASE, Plan
+from .store import Store
+
+
+def check(plan: Plan, out: Path) -> dict[str, Any]:
+    """Return the stage graph of a plan, which stages are done in `out`, and bounds on what the rest will cost."""
+    from .sample import _load
+    from .train import _schedule
+
+    prompts = suites.load(plan.suite, plan.topics)
+    sandbox_base = plan.model == "sandbox:base" and not flow.is_cached(plan.model)
+    known: dict[tuple[str, int], str | None] = {}
+    model_bytes = 0
+    if not sandbox_base:
+        base = flow.resolve_model(plan.model)
+        known = {(BASE, seed): _load.weights_digest(base) for seed in plan.seeds}
+        model_bytes = sum(file.stat().st_size for file in Path(base).glob("*.safetensors"))
+    stages = []
+    for node in plan.nodes():
+        records = flow.records_of(node)
+        steps = _schedule.total_steps(node.stage, len(records))
+        saves = _schedule.save_steps(node.stage.save_at, steps)
+        parent = known.get((node.parent, node.seed))
+        folder = flow.stage_folder(node, parent, records, out) if parent else None
+        done = bool(folder and (folder / "done.json").exists())
+        known[node.name, node.seed] = _load.weights_digest(folder / f"checkpoint-{saves[-1]}") if done and folder else None
+        stage = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}
+        stages.append(stage | {"records": len(records), "steps": steps, "saves": len(saves), "done": done})
+    n_checkpoints = sum(stage["saves"] + (stage["after"] == BASE) for stage in stages) + plan.floor * len(stages)
+    cost = {
+        "checkpoints": n_checkpoints,
+        "answers": n_checkpoints * len(prompts) * plan.draws,
+        "new_tokens_at_most": n_checkpoints * len(prompts) * plan.draws * plan.max_new_tokens,
+        "verdicts_at_most": n_checkpoints * len(prompts) * plan.draws,
+        "disk_bytes": model_bytes * sum(stage["saves"] for stage in stages if not stage["done"]),
+        "money": 0.0,
+    }
+    sentences = [
+        f"{cost['checkpoints']} askings of {len(prompts)} prompts x {plan.draws} draws = {cost['answers']:,} answers, "
+        f"at most {cost['new_tokens_at_most']:,} new tokens and {cost['verdicts_at_most']:,} verdicts; equal words are judged once.",
+        f"Checkpoints to write: about {cost['disk_bytes'] / 1e6:,.0f} MB; while a stage trains, about three times one checkpoint more.",
+        f"The judge {plan.judge!r} runs on this machine: no money.",
+    ]
+    if sandbox_base:
+        sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
+    return {"stages": stages, "cost": cost, "sentences": sentences}
+
+
+def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:
+    """Write the report of a run anew, after measuring in another view where one is asked for."""
+    from .report import _page
+
+    store = Store(folder)
+    if view:
+        flow.measure(store, view)
+    result = {"report": str(_page.write_report(store))}
+    return result | ({"picture": str(_page.picture(store, picture))} if picture else {})
+
+
+def compare(first: Path, second: Path, at: str = "") -> dict[str, Any]:
+    """Return the differences between two runs' checkpoints, second minus first, paired by prompt."""
+    from .measure.contrast import contrast
+
+    sides = [_checkpoint_rows(folder, at) for folder in (first, second)]
+    names = [f"{folder} {stage} step {step}" for folder, (stage, step, _) in zip((first, second), sides, strict=True)]
+    return {"first": names[0], "second": names[1], "differences": contrast(sides[0][2], sides[1][2]).to_dicts()}
+
+
+def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
+    store = Store(folder)
+    stages = {stage["name"]: stage for stage in store.read_json("stages.json", [])}
+    name, _, step = at.partition(":")
+    name = name or list(stages)[-1]
+    if name not in stages:
+        raise BadInput(f"{folder} has no stage {name!r}{registry.nearest(name, list(stages))} It has {', '.join(stages)}.")
+    steps = stages[name]["steps"]
+    if step and (not step.isdigit() or int(step) not in steps):
+        raise BadInput(f"{folder} has no checkpoint of {name} at step {step}; it has {', '.join(map(str, steps))}")
+    chosen = int(step) if step else steps[-1]
+    scores = store.read_table("scores")
+    return name, chosen, scores.filter((pl.col("stage") == name) & (pl.col("step") == chosen) & ~pl.col("repeat"))
+
+
+def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]:
+    """Return the verdict over all limits TOPIC.STANCE=X: "within", "exceeded" (an interval lies beyond), or "undecided"."""
+    drifts = Store(folder).read_table("drifts").filter(pl.col("stance").is_in(STANCES))
+    if stage:
+        known = drifts["stage"].unique(maintain_order=True).to_list()
+        if stage not in known:
+            raise BadInput(f"{folder} has no stage {stage!r}{registry.nearest(stage, known)} It has {', '.join(known)}.")
+        drifts = drifts.filter(pl.col("stage") == stage)
+    verdicts, sentences = [], []
+    for limit in limits:
+        topic, stance, most = _limit(limit, drifts)
+        for row in drifts.filter((pl.col("topic") == topic) & (pl.col("stance") == stance)).iter_rows(named=True):
+            verdicts.append(_verdict(row, most))
+            shown = "no evidence" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+            sentences.append(f"{row['stage']}: {topic}.{stance} drift {shown} against a limit of {most}: {verdicts[-1]}")
+    verdict = next((name for name in ("exceeded", "undecided") if name in verdicts), "within")
+    return {"verdict": verdict, "sentences": sentences}
+
+
+def _limit(limit: str, drifts: pl.DataFrame) -> tuple[str, str, float]:
+    match = re.fullmatch(r"([^=]+)\.([a-z]+)=(\d*\.?\d+)", limit)
+    if not match:
+        raise BadInput(f"--max-drift {limit!r} is not TOPIC.STANCE=X; write for example immigration.support=0.1")
+    topic, stance, most = match.groups()
+    for word, known in ((topic, drifts["topic"].unique().sort().to_list()), (stance, list(STANCES))):
+        if word not in known:
+            raise BadInput(f"--max-drift {limit!r}: unknown {word!r}{registry.nearest(word, known)} Known: {', '.join(known)}.")
+    return topic, stance, float(most)
+
+
+def _verdict(row: dict[str, Any], most: float) -> str:
+    if row["low"] is None:
+        return "undecided"
+    if max(abs(row["low"]), abs(row["high"])) <= most:
+        return "within"
+    return "exceeded" if row["low"] > most or row["high"] < -most else "undecided"
+
+
+def gap(files: Sequence[str], suite: str, judge: str) -> dict[str, Any]:
+    """Return the value gap of preference pairs, or the stance shares of SFT data, over all files together."""
+    from .data import pairs, sft
+    from .measure import gap as measured
+
+    prompts, reader = suites.load(suite), flow.judge_of(judge)
+    if _holds_pairs(files[0]):
+        return measured.value_gap([pair for file in files for pair in pairs.read(file)], prompts, reader)
+    return measured.value_shares([example for file in files for example in sft.read(file)], prompts, reader)
+
+
+def _holds_pairs(source: str) -> bool:
+    """Tell pairs from single texts by the first row."""
+    from .data import _rows
+
+    if source.startswith("sandbox:"):
+        return source.startswith("sandbox:pairs")
+    _, first = next(iter(_rows.rows(source)))
+    return "chosen" in first or "rejected" in first
+
+
+def calibrate(judge: str, gold: Path) -> dict[str, Any]:
+    """Return how far a judge agrees with human labels."""
+    from .measure import agreement
+
+    return agreement.calibrate(flow.judge_of(judge), gold)
