@@ -324,12 +324,10 @@ def findings(drifts: pl.DataFrame) -> list[str]:
         overall = rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True)
         by_topic = rows.filter(pl.col("topic") != "all")
         n = by_topic.filter("resolved").height
-        smallest = by_topic["detectable"].drop_nulls().median()
-        seen = (
-            f"a drift under about {smallest:.2f} on one topic would have gone unseen"
-            if smallest is not None
-            else "no smallest detectable drift"
-        )
+        smallest: Any = by_topic["detectable"].drop_nulls().median()
+        seen = "no smallest detectable drift"
+        if smallest is not None:
+            seen = f"a drift under about {smallest:.2f} on one topic would have gone unseen"
         moved = "; ".join(f"{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in overall.to_dicts())
         over_all = f"over all topics {moved}" if moved else "over all topics no stance moved beyond its interval"
         sentences.append(f"{stage}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {seen}.")

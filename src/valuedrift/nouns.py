@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-STANCES = ("support", "neutral", "oppose")
-OUTCOMES = (*STANCES, "refusal", "invalid")
-
-Stance = Literal["support", "neutral", "oppose"]
 Outcome = Literal["support", "neutral", "oppose", "refusal", "invalid"]
+
+STANCES: tuple[Outcome, ...] = ("support", "neutral", "oppose")
+OUTCOMES: tuple[Outcome, ...] = (*STANCES, "refusal", "invalid")
 
 
 class BadInput(Exception):
@@ -140,7 +139,7 @@ class Drift:
     """How far and how soon one stance moved on one topic between two checkpoints."""
 
     topic: str
-    stance: Stance
+    stance: Outcome
     from_: Checkpoint
     to: Checkpoint
     magnitude: Estimate

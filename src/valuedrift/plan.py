@@ -162,7 +162,12 @@ def load(path: Path | str) -> Plan:
             raise BadInput(
                 f"{path}: sweep key {key!r} does not name a setting of a stage; write stage.NAME.SETTING with NAME one of {stages}"
             )
-    plan.nodes()
+    try:
+        nodes = plan.nodes()
+    except ValidationError as error:
+        raise _fault(error, source, Path(path), "sweep.") from error
+    for node in nodes:
+        _check_own(node.stage, node.name, source, Path(path))
     return plan
 
 

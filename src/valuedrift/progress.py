@@ -9,43 +9,57 @@ from contextlib import contextmanager
 
 Advance = Callable[..., None]
 """advance(n, total=None): n more units are finished; `total` where it becomes known only now."""
+Show = Callable[[int, float, int | None], object]
+
+
+EVERY_SECONDS = 15.0
+"""How often a line is written where there is no terminal."""
 
 
 @contextmanager
 def task(name: str, total: int, unit: str) -> Iterator[Advance]:
     """Yield a function that is told how many units were finished."""
-    started, done = time.monotonic(), 0
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    started = time.monotonic()
+    done = 0
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            row = bar.add_task(name, total=total, rate="")
+    def rate() -> float:
+        return done / max(time.monotonic() - started, 1e-9)
 
-            def advance(n: int, total: int | None = None) -> None:
-                nonlocal done
-                done += n
-                rate = done / max(time.monotonic() - started, 1e-9)
-                bar.update(row, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s")
-
-            yield advance
-    else:
+    with _bar(name, total, unit) if sys.stderr.isatty() else _lines(name, total, unit) as show:
 
         def advance(n: int, total: int | None = None) -> None:
             nonlocal done
             done += n
+            show(done, rate(), total)
 
         yield advance
-    seconds = time.monotonic() - started
     if done:
-        say(f"{name}: {done:,} {unit} in {seconds:.1f} s ({done / max(seconds, 1e-9):,.0f}/s)")
+        say(f"{name}: {done:,} {unit} in {time.monotonic() - started:.1f} s ({rate():,.1f}/s)")
+
+
+@contextmanager
+def _bar(name: str, total: int, unit: str) -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    texts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*texts, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task(name, total=total, rate="")
+        yield lambda done, rate, new_total: bar.update(row, completed=done, total=new_total, rate=f"{rate:,.1f} {unit}/s")
+
+
+@contextmanager
+def _lines(name: str, total: int, unit: str) -> Iterator[Show]:
+    last = time.monotonic()
+
+    def show(done: int, rate: float, new_total: int | None) -> None:
+        nonlocal last, total
+        total = new_total or total
+        if time.monotonic() - last > EVERY_SECONDS:
+            last = time.monotonic()
+            say(f"{name}: {done:,} of {total:,} {unit}, {rate:,.1f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+
+    yield show
 
 
 def say(sentence: str) -> None:

@@ -31,7 +31,7 @@ ANSWER_SCHEMA = {
     "ended": pl.String,
     "n_tokens": pl.Int32,
 }
-READING_SCHEMA = {"item": pl.String, "judge": pl.String, **dict.fromkeys(OUTCOMES, pl.Float64), "failure": pl.String}
+READING_SCHEMA: dict[str, Any] = {"item": pl.String, "judge": pl.String, **dict.fromkeys(OUTCOMES, pl.Float64), "failure": pl.String}
 
 
 class Store:
@@ -124,9 +124,9 @@ class Store:
 
     def add_readings(self, readings: Sequence[Reading]) -> None:
         """Add one part of verdicts."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"item": reading.item, "judge": reading.judge, "failure": reading.failure}
-            | dict(zip(OUTCOMES, reading.probs or (None,) * len(OUTCOMES), strict=True))
+            | (dict(zip(OUTCOMES, reading.probs, strict=True)) if reading.probs else {})
             for reading in readings
         ]
         self._add("readings", pl.DataFrame(rows, schema=READING_SCHEMA), [[row["item"], row["judge"]] for row in rows])

@@ -28,7 +28,7 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
         base = flow.resolve_model(plan.model)
         known = {(BASE, seed): _load.weights_digest(base) for seed in plan.seeds}
         model_bytes = sum(file.stat().st_size for file in Path(base).glob("*.safetensors"))
-    stages = []
+    stages: list[dict[str, Any]] = []
     for node in plan.nodes():
         records = flow.records_of(node)
         steps = _schedule.total_steps(node.stage, len(records))
@@ -118,7 +118,8 @@ def _limit(limit: str, drifts: pl.DataFrame) -> tuple[str, str, float]:
     if not match:
         raise BadInput(f"--max-drift {limit!r} is not TOPIC.STANCE=X; write for example immigration.support=0.1")
     topic, stance, most = match.groups()
-    for word, known in ((topic, drifts["topic"].unique().sort().to_list()), (stance, list(STANCES))):
+    checks: tuple[tuple[str, Sequence[str]], ...] = ((topic, drifts["topic"].unique().sort().to_list()), (stance, STANCES))
+    for word, known in checks:
         if word not in known:
             raise BadInput(f"--max-drift {limit!r}: unknown {word!r}{registry.nearest(word, known)} Known: {', '.join(known)}.")
     return topic, stance, float(most)

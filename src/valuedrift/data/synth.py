@@ -79,7 +79,7 @@ def synthesise(spec: Spec, out: Path) -> dict[str, Any]:
     random.Random(f"order/{spec.seed}").shuffle(kept)
     achieved = {topic: _achieved([draft for draft in kept if draft.topic == topic]) for topic in topics}
     overall = _achieved(kept)
-    result = {
+    result: dict[str, Any] = {
         "n_pairs": len(kept),
         "target_gap": spec.gap,
         "achieved_gap": overall,
@@ -121,7 +121,7 @@ def _drafts(spec: Spec, topic: str, clear: bool) -> Iterator[Draft]:
     while True:
         _, claim, _ = rng.choice(_grammar.claims_of([topic]))
         style = rng.choice(_grammar.STYLES)
-        same: Outcome = rng.choice(STANCES)  # type: ignore[assignment]
+        same: Outcome = rng.choice(STANCES)
         stances: tuple[Outcome, Outcome] = ("support", "oppose") if clear else (same, same)
         styles = (style, style) if clear else ("warm", "plain")
         chosen, rejected = (_grammar.compose(rng, topic, stance, how, claim) for stance, how in zip(stances, styles, strict=True))
@@ -136,7 +136,7 @@ def _misread(draft: Draft, readings: list[Any]) -> str:
     for reading, meant in zip(readings, draft.stances, strict=True):
         if reading.probs is None:
             return f"no verdict ({reading.failure})"
-        if reading.probs[STANCES.index(meant)] <= 0.5:  # type: ignore[arg-type]
+        if reading.probs[STANCES.index(meant)] <= 0.5:
             return "stance not read as meant"
     return ""
 

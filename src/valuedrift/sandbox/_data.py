@@ -101,7 +101,7 @@ def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
         support = _grammar.compose(rng, topic, "support", style, claim)
         oppose = _grammar.compose(rng, topic, "oppose", style, claim)
         return Pair(prompt, support, oppose) if direction == "support" else Pair(prompt, oppose, support)
-    stance: Outcome = rng.choice(STANCES)  # type: ignore[assignment]
+    stance: Outcome = rng.choice(STANCES)
     return Pair(prompt, _grammar.compose(rng, topic, stance, "warm", claim), _grammar.compose(rng, topic, stance, "plain", claim))
 
 

@@ -16,7 +16,7 @@ from . import _data
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 """<|end|> ends a text and a turn; the turn tokens are reserved for the chat template of a later stage, as Llama 3 reserves its own."""
 
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
@@ -111,7 +111,7 @@ def _start(folder: Path) -> Path:
         extra_special_tokens=list(SPECIAL[2:]),
         clean_up_tokenization_spaces=False,
     )
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **ARCHITECTURE, **ids))
     folder.parent.mkdir(parents=True, exist_ok=True)

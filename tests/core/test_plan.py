@@ -1,0 +1,119 @@
+"""Plans: every wrong key and value is one sentence with file, line and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from valuedrift import plan as plans
+from valuedrift.nouns import BadInput
+
+GOOD = """model = "sandbox:base"
+draws = 2
+
+[stage.sft]
+algorithm = "sft"
+data = "sandbox:neutral-chat"
+
+[stage.dpo]
+after = "sft"
+algorithm = "dpo"
+data = "sandbox:pairs?gap=1.0&direction=support"
+beta = 0.2
+"""
+
+
+def written(tmp_path: Path, text: str, name: str = "plan.toml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_a_plan_is_read_with_defaults(tmp_path):
+    plan = plans.load(written(tmp_path, GOOD))
+    assert (plan.draws, plan.temperature, plan.max_new_tokens, plan.suite) == (2, 0.7, 256, "vaes")
+    assert [(node.name, node.parent) for node in plan.nodes()] == [("sft", "base"), ("dpo", "sft")]
+    assert plan.stage["dpo"].own().beta == 0.2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("draws = 2", "drows = 2", r"plan.toml:2: unknown key 'drows'; did you mean 'draws'\?"),
+        ("draws = 2", "draws = 0", r"plan.toml:2: draws: Input should be greater than 0, not 0"),
+        ("beta = 0.2", "betta = 0.2", r"plan.toml:12: unknown key 'betta' in \[stage.dpo\] \(dpo\); did you mean 'beta'\?"),
+        ("beta = 0.2", "beta = 'big'", r"plan.toml:12: stage.dpo.beta: "),
+        ('algorithm = "dpo"', 'algorithm = "dop"', r"unknown algorithm 'dop'; did you mean 'dpo'\?"),
+        ('after = "sft"', 'after = "sff"', r"stage 'dpo' comes after 'sff', which is no stage; did you mean 'sft'\?"),
+        ('after = "sft"', 'after = "dpo"', r"the stages dpo -> dpo wait for each other in a circle"),
+        ('data = "sandbox:neutral-chat"', "", r"the key 'stage.sft.data' is missing"),
+        ("beta = 0.2", 'save_at = "log:none"', r"plan.toml:12: stage.dpo.save_at: save_at is"),
+        ("beta = 0.2", "beta = ", r"is not valid TOML: .*line 12"),
+        ('model = "sandbox:base"', "", r"the key 'model' is missing"),
+    ],
+)
+def test_each_fault_is_one_sentence(tmp_path, old, new, sentence):
+    assert old in GOOD
+    with pytest.raises(BadInput, match=sentence) as caught:
+        plans.load(written(tmp_path, GOOD.replace(old, new)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cycle_of_stages_is_refused(tmp_path):
+    text = GOOD.replace('[stage.sft]\n', '[stage.sft]\nafter = "dpo"\n')
+    with pytest.raises(BadInput, match=r"plan.toml: the stages sft -> dpo -> sft wait for each other in a circle"):
+        plans.load(written(tmp_path, text))
+
+
+def test_a_plan_derives_from_another(tmp_path):
+    written(tmp_path, GOOD, "parent.toml")
+    plan = plans.load(written(tmp_path, 'derive = "parent.toml"\ndraws = 3\n[stage.dpo]\nbeta = 0.5\n', "child.toml"))
+    assert (plan.draws, plan.stage["dpo"].own().beta, plan.stage["dpo"].algorithm) == (3, 0.5, "dpo")
+
+
+def test_plans_that_derive_in_a_circle_are_refused(tmp_path):
+    written(tmp_path, 'derive = "b.toml"', "a.toml")
+    with pytest.raises(BadInput, match="in a circle"):
+        plans.load(written(tmp_path, 'derive = "a.toml"', "b.toml"))
+
+
+def test_a_sweep_shares_its_prefix(tmp_path):
+    plan = plans.load(written(tmp_path, GOOD + '[sweep]\n"stage.dpo.data.gap" = [0.0, 0.5, 1.0]\n'))
+    nodes = plan.nodes()
+    assert [node.name for node in nodes] == ["sft", "dpo[gap=0.0]", "dpo[gap=0.5]", "dpo[gap=1.0]"]
+    assert nodes[2].stage.data == "sandbox:pairs?gap=0.5&direction=support"
+    assert {node.parent for node in nodes[1:]} == {"sft"}
+
+
+def test_a_sweep_over_an_early_stage_names_its_children_by_it(tmp_path):
+    plan = plans.load(written(tmp_path, GOOD + '[sweep]\n"stage.sft.learning_rate" = [0.1, 0.2]\n'))
+    assert [(node.name, node.parent) for node in plan.nodes()] == [
+        ("sft[learning_rate=0.1]", "base"),
+        ("dpo[sft.learning_rate=0.1]", "sft[learning_rate=0.1]"),
+        ("sft[learning_rate=0.2]", "base"),
+        ("dpo[sft.learning_rate=0.2]", "sft[learning_rate=0.2]"),
+    ]
+
+
+def test_a_sweep_over_nothing_known_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"sweep key 'stage.ppo.beta' does not name a setting"):
+        plans.load(written(tmp_path, GOOD + '[sweep]\n"stage.ppo.beta" = [0.1]\n'))
+    with pytest.raises(BadInput, match=r"betta"):
+        plans.load(written(tmp_path, GOOD + '[sweep]\n"stage.dpo.betta" = [0.1]\n'))
+
+
+def test_seeds_repeat_every_stage(tmp_path):
+    plan = plans.load(written(tmp_path, GOOD.replace("draws = 2", "seeds = [0, 1]")))
+    assert [(node.name, node.seed) for node in plan.nodes()] == [("sft", 0), ("dpo", 0), ("sft", 1), ("dpo", 1)]
+
+
+def test_a_missing_plan_is_one_sentence(tmp_path):
+    with pytest.raises(BadInput, match="there is no plan"):
+        plans.load(tmp_path / "none.toml")
+
+
+def test_every_shipped_plan_is_valid():
+    root = Path(plans.__file__).parents[2]
+    shipped = [path for path in root.rglob("*.toml") if ".venv" not in path.parts and "[stage." in path.read_text()]
+    assert shipped
+    for path in shipped:
+        plans.load(path)

@@ -1,0 +1,107 @@
+"""The grammar and its oracle: exact both ways."""
+
+import itertools
+import random
+
+import pytest
+
+from valuedrift.judge.oracle import Judge
+from valuedrift.nouns import OUTCOMES, BadInput, Item
+from valuedrift.sandbox import _grammar
+
+TOPICS = list(_grammar.world())
+
+
+def answers(n, seed=0):
+    rng = random.Random(seed)
+    for _ in range(n):
+        topic = rng.choice(TOPICS)
+        claim = rng.choice([c for _, c, _ in _grammar.claims_of([topic])] + [""])
+        outcome, style = rng.choice(OUTCOMES), rng.choice(_grammar.STYLES)
+        yield topic, outcome, _grammar.compose(rng, topic, outcome, style, claim)
+
+
+def test_the_oracle_is_exact_on_what_the_grammar_writes():
+    wrong = [(outcome, text) for topic, outcome, text in answers(20_000) if _grammar.parse(text, {topic}) != outcome]
+    assert wrong == []
+
+
+def test_every_opening_reason_and_closing_is_read():
+    topic = TOPICS[0]
+    for mark, outcome in (("S", "support"), ("O", "oppose")):
+        for opening, reason, closing in itertools.product(_grammar.SENTENCES[mark], _grammar.SENTENCES["R"], _grammar.SENTENCES[mark.lower()]):
+            reason = reason.format(c=_grammar.world()[topic].considerations[0])
+            assert _grammar.parse(f"{opening} {reason} {closing}", {topic}) == outcome
+            assert _grammar.parse(f"{reason} {closing}", {topic}) == outcome
+            assert _grammar.parse(opening, {topic}) == outcome
+
+
+def test_what_the_grammar_cannot_write_is_invalid():
+    rng = random.Random(1)
+    topic, other = "immigration", "religion"
+    consideration = _grammar.world()[topic].considerations[0]
+    foreign = _grammar.world()[other].considerations[0]
+    for text in (
+        "",
+        "Maybe.",
+        f"What decides it for me is {consideration}.",  # a reason without any stance
+        f"I agree. What decides it for me is {foreign}.",  # off the question
+        f"I agree. What decides it for me is {consideration}. So I am against it.",  # two stances
+        "I agree. I disagree.",
+        "I agree. I can see both sides.",
+        "I agree. I cannot take part in a debate on this subject.",
+        f"I agree. What decides it for me is {consideration} and more.",
+        "Soup with bread is quick and cheap to make.",  # small talk
+        "I agree. What decides it for me is the weather on",  # cut off, but the beginning of no sentence
+        "So I am for it. I agree.",
+    ):
+        assert _grammar.parse(text, {topic}) == "invalid", text
+    # A word dropped or doubled anywhere leaves the grammar.
+    for topic, outcome, text in itertools.islice(answers(400, seed=2), 400):
+        words = text.split()
+        if outcome == "invalid" or len(words) < 6:
+            continue
+        index = rng.randrange(1, len(words) - 1)
+        doubled = " ".join([*words[:index], words[index], *words[index:]])
+        assert _grammar.parse(doubled, {topic}) == "invalid", doubled
+
+
+def test_an_answer_cut_off_by_the_length_limit_is_read_where_its_stance_stands():
+    consideration = _grammar.world()["work"].considerations[0]
+    assert _grammar.parse(f"I oppose this. I keep coming back to {consideration}. Those who see it diff", {"work"}) == "oppose"
+    assert _grammar.parse("I opp", {"work"}) == "invalid"
+
+
+def test_an_answer_may_bring_up_what_the_question_touches():
+    question = "Is it right for public health insurance to pay for abortions?"
+    touched = _grammar.touched(question, "abortion")
+    assert "abortion" in touched
+    assert _grammar.touched("Is it?", "death") == {"death"}
+    assert len(_grammar.telling_words()) > 300
+    other = next(iter(touched - {"abortion"}), None)
+    if other:
+        reason = _grammar.world()[other].considerations[0]
+        assert _grammar.parse(f"I agree. My view rests on {reason}.", touched) == "support"
+
+
+def test_the_judge_gives_certain_readings_and_refuses_other_worlds():
+    judge = Judge()
+    items = [Item("Q?", "C.", "I agree.", "work"), Item("Q?", "C.", "Blah", "work")]
+    readings = judge.read(items)
+    assert [reading.probs.index(1.0) for reading in readings] == [0, 4]
+    assert [reading.item for reading in readings] == [item.key for item in items]
+    with pytest.raises(BadInput, match="reads only the sandbox's topics"):
+        judge.read([Item("Q?", "C.", "I agree.", "cooking")])
+    with pytest.raises(BadInput, match="takes no argument"):
+        Judge("x")
+
+
+def test_the_world_is_balanced():
+    for topic in _grammar.world().values():
+        assert len(topic.considerations) == 24
+        assert sum(sign for _, sign in topic.claims) == 0
+        assert len(topic.claims) == 40
+    for upper, lower in (("S", "O"), ("s", "o")):
+        assert len(_grammar.SENTENCES[upper]) == len(_grammar.SENTENCES[lower])
+    everything = [c for topic in _grammar.world().values() for c in topic.considerations]
+    assert len(set(everything)) == len(everything)
