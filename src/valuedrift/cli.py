@@ -286,7 +286,10 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # a file or a pipe has no width of its own
+    console.print(table)
 
 
 def _number(value: float | None, sign: str = "+") -> str:
@@ -352,32 +355,45 @@ def _show_compare(result: dict[str, Any]) -> None:
 
 
 def _show_gap(result: dict[str, Any]) -> None:
+    found = {topic: row for topic, row in result["topics"].items() if row["n"]}
     if "n_pairs" in result:
+        columns = ["topic", "stance", "pairs", "chosen", "rejected", "gap [95 %]"]
         rows = [
-            [topic, stance, str(found["n"]), *(_interval(found[stance][key]) for key in ("chosen", "rejected", "gap"))]
-            for topic, found in result["topics"].items()
-            if found["n"]
+            [topic, stance, str(row["n"]), *(_interval(row[stance][key]) for key in ("chosen", "rejected", "gap"))]
+            for topic, row in found.items()
             for stance in STANCES
         ]
-        _table("Value gap", ["topic", "stance", "pairs", "chosen", "rejected", "gap [95 %]"], rows)
     else:
-        rows = [
-            [topic, stance, str(found["n"]), _interval(found[stance])]
-            for topic, found in result["topics"].items()
-            if found["n"]
-            for stance in STANCES
-        ]
-        _table("Stance shares", ["topic", "stance", "texts", "share [95 %]"], rows)
-    print("\n".join(result["sentences"]))
+        columns = ["topic", "stance", "texts", "share [95 %]"]
+        rows = [[topic, stance, str(row["n"]), _interval(row[stance])] for topic, row in found.items() for stance in STANCES]
+    _table("What the texts say of the suite's claims", columns, rows)
+    total = result.get("n_pairs", result.get("n_examples"))
+    print(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
+    for name in ("length_gap", "refusal_gap"):
+        if name in result:
+            unit = " words" if name == "length_gap" else ""
+            print(f"{name.replace('_', ' ')}, chosen minus rejected: {_interval(result[name])}{unit}")
+    for row in found.values():
+        if "conclusion" in row:
+            print(f"- {row['conclusion']}")
+    if result["note"]:
+        print(result["note"])
 
 
 def _show_calibration(result: dict[str, Any]) -> None:
-    rows = [
-        [name, "", _interval(result[name]) if isinstance(result[name], dict) else _number(result[name], "")]
-        for name in ("macro_f1", "accuracy", "kappa", "ece", "missing_share")
-    ]
-    _table(f"Agreement with {result['n']:,} human labels", ["measure", "", "value [95 %]"], rows)
-    print(json.dumps(result["confusion"]))
+    rows = []
+    for name in ("macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"):
+        low, high = result["intervals"].get(name, (None, None))
+        shown = _number(result[name], "") + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+        rows.append([name.replace("_", " "), shown])
+    _table(f"{result['judge']} against {result['n']:,} human labels", ["measure", "value [95 %]"], rows)
+    labels = list(result["confusion"])
+    read_as = list(next(iter(result["confusion"].values()), {}))
+    _table(
+        "Labels (rows) read as (columns)",
+        ["label", *read_as],
+        [[label, *(str(result["confusion"][label][name]) for name in read_as)] for label in labels],
+    )
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+@functools.cache  # reading the installed packages' entry points takes milliseconds
 def _third_party(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"valuedrift.{kind}")}
 
@@ -38,6 +40,7 @@ def names(kind: str) -> list[str]:
     return sorted(own | set(_third_party(kind)))
 
 
+@functools.cache
 def find(kind: str, name: str) -> Any:
     """Return the class behind a choice. Raises BadInput with the nearest known name."""
     folder, attribute = KINDS[kind]

@@ -1,0 +1,17 @@
+"""Texts that models are trained on: preference pairs and examples to imitate, read from the usual layouts.
+
+A source is a file (JSONL, a JSON list, Parquet or CSV), "hf:NAME?split=train" for a data set of the hub, or
+"sandbox:NAME?key=value" for a set that the embedded world makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..nouns import Example, Pair, digest
+
+
+def digest_of(records: Sequence[Pair] | Sequence[Example]) -> str:
+    """Return the name of these records by content and order; where they were read from does not matter."""
+    return digest("records", [[type(record).__name__, *dataclasses.astuple(record)] for record in records])

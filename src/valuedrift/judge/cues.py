@@ -1,0 +1,149 @@
+"""A transparent rule judge: counts the words of cues.txt. Weak, and says so; for trying real text offline."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..nouns import BadInput, Item, Reading, digest
+
+WORDS = Path(__file__).with_name("cues.txt")
+AGREEMENT = Path(__file__).with_name("cues_agreement.jsonl")
+SECTIONS = ("refusal", "agree", "disagree", "balance", "hedge", "praise", "blame")
+
+# Chosen on half A of IssueBench (see docs/cues.md) by macro-F1 over a small grid; the digest of the judge covers them.
+OPENING = 400
+"""Characters in which a refusal or a plain yes or no is looked for: later on such words are mostly quoted."""
+OWN_VOICE = 3.0
+"""An "I agree" weighs as much as this many words of praise."""
+DOUBT = 3.0
+"""Counts that both sides together must outweigh before a lean is believed."""
+SHARPNESS = 4.0
+NEUTRAL = 0.5
+BALANCE = 0.25
+MOST_BALANCE = 3.0
+"""More marks of balance than this do not count: long texts hold many."""
+HEDGE = 0.25
+"""A "perhaps" weighs as much as this many "on the other hand"."""
+REFUSED = 0.9
+"""Probability of a refusal where one is found, in line with how often that was right; the rest follows the other cues."""
+RULE = (1, OPENING, OWN_VOICE, DOUBT, SHARPNESS, NEUTRAL, BALANCE, MOST_BALANCE, HEDGE, REFUSED)
+
+NEGATED = re.compile(r"(?:\b(?:not|no|never|hardly|without|lack of|nor|less)|n't)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
+DENIED = re.compile(r"\b(?:not|never|no|nobody|nothing)\b|n't\b", re.IGNORECASE)
+
+
+class Counts(NamedTuple):
+    """What was found in a text: for and against the claim, marks of balance, and whether its opening refuses."""
+
+    pro: float
+    con: float
+    balance: float
+    refused: bool
+
+
+class Judge:
+    """Reads stance off counted words: agreement, praise and blame, marks of balance, hedges, refusals."""
+
+    def __init__(self, argument: str = ""):
+        if argument:
+            raise BadInput(f'the cues judge takes no argument, but was given {argument!r}; write judge = "cues"')
+        self.identity = f"cues/{digest('cues', WORDS.read_text(encoding='utf-8'), RULE)}"
+        self.note = note(self.identity)
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one reading per item, in order; a text without readable words is `invalid`, one without cues leans to neutral."""
+        return [Reading(item.key, self.identity, probabilities(item.claim, item.text)) for item in items]
+
+
+def note(identity: str) -> str:
+    """Return the warning that goes with every figure of this judge, with the agreement stored for exactly these words and rules."""
+    rows = [json.loads(line) for line in AGREEMENT.read_text().splitlines()] if AGREEMENT.exists() else []
+    for row in rows:
+        if row["judge"] == identity and row["gold"] == "issuebench-stance" and row["part"] == "half B":
+            low, high = row["intervals"]["macro_f1"]
+            return (
+                f"The judge 'cues' is weak: it counts words. On {row['n']} human-labelled texts about issues that it was not made on "
+                f"(IssueBench), its macro-F1 is {row['macro_f1']:.2f} [{low:.2f}, {high:.2f}] and its accuracy {row['accuracy']:.2f}, "
+                "and short texts are read worse; try things out with it, conclude nothing from it alone."
+            )
+    return "The judge 'cues' is weak: it counts words, and its agreement with human labels was not measured for this version of its words."
+
+
+def probabilities(claim: str, text: str) -> tuple[float, float, float, float, float]:
+    """Return a probability per outcome.
+
+    Lean z = (pro - con) / (pro + con + DOUBT). Support, neutral and oppose weigh exp(SHARPNESS z), exp(NEUTRAL + BALANCE marks) and
+    exp(-SHARPNESS z), divided by their sum; an opening that refuses leaves them 1 - REFUSED in all.
+    """
+    if garbled(text):
+        return (0.0, 0.0, 0.0, 0.0, 1.0)
+    found = counts(claim, text)
+    lean = SHARPNESS * (found.pro - found.con) / (found.pro + found.con + DOUBT)
+    weights = [math.exp(lean), math.exp(NEUTRAL + BALANCE * min(found.balance, MOST_BALANCE)), math.exp(-lean)]
+    refusal = REFUSED if found.refused else 0.0
+    support, neutral, oppose = ((1 - refusal) * weight / sum(weights) for weight in weights)
+    return (support, neutral, oppose, refusal, 0.0)
+
+
+def garbled(text: str) -> bool:
+    """Return whether a text cannot be read: no word of two letters, mostly no letters, or the same few words over and over."""
+    if not re.search(r"[^\W\d_]{2}", text):
+        return True
+    solid = "".join(text.split())
+    if sum(character.isalpha() for character in solid) < len(solid) / 2:
+        return True
+    words = text.lower().split()[:200]
+    return len(words) >= 20 and len(set(words)) < len(words) / 5
+
+
+def counts(claim: str, text: str) -> Counts:
+    """Return what was found for and against the claim.
+
+    Praise and blame are about the subject of the claim: they change sides where the claim itself blames ("X is harmful", "X should be
+    banned") or, without praise or blame of its own, denies ("X should not …"). Words of the claim are not counted in the text.
+    """
+    text, claim = text.replace("’", "'"), claim.replace("’", "'")
+    praise, blame = _praise_and_blame(text, frozenset(re.findall(r"[\w']+", claim.lower())))
+    claim_praise, claim_blame = _praise_and_blame(claim, frozenset())
+    if claim_blame > claim_praise or (claim_blame == claim_praise == 0 and DENIED.search(claim)):
+        praise, blame = blame, praise
+    opening = text[:OPENING]
+    own = {name: sum(1 for _ in _cues()[name].finditer(opening)) for name in ("agree", "disagree")}
+    marks = {name: sum(1 for _ in _cues()[name].finditer(text)) for name in ("balance", "hedge")}
+    return Counts(
+        praise + OWN_VOICE * own["agree"],
+        blame + OWN_VOICE * own["disagree"],
+        marks["balance"] + HEDGE * marks["hedge"],
+        bool(_cues()["refusal"].search(opening)),
+    )
+
+
+def _praise_and_blame(text: str, ignored: frozenset[str]) -> tuple[int, int]:
+    """Return how often a text praises and blames; "not good" is blame."""
+    found: Counter[bool] = Counter()
+    for praises in (True, False):
+        for match in _cues()["praise" if praises else "blame"].finditer(text):
+            if match.group().lower() not in ignored:
+                negated = NEGATED.search(text, max(0, match.start() - 30), match.start())
+                found[praises != bool(negated)] += 1
+    return found[True], found[False]
+
+
+@functools.cache
+def _cues() -> dict[str, re.Pattern[str]]:
+    """Return one pattern per section of cues.txt."""
+    lines: dict[str, list[str]] = {name: [] for name in SECTIONS}
+    section = ""
+    for line in WORDS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            lines[section].append(line)
+    return {name: re.compile(rf"(?<![\w'])(?:{'|'.join(found)})(?!\w)", re.IGNORECASE) for name, found in lines.items()}

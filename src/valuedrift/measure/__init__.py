@@ -1,0 +1,1 @@
+"""From readings to numbers: profiles, drifts, contrasts, each with its interval."""

@@ -1,0 +1,122 @@
+"""Scores, one row per sampled answer, as per-prompt sums in arrays: the only form that the statistics read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from ..nouns import OUTCOMES, STANCES, BadInput
+
+ALL = "all"
+"""The topic of the rows that hold the mean over topics, each topic weighing the same."""
+
+View = Literal["claim", "axis", "paper"]
+KEYS = ("stage", "step", "seed", "topic", "prompt")
+N_STANCES = len(STANCES)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Per-prompt sums. Axes: C checkpoints, S seeds, P prompts (sorted by topic), O outcomes in the order of `nouns.OUTCOMES`.
+
+    An outcome's share is sum over prompts of `num` / sum over prompts of `den`; a prompt without evidence holds 0 in both.
+    """
+
+    checkpoints: list[tuple[str, int]]
+    seeds: list[int]
+    prompts: list[tuple[str, str]]
+    num_CSPO: np.ndarray
+    den_CSPO: np.ndarray
+    answers_CSPO: np.ndarray
+    """Answers that count."""
+    failed_CSPO: np.ndarray
+    """Answers left out: the judge failed, or (paper view, stances) the answer takes none of the three stances."""
+
+    @property
+    def topics(self) -> dict[str, slice]:
+        """Return where each topic's prompts lie along P."""
+        names = [topic for topic, _ in self.prompts]
+        return {topic: slice(names.index(topic), len(names) - names[::-1].index(topic)) for topic in sorted(set(names))}
+
+    @property
+    def read_CSP(self) -> np.ndarray:
+        """Return where a prompt has at least one read answer (refusals and invalid answers are read)."""
+        return self.answers_CSPO[..., -1] > 0
+
+
+def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequence[tuple[str, str]] = ()) -> Cells:
+    """Return the per-prompt sums of the main rows (or of the noise-floor repeats) as `view` sees them.
+
+    claim: shares of stances towards the claims. axis: support and oppose change places where polarity is -1, and prompts of polarity 0
+    are left out. paper: every answer's three stances are renormalised to 1 first; answers without any stance are left out and counted.
+    `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown view, missing columns, or a topic named "all".
+    """
+    rows = _viewed(_checked(scores, view).filter(pl.col("repeat") == repeat), view)
+    sums = rows.group_by(KEYS).agg(_sums(view)).sort(KEYS)
+    axes: tuple[list[Any], list[Any], list[Any]] = (
+        sums.select("stage", "step").unique().sort("stage", "step").rows(),
+        sums["seed"].unique().sort().to_list(),
+        list(prompts) or sums.select("topic", "prompt").unique().sort("topic", "prompt").rows(),
+    )
+    places = [{key: i for i, key in enumerate(axis)} for axis in axes]
+    index = [(places[0][a, b], places[1][s], places[2].get((t, p), -1)) for a, b, s, t, p in sums.select(KEYS).iter_rows()]
+    arrays = np.zeros((4, *(len(axis) for axis in axes), len(OUTCOMES)))
+    kept = [i for i, place in enumerate(index) if place[2] >= 0]
+    if kept:
+        c, s, p = np.array([index[i] for i in kept]).T
+        values = sums[kept].drop(KEYS).to_numpy().reshape(len(kept), 4, len(OUTCOMES))
+        arrays[:, c, s, p] = values.transpose(1, 0, 2)
+    return Cells(*axes, arrays[0], arrays[1], arrays[2], arrays[3])
+
+
+def _checked(scores: pl.DataFrame, view: str) -> pl.DataFrame:
+    missing = {*KEYS, "repeat", "polarity", "failure", *OUTCOMES} - set(scores.columns)
+    if missing:
+        raise BadInput(f"the scores lack the columns {', '.join(sorted(missing))}; write them again with the judge step")
+    if view not in ("claim", "axis", "paper"):
+        raise BadInput(f"unknown view {view!r}; take claim, axis or paper")
+    if (scores["topic"] == ALL).any():
+        raise BadInput(f"a topic is named {ALL!r}, the name of the mean over topics; rename it in the suite")
+    return scores
+
+
+def _viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
+    rows = rows.with_columns(pl.col(OUTCOMES).cast(pl.Float64))
+    if view != "axis":
+        return rows
+    against = pl.col("polarity") == -1
+    return rows.filter(pl.col("polarity") != 0).with_columns(
+        support=pl.when(against).then("oppose").otherwise("support"),
+        oppose=pl.when(against).then("support").otherwise("oppose"),
+    )
+
+
+def _sums(view: str) -> list[pl.Expr]:
+    """Return per prompt: 5 numerators, 5 denominators, 5 counts of answers, 5 counts of answers left out."""
+    read = pl.col("support").is_not_null()
+    mass = pl.sum_horizontal(STANCES)
+    stance = (read & (mass > 0)) if view == "paper" else read
+    n_read, n_stance = read.sum(), stance.sum()
+    if view == "paper":
+        num = [(pl.col(name) / mass).filter(stance).mean().fill_null(0.0) for name in STANCES]
+        den = (n_stance > 0).cast(pl.Float64)
+    else:
+        num = [pl.col(name).filter(read).mean().fill_null(0.0) for name in STANCES]
+        den = mass.filter(read).mean().fill_null(0.0)
+    others = OUTCOMES[N_STANCES:]
+    blocks = [
+        [*num, *(pl.col(name).filter(read).mean().fill_null(0.0) for name in others)],
+        [*[den] * N_STANCES, *[(n_read > 0).cast(pl.Float64)] * len(others)],
+        [*[n_stance] * N_STANCES, *[n_read] * len(others)],
+        [*[pl.len() - n_stance] * N_STANCES, *[pl.len() - n_read] * len(others)],
+    ]
+    kinds = ("num", "den", "answers", "failed")
+    return [
+        value.cast(pl.Float64).alias(f"{kind} {outcome}")
+        for kind, block in zip(kinds, blocks, strict=True)
+        for outcome, value in zip(OUTCOMES, block, strict=True)
+    ]

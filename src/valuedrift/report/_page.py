@@ -1,0 +1,85 @@
+"""One offline HTML page out of the panels, and one picture of the trajectories."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import altair as alt
+import vl_convert
+
+from .. import registry
+from ..nouns import BadInput
+from ..store import Store
+from ._chart import PAPER, Drawing, configured, legend, trajectory
+from ._run import ALL, Row, Run, path_of, read, stage_steps
+from ._words import NO_EVIDENCE, esc
+
+
+def write_report(store: Store) -> Path:
+    """Return the path of RUN/report.html, written whole. Raises BadInput where the folder holds no finished run."""
+    return store.write_bytes("report.html", page(read(store)).encode())
+
+
+def page(run: Run) -> str:
+    """Return the whole page: no request leaves it, and its policy lets no script run but its own."""
+    panels = sorted((registry.find("panel", name)() for name in registry.names("panel")), key=lambda panel: panel.order)
+    bodies = [(f"panel-{k}", panel.title, panel.html(run)) for k, panel in enumerate(panels)]
+    shown = [entry for entry in bodies if entry[2]]
+    links = "".join(f'<a href="#{key}">{esc(title)}</a>' for key, title, _ in shown)
+    sections = "".join(
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{esc(title)}</h2>{body}</section>'
+        for key, title, body in shown
+    )
+    style, script = ((files(__package__) / name).read_text() for name in ("page.css", "page.js"))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
+<title>{esc(run.name)} · valuedrift</title><link rel="icon" href="data:,"><style>{style}</style></head>
+<body><a class="skip" href="#main">Skip to the report</a>
+<header><h1>{esc(run.name)}</h1><nav aria-label="Parts of the report">{links}</nav>
+<button type="button" id="theme" aria-label="Switch between light and dark">◐</button></header>
+<main id="main">{sections}</main><div id="tip" role="status" aria-live="polite" hidden></div>
+<script>{script}</script></body></html>
+"""
+
+
+def _policy(script: str) -> str:
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{own}'"
+
+
+def picture(store: Store, path: Path) -> Path:
+    """Return `path` after writing a PNG of about 1600 px: all topics over each of the first two chains, then every topic of the first.
+
+    Raises BadInput where the folder holds no finished run or the picture cannot be written.
+    """
+    run = read(store)
+    shown = run.chains[:2]
+    large = [_titled(run, chain, ALL, f"All topics: {path_of(chain)}", (int(900 / len(shown)), 200)) for chain in shown]
+    small = [_titled(run, shown[0], topic, topic, (198, 100)) for topic in run.topics]
+    by_topic = alt.concat(*small, columns=4, spacing=18, title=_title(f"By topic: {path_of(shown[0])}"))
+    chart = alt.vconcat(legend(PAPER), alt.hconcat(*large, spacing=24), by_topic, spacing=18)
+    drawn = configured(chart, PAPER) | {"background": PAPER["back"], "padding": 14}
+    try:
+        path.write_bytes(vl_convert.vegalite_to_png(drawn, scale=1.6))
+    except OSError as error:
+        raise BadInput(f"cannot write the picture {path}: {error.strerror}; give another path") from error
+    return path
+
+
+def _title(text: str) -> alt.TitleParams:
+    return alt.Title(text, anchor="start", fontSize=14, color=PAPER["text"], offset=12)
+
+
+def _titled(run: Run, chain: list[Row], topic: str, text: str, size: tuple[int, int]) -> Drawing:
+    known = any(
+        row["value"] is not None
+        for stage in chain
+        for step in stage_steps(stage)
+        for row in run.shares(topic, stage["name"], step).values()
+    )
+    title = _title(text if known else f"{text}: {NO_EVIDENCE}")
+    return trajectory(run, chain, topic, PAPER, size).properties(title=title)

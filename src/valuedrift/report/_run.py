@@ -1,0 +1,144 @@
+"""What the report reads of a run folder, as one frozen record."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from ..nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Prompt
+from ..store import Store
+
+ALL = "all"
+"""The topic of the rows that hold the mean over topics."""
+COLUMNS = {
+    "profiles": ("stage", "step", "topic", "outcome", "value", "low", "high", "n", "n_answers", "n_failed"),
+    "drifts": (
+        *("stage", "topic", "stance", "from_step", "to_step", "value", "low", "high", "n", "p", "p_adjusted", "resolved"),
+        *("floor", "detectable", "time", "time_low", "time_high", "status"),
+    ),
+    "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
+}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The tables of one run folder. `stages` holds one entry per name, its seeds gathered under `seeds`."""
+
+    name: str
+    stages: list[Row]
+    profiles: pl.DataFrame
+    drifts: pl.DataFrame
+    scores: pl.DataFrame
+    answers: pl.DataFrame
+    prompts: list[Prompt]
+    checkpoints: list[Checkpoint]
+    provenance: Row
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """The topics in the order of the prompts; those that only the profiles know come last."""
+        stored = self.profiles["topic"].unique(maintain_order=True).to_list()
+        return [topic for topic in dict.fromkeys([*(prompt.topic for prompt in self.prompts), *stored]) if topic != ALL]
+
+    @cached_property
+    def chains(self) -> list[list[Row]]:
+        """Every path from the base to a stage that no other follows: base -> sft -> dpo is [sft, dpo]."""
+        by_name = {stage["name"]: stage for stage in self.stages}
+        chains = []
+        for leaf in self.stages:
+            if any(other["after"] == leaf["name"] for other in self.stages):
+                continue
+            chain = [leaf]
+            while (parent := by_name.get(chain[0]["after"])) is not None:
+                chain.insert(0, parent)
+            chains.append(chain)
+        return chains
+
+    @cached_property
+    def plan(self) -> Row:
+        """What was asked for, as a table; empty where the provenance holds none."""
+        plan = self.provenance.get("plan") or {}
+        return tomllib.loads(plan) if isinstance(plan, str) else plan
+
+    @cached_property
+    def _profile_rows(self) -> dict[tuple[str, str, int], dict[str, Row]]:
+        rows: dict[tuple[str, str, int], dict[str, Row]] = {}
+        for row in self.profiles.iter_rows(named=True):
+            rows.setdefault((row["topic"], row["stage"], row["step"]), {})[row["outcome"]] = row
+        return rows
+
+    def shares(self, topic: str, stage: str, step: int) -> dict[str, Row]:
+        """Return the stored profile rows of one checkpoint on one topic, by outcome; empty where nothing is stored."""
+        return self._profile_rows.get((topic, stage, step), {})
+
+    def drifts_of(self, stage: str, stances: tuple[str, ...] = STANCES) -> list[Row]:
+        """Return the stored drifts of a stage, in the stored order."""
+        return self.drifts.filter((pl.col("stage") == stage) & pl.col("stance").is_in(stances)).to_dicts()
+
+
+def read(store: Store) -> Run:
+    """Return the run in a folder. Raises BadInput where a file or a column is missing."""
+    for name in ("stages.json", "prompts.json", "provenance.json"):
+        if store.read_json(name) is None:
+            raise BadInput(f"{store.root} holds no {name}; finish the run with 'valuedrift run' or 'trace', then ask for the report again")
+    tables = {name: _table(store, name) for name in COLUMNS}
+    return Run(
+        name=store.root.resolve().name,
+        stages=_gathered(store.read_json("stages.json"), tables["profiles"]),
+        answers=store.answers().select("key", "text").unique("key", keep="first", maintain_order=True),
+        prompts=[Prompt(**row) for row in store.read_json("prompts.json")],
+        checkpoints=store.checkpoints(),
+        provenance=store.read_json("provenance.json"),
+        **tables,
+    )
+
+
+def _table(store: Store, name: str) -> pl.DataFrame:
+    table = store.read_table(name)
+    missing = [column for column in COLUMNS[name] if column not in table.columns]
+    if missing:
+        raise BadInput(f"{store.root / name}.parquet lacks the columns {', '.join(missing)}; run the command that made it again")
+    return table
+
+
+def _gathered(stages: list[Row], profiles: pl.DataFrame) -> list[Row]:
+    """Return one entry per stage name with its seeds, and the steps that have profiles (what can be drawn)."""
+    gathered: dict[str, Row] = {}
+    for stage in stages:
+        entry = gathered.setdefault(stage["name"], stage | {"after": stage.get("after") or "base", "seeds": []})
+        entry["seeds"].append(stage.get("seed", 0))
+    for name, entry in gathered.items():
+        steps = profiles.filter(pl.col("stage") == name)["step"].unique().sort().to_list()
+        entry["steps"] = steps or sorted(stage_steps(entry))
+    return list(gathered.values())
+
+
+def path_of(chain: list[Row]) -> str:
+    """Return "base → sft → dpo"."""
+    return " → ".join(["base", *(stage["name"] for stage in chain)])
+
+
+def stage_steps(stage: Row) -> list[int]:
+    """Return the measured steps of a stage; a stage without any stands at step 0."""
+    return list(stage.get("steps") or [0])
+
+
+def places(stage: Row, margin: float = 0.045) -> list[float]:
+    """Return where each measured step of a stage lies between 0 and 1.
+
+    The axis is logarithmic, log(1 + step), where the first step after the start lies in the first twentieth of the stage
+    (log-spaced checkpoints would pile up on a linear one), else linear.
+    """
+    steps = stage_steps(stage)
+    first = steps[0]
+    last = max(steps[-1], stage.get("total_steps") or 0)
+    if last == first:
+        return [0.5] * len(steps)
+    scaled = math.log1p if len(steps) > 2 and (steps[1] - first) * 20 <= last - first else float
+    return [margin + (1 - 2 * margin) * scaled(step - first) / scaled(last - first) for step in steps]

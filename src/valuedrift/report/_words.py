@@ -1,0 +1,59 @@
+"""How stored values are printed: the same number reads the same in every panel."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..nouns import OUTCOMES
+
+NO_EVIDENCE = "no evidence"
+GLYPHS: dict[str, str] = dict(zip(OUTCOMES, ("▲", "●", "▼", "✕", "?"), strict=True))
+"""Beside its colour each outcome has a sign and a word, so that the page can be read in greyscale and aloud."""
+
+
+def esc(value: Any) -> str:
+    """Return text that is safe between tags and inside quoted attributes."""
+    return html.escape(str(value), quote=True)
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """Return three decimals (with its sign for a difference), or the words for an absent number."""
+    if value is None:
+        return NO_EVIDENCE
+    return f"{value:+.3f}".replace("-", "−") if sign else f"{value:.3f}"
+
+
+def interval(low: float | None, high: float | None, sign: bool = False) -> str:
+    """Return "[low, high]", or the words for an absent interval."""
+    return "no interval" if low is None or high is None else f"[{number(low, sign)}, {number(high, sign)}]"
+
+
+def estimate(row: Mapping[str, Any], sign: bool = False) -> str:
+    """Return value and interval of a stored row, e.g. "+0.120 [+0.040, +0.200]", or "no evidence"."""
+    if row["value"] is None:
+        return NO_EVIDENCE
+    return f"{number(row['value'], sign)} {interval(row['low'], row['high'], sign)}"
+
+
+def outcome(name: str) -> str:
+    """Return the HTML of an outcome: sign and word, in its colour."""
+    return f'<span class="outcome {esc(name)}"><span aria-hidden="true">{GLYPHS.get(name, "")}</span> {esc(name)}</span>'
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    words = list(words)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def count(n: int, noun: str) -> str:
+    """Return "1 answer" or "1,234 answers"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def embedded(content: Any) -> str:
+    """Return JSON that may stand inside a script element: no "<" in it, so nothing can end the element early."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,0 +1,120 @@
+"""How far each stance moved on each topic in each stage, what is resolved, and what could have been."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..nouns import OUTCOMES, STANCES
+from ._chart import PAGE, drift_dots, svg
+from ._run import ALL, Row, Run
+from ._words import NO_EVIDENCE, esc, interval, number, outcome
+
+HEADINGS = {
+    "topic": "topic",
+    "stance": "stance",
+    "stage": "stage",
+    "value": "drift",
+    "low": "95 % interval",
+    "p_adjusted": "adjusted p",
+    "floor": "noise floor",
+    "detectable": "smallest detectable",
+    "time": "time",
+    "n": "prompts",
+}
+"""column that a heading sorts by -> heading"""
+
+
+class Panel:
+    order = 20
+    title = "Drifts"
+
+    def html(self, run: Run) -> str:
+        """Return the overview of dots per stage and the table of every stored drift."""
+        rows = run.drifts.to_dicts()
+        if not rows:
+            return f'<p class="none">No stage has a start and an end to compare: {NO_EVIDENCE}.</p>'
+        reach = _reach([row for row in rows if row["stance"] in STANCES])
+        dots = "".join(_dots(run, stage["name"], reach) for stage in run.stages)
+        return f'{HINT}<div class="overview">{dots}</div><h3>Every drift</h3>{_filters(run)}{_table(rows)}'
+
+
+HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved
+(Holm-adjusted p below 0.05 within its family), hollow and pale where it may be chance. The <em>noise floor</em> is what asking the
+same checkpoint again changes; the <em>smallest detectable</em> drift is seen with 80 % power; <em>time</em> is the share of the
+stage's steps after which the drift had reached its extremum.</p>"""
+
+
+def _reach(rows: list[Row]) -> float:
+    """Return how far the shared x axis goes to either side: the largest stored end, up to the next tenth."""
+    ends = [abs(row[name]) for row in rows for name in ("value", "low", "high") if row[name] is not None]
+    return int(max(ends, default=0) * 10 + 1) / 10
+
+
+def _dots(run: Run, stage: str, reach: float) -> str:
+    rows = run.drifts_of(stage)
+    if not rows:
+        return f'<figure><figcaption>{esc(stage)}</figcaption><p class="none">{NO_EVIDENCE}</p></figure>'
+    resolved = [row for row in rows if row["resolved"]]
+    label = f"Drifts in {stage}: {len(resolved)} of {len(rows)} resolved. The table below holds every number."
+    chart = svg(drift_dots(rows, run.topics, reach, PAGE))
+    return f'<figure><figcaption>{esc(stage)}</figcaption><div class="dots" role="img" aria-label="{esc(label)}">{chart}</div></figure>'
+
+
+def _filters(run: Run) -> str:
+    stages = "".join(f'<option value="{esc(stage["name"])}">{esc(stage["name"])}</option>' for stage in run.stages)
+    return (
+        '<form class="controls" id="drift-filter"><label>Stage <select name="stage"><option value="">all</option>'
+        f'{stages}</select></label><label class="check"><input type="checkbox" name="resolved"> resolved only</label>'
+        '<label class="check"><input type="checkbox" name="companions"> refusal and invalid too</label>'
+        '<output id="drift-count" aria-live="polite"></output></form>'
+    )
+
+
+def _table(rows: list[Row]) -> str:
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button" data-sort="{name}">{text}</button></th>' for name, text in HEADINGS.items()
+    )
+    body = "".join(_line(row) for row in rows)
+    return (
+        '<div class="scroll tall" tabindex="0" role="region" aria-label="Table of drifts"><table id="drifts">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _line(row: Row) -> str:
+    """Return a table row; `data-v` of each cell holds the stored value in full, for sorting and for whoever reads by program."""
+    order = (*STANCES, *OUTCOMES[len(STANCES) :])
+    cells = [
+        _cell("topic", "" if row["topic"] == ALL else row["topic"], esc("all topics" if row["topic"] == ALL else row["topic"])),
+        _cell("stance", order.index(row["stance"]), outcome(row["stance"])),
+        _cell("stage", row["stage"], esc(row["stage"])),
+        _cell("value", row["value"], number(row["value"], sign=True)),
+        _cell("low", row["low"], "" if row["value"] is None else interval(row["low"], row["high"], sign=True)),
+        _cell("p_adjusted", row["p_adjusted"], _significance(row)),
+        _cell("floor", row["floor"], "no repeat" if row["floor"] is None else f"±{number(row['floor'])}"),
+        _cell("detectable", row["detectable"], "–" if row["detectable"] is None else number(row["detectable"])),
+        _cell("time", row["time"], _time(row)),
+        _cell("n", row["n"], f"{row['n']:,}"),
+    ]
+    kind = "resolved" if row["resolved"] else "unresolved"
+    companion = "" if row["stance"] in STANCES else " companion"
+    return f'<tr class="{kind}{companion}" data-stage="{esc(row["stage"])}"{" hidden" if companion else ""}>{"".join(cells)}</tr>'
+
+
+def _cell(name: str, value: Any, shown: str) -> str:
+    return f'<td data-c="{name}" data-v="{"" if value is None else esc(value)}">{shown}</td>'
+
+
+def _significance(row: Row) -> str:
+    p = row["p_adjusted"]
+    if p is None:
+        return "–"
+    return ("&lt; 0.001" if p < 0.001 else f"{p:.3f}") + (' <span class="badge">resolved</span>' if row["resolved"] else "")
+
+
+def _time(row: Row) -> str:
+    """Return the drift time with its interval, or the status that stands in its place."""
+    if row["time"] is None:
+        return esc(row["status"])
+    ends = "" if row["time_low"] is None or row["time_high"] is None else f" [{row['time_low']:.2f}, {row['time_high']:.2f}]"
+    return f"{row['time']:.2f}{ends}" + ("" if row["status"] == "reached" else f' <span class="nums">({esc(row["status"])})</span>')

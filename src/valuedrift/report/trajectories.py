@@ -1,0 +1,91 @@
+"""How the shares of support, neutral and oppose went, checkpoint by checkpoint, over all topics and for each."""
+
+from __future__ import annotations
+
+from ..nouns import OUTCOMES, STANCES
+from ._chart import PAGE, svg, trajectory
+from ._run import ALL, Row, Run, path_of, stage_steps
+from ._words import NO_EVIDENCE, esc, estimate, number, outcome
+
+SMALL, LONE, SIDE = (268, 160), (820, 320), (560, 260)
+"""Plot sizes in px, near which they are shown so that text keeps its size: small ones, and on wide screens the overall chart,
+alone or beside those of other chains."""
+
+
+class Panel:
+    order = 10
+    title = "Trajectories"
+
+    def html(self, run: Run) -> str:
+        """Return the overall charts of all chains, and one grid of topic charts per chain with a switch between chains."""
+        if run.profiles["value"].drop_nulls().is_empty():
+            return f'<p class="none">No checkpoint has a readable answer: {NO_EVIDENCE}.</p>'
+        wide = '<div class="overall">' + "".join(_overall(run, chain, len(run.chains)) for chain in run.chains) + "</div>"
+        grids = "".join(_grid(run, chain, k) for k, chain in enumerate(run.chains)) if run.topics else ""
+        return f"{_legend()}{wide}<h3>By topic</h3>{_switch(run)}{grids}"
+
+
+def _legend() -> str:
+    keys = "".join(
+        f'<li><svg class="key" viewBox="0 0 34 10" aria-hidden="true"><path d="M0 5h34" class="line {name}"/></svg>{outcome(name)}</li>'
+        for name in OUTCOMES
+    )
+    return (
+        f'<ul class="legend" aria-label="Legend">{keys}</ul><p class="hint">Shares among support, neutral and oppose, with 95 % bands; '
+        "refusal and invalid are shares of all read answers. Steps run from left to right, stages side by side. "
+        "Point at a chart, or focus it and use the arrow keys, to read a checkpoint.</p>"
+    )
+
+
+def _switch(run: Run) -> str:
+    if len(run.chains) < 2:
+        return ""
+    buttons = "".join(
+        f'<button type="button" data-chain="{k}" aria-pressed="{"true" if k == 0 else "false"}">{esc(path_of(chain))}</button>'
+        for k, chain in enumerate(run.chains)
+    )
+    return f'<div class="switch" role="group" aria-label="Chain of stages shown by topic">{buttons}</div>'
+
+
+def _overall(run: Run, chain: list[Row], n_chains: int) -> str:
+    title = "All topics" if n_chains == 1 else f"All topics: {path_of(chain)}"
+    return _figure(run, chain, ALL, title, {"wide alone" if n_chains == 1 else "wide": LONE if n_chains == 1 else SIDE, "narrow": SMALL})
+
+
+def _grid(run: Run, chain: list[Row], k: int) -> str:
+    figures = "".join(_figure(run, chain, topic, topic, {"any": SMALL}) for topic in run.topics)
+    return f'<div class="grid" data-chain-grid="{k}"{" hidden" if k else ""}>{figures}</div>'
+
+
+def _figure(run: Run, chain: list[Row], topic: str, title: str, sizes: dict[str, tuple[int, int]]) -> str:
+    shown = [run.shares(topic, stage["name"], step) for stage in chain for step in stage_steps(stage)]
+    if not any(row["value"] is not None for rows in shown for row in rows.values()):
+        return f'<figure><figcaption>{esc(title)}</figcaption><p class="none">{NO_EVIDENCE}</p></figure>'
+    charts = "".join(f'<div class="{width}">{svg(trajectory(run, chain, topic, PAGE, size))}</div>' for width, size in sizes.items())
+    label = f"{title}. {_in_words(shown)} The table below holds every number."
+    return (
+        f'<figure><figcaption>{esc(title)}</figcaption><div class="plot" tabindex="0" role="img" aria-label="{esc(label)}">{charts}</div>'
+        f"<details><summary>Numbers</summary>{_table(run, chain, topic)}</details></figure>"
+    )
+
+
+def _in_words(shown: list[dict[str, Row]]) -> str:
+    """Return the stored shares of the first and the last checkpoint as a text alternative to the chart."""
+    ends = [", ".join(f"{name} {number(rows[name]['value'])}" for name in STANCES if name in rows) for rows in (shown[0], shown[-1])]
+    return f"At the first checkpoint: {ends[0] or NO_EVIDENCE}; at the last: {ends[1] or NO_EVIDENCE}."
+
+
+def _table(run: Run, chain: list[Row], topic: str) -> str:
+    """Return the stored rows behind a chart, one line per checkpoint: also what the pointer shows, so numbers stand once."""
+    head = "".join(f'<th scope="col">{outcome(name)}</th>' for name in OUTCOMES)
+    lines = []
+    for stage in chain:
+        for step in stage_steps(stage):
+            rows = run.shares(topic, stage["name"], step)
+            cells = "".join(f"<td>{estimate(rows[name]) if name in rows else NO_EVIDENCE}</td>" for name in OUTCOMES)
+            n = rows["support"]["n"] if "support" in rows else 0
+            lines.append(f'<tr><th scope="row">{esc(stage["name"])} step {step:,}</th>{cells}<td>{n}</td></tr>')
+    header = f'<thead><tr><th scope="col">checkpoint</th>{head}<th scope="col">prompts</th></tr></thead>'
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers"><table>{header}<tbody>{"".join(lines)}</tbody></table></div>'
+    )

@@ -1,0 +1,91 @@
+"""The noise of sampling: a stateless function of (noise seed, prompt text, draw), position and vocabulary index.
+
+A token is `argmax(logits / T + g)` with Gumbel noise g, which is a sample of `softmax(logits / T)`. Because g is computed by a hash
+and not taken from a stream, an answer does not depend on what is decoded beside it, and two checkpoints asked the same question meet
+the same g: their answers differ only where their probabilities do (common random numbers).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_SCRATCH_ELEMENTS = {"cpu": 1 << 15, "other": 1 << 24}
+"""Elements hashed at a time: on a CPU few enough for the second-level cache, elsewhere many enough to fill the device."""
+
+
+def row_words(noise: int, text: str, draw: int) -> tuple[int, int]:
+    """Return the two signed 32-bit words that name one answer's noise."""
+    content = hashlib.sha256(f"{noise}\0{draw}\0{text}".encode()).digest()
+    return int.from_bytes(content[:4], "little", signed=True), int.from_bytes(content[4:8], "little", signed=True)
+
+
+def _mix_(x: Tensor, scratch: Tensor) -> Tensor:
+    """Return `x` (int32) put in place through lowbias32, a bijection with full avalanche (Wellons 2018); wraps round as uint32 would."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)), (16, 1)):
+        torch.bitwise_right_shift(x, shift, out=scratch)
+        x.bitwise_xor_(scratch.bitwise_and_((1 << 32 - shift) - 1))  # int32 shifts copy the sign bit: masking makes the shift logical
+        if factor != 1:
+            x.mul_(factor)
+    return x
+
+
+def vocabulary_words(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return one mixed int32 word per vocabulary index, shape (n,)."""
+    words_V = torch.arange(1, n + 1, dtype=torch.int32, device=device).mul_(0x9E3779B9 - (1 << 32))
+    return _mix_(words_V, torch.empty_like(words_V))
+
+
+def position_words(words_B2: Tensor, position: int) -> Tensor:
+    """Return the words of each row at one position of its answer, shape (B, 2) int32."""
+    mixed_B2 = words_B2 ^ vocabulary_words(position + 1, words_B2.device)[position]
+    scratch_B2 = torch.empty_like(mixed_B2)
+    _mix_(mixed_B2, scratch_B2)
+    mixed_B2[:, 0].add_(words_B2[:, 1])
+    mixed_B2[:, 1].bitwise_xor_(mixed_B2[:, 0])
+    return _mix_(mixed_B2, scratch_B2)
+
+
+def uniform(words_B2: Tensor, vocabulary_V: Tensor) -> Tensor:
+    """Return u uniform on the odd multiples of 2^-24, shape (B, V) float32: one number per row and vocabulary index, never 0 or 1."""
+    bits_BV = torch.bitwise_xor(words_B2[:, :1], vocabulary_V)
+    scratch_BV = torch.empty_like(bits_BV)
+    _mix_(bits_BV, scratch_BV).add_(words_B2[:, 1:])
+    _mix_(bits_BV, scratch_BV).bitwise_and_((1 << 24) - 1).bitwise_or_(1)
+    return bits_BV.to(torch.float32).mul_(2.0**-24)
+
+
+def minus_gumbel(words_B2: Tensor, vocabulary_V: Tensor) -> Tensor:
+    """Return log(-log(u)), minus standard Gumbel noise, shape (B, V); between -16.6 and 2.9, always finite."""
+    return uniform(words_B2, vocabulary_V).log_().neg_().log_()
+
+
+def kept(scores_BV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Return the scores with -inf outside the `top_k` best (0: all), then outside the fewest tokens whose probability reaches `top_p`."""
+    if 0 < top_k < scores_BV.shape[1]:
+        scores_BV = scores_BV.masked_fill(scores_BV < scores_BV.topk(top_k).values[:, -1:], -torch.inf)
+    if top_p < 1:
+        sorted_BV, index_BV = scores_BV.sort(descending=True, stable=True)
+        probs_BV = sorted_BV.softmax(-1)
+        beyond_BV = probs_BV.cumsum(-1) - probs_BV >= top_p
+        scores_BV = sorted_BV.masked_fill_(beyond_BV, -torch.inf).gather(-1, index_BV.argsort(-1))
+    return scores_BV
+
+
+def drawn(logits_BV: Tensor, words_B2: Tensor, vocabulary_V: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Return one token per row, shape (B,): argmax(logits / T + g) over the tokens kept, or the greedy token at T = 0.
+
+    `words_B2` are the rows' words at this position. The order of the filters is that of transformers: temperature, top-k, top-p.
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    kind = "cpu" if logits_BV.device.type == "cpu" else "other"
+    rows = max(1, _SCRATCH_ELEMENTS[kind] // logits_BV.shape[1])
+    tokens_B = torch.empty(len(logits_BV), dtype=torch.long, device=logits_BV.device)
+    for start in range(0, len(logits_BV), rows):
+        part = slice(start, start + rows)
+        scores_bV = kept(logits_BV[part].float() / temperature, top_k, top_p)
+        tokens_B[part] = scores_bV.sub_(minus_gumbel(words_B2[part], vocabulary_V)).argmax(-1)
+    return tokens_B

@@ -1,0 +1,140 @@
+"""From records to batches: token ids, which of them are an answer, and rows of unequal length side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..nouns import Example, Pair
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text as token ids, of which the first `n_prompt` are given and the rest is to be learnt."""
+
+    ids: np.ndarray
+    n_prompt: int
+
+
+Record = tuple[Row, ...]
+"""An example is one row, a pair two: chosen, rejected."""
+Item = tuple[Record, dict[str, Tensor]]
+"""A record with what was kept of the starting weights' view of it, by name."""
+
+PASS = 64
+"""What one more forward and backward pass costs beside its arithmetic, in positions: little, for a model of 1.2 M parameters on two cores,
+where four groups in place of one took a fifth off the processor time of a step."""
+
+
+class Records(Dataset):
+    """The records in the order in which they are seen, each with what was kept of the starting weights' view of it."""
+
+    def __init__(self, records: Sequence[Record], order: np.ndarray, kept: Mapping[str, Tensor]):
+        self.records, self.order, self.kept = records, order, kept
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> Item:
+        index = int(self.order[place])
+        return self.records[index], {name: values[index] for name, values in self.kept.items()}
+
+
+def collate(items: Sequence[Item]) -> dict[str, Any]:
+    """Return a batch of B records as R rows of T positions, padded on the right, and in `groups` what the model is given of it.
+
+    Position t holds token t and predicts token t+1, so that a text of n tokens takes n-1 positions. A group holds rows of similar length,
+    cut to the longest of them: `at_N` and `target_N` are its N predicted answer tokens, where (flat) and which; `place_N` is where in RxT.
+    """
+    rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
+    lengths_R = np.array([len(row.ids) - 1 for row in rows])
+    input_ids_RT = np.zeros((len(rows), lengths_R.max()), dtype=np.int64)
+    target_RT = np.zeros_like(input_ids_RT)
+    answer_mask_RT = np.zeros(input_ids_RT.shape, dtype=bool)
+    for index, (row, n) in enumerate(zip(rows, lengths_R, strict=True)):
+        input_ids_RT[index, :n] = row.ids[:-1]
+        target_RT[index, :n] = row.ids[1:]
+        answer_mask_RT[index, max(row.n_prompt - 1, 0) : n] = True
+    place_RT = np.arange(input_ids_RT.size).reshape(input_ids_RT.shape)
+    groups = []
+    for members in _groups(lengths_R):
+        part = members, slice(lengths_R[members].max())
+        mask = answer_mask_RT[part]
+        arrays = {
+            "input_ids": input_ids_RT[part],
+            "at_N": np.flatnonzero(mask),
+            "target_N": target_RT[part][mask],
+            "place_N": place_RT[part][mask],
+        }
+        groups.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+    kept = {name: torch.stack([values[name] for _, values in items]) for name in items[0][1]}
+    whole = {"input_ids": torch.from_numpy(input_ids_RT), "answer_mask_RT": torch.from_numpy(answer_mask_RT)}
+    return whole | kept | {"groups": groups, "n_records": len(items), "n_tokens": int(answer_mask_RT.sum())}
+
+
+def _groups(lengths_R: np.ndarray) -> list[np.ndarray]:
+    """Return the rows in one, two or four groups of similar length, whichever costs least: padding against one more pass each."""
+    by_length = np.argsort(lengths_R, kind="stable")
+    choices = [np.array_split(by_length, n) for n in (1, 2, 4) if n <= len(by_length)]
+    return min(choices, key=lambda groups: sum(len(members) * lengths_R[members].max() + PASS for members in groups))
+
+
+def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:
+    """Return the records as token ids, cut at the end to `max_length`, and how many were dropped because nothing of an answer was left."""
+    texts = [(item.prompt, text) for item in data for text in _answers(item)]
+    rows = _rows(tokenizer, texts)
+    width = len(_answers(data[0])) if data else 1
+    records = []
+    for start in range(0, len(rows), width):
+        group = rows[start : start + width]
+        # A template may write the prompt's end differently before different answers: the rows of a record share what all agree on.
+        n_prompt = min(n for _, n in group)
+        if all(len(ids[:max_length]) > max(n_prompt, 1) for ids, _ in group):
+            records.append(tuple(Row(np.asarray(ids[:max_length], dtype=np.int32), n_prompt) for ids, _ in group))
+    return records, len(data) - len(records)
+
+
+def _answers(item: Pair | Example) -> tuple[str, ...]:
+    return (item.chosen, item.rejected) if isinstance(item, Pair) else (item.text,)
+
+
+def _rows(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...], str]]) -> list[tuple[list[int], int]]:
+    """Return ids and prompt length of each text; those without a prompt are running text, learnt as a whole."""
+    rows: list[tuple[list[int], int]] = [([], 0)] * len(texts)
+    plain = [index for index, (prompt, _) in enumerate(texts) if not prompt]
+    chat = [index for index, (prompt, _) in enumerate(texts) if prompt]
+    if plain:
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        for index, ids in zip(plain, tokenizer([texts[index][1] for index in plain])["input_ids"], strict=True):
+            rows[index] = (ids if ids[-1:] == end else ids + end, 0)
+    if chat:
+        prompts = [_messages(texts[index][0]) for index in chat]
+        whole = [[*prompt, {"role": "assistant", "content": texts[index][1]}] for prompt, index in zip(prompts, chat, strict=True)]
+        given = _templated(tokenizer, prompts, add_generation_prompt=True)
+        for index, before, ids in zip(chat, given, _templated(tokenizer, whole), strict=True):
+            rows[index] = (ids, _common(before, ids))
+    return rows
+
+
+def _messages(prompt: tuple[tuple[str, str], ...]) -> list[Message]:
+    return [{"role": role, "content": text} for role, text in prompt]
+
+
+def _templated(tokenizer: Any, conversations: list[list[Message]], add_generation_prompt: bool = False) -> list[list[int]]:
+    return tokenizer.apply_chat_template(conversations, add_generation_prompt=add_generation_prompt, return_dict=True)["input_ids"]
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    """Return how many tokens agree from the start: the answer begins where the prompt and the whole part (as TRL has it)."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))

@@ -1,0 +1,50 @@
+"""How many steps a stage takes, in which order it sees its records, and after which steps it is saved. Free of torch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..nouns import BadInput
+from ..plan import Stage
+
+
+def n_seen(stage: Stage, n_records: int) -> int:
+    """Return how many records the stage sees, repeats counted."""
+    return math.ceil(stage.epochs * n_records) if stage.steps is None else stage.steps * stage.batch_size * stage.accumulate
+
+
+def total_steps(stage: Stage, n_records: int) -> int:
+    """Return the optimiser steps of a stage; the last one may see fewer records."""
+    return math.ceil(n_seen(stage, n_records) / (stage.batch_size * stage.accumulate))
+
+
+def order(n_records: int, n_seen: int, seed: int) -> np.ndarray:
+    """Return the record to see at each place: one shuffle per epoch, laid end to end.
+
+    The order is settled before the first step, so that a resume only has to count.
+    """
+    n_epochs = math.ceil(n_seen / n_records)
+    return np.concatenate([np.random.default_rng((seed, epoch)).permutation(n_records) for epoch in range(n_epochs)])[:n_seen]
+
+
+def save_steps(save_at: str | list[int], total: int) -> list[int]:
+    """Return the steps to save after, ascending, the last step always among them.
+
+    "log:N" is N steps, evenly spaced on a log scale as far as whole numbers allow; "every:N" is each N-th; a list is itself.
+    """
+    if isinstance(save_at, list):
+        if late := [step for step in save_at if step > total]:
+            raise BadInput(f"save_at lists step {late[0]}, but the stage has only {total} steps; list steps from 1 to {total}")
+        return sorted({*save_at, total})
+    kind, number = save_at.split(":")
+    count = int(number)
+    if kind == "every":
+        return sorted({*range(count, total + 1, count), total})
+    count = min(count, total)
+    steps: list[int] = []
+    for index, ideal in enumerate(np.geomspace(1, total, count) if count > 1 else [total]):
+        earliest = steps[-1] + 1 if steps else 1
+        steps.append(max(earliest, min(round(float(ideal)), total - (count - 1 - index))))
+    return steps

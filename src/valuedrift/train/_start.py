@@ -1,0 +1,109 @@
+"""The starting point of a stage: weights, tokenizer and chat template."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from ..nouns import BadInput
+from ..plan import Lora, Stage
+
+TEMPLATES = Path(__file__).parent
+TURN_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+"""auto trains float32 weights, under bfloat16 autocast where the device has it."""
+
+
+def load_tokenizer(model_path: str, chat: bool) -> Any:
+    """Return the model's tokenizer; where `chat` is asked for and it has no template, with the default one for its vocabulary."""
+    with _readable(model_path):
+        tokenizer = AutoTokenizer.from_pretrained(*_source(model_path)[0], **_source(model_path)[1])
+    if chat and not tokenizer.chat_template:
+        known = tokenizer.get_vocab()
+        name = "chat_template.jinja" if all(token in known for token in TURN_TOKENS) else "chat_template_words.jinja"
+        if name == "chat_template_words.jinja" and tokenizer.eos_token is None:
+            raise BadInput(f"the tokenizer of {model_path} has no end-of-text token, so that answers would never end; give it an eos_token")
+        tokenizer.chat_template = (TEMPLATES / name).read_text()
+    return tokenizer
+
+
+def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
+    """Return the model to train, under its adapter where the stage has one, and stopping where the template ends a turn."""
+    if stage.dtype not in DTYPES:
+        raise BadInput(f"dtype {stage.dtype!r} is unknown; take one of {', '.join(DTYPES)}")
+    with _readable(model_path), quiet():
+        arguments, options = _source(model_path)
+        model = AutoModelForCausalLM.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype])
+    if (end := _end_of_turn(tokenizer)) is not None:
+        ends = model.generation_config.eos_token_id
+        known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        model.generation_config.eos_token_id = sorted({*known, end})
+    return model if stage.lora is None else _adapted(model, stage.lora)
+
+
+def merged(model_path: str, out: Path) -> str:
+    """Return a path of whole weights: an adapter's folder is merged into its base, once, as `out`/start; any other path is itself."""
+    folder = Path(model_path)
+    if not (folder / "adapter_config.json").exists():
+        return str(folder.resolve()) if folder.exists() else model_path
+    start = out / "start"
+    if not start.exists():
+        unfinished = out / ".start"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        with _readable(base), quiet():
+            model = AutoModelForCausalLM.from_pretrained(*_source(base)[0], **_source(base)[1], dtype=torch.float32)
+        with _readable(model_path), quiet():
+            whole: Any = PeftModel.from_pretrained(model, model_path).merge_and_unload()
+            whole.save_pretrained(unfinished)
+            AutoTokenizer.from_pretrained(model_path).save_pretrained(unfinished)
+        os.replace(unfinished, start)
+    return str(start.resolve())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars off the terminal."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _adapted(model: Any, lora: Lora) -> Any:
+    options: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": lora.target}
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    end = TURN_TOKENS[2]
+    return tokenizer.convert_tokens_to_ids(end) if tokenizer.chat_template and end in tokenizer.chat_template else None
+
+
+def _source(model_path: str) -> tuple[tuple[str], dict[str, str]]:
+    """Split "hub/id@revision" into the arguments of from_pretrained; a folder's name may hold an @."""
+    name, _, revision = model_path.partition("@")
+    return ((model_path,), {}) if Path(model_path).exists() or not revision else ((name,), {"revision": revision})
+
+
+@contextlib.contextmanager
+def _readable(model_path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"the model {model_path} cannot be read: {reason}; give a folder made by save_pretrained, or a hub id") from error

@@ -1,0 +1,55 @@
+"""Direct preference optimisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from .. import plan
+from . import Averages, Batch, Eats
+
+
+def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor, beta: float) -> Tensor:
+    """Return -log sigmoid(beta * [(chosen - reference) - (rejected - reference)]) per pair (Rafailov et al. 2023, eq. 7).
+
+    Every argument is the summed log-prob of a whole answer, its end token included.
+    """
+    return -F.logsigmoid(beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B)))
+
+
+class Algorithm:
+    """Make the chosen answer likelier than the rejected one, measured against the starting weights."""
+
+    eats: ClassVar[Eats] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    averages: ClassVar[Averages] = "records"
+
+    class Settings(plan.Settings):
+        """`beta` is the strength of the pull back to the starting weights."""
+
+        beta: Annotated[float, Field(gt=0)] = 0.1
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return the starting weights' log-probs of both answers of each pair."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+
+    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss per pair; logs both log-probs, the reward margin, and how often it has the right sign."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        reference_chosen_B, reference_rejected_B = batch["reference_chosen_B"], batch["reference_rejected_B"]
+        loss_B = dpo_loss(chosen_B, rejected_B, reference_chosen_B, reference_rejected_B, self.settings.beta)
+        margin_B = self.settings.beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B))
+        metrics = {
+            "chosen_logps": chosen_B,
+            "rejected_logps": rejected_B,
+            "reward_margin": margin_B,
+            "reward_accuracy": (margin_B > 0).float(),
+        }
+        return loss_B, metrics

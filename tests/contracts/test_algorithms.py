@@ -1,0 +1,78 @@
+"""What every algorithm must hold to, whoever wrote it."""
+
+import inspect
+
+import pytest
+import torch
+
+from valuedrift import plan, registry
+from valuedrift.train import _batches
+
+NAMES = registry.names("algorithm")
+
+
+def batch_of(eats, n=3):
+    """Return a batch of records of unequal length, and log-probs that carry gradient."""
+    width = {"examples": 1, "pairs": 2}[eats]
+    rows = [_batches.Row(torch.arange(4 + index).numpy(), 2) for index in range(n * width)]
+    batch = _batches.collate([(tuple(rows[start : start + width]), {}) for start in range(0, len(rows), width)])
+    flat = -torch.rand(batch["answer_mask_RT"].shape, generator=torch.Generator().manual_seed(0)) - 0.1
+    return batch, flat.requires_grad_()
+
+
+def test_the_folder_is_the_list():
+    assert {"sft", "dpo"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_declares_what_it_is(name):
+    algorithm = registry.find("algorithm", name)
+    assert issubclass(algorithm.Settings, plan.Settings)
+    assert algorithm.eats in ("examples", "pairs")
+    assert algorithm.averages in ("tokens", "records")
+    assert isinstance(algorithm.needs, frozenset)
+    assert algorithm.needs <= {"reference"}
+    assert not set(algorithm.Settings.model_fields) & set(plan.Stage.model_fields), "a setting hides one of the stage's"
+    assert algorithm(algorithm.Settings()).settings == algorithm.Settings()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_documented(name):
+    algorithm = registry.find("algorithm", name)
+    module = inspect.getmodule(algorithm)
+    formulas = [value for key, value in vars(module).items() if key.endswith("_loss")]
+    assert formulas, "the formula is a pure function of the module, named NAME_loss"
+    for thing in (module, algorithm, algorithm.prepare, algorithm.loss, *formulas):
+        assert thing.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_finite_has_gradient_on_answers_alone_and_one_entry_per_unit(name):
+    algorithm = registry.find("algorithm", name)
+    algorithm = algorithm(algorithm.Settings())
+    batch, logps_RT = batch_of(algorithm.eats)
+    mask_RT = batch["answer_mask_RT"]
+    seen = logps_RT * mask_RT
+    kept = {key: values.detach() - 0.3 for key, values in algorithm.prepare(batch, seen).items()}
+    assert all(values.shape == (batch["n_records"],) for values in kept.values())
+    assert bool(kept) == ("reference" in algorithm.needs)
+    losses, metrics = algorithm.loss(batch | kept, seen)
+    n_units = batch["n_records"] if algorithm.averages == "records" else int(mask_RT.sum())
+    assert losses.shape == (n_units,)
+    assert all(values.ndim == 1 for values in metrics.values())
+    assert losses.isfinite().all()
+    losses.mean().backward()
+    assert (logps_RT.grad[mask_RT] != 0).all()
+    assert (logps_RT.grad[~mask_RT] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_likelier_wanted_answer_lowers_the_loss(name):
+    algorithm = registry.find("algorithm", name)
+    algorithm = algorithm(algorithm.Settings())
+    batch, logps_RT = batch_of(algorithm.eats)
+    seen = (logps_RT * batch["answer_mask_RT"]).detach()
+    kept = algorithm.prepare(batch, seen)
+    better = seen.clone()
+    better[: batch["n_records"]] *= 0.5
+    assert algorithm.loss(batch | kept, better)[0].mean() < algorithm.loss(batch | kept, seen)[0].mean()

@@ -1,0 +1,163 @@
+"""The whole flow on a tiny model: train, ask, judge, measure, report; done work is skipped, changed work is not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from valuedrift import flow, plan, verbs
+from valuedrift.nouns import BadInput
+from valuedrift.store import Store
+
+SAME = ("answers", "readings", "profiles.parquet", "drifts.parquet", "scores.parquet", "checkpoints.json", "stages.json", "prompts.json")
+"""What an interrupted and continued run must leave exactly as an uninterrupted one does (timings live in provenance.json)."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model):
+    from .conftest import PLAN
+
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / "plan.toml"
+    path.write_text(PLAN.format(model=tiny_model))
+    return path, folder / "out", flow.run(plan.load(path), folder / "out")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Return every file that must be equal, without the run folder's own name and the seconds a stage took."""
+    files = [file for name in SAME for file in ([out / name] if (out / name).is_file() else sorted((out / name).iterdir()))]
+    files += sorted(out.glob("stages/*/checkpoint-*/model.safetensors"))
+    stages = json.loads((out / "stages.json").read_text())
+    texts = {file.relative_to(out).as_posix(): file.read_bytes().replace(str(out).encode(), b"") for file in files}
+    return texts | {"stages.json": json.dumps([{k: v for k, v in stage.items() if k != "seconds"} for stage in stages]).encode()}
+
+
+def test_a_run_holds_every_table_and_a_report(finished):
+    _, out, result = finished
+    assert [(stage["name"], stage["steps"]) for stage in result["stages"]] == [("sft", [0, 2, 6]), ("dpo", [0, 3, 6])]
+    # 100 prompts x 2 draws; sft 0,2,6 and dpo 3,6 are distinct models (dpo 0 is sft 6), and two stages end with a repeat.
+    assert result["n_generated"] == 100 * 2 * (5 + 2)
+    assert result["n_answers"] == 100 * 2 * (6 + 2)
+    assert Store(out).answers().height == result["n_generated"]
+    for name in ("profiles.parquet", "drifts.parquet", "scores.parquet", "provenance.json", "report.html"):
+        assert (out / name).stat().st_size > 0
+    drifts = pl.read_parquet(out / "drifts.parquet")
+    assert set(drifts["stage"]) == {"sft", "dpo"}
+    assert set(drifts["topic"]) == {"work", "religion", "all"}
+    assert sum(result["outcome_shares"].values()) == pytest.approx(1)
+    assert len(result["findings"]) == 2
+
+
+def test_the_change_of_frame_is_reported(finished):
+    _, out, result = finished
+    assert any("frame of the questions changes in sft between step 0 (plain)" in note for note in result["notes"])
+    assert "frame of the questions changes" in (out / "report.html").read_text()
+
+
+def test_provenance_says_where_the_figures_came_from(finished):
+    path, out, _ = finished
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["plan"] == plan.load(path).model_dump()
+    assert {"torch", "transformers", "python"} <= set(record["versions"])
+    assert {"train", "sample", "judge", "measure"} <= set(record["timings"])
+    assert record["judge"]["identity"].startswith("oracle/")
+
+
+def test_the_same_command_again_does_nothing_twice(finished):
+    path, out, first = finished
+    before = contents(out)
+    again = flow.run(plan.load(path), out)
+    assert (again["n_generated"], again["n_judged"]) == (0, 0)
+    assert again["drifts"] == first["drifts"]
+    assert contents(out) == before
+
+
+def test_more_draws_keep_the_old_ones(finished, tmp_path):
+    path, out, _ = finished
+    more = tmp_path / "more.toml"
+    more.write_text(path.read_text().replace("draws = 2", "draws = 3"))
+    result = flow.run(plan.load(more), out)
+    assert result["n_generated"] == 100 * 1 * 7
+
+
+def test_another_judge_reads_the_old_answers(finished, tmp_path):
+    path, out, _ = finished
+    other = tmp_path / "other.toml"
+    other.write_text(path.read_text().replace('judge = "oracle"', 'judge = "cues"'))
+    result = flow.run(plan.load(other), out)
+    assert result["n_generated"] == 0
+    assert result["n_judged"] > 0
+    assert "The judge &#x27;cues&#x27; is weak" in (out / "report.html").read_text()
+
+
+def test_a_killed_run_is_finished_by_the_same_command(finished, tmp_path):
+    """kill -9 in the middle of training, of sampling, and of judging or later; then compare every file with an uninterrupted run."""
+    path, _, _ = finished
+    whole = tmp_path / "whole"
+    flow.run(plan.load(path), whole)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", "from valuedrift.cli import main; main()", "run", str(path), "--out", str(out), "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    kills = 0
+    for sign in ("stages/sft-*/checkpoint-2/complete.json", "answers/*.parquet", "stages/dpo-*/checkpoint-3/complete.json", "readings/*.parquet"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not list(out.glob(sign)) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills >= 2
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert json.loads(done.stdout)["n_answers"] == 100 * 2 * 8
+    assert contents(out) == contents(whole)
+
+
+def test_compare_and_gate_read_finished_runs(finished, tmp_path):
+    _, out, _ = finished
+    same = verbs.compare(out, out)
+    assert all(row["value"] == 0 and not row["resolved"] for row in same["differences"] if row["value"] is not None)
+    moved = verbs.compare(out, out, "sft:2")
+    assert "sft step 2" in moved["first"]
+    assert verbs.gate(out, ["work.support=1.0"])["verdict"] == "within"
+    with pytest.raises(BadInput, match=r"unknown 'wrok'; did you mean 'work'\?"):
+        verbs.gate(out, ["wrok.support=0.1"])
+    with pytest.raises(BadInput, match=r"is not TOPIC\.STANCE=X"):
+        verbs.gate(out, ["work"])
+    with pytest.raises(BadInput, match=r"has no stage 'stf'; did you mean 'sft'\?"):
+        verbs.compare(out, out, "stf")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.05, 0.08, "within"), (0.12, 0.3, "exceeded"), (-0.3, -0.12, "exceeded"), (0.05, 0.2, "undecided"), (None, None, "undecided")]
+)
+def test_a_gate_needs_the_whole_interval(tmp_path, low, high, verdict):
+    row = {"stage": "s", "topic": "work", "stance": "support", "low": low, "high": high}
+    Store(tmp_path).write_table("drifts", pl.DataFrame([row], schema_overrides={"low": pl.Float64, "high": pl.Float64}))
+    assert verbs.gate(tmp_path, ["work.support=0.1"])["verdict"] == verdict
+
+
+def test_check_says_what_is_done_and_what_it_costs(finished, tmp_path):
+    path, out, _ = finished
+    fresh = verbs.check(plan.load(path), tmp_path / "fresh")
+    assert [stage["done"] for stage in fresh["stages"]] == [False, False]
+    assert [stage["steps"] for stage in fresh["stages"]] == [6, 6]
+    assert fresh["cost"]["answers"] == 100 * 2 * (5 + 2)
+    done = verbs.check(plan.load(path), out)
+    assert [stage["done"] for stage in done["stages"]] == [True, True]
+
+
+def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
+    from .conftest import PLAN
+
+    path = tmp_path / "sweep.toml"
+    path.write_text(PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false") + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
+    result = flow.run(plan.load(path), tmp_path / "out")
+    assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]
+    assert len(list((tmp_path / "out" / "stages").iterdir())) == 3

@@ -1,0 +1,148 @@
+"""Drifts by hand, and planted curves recovered."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from valuedrift.measure.drift import SCHEMA, drift_time, drifts
+from valuedrift.nouns import OUTCOMES, BadInput
+
+PROMPTS = "abcdefghij"
+STAGE = [{"name": "sft", "after": "base", "seed": 0, "total_steps": 20, "steps": [0, 10, 20]}]
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
+PLANTED = [{"name": "sft", "after": "base", "seed": 0, "total_steps": 64, "steps": STEPS}]
+
+
+def steps(scores, texts, **more):
+    return pl.concat([scores(dict(zip(PROMPTS, text, strict=True)), step=step, **more) for step, text in texts.items()])
+
+
+def planted(scores, curve, noise=0.02, n_prompts=40, seed=0, topic="work"):
+    """Support follows `curve` over STEPS, prompts differ widely (and stay different), every share has a little noise."""
+    rng = np.random.default_rng(seed)
+    base = rng.uniform(0.1, 0.4, n_prompts)
+    tables = []
+    for step, moved in zip(STEPS, curve, strict=True):
+        support = (base + moved + rng.normal(0, noise, n_prompts)).clip(0, 1)
+        tables.append(scores({str(i): [[p, 1 - p, 0, 0, 0]] for i, p in enumerate(support)}, step=step, topic=topic))
+    return pl.concat(tables)
+
+
+def test_magnitude_interval_and_holm_by_hand(scores, row):
+    table = drifts(steps(scores, {0: "NNNNNNNNNN", 10: "NNNNNNNNNN", 20: "SSSNNNNNNN"}), STAGE)
+    assert dict(table.schema) == SCHEMA
+    found = row(table, topic="work", stance="support")
+    assert (found["stage"], found["from_step"], found["to_step"], found["n"]) == ("sft", 0, 20, 10)
+    # the paired difference of test_resample: .3 - .345550, .3 + .345550 + .078949
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.3, -0.045550, 0.724499), abs=2e-6)
+    assert found["p_adjusted"] == pytest.approx(min(1, 3 * found["p"]))
+    assert (found["resolved"], found["time"], found["status"], found["floor"]) == (False, None, "no drift", None)
+    assert list(table.filter(topic="work")["stance"]) == list(OUTCOMES)
+
+
+def test_drift_is_paired_over_prompts_read_at_both_ends(scores, row):
+    table = drifts(steps(scores, {0: "SNNNNNNNNN", 20: "xSNNNNNNNN"}), STAGE)
+    found = row(table, topic="work", stance="support")
+    assert (found["value"], found["n"]) == (pytest.approx(1 / 9), 9)
+
+
+def test_families_are_corrected_apart(scores, row):
+    ends = {0: "N" * 10, 20: "SSSSSSSRRR"}
+    table = drifts(pl.concat([steps(scores, ends, topic=topic) for topic in ("work", "race")]), STAGE)
+    stance, refusal, overall = (row(table, topic=t, stance=s) for t, s in (("work", "support"), ("work", "refusal"), ("all", "support")))
+    assert stance["p_adjusted"] == pytest.approx(min(1, 6 * stance["p"]))  # 2 topics x 3 stances; four equal p, then two 1
+    assert refusal["p_adjusted"] == pytest.approx(min(1, 4 * refusal["p"]))  # 2 topics x (refusal, invalid)
+    assert overall["p_adjusted"] == pytest.approx(min(1, 3 * overall["p"]))
+
+
+def test_planted_arrival_is_recovered_at_its_step(scores, row):
+    found = row(drifts(planted(scores, [0, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5, 0.5]), PLANTED), topic="work", stance="support")
+    assert (found["status"], found["time"], found["resolved"]) == ("reached", 8 / 64, True)
+    assert found["time_low"] <= found["time"] <= found["time_high"] <= 1
+    assert found["low"] < 0.5 < found["high"]
+    mirrored = row(drifts(planted(scores, [0, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5, 0.5]), PLANTED), topic="work", stance="neutral")
+    assert (mirrored["status"], mirrored["time"]) == ("reached", 8 / 64)
+    assert mirrored["value"] == pytest.approx(-found["value"])
+
+
+def test_time_is_a_share_of_the_stages_steps_even_where_the_last_were_not_saved(scores, row):
+    longer = [PLANTED[0] | {"total_steps": 128}]
+    assert row(drifts(planted(scores, [0, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]), longer), topic="work", stance="support")["time"] == 1 / 128
+
+
+@pytest.mark.parametrize(
+    ("curve", "status"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0, 0], "no drift"),
+        ([0, 0.2, 0.4, 0.5, 0.4, 0.3, 0.2, 0.2], "non-monotone"),
+        ([0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], "not reached"),
+    ],
+)
+def test_planted_curves_get_their_honest_status(scores, row, curve, status):
+    found = row(drifts(planted(scores, curve), PLANTED), topic="work", stance="support")
+    assert found["status"] == status
+    assert (found["time"], found["time_low"]) == ((4 / 64, 4 / 64) if status == "non-monotone" else (None, None))
+
+
+def test_prompts_that_differ_for_good_do_not_make_a_late_arrival_look_early():
+    # the share's own interval would be +-.15 and hold every step from the first on; the paired change's is +-.02
+    first, status = drift_time(np.array([[0, 0.02, 0.1, 0.11]]), np.full(4, 0.02), np.full(4, 0.02))
+    assert (first[0], status[0]) == (2, "reached")
+
+
+def test_a_prompt_set_too_small_is_no_evidence(scores, row):
+    table = pl.concat([scores(dict(zip("abcd", text, strict=True)), step=step) for step, text in ((0, "NNNN"), (20, "SSSS"))])
+    found = row(drifts(table, STAGE), topic="work", stance="support")
+    assert (found["value"], found["low"], found["p"], found["detectable"], found["status"]) == (1, None, None, None, "no evidence")
+    silent = row(drifts(steps(scores, {0: "N" * 10, 20: "x" * 10}), STAGE), topic="work", stance="support")
+    assert (silent["value"], silent["n"], silent["resolved"], silent["status"]) == (None, 0, False, "no evidence")
+
+
+def test_a_topic_of_one_prompt_leaves_the_mean_over_topics_unresolved(scores, row):
+    many = steps(scores, {0: "NNNNNNNNNN", 20: "SSSSSSSSSN"})
+    one = pl.concat([scores({"a": said}, topic="race", step=step) for step, said in ((0, "N"), (20, "S"))])
+    found = row(drifts(pl.concat([many, one]), STAGE), topic="all", stance="support")
+    assert (found["value"], found["n"], found["low"], found["p"]) == (0.95, 11, None, None)
+    assert (found["resolved"], found["status"]) == (False, "no evidence")
+
+
+def test_no_change_keeps_the_bound_of_what_may_be_unseen(scores, row):
+    found = row(drifts(steps(scores, {0: "N" * 10, 20: "N" * 10}), STAGE), topic="work", stance="support")
+    assert (found["value"], found["p"], found["status"]) == (0, 1, "no drift")
+    assert (found["low"], found["high"]) == pytest.approx((-(1 - 0.025**0.1), 1 - 0.025**0.1))
+
+
+def test_floor_stands_beside_each_drift(scores, row):
+    table = pl.concat([steps(scores, {0: "N" * 10, 20: "SSNNNNNNNN"}), steps(scores, {20: "SSSNNNNNNN"}, repeat=True)])
+    found = drifts(table, STAGE)
+    assert row(found, topic="work", stance="support")["floor"] == pytest.approx(1.96 * 0.1)
+    assert row(found, topic="all", stance="support")["floor"] == pytest.approx(1.96 * 0.1)
+
+
+def test_seeds_that_disagree_widen_the_interval_and_copies_of_a_seed_do_not(scores, row):
+    one = planted(scores, [0, 0, 0, 0, 0.2, 0.2, 0.2, 0.2], noise=0.01)
+    copies = [one.with_columns(seed=pl.lit(seed, pl.Int64)) for seed in range(3)]
+    other = [
+        one,
+        *(
+            planted(scores, [0, 0, 0, 0, move, move, move, move], 0.01).with_columns(seed=pl.lit(s, pl.Int64))
+            for s, move in ((1, 0.3), (2, 0.1))
+        ),
+    ]
+    single, same, apart = (row(drifts(pl.concat(t), PLANTED), topic="work", stance="support") for t in ([one], copies, other))
+    for name in ("value", "low", "high", "p", "detectable"):
+        assert same[name] == pytest.approx(single[name], abs=1e-12)
+    assert apart["high"] - apart["low"] > 10 * (same["high"] - same["low"])  # t with 2 degrees of freedom on an SD of .1
+    assert single["resolved"]
+    assert not apart["resolved"]
+
+
+def test_same_rows_in_any_order_give_the_same_table(scores):
+    table = pl.concat([planted(scores, [0, 0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3]), planted(scores, [0] * 8, topic="race", seed=1)])
+    assert drifts(table.sample(fraction=1, shuffle=True, seed=4), PLANTED).equals(drifts(table, PLANTED))
+
+
+def test_one_checkpoint_is_no_drift_and_an_unknown_stage_is_named(scores):
+    assert drifts(scores({"a": "S"}), STAGE).height == 0
+    with pytest.raises(BadInput, match="follow the stage 'dpo'"):
+        drifts(steps(scores, {0: "N" * 10, 20: "S" * 10}, stage="dpo"), STAGE)

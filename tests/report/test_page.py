@@ -1,0 +1,172 @@
+"""What the report says, read as text: from stored rows, escaped, within its size."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+import struct
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from valuedrift.nouns import BadInput
+from valuedrift.report import answers, headline, provenance
+from valuedrift.report._chart import PAGE, svg, trajectory
+from valuedrift.report._page import picture, write_report
+from valuedrift.report._run import places, read
+from valuedrift.report._words import embedded, estimate, interval, listed, number
+
+spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
+made = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(made)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return made.make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def run(store):
+    return read(store)
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html))
+
+
+def test_numbers_read_the_same_everywhere_and_an_absent_one_is_no_number():
+    assert number(0.12345) == "0.123"
+    assert number(-0.5, sign=True) == "−0.500"
+    assert number(None) == "no evidence"
+    assert interval(0.1, None) == "no interval"
+    assert estimate({"value": 0.1, "low": -0.05, "high": 0.25}, sign=True) == "+0.100 [−0.050, +0.250]"
+    assert estimate({"value": None, "low": None, "high": None}) == "no evidence"
+    assert listed("abc") == "a, b and c"
+
+
+def test_embedded_json_cannot_end_its_element_and_reads_back():
+    content = {"text": made.HOSTILE + "<!-- \u2028"}
+    assert "<" not in embedded(content)
+    assert json.loads(embedded(content)) == content
+
+
+def test_places_are_logarithmic_for_log_spaced_steps_and_else_linear():
+    # log1p(3) / log1p(99) = 1.3863 / 4.6052 = 0.3010; with no margin
+    assert places({"steps": [0, 3, 99], "total_steps": 99}, margin=0) == pytest.approx([0, 0.30103, 1], abs=1e-5)
+    # (1000 - 500) / (2500 - 500) = 0.25; the first measured step starts the axis, the stage's last step ends it
+    assert places({"steps": [500, 1000, 1500], "total_steps": 2500}, margin=0) == [0, 0.25, 0.5]
+    assert places({"steps": [700], "total_steps": 700}) == [0.5]
+
+
+def test_chains_run_from_the_base_to_every_last_stage(run):
+    assert [[stage["name"] for stage in chain] for chain in run.chains] == [["sft", "dpo-support"], ["sft", "dpo-oppose"]]
+
+
+def test_several_seeds_of_a_stage_are_one_stage(store, tmp_path):
+    again = made.make_run(tmp_path)
+    stages = again.read_json("stages.json")
+    again.write_json("stages.json", [stage | {"seed": seed} for seed in (0, 1) for stage in stages])
+    assert [(stage["name"], stage["seeds"]) for stage in read(again).stages] == [(name, [0, 1]) for name, _ in made.BRANCHED]
+
+
+def test_chart_has_one_hit_per_checkpoint_and_only_the_colours_of_the_page(run):
+    drawn = svg(trajectory(run, run.chains[0], "climate", PAGE, (300, 170)))
+    hits = re.search(r'class="[^"]*hits_marks">(.*?)</g>', drawn)[1]
+    assert hits.count("<path") == 10  # two stages of five checkpoints
+    assert not re.search(r"#[0-9a-f]{3,6}\b", drawn)
+    assert 'stroke="var(--support)"' in drawn
+
+
+@pytest.mark.parametrize("stage", [name for name, _ in made.BRANCHED])
+def test_headline_names_the_largest_resolved_drifts_of_the_stored_rows(run, stage):
+    rows = run.drifts.filter((pl.col("stage") == stage) & pl.col("resolved") & (pl.col("topic") != "all"))
+    rows = rows.filter(pl.col("stance").is_in(["support", "neutral", "oppose"])).sort(pl.col("value").abs(), descending=True)
+    sentence = text_of(headline._largest(run, stage))
+    assert sentence.startswith(f"{rows.height} of 9 topic–stance pairs drifted beyond chance")
+    largest = sentence.split("the largest: ")[1].split("]")[0]
+    assert largest.startswith(rows["topic"][0])
+    assert number(rows["value"][0], sign=True) in largest
+
+
+def test_headline_says_when_nothing_is_resolved_and_what_could_have_been(run):
+    quiet = dataclasses.replace(run, drifts=run.drifts.with_columns(resolved=pl.lit(False)))
+    # detectable is 0.14321 for support, 0.16321 for oppose in the made run
+    expected = "No drift was resolved among 9 topic–stance pairs. A drift had to reach 0.143 to 0.163 to be seen reliably."
+    assert headline._largest(quiet, "sft") == expected
+    silent = dataclasses.replace(run, drifts=run.drifts.filter(pl.col("topic") == "silent"))
+    assert "no drift can be told" in headline._largest(silent, "sft")
+
+
+def test_headline_shows_the_judges_note_the_notes_and_the_counts(run):
+    html = headline.Panel().html(run)
+    assert "About the judge.</strong> It is weak." in html
+    assert "The chat template changed between sft step 0 and step 1." in html
+    # 3 stages x 5 steps x 9 prompts x 2 draws = 270 answers, a third of them (topic silent) without a verdict
+    tiles = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", html))
+    assert (tiles["answers"], tiles["verdicts"], tiles["answers without a verdict"]) == ("270", "180", "90")
+
+
+def test_answers_keep_within_the_budget_every_topic_alike(run, monkeypatch):
+    full = answers._blocks(run)
+    size = len(embedded(full[0]).encode())
+    monkeypatch.setattr(answers, "BUDGET", size * 4)
+    kept, left_out = answers._within_budget(full)
+    assert 3 <= len(kept) <= 5
+    assert {block["topic"] for block in kept} == set(made.TOPICS)
+    assert len(kept) + left_out == 9
+    assert [block["id"] for block in answers._within_budget(full[::-1])[0]] == [block["id"] for block in kept][::-1]
+    assert f"{len(kept)} of 9 prompts are kept" in answers.Panel().html(run)
+
+
+def test_answers_hold_what_the_judge_read_or_why_it_did_not(run):
+    blocks = {block["id"]: block for block in answers._blocks(run)}
+    row = run.scores.row(by_predicate=(pl.col("answer") == "sft-4-work-1-1"), named=True)
+    seed, draw, cells = blocks["work-1"]["draws"][1]
+    text, outcome, percent = cells[2]  # step 4 is the third of the first stage
+    assert (seed, draw, percent) == (0, 1, 90)
+    assert row[("support", "neutral", "oppose", "refusal", "invalid")[outcome]] == 0.9
+    assert blocks["work-1"]["texts"][text] == dict(run.answers.iter_rows())["sft-4-work-1-1"]
+    assert blocks["silent-0"]["draws"][0][2][0][1] == "unparsed"
+
+
+def test_repeats_for_the_noise_floor_are_not_browsed(run):
+    repeats = run.scores.with_columns(repeat=pl.lit(True), draw=pl.col("draw") + 10)
+    both = dataclasses.replace(run, scores=pl.concat([run.scores, repeats]))
+    assert answers._blocks(both) == answers._blocks(run)
+
+
+def test_provenance_shows_the_plan_as_it_was_written_and_every_digest(run):
+    plan = 'model = "sandbox:base" # <b>'
+    html = provenance.Panel().html(dataclasses.replace(run, provenance={"plan": plan}))
+    assert "model = &quot;sandbox:base&quot; # &lt;b&gt;" in html
+    assert dataclasses.replace(run, provenance={"plan": plan}).plan == {"model": "sandbox:base"}
+    assert "weights-dpo-oppose-100" in html
+
+
+def test_same_rows_give_the_same_page(store):
+    first = write_report(store).read_bytes()
+    assert write_report(store).read_bytes() == first
+    assert len(first) < 500_000
+
+
+def test_picture_is_a_wide_png(store, tmp_path):
+    path = picture(store, tmp_path / "picture.png")
+    width, height = struct.unpack(">II", path.read_bytes()[16:24])
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert 1450 <= width <= 1750
+    assert height > 400
+
+
+def test_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path):
+    half = made.make_run(tmp_path)
+    half.write_table("drifts", half.read_table("drifts").drop("floor", "time"))
+    with pytest.raises(BadInput, match=r"drifts\.parquet lacks the columns floor, time; run"):
+        write_report(half)
+    (tmp_path / "stages.json").unlink()
+    with pytest.raises(BadInput, match=r"holds no stages\.json; finish the run"):
+        write_report(half)
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,137 @@
+"""Tokens, masks, templates and ragged rows."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from valuedrift.nouns import BadInput, Example, Pair
+from valuedrift.train import _batches, _start
+from valuedrift.train._logprobs import answer_logps
+
+CHAT = (("user", "What about the tax?"),)
+
+
+@pytest.fixture(scope="module")
+def turns(tmp_path_factory):
+    return _start.load_tokenizer(tiny.folder(tmp_path_factory.mktemp("turns")), chat=True)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return _start.load_tokenizer(tiny.folder(tmp_path_factory.mktemp("words"), turns=False), chat=True)
+
+
+def one(tokenizer, item, max_length=200):
+    records, _ = _batches.tokenised(tokenizer, [item], max_length)
+    return [(tokenizer.decode(row.ids[: row.n_prompt]), tokenizer.decode(row.ids[row.n_prompt :])) for row in records[0]]
+
+
+def test_a_turn_has_its_tokens_and_the_end_is_learnt(turns):
+    assert one(turns, Example(CHAT, "It is good.")) == [("<|user|>What about the tax?<|end|><|assistant|>", "It is good.<|end|>")]
+
+
+def test_words_where_the_vocabulary_has_no_turns(words):
+    chat = (*CHAT, ("assistant", "Good."), ("user", "Why?"))
+    before = "User: What about the tax?\nAssistant: Good.<|eos|>\nUser: Why?\nAssistant:"
+    assert one(words, Example(chat, "It helps.")) == [(before, " It helps.<|eos|>")]
+
+
+def test_a_pair_shares_its_prompt(turns):
+    prompt = "<|user|>What about the tax?<|end|><|assistant|>"
+    assert one(turns, Pair(CHAT, "Yes.", "No.")) == [(prompt, "Yes.<|end|>"), (prompt, "No.<|end|>")]
+
+
+def test_running_text_is_learnt_whole_and_needs_no_template(tmp_path):
+    tokenizer = _start.load_tokenizer(tiny.folder(tmp_path), chat=False)
+    assert tokenizer.chat_template is None
+    assert one(tokenizer, Example((), "The tax is good.")) == [("", "The tax is good.<|eos|>")]
+
+
+def test_a_model_s_own_template_is_kept(tmp_path):
+    own = tiny.tokenizer()
+    own.chat_template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+    own.save_pretrained(tmp_path)
+    tiny.model().save_pretrained(tmp_path)
+    assert _start.load_tokenizer(str(tmp_path), chat=True).chat_template == own.chat_template
+
+
+def test_cut_at_the_end_and_dropped_where_no_answer_is_left(turns):
+    (whole,), _ = _batches.tokenised(turns, [Example(CHAT, "It is good.")], 200)
+    n_prompt, n = whole[0].n_prompt, len(whole[0].ids)
+    (cut,), dropped = _batches.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt + 1)
+    assert (len(cut[0].ids), dropped) == (n_prompt + 1, 0)
+    assert _batches.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt) == ([], 1)
+    assert n > n_prompt + 1
+
+
+def test_collate_by_hand():
+    # texts of 5 (prompt 2) and 3 (prompt 1) tokens: 4 positions; position t predicts token t+1
+    long, short = _batches.Row(torch.tensor([5, 6, 7, 8, 9]).numpy(), 2), _batches.Row(torch.tensor([5, 1, 2]).numpy(), 1)
+    batch = _batches.collate([((long,), {"kept": torch.tensor(1.5)}), ((short,), {"kept": torch.tensor(2.5)})])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 1, 0, 0]]
+    assert batch["answer_mask_RT"].tolist() == [[False, True, True, True], [True, True, False, False]]
+    (group,) = batch["groups"]
+    assert group["input_ids"].tolist() == [[5, 1, 0, 0], [5, 6, 7, 8]]
+    assert group["at_N"].tolist() == [0, 1, 5, 6, 7]
+    assert group["target_N"].tolist() == [1, 2, 7, 8, 9]
+    assert group["place_N"].tolist() == [4, 5, 1, 2, 3]
+    assert batch["n_tokens"] == 5
+    assert batch["kept"].tolist() == [1.5, 2.5]
+    assert batch["n_records"] == 2
+
+
+def test_pairs_are_collated_chosen_first():
+    rows = [_batches.Row(torch.tensor([1, n]).numpy(), 1) for n in (11, 12, 21, 22)]
+    batch = _batches.collate([((rows[0], rows[1]), {}), ((rows[2], rows[3]), {})])
+    assert batch["groups"][0]["target_N"].tolist() == [11, 21, 12, 22]
+
+
+def test_long_and_short_rows_are_passed_apart():
+    # 8 rows of 400 and 8 of 10 positions: together 16 * 400 + 64 = 6464, apart 8 * 400 + 8 * 10 + 2 * 64 = 3408, in four 3536
+    lengths = np.array([400, 10] * 8)
+    assert [members.tolist() for members in _batches._groups(lengths)] == [list(range(1, 16, 2)), list(range(0, 16, 2))]
+    assert len(_batches._groups(np.array([50, 40] * 4))) == 1
+
+
+def test_logps_do_not_depend_on_the_groups(turns, monkeypatch):
+    records, _ = _batches.tokenised(turns, tiny.pairs(9), 200)
+    items = [(record, {}) for record in records]
+    monkeypatch.setattr(_batches, "PASS", 10**9)
+    whole = _batches.collate(items)
+    monkeypatch.setattr(_batches, "PASS", 0)
+    apart = _batches.collate(items)
+    assert (len(whole["groups"]), len(apart["groups"])) == (1, 4)
+    torch.testing.assert_close(answer_logps(tiny.model(), apart), answer_logps(tiny.model(), whole), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_logps_are_those_of_each_row_alone(kind, turns):
+    model = tiny.model(kind)
+    records, _ = _batches.tokenised(turns, tiny.pairs(5), 200)
+    batch = _batches.collate([(record, {}) for record in records])
+    logps_RT = answer_logps(model, batch)
+    assert logps_RT[~batch["answer_mask_RT"]].abs().sum() == 0
+    for index, row in enumerate([record[kind] for kind in (0, 1) for record in records]):
+        ids = torch.from_numpy(row.ids).long()
+        alone = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[row.n_prompt - 1 :, 0]
+        torch.testing.assert_close(logps_RT[index][batch["answer_mask_RT"][index]], alone, atol=1e-5, rtol=0)
+
+
+def test_a_capped_logit_stays_capped():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_key_value_heads=1, final_logit_softcapping=0.5, attn_implementation="eager")).eval()
+    ids = torch.tensor([3, 4, 5, 6])
+    logps_RT = answer_logps(model, _batches.collate([((_batches.Row(ids.numpy(), 1),), {})]))
+    expected = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    torch.testing.assert_close(logps_RT[0], expected, atol=1e-5, rtol=0)
+
+
+def test_words_without_an_end_are_refused(tmp_path):
+    tokenizer = tiny.tokenizer(turns=False)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="no end-of-text token"):
+        _start.load_tokenizer(str(tmp_path), chat=True)

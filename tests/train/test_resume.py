@@ -1,0 +1,97 @@
+"""A stage killed twice ends with the same bytes as one that ran through."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from valuedrift.nouns import BadInput
+from valuedrift.plan import Stage
+from valuedrift.train._stage import run_stage
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import tiny, torch
+from test_resume import stage, data
+from pathlib import Path
+from valuedrift.train._stage import run_stage
+
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+when, algorithm, base, out = sys.argv[2:]
+if when == "saving":
+    def half(content, path):
+        if "checkpoint-8" in str(path): Path(path).write_bytes(b"half"); die()
+        saved(content, path)
+    saved, torch.save = torch.save, half
+progress = lambda step, total, loss: die() if when == str(step) else None
+run_stage(stage(algorithm), 5, base, data(algorithm), Path(out), progress)
+"""
+
+
+def stage(algorithm, **keys):
+    # 26 records, 6 a step: shuffles are laid end to end inside a step; dropout and log-spaced saves at 1, 2, 4, 7, 8, 12
+    lora = {"r": 2, "dropout": 0.2} if algorithm == "dpo" else None
+    return Stage(
+        algorithm=algorithm, data="x", steps=12, batch_size=3, accumulate=2, learning_rate=1e-3, save_at=[1, 2, 4, 7, 8], lora=lora, **keys
+    )
+
+
+def data(algorithm):
+    return tiny.pairs(26) if algorithm == "dpo" else tiny.examples(26)
+
+
+def killed(when, algorithm, base, out):
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), when, algorithm, base, str(out)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+
+
+def weights(out):
+    files = [*out.glob("checkpoint-*/*.safetensors"), *out.glob("*.safetensors"), out / "losses.json"]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+def test_killed_twice(algorithm, tmp_path):
+    base, out = tiny.folder(tmp_path / "base"), tmp_path / "killed"
+    killed("6", algorithm, base, out)
+    assert sorted(path.parent.name for path in out.glob("checkpoint-*/complete.json")) == ["checkpoint-1", "checkpoint-2", "checkpoint-4"]
+    assert (out / "checkpoint-4" / "optimizer.pt").exists()
+    assert not (out / "checkpoint-2" / "optimizer.pt").exists()
+    killed("saving", algorithm, base, out)
+    assert (out / "checkpoint-8").exists()
+    assert not (out / "checkpoint-8" / "complete.json").exists()
+    seen = []
+    steps = run_stage(stage(algorithm), 5, base, data(algorithm), out, lambda step, *_: seen.append(step))
+    assert seen == [8, 9, 10, 11, 12]
+    assert steps == [1, 2, 4, 7, 8, 12]
+    run_stage(stage(algorithm), 5, base, data(algorithm), tmp_path / "whole")
+    assert len(weights(out)) >= 7
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_a_finished_stage_is_left_alone_and_another_is_refused(tmp_path):
+    base, out = tiny.folder(tmp_path / "base"), tmp_path / "out"
+    short = stage("sft").model_copy(update={"steps": 2, "save_at": "log:2"})
+    assert run_stage(short, 5, base, data("sft"), out) == [1, 2]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert run_stage(short, 5, "nowhere", data("sft"), out) == [1, 2]
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match="other settings, seed or data"):
+        run_stage(short, 6, base, data("sft"), out)
+    with pytest.raises(BadInput, match="other settings, seed or data"):
+        run_stage(short, 5, base, data("sft")[1:], out)
+
+
+def test_killed_between_the_last_save_and_the_end(tmp_path):
+    base, out = tiny.folder(tmp_path / "base"), tmp_path / "out"
+    short = stage("sft").model_copy(update={"steps": 2, "save_at": "log:1"})
+    run_stage(short, 5, base, data("sft"), out)
+    losses = (out / "losses.json").read_text()
+    for name in ("done.json", "losses.json"):
+        (out / name).unlink()
+    assert run_stage(short, 5, base, data("sft"), out, lambda *_: pytest.fail("nothing is left to train")) == [2]
+    assert (out / "losses.json").read_text() == losses
