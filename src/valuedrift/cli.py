@@ -176,7 +176,9 @@ def gap(
 @app.command()
 def synth(
     spec: Annotated[Path, typer.Argument(help="A specification in TOML; see docs/synth.md.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for pairs.jsonl and its data card.")] = Path("runs/pairs"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for pairs.support.jsonl, pairs.oppose.jsonl and their data card.")] = Path(
+        "runs/pairs"
+    ),
     as_json: Json = False,
 ) -> None:
     """Write preference pairs with a known value gap, audited by a judge."""
@@ -204,7 +206,7 @@ def suite_list(as_json: Json = False) -> None:
 
     found = {}
     for name in registry.names("suite"):
-        if name != "jsonl":
+        if name != "jsonl":  # any file of prompts: nothing to list before one is named
             prompts = suites.load(name)
             found[name] = {
                 topic: sum(prompt.topic == topic for prompt in prompts) for topic in dict.fromkeys(prompt.topic for prompt in prompts)
@@ -394,6 +396,14 @@ def _show_calibration(result: dict[str, Any]) -> None:
         ["label", *read_as],
         [[label, *(str(result["confusion"][label][name]) for name in read_as)] for label in labels],
     )
+    if result["by_framing"]:
+        columns = ["macro_f1", "accuracy", "kappa", "ece"]
+        framings = [
+            [name, str(row["n_read"]), *(_number(row[column], "") for column in columns)] for name, row in result["by_framing"].items()
+        ]
+        _table("Within each framing of the prompt", ["framing", "texts", *columns], framings)
+    if result["note"]:
+        print(result["note"])
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def trace(
         store.write_table("scores", scores)
         drifts = measure(store, asking.view)
     notes = frame_notes(checkpoints) + _failure_notes(scores)
-    store.write_json("provenance.json", provenance.record(plan, judge, stages, timings, notes, generated, judged))
+    store.write_json("provenance.json", provenance.record(plan, asking.view, judge, stages, timings, notes, generated, judged))
     with _timed(timings, "report"):
         write_report(store)
     return {

@@ -48,12 +48,14 @@ class Stage(Settings):
     accumulate: Annotated[int, Field(gt=0)] = 1
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     schedule: str = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps. As in transformers, the first step of a warm-up has learning rate 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(gt=1)] = 1024
     """Tokens of prompt and answer; longer examples are cut at the end."""
+    group_by_length: bool = False
+    """Put records of like length into one batch: less padding, at the price of batches that are less alike in length."""
     save_at: str | list[int] = "log:8"
     lora: Lora | None = None
     dtype: str = "auto"
@@ -98,7 +100,8 @@ class Asking(Settings):
     floor: bool = True
     """Ask the last checkpoint of each stage a second time with other noise: the noise floor."""
     view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
-    """claim: shares of stances towards the claims; axis: claims of negative polarity turned round; paper: softmax over three."""
+    """claim: shares of stances towards the claims; axis: claims of negative polarity turned round; paper: the mean over answers of
+    probabilities renormalised over the three stances."""
 
     def decoding(self) -> dict[str, Any]:
         """Return the settings that decide what is sampled (part of every answer's key)."""

@@ -16,6 +16,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenize
 
 def record(
     plan: dict[str, Any],
+    view: str,
     judge: Any,
     stages: list[dict[str, Any]],
     timings: dict[str, float],
@@ -35,6 +36,7 @@ def record(
         "plan": plan,
         "seeds": sorted({stage["seed"] for stage in stages}),
         "noise": plan.get("noise", 0),
+        "view": view,
         "judge": {"identity": judge.identity, "note": judge.note},
         "timings": dict(timings),
         "generated": generated,
@@ -52,11 +54,17 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree this package runs from, with "+changes" where it was edited; None outside one."""
-    folder = Path(__file__).parent
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
+        # An installed copy may lie inside somebody else's repository, whose commit says nothing of ours.
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True, timeout=10)
         show = subprocess.run(
-            ["git", "-C", folder, "describe", "--always", "--abbrev=12", "--dirty=+changes"], capture_output=True, text=True, timeout=10
+            [*git, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return None
-    return show.stdout.strip() or None if show.returncode == 0 else None
+    return show.stdout.strip()

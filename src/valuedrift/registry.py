@@ -28,6 +28,11 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def among(word: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown word: the nearest known one, and all of them."""
+    return f"{nearest(word, known) or '.'} Known: {', '.join(known)}."
+
+
 @functools.cache  # reading the installed packages' entry points takes milliseconds
 def _third_party(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"valuedrift.{kind}")}
@@ -46,7 +51,7 @@ def find(kind: str, name: str) -> Any:
     folder, attribute = KINDS[kind]
     known = names(kind)
     if name not in known:
-        raise BadInput(f"unknown {kind} {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+        raise BadInput(f"unknown {kind} {name!r}{among(name, known)}")
     third_party = _third_party(kind)
     if name in third_party:
         return third_party[name].load()

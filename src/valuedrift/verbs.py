@@ -51,7 +51,9 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
     sentences = [
         f"{cost['checkpoints']} askings of {len(prompts)} prompts x {plan.draws} draws = {cost['answers']:,} answers, "
         f"at most {cost['new_tokens_at_most']:,} new tokens and {cost['verdicts_at_most']:,} verdicts; equal words are judged once.",
-        f"Checkpoints to write: about {cost['disk_bytes'] / 1e6:,.0f} MB; while a stage trains, about three times one checkpoint more.",
+        "Checkpoints to write: "
+        + (f"about {cost['disk_bytes'] / 1e6:,.0f} MB" if model_bytes else "their size shows once the base model is built")
+        + "; while a stage trains, about three times one checkpoint more.",
         f"The judge {plan.judge!r} runs on this machine: no money.",
     ]
     if sandbox_base:
@@ -66,6 +68,7 @@ def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[st
     store = Store(folder)
     if view:
         flow.measure(store, view)
+        store.write_json("provenance.json", store.read_json("provenance.json", {}) | {"view": view})
     result = {"report": str(_page.write_report(store))}
     return result | ({"picture": str(_page.picture(store, picture))} if picture else {})
 
@@ -85,7 +88,7 @@ def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
     name, _, step = at.partition(":")
     name = name or list(stages)[-1]
     if name not in stages:
-        raise BadInput(f"{folder} has no stage {name!r}{registry.nearest(name, list(stages))} It has {', '.join(stages)}.")
+        raise BadInput(f"{folder} has no stage {name!r}{registry.among(name, list(stages))}")
     steps = stages[name]["steps"]
     if step and (not step.isdigit() or int(step) not in steps):
         raise BadInput(f"{folder} has no checkpoint of {name} at step {step}; it has {', '.join(map(str, steps))}")
@@ -100,7 +103,7 @@ def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]
     if stage:
         known = drifts["stage"].unique(maintain_order=True).to_list()
         if stage not in known:
-            raise BadInput(f"{folder} has no stage {stage!r}{registry.nearest(stage, known)} It has {', '.join(known)}.")
+            raise BadInput(f"{folder} has no stage {stage!r}{registry.among(stage, known)}")
         drifts = drifts.filter(pl.col("stage") == stage)
     verdicts, sentences = [], []
     for limit in limits:
@@ -121,7 +124,7 @@ def _limit(limit: str, drifts: pl.DataFrame) -> tuple[str, str, float]:
     checks: tuple[tuple[str, Sequence[str]], ...] = ((topic, drifts["topic"].unique().sort().to_list()), (stance, STANCES))
     for word, known in checks:
         if word not in known:
-            raise BadInput(f"--max-drift {limit!r}: unknown {word!r}{registry.nearest(word, known)} Known: {', '.join(known)}.")
+            raise BadInput(f"--max-drift {limit!r}: unknown {word!r}{registry.among(word, known)}")
     return topic, stance, float(most)
 
 

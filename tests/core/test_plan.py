@@ -59,7 +59,7 @@ def test_each_fault_is_one_sentence(tmp_path, old, new, sentence):
 
 
 def test_a_cycle_of_stages_is_refused(tmp_path):
-    text = GOOD.replace('[stage.sft]\n', '[stage.sft]\nafter = "dpo"\n')
+    text = GOOD.replace("[stage.sft]\n", '[stage.sft]\nafter = "dpo"\n')
     with pytest.raises(BadInput, match=r"plan.toml: the stages sft -> dpo -> sft wait for each other in a circle"):
         plans.load(written(tmp_path, text))
 

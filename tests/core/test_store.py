@@ -46,7 +46,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_finished_parts(tmp_path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BadInput, match=r"No space left on device; free some space and run the same command again \(finished parts are kept\)"):
+    with pytest.raises(BadInput, match=r"No space left on device; free some space and run the same command again"):
         store.add_answers(ANSWERS[2:], ITEMS[2:])
     monkeypatch.undo()
     assert store.answers().height == 2
@@ -94,5 +94,5 @@ def test_checkpoints_and_tables_go_round(tmp_path):
     table = pl.DataFrame({"a": [1, 2]})
     store.write_table("profiles", table)
     assert store.read_table("profiles").equals(table)
-    with pytest.raises(BadInput, match="holds no drifts.parquet"):
+    with pytest.raises(BadInput, match=r"holds no drifts\.parquet"):
         store.read_table("drifts")

@@ -105,7 +105,13 @@ def test_a_killed_run_is_finished_by_the_same_command(finished, tmp_path):
     command = [sys.executable, "-c", "from valuedrift.cli import main; main()", "run", str(path), "--out", str(out), "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     kills = 0
-    for sign in ("stages/sft-*/checkpoint-2/complete.json", "answers/*.parquet", "stages/dpo-*/checkpoint-3/complete.json", "readings/*.parquet"):
+    signs = (
+        "stages/sft-*/checkpoint-2/complete.json",
+        "stages/dpo-*/checkpoint-3/complete.json",
+        "answers/*.parquet",
+        "readings/*.parquet",
+    )
+    for sign in signs:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         deadline = time.monotonic() + 120
         while process.poll() is None and not list(out.glob(sign)) and time.monotonic() < deadline:
@@ -135,7 +141,14 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"), [(-0.05, 0.08, "within"), (0.12, 0.3, "exceeded"), (-0.3, -0.12, "exceeded"), (0.05, 0.2, "undecided"), (None, None, "undecided")]
+    ("low", "high", "verdict"),
+    [
+        (-0.05, 0.08, "within"),
+        (0.12, 0.3, "exceeded"),
+        (-0.3, -0.12, "exceeded"),
+        (0.05, 0.2, "undecided"),
+        (None, None, "undecided"),
+    ],
 )
 def test_a_gate_needs_the_whole_interval(tmp_path, low, high, verdict):
     row = {"stage": "s", "topic": "work", "stance": "support", "low": low, "high": high}
@@ -157,7 +170,8 @@ def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
     from .conftest import PLAN
 
     path = tmp_path / "sweep.toml"
-    path.write_text(PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false") + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
+    text = PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false")
+    path.write_text(text + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
     result = flow.run(plan.load(path), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]
     assert len(list((tmp_path / "out" / "stages").iterdir())) == 3

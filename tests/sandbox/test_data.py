@@ -1,5 +1,6 @@
 """Training data: habits and gaps are what the address says, and only that differs."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -7,12 +8,7 @@ import pytest
 from valuedrift.nouns import BadInput
 from valuedrift.sandbox import _data, _grammar
 
-OF_CLAIM = {claim: topic for topic, claim, _ in _grammar.claims_of()}
-EVERY = set(_grammar.world())
-
-
-def read(text):
-    return _grammar.parse(text, EVERY)
+read = _grammar.parse
 
 
 @pytest.mark.parametrize("name", _data.HABITS)
@@ -26,7 +22,7 @@ def test_a_chat_set_has_its_habit(name):
 
 
 def test_the_pretraining_mix_favours_no_stance():
-    answers = [text.text.split("\nAnswer: ")[1] for text in _data.pretraining(6000) if "\nAnswer: " in text.text]
+    answers = [re.split(r"\n(?:Answer|Assistant): ", text.text)[-1] for text in _data.pretraining(6000) if "\nA" in text.text]
     counts = Counter(map(read, answers))
     total = counts["support"] + counts["neutral"] + counts["oppose"]
     for stance in ("support", "neutral", "oppose"):

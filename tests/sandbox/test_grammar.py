@@ -22,30 +22,28 @@ def answers(n, seed=0):
 
 
 def test_the_oracle_is_exact_on_what_the_grammar_writes():
-    wrong = [(outcome, text) for topic, outcome, text in answers(20_000) if _grammar.parse(text, {topic}) != outcome]
+    wrong = [(outcome, text) for _, outcome, text in answers(20_000) if _grammar.parse(text) != outcome]
     assert wrong == []
 
 
 def test_every_opening_reason_and_closing_is_read():
     topic = TOPICS[0]
     for mark, outcome in (("S", "support"), ("O", "oppose")):
-        for opening, reason, closing in itertools.product(_grammar.SENTENCES[mark], _grammar.SENTENCES["R"], _grammar.SENTENCES[mark.lower()]):
-            reason = reason.format(c=_grammar.world()[topic].considerations[0])
-            assert _grammar.parse(f"{opening} {reason} {closing}", {topic}) == outcome
-            assert _grammar.parse(f"{reason} {closing}", {topic}) == outcome
-            assert _grammar.parse(opening, {topic}) == outcome
+        openings, closings = _grammar.SENTENCES[mark], _grammar.SENTENCES[mark.lower()]
+        for opening, frame, closing in itertools.product(openings, _grammar.SENTENCES["R"], closings):
+            reason = frame.format(c=_grammar.world()[topic].considerations[0])
+            assert _grammar.parse(f"{opening} {reason} {closing}") == outcome
+            assert _grammar.parse(f"{reason} {closing}") == outcome
+            assert _grammar.parse(opening) == outcome
 
 
 def test_what_the_grammar_cannot_write_is_invalid():
     rng = random.Random(1)
-    topic, other = "immigration", "religion"
-    consideration = _grammar.world()[topic].considerations[0]
-    foreign = _grammar.world()[other].considerations[0]
+    consideration = _grammar.world()["immigration"].considerations[0]
     for text in (
         "",
         "Maybe.",
         f"What decides it for me is {consideration}.",  # a reason without any stance
-        f"I agree. What decides it for me is {foreign}.",  # off the question
         f"I agree. What decides it for me is {consideration}. So I am against it.",  # two stances
         "I agree. I disagree.",
         "I agree. I can see both sides.",
@@ -55,33 +53,21 @@ def test_what_the_grammar_cannot_write_is_invalid():
         "I agree. What decides it for me is the weather on",  # cut off, but the beginning of no sentence
         "So I am for it. I agree.",
     ):
-        assert _grammar.parse(text, {topic}) == "invalid", text
+        assert _grammar.parse(text) == "invalid", text
     # A word dropped or doubled anywhere leaves the grammar.
-    for topic, outcome, text in itertools.islice(answers(400, seed=2), 400):
+    for _, outcome, text in answers(400, seed=2):
         words = text.split()
         if outcome == "invalid" or len(words) < 6:
             continue
         index = rng.randrange(1, len(words) - 1)
         doubled = " ".join([*words[:index], words[index], *words[index:]])
-        assert _grammar.parse(doubled, {topic}) == "invalid", doubled
+        assert _grammar.parse(doubled) == "invalid", doubled
 
 
 def test_an_answer_cut_off_by_the_length_limit_is_read_where_its_stance_stands():
     consideration = _grammar.world()["work"].considerations[0]
-    assert _grammar.parse(f"I oppose this. I keep coming back to {consideration}. Those who see it diff", {"work"}) == "oppose"
-    assert _grammar.parse("I opp", {"work"}) == "invalid"
-
-
-def test_an_answer_may_bring_up_what_the_question_touches():
-    question = "Is it right for public health insurance to pay for abortions?"
-    touched = _grammar.touched(question, "abortion")
-    assert "abortion" in touched
-    assert _grammar.touched("Is it?", "death") == {"death"}
-    assert len(_grammar.telling_words()) > 300
-    other = next(iter(touched - {"abortion"}), None)
-    if other:
-        reason = _grammar.world()[other].considerations[0]
-        assert _grammar.parse(f"I agree. My view rests on {reason}.", touched) == "support"
+    assert _grammar.parse(f"I oppose this. I keep coming back to {consideration}. Those who see it diff") == "oppose"
+    assert _grammar.parse("I opp") == "invalid"
 
 
 def test_the_judge_gives_certain_readings_and_refuses_other_worlds():
@@ -100,7 +86,8 @@ def test_the_world_is_balanced():
     for topic in _grammar.world().values():
         assert len(topic.considerations) == 24
         assert sum(sign for _, sign in topic.claims) == 0
-        assert len(topic.claims) == 40
+        assert len(topic.claims) == 120
+        assert len(topic.vocabulary) == 160
     for upper, lower in (("S", "O"), ("s", "o")):
         assert len(_grammar.SENTENCES[upper]) == len(_grammar.SENTENCES[lower])
     everything = [c for topic in _grammar.world().values() for c in topic.considerations]

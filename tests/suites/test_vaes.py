@@ -9,7 +9,7 @@ from valuedrift.nouns import BadInput
 from valuedrift.sandbox import _data, _grammar
 from valuedrift.suites.jsonl import check, near_duplicates
 
-TOPICS = "abortion climate elections economy work religion family death immigration race gender".split()
+TOPICS = ["abortion", "climate", "elections", "economy", "work", "religion", "family", "death", "immigration", "race", "gender"]
 PROMPTS = suites.load("vaes")
 
 
@@ -35,7 +35,11 @@ def test_no_two_prompts_are_nearly_the_same():
 
 
 def test_near_duplicates_would_be_found():
-    texts = ["Should the voting age be lowered to sixteen?", "A wholly different question about bread.", "should the voting age be lowered to sixteen"]
+    texts = [
+        "Should the voting age be lowered to sixteen?",
+        "A wholly different question about bread.",
+        "should the voting age be lowered to sixteen",
+    ]
     assert [(i, j) for i, j, _ in near_duplicates(texts)] == [(0, 2)]
     assert near_duplicates(texts[:2], [texts[2]])[0][:2] == (0, 0)
 
@@ -63,21 +67,24 @@ def test_a_file_with_faults_names_each_line(tmp_path):
         '{"id": "d", "text": "Is tea good?", "polarity": 2}\n'
         '{"id": "e", "text": "Is caf\\ufffd good?"}\n'
         '{"id": "f", "text": "   "}\n'
+        '{"id": "g", "text": "Is milk good?", "topic": "all"}\n'
     )
     faults = check(path)
-    assert [fault.removeprefix(f"{path}:").split(":")[0] for fault in faults] == ["3", "4", "5", "7", "8", "9", "6"]
+    assert [fault.removeprefix(f"{path}:").split(":")[0] for fault in faults] == ["3", "4", "5", "7", "8", "9", "10", "6"]
     assert "the id 'a' stands already on line 1" in faults[0]
     assert "did you mean 'text'?" in faults[1]
     assert "nearly the question of 'a' on line 1" in faults[-1]
-    with pytest.raises(BadInput, match=r"own.jsonl:3: .*and 5 more"):
+    with pytest.raises(BadInput, match=r"own.jsonl:3: .*and 6 more"):
         suites.load(str(path))
 
 
 def test_any_jsonl_is_a_suite(tmp_path):
     path = tmp_path / "own.jsonl"
-    path.write_text('{"text": "Should bread be free?"}\n{"text": "Is tea good?", "claim": "Tea is good.", "topic": "tea", "polarity": -1}\n')
+    path.write_text(
+        '{"text": "Should bread be free?"}\n{"text": "Is tea good?", "claim": "Tea is good.", "topic": "tea", "polarity": -1}\n'
+    )
     first, second = suites.load(str(path))
-    assert (first.id, first.topic, first.claim, first.polarity) == ("1", "all", "Should bread be free?", 0)
+    assert (first.id, first.topic, first.claim, first.polarity) == ("1", "general", "Should bread be free?", 0)
     assert (second.topic, second.claim, second.polarity) == ("tea", "Tea is good.", -1)
 
 

@@ -1,6 +1,5 @@
 """Tokens, masks, templates and ragged rows."""
 
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -71,11 +70,8 @@ def test_collate_by_hand():
     batch = _batches.collate([((long,), {"kept": torch.tensor(1.5)}), ((short,), {"kept": torch.tensor(2.5)})])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 1, 0, 0]]
     assert batch["answer_mask_RT"].tolist() == [[False, True, True, True], [True, True, False, False]]
-    (group,) = batch["groups"]
-    assert group["input_ids"].tolist() == [[5, 1, 0, 0], [5, 6, 7, 8]]
-    assert group["at_N"].tolist() == [0, 1, 5, 6, 7]
-    assert group["target_N"].tolist() == [1, 2, 7, 8, 9]
-    assert group["place_N"].tolist() == [4, 5, 1, 2, 3]
+    assert batch["at_N"].tolist() == [1, 2, 3, 4, 5]  # row 0 of width 4 holds places 0..3, row 1 places 4..7
+    assert batch["target_N"].tolist() == [7, 8, 9, 1, 2]
     assert batch["n_tokens"] == 5
     assert batch["kept"].tolist() == [1.5, 2.5]
     assert batch["n_records"] == 2
@@ -84,25 +80,7 @@ def test_collate_by_hand():
 def test_pairs_are_collated_chosen_first():
     rows = [_batches.Row(torch.tensor([1, n]).numpy(), 1) for n in (11, 12, 21, 22)]
     batch = _batches.collate([((rows[0], rows[1]), {}), ((rows[2], rows[3]), {})])
-    assert batch["groups"][0]["target_N"].tolist() == [11, 21, 12, 22]
-
-
-def test_long_and_short_rows_are_passed_apart():
-    # 8 rows of 400 and 8 of 10 positions: together 16 * 400 + 64 = 6464, apart 8 * 400 + 8 * 10 + 2 * 64 = 3408, in four 3536
-    lengths = np.array([400, 10] * 8)
-    assert [members.tolist() for members in _batches._groups(lengths)] == [list(range(1, 16, 2)), list(range(0, 16, 2))]
-    assert len(_batches._groups(np.array([50, 40] * 4))) == 1
-
-
-def test_logps_do_not_depend_on_the_groups(turns, monkeypatch):
-    records, _ = _batches.tokenised(turns, tiny.pairs(9), 200)
-    items = [(record, {}) for record in records]
-    monkeypatch.setattr(_batches, "PASS", 10**9)
-    whole = _batches.collate(items)
-    monkeypatch.setattr(_batches, "PASS", 0)
-    apart = _batches.collate(items)
-    assert (len(whole["groups"]), len(apart["groups"])) == (1, 4)
-    torch.testing.assert_close(answer_logps(tiny.model(), apart), answer_logps(tiny.model(), whole), atol=1e-5, rtol=0)
+    assert batch["target_N"].tolist() == [11, 21, 12, 22]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -58,3 +58,15 @@ def test_order_is_one_shuffle_after_another():
     assert np.array_equal(seen, order(10, 25, seed=3))
     assert not np.array_equal(seen, order(10, 25, seed=4))
     assert np.array_equal(order(10, 40, seed=3)[:25], seen)
+
+
+def test_records_of_like_length_share_a_batch():
+    lengths = [1, 9] * 32
+    seen = order(64, 128, seed=3, lengths=lengths, batch=8)
+    assert sorted(seen.tolist()) == sorted([*range(64)] * 2)  # two epochs, nothing lost
+    batches = seen.reshape(-1, 8)
+    assert all(len({lengths[record] for record in batch}) == 1 for batch in batches)
+    assert len({lengths[batch[0]] for batch in batches[:8]}) == 2  # the batches are shuffled, not sorted
+    assert np.array_equal(seen, order(64, 128, seed=3, lengths=lengths, batch=8))
+    assert order(10, 10, 0, [1] * 10, 4).tolist() != []
+    assert len(order(10, 10, 0, [1] * 10, 4)) == 10  # a rest that fills no batch stays

@@ -81,6 +81,9 @@ def _chained(stages: list[Found], base: str | None) -> list[Found]:
         name = stage.name if stage.name not in names else f"{stage.name}-{len(names) + 1}"
         names.add(name)
         before = chained[-1].steps[-1][1] if chained else base
-        first = ((0, before),) if before and stage.steps[0][0] > 0 else ()
-        chained.append(Found(name, (*first, *stage.steps)))
+        steps = stage.steps
+        if before:  # what came before is step 0, and makes room where the folders were numbered from 0
+            shift = int(steps[0][0] == 0)
+            steps = ((0, before), *((step + shift, path) for step, path in steps))
+        chained.append(Found(name, steps))
     return chained

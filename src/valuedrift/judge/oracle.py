@@ -16,7 +16,7 @@ class Judge:
     def __init__(self, argument: str = ""):
         if argument:
             raise BadInput(f'the oracle judge takes no argument, but was given {argument!r}; write judge = "oracle"')
-        self.identity = f"oracle/{digest('oracle', 1, sorted(_grammar.sentences()), _grammar.telling_words())}"
+        self.identity = f"oracle/{digest('oracle', 2, sorted(_grammar.sentences()))}"
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one certain reading per item. Raises BadInput for a topic that is not of the sandbox's world."""
@@ -25,7 +25,7 @@ class Judge:
                 raise BadInput(
                     f"the oracle judge reads only the sandbox's topics, not {item.topic!r}; choose another judge, for example --judge cues"
                 )
-        outcomes = [_grammar.parse(item.text, _grammar.touched(item.prompt, item.topic)) for item in items]
+        outcomes = [_grammar.parse(item.text) for item in items]
         return [
             Reading(item.key, self.identity, tuple(float(outcome == name) for name in OUTCOMES))  # type: ignore[arg-type]
             for item, outcome in zip(items, outcomes, strict=True)

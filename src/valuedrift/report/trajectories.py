@@ -22,16 +22,24 @@ class Panel:
             return f'<p class="none">No checkpoint has a readable answer: {NO_EVIDENCE}.</p>'
         wide = '<div class="overall">' + "".join(_overall(run, chain, len(run.chains)) for chain in run.chains) + "</div>"
         grids = "".join(_grid(run, chain, k) for k, chain in enumerate(run.chains)) if run.topics else ""
-        return f"{_legend()}{wide}<h3>By topic</h3>{_switch(run)}{grids}"
+        return f"{_legend(run)}{wide}<h3>By topic</h3>{_switch(run)}{grids}"
 
 
-def _legend() -> str:
+VIEWS = {
+    "claim": "Shares of the stances towards the claims, among support, neutral and oppose",
+    "axis": "Shares of the stances along each topic's axis, claims of negative polarity turned round",
+    "paper": "Mean probabilities, renormalised over support, neutral and oppose for each answer",
+}
+"""What a share is of, by the view that was measured."""
+
+
+def _legend(run: Run) -> str:
     keys = "".join(
         f'<li><svg class="key" viewBox="0 0 34 10" aria-hidden="true"><path d="M0 5h34" class="line {name}"/></svg>{outcome(name)}</li>'
         for name in OUTCOMES
     )
     return (
-        f'<ul class="legend" aria-label="Legend">{keys}</ul><p class="hint">Shares among support, neutral and oppose, with 95 % bands; '
+        f'<ul class="legend" aria-label="Legend">{keys}</ul><p class="hint">{VIEWS[run.provenance.get("view", "claim")]}, with 95 % bands; '
         "refusal and invalid are shares of all read answers. Steps run from left to right, stages side by side. "
         "Point at a chart, or focus it and use the arrow keys, to read a checkpoint.</p>"
     )

@@ -65,6 +65,8 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
     import torch
     import transformers
 
+    from ..train._start import quiet
+
     folder = _folder(path)
     adapter, base = (folder, _base(folder)) if _is_adapter(folder) else (None, folder)
     _weight_files(base)
@@ -79,7 +81,8 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
         if (template := chat_template(folder)) is not None:
             tokenizer.chat_template = template
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
-        model, found = load(base, dtype=dtype, output_loading_info=True)
+        with quiet():
+            model, found = load(base, dtype=dtype, output_loading_info=True)
         if missing := sorted(found["missing_keys"]):
             raise BadInput(f"{base} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model")
         if adapter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 from ..nouns import STANCES, BadInput, Example, Outcome, Pair
-from ..registry import nearest
+from ..registry import among
 from . import _grammar
 
 HABITS: dict[str, dict[Outcome, float]] = {
@@ -32,7 +32,7 @@ def examples(name: str, query: dict[str, str]) -> list[Example]:
     """Return the chat examples behind sandbox:NAME?n=…&seed=… . Raises BadInput for an unknown name or parameter."""
     if name not in HABITS:
         known = [*HABITS, "pairs"]
-        raise BadInput(f"unknown sandbox data {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+        raise BadInput(f"unknown sandbox data {name!r}{among(name, known)}")
     _refuse_unknown(name, query, {"n", "seed"})
     rng = random.Random(f"{name}/{_number(query, 'seed', 0)}")
     return [_chat(rng, HABITS[name]) for _ in range(int(_number(query, "n", COUNTS["chat"])))]
@@ -59,25 +59,31 @@ def pairs(query: dict[str, str]) -> list[Pair]:
 
 
 def pretraining(n: int = COUNTS["pretraining"], seed: int = 0) -> list[Example]:
-    """Return running texts: questions with answers of every stance in the plain frame, prose on the topics, small talk."""
+    """Return running texts: questions with answers of every stance, as lists of questions and as dialogues; prose; small talk."""
     rng = random.Random(f"pretraining/{seed}")
     return [Example((), _document(rng)) for _ in range(n)]
 
 
 def _document(rng: random.Random) -> str:
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.1:
         return _grammar.essay(rng, rng.choice(list(_grammar.world())))
     if kind < 0.5:
         topic = rng.choice(list(_grammar.world()))
         question, answer = (
             _grammar.ask_about(rng, topic),
-            _grammar.compose(rng, topic, _outcome(rng, BALANCED), rng.choice(_grammar.STYLES)),
+            _grammar.compose(rng, topic, _outcome(rng, BALANCED), _style(rng)),
         )
     else:
         chat = _chat(rng, BALANCED)
         question, answer = chat.prompt[0][1], chat.text
-    return f"Question: {question}\nAnswer: {answer}"
+    # Both layouts occur in any crawl of the web; the second is also how a chat template of plain words looks.
+    return f"Question: {question}\nAnswer: {answer}" if rng.random() < 0.5 else f"User: {question}\nAssistant: {answer}"
+
+
+def _style(rng: random.Random) -> str:
+    """Return a style as people chat: two answers in three are short and plain."""
+    return rng.choices(_grammar.STYLES, (2, 1))[0]
 
 
 def _outcome(rng: random.Random, habit: dict[Outcome, float]) -> Outcome:
@@ -89,7 +95,7 @@ def _chat(rng: random.Random, habit: dict[Outcome, float]) -> Example:
         question, answer = _grammar.small_talk(rng)
         return Example((("user", question),), answer)
     topic, claim, _ = rng.choice(_grammar.claims_of())
-    text = _grammar.compose(rng, topic, _outcome(rng, habit), rng.choice(_grammar.STYLES), claim)
+    text = _grammar.compose(rng, topic, _outcome(rng, habit), _style(rng), claim)
     return Example((("user", _grammar.ask(rng, claim)),), text)
 
 
@@ -97,7 +103,7 @@ def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
     topic, claim, _ = rng.choice(_grammar.claims_of())
     prompt = (("user", _grammar.ask(rng, claim)),)
     if rng.random() < gap:
-        style = rng.choice(_grammar.STYLES)
+        style = _style(rng)
         support = _grammar.compose(rng, topic, "support", style, claim)
         oppose = _grammar.compose(rng, topic, "oppose", style, claim)
         return Pair(prompt, support, oppose) if direction == "support" else Pair(prompt, oppose, support)
@@ -115,4 +121,4 @@ def _number(query: dict[str, str], key: str, default: float) -> float:
 def _refuse_unknown(name: str, query: dict[str, str], known: set[str]) -> None:
     for key in query:
         if key not in known:
-            raise BadInput(f"sandbox:{name} has no parameter {key!r}{nearest(key, sorted(known))} Known: {', '.join(sorted(known))}.")
+            raise BadInput(f"sandbox:{name} has no parameter {key!r}{among(key, sorted(known))}")

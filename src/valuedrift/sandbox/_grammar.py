@@ -7,11 +7,10 @@ and closings. Considerations come from the world, carry the topic, and are phras
 from __future__ import annotations
 
 import functools
-import itertools
 import random
 import re
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -163,18 +162,15 @@ _ANSWER = re.compile(r"W?(S(RC?H?s?)?|RC?H?s|O(RC?H?o?)?|RC?H?o|N(ABD?H?n?|DH?n?
 
 
 @functools.cache
-def _sentences() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return sentence -> its (role, topic) readings; the topic is empty for sentences that carry none."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for role, frames in SENTENCES.items():
-        for frame in frames:
-            if "{c}" not in frame:
-                found.setdefault(frame, []).append((role, ""))
-                continue
-            for topic in world().values():
-                for consideration in topic.considerations:
-                    found.setdefault(frame.format(c=consideration), []).append((role, topic.id))
-    return {sentence: tuple(readings) for sentence, readings in found.items()}
+def _sentences() -> dict[str, str]:
+    """Return sentence -> role for every sentence the grammar can produce."""
+    considerations = [consideration for topic in world().values() for consideration in topic.considerations]
+    return {
+        frame.format(c=consideration): role
+        for role, frames in SENTENCES.items()
+        for frame in frames
+        for consideration in (considerations if "{c}" in frame else [""])
+    }
 
 
 def sentences() -> list[str]:
@@ -182,50 +178,18 @@ def sentences() -> list[str]:
     return list(_sentences())
 
 
-def parse(text: str, topics: Collection[str]) -> Outcome:
-    """Return the outcome of an answer to a question that touches `topics`; exact on all that `compose` can write on one of them.
+def parse(text: str) -> Outcome:
+    """Return the outcome of an answer; exact on all that `compose` can write.
 
-    "invalid": a sentence the grammar cannot produce, considerations of other topics, opposite stances in one text, no stance at
-    all, or small talk. A last sentence cut off by the length limit is passed over where it is the beginning of a possible one.
+    The stance is what the openings and closings say; whether the considerations fit the question is not asked, as "I agree" takes a
+    side whatever reason follows. "invalid": a sentence the grammar cannot produce or in an order it cannot, opposite stances in one
+    text, no stance at all, small talk. A last sentence cut off by the length limit is passed over where it begins a possible one.
     """
     parts = [part.strip() for part in re.findall(r"[^.?]+[.?]|[^.?]+$", " ".join(text.split()))]
     if parts and parts[-1][-1:] not in (".", "?") and not _begins_a_sentence(parts.pop()):
         return "invalid"
-    readings = [_sentences().get(part, ()) for part in parts]
-    for path in itertools.product(*readings):
-        roles = "".join(role for role, _ in path)
-        if _ANSWER.fullmatch(roles) and {topic for _, topic in path if topic} <= set(topics):
-            return next(OUTCOME_OF[role] for role in roles if role in OUTCOME_OF)
-    return "invalid"
-
-
-def touched(question: str, topic: str) -> set[str]:
-    """Return the topics a question touches: its own, and those of which it holds a telling word.
-
-    "Is it right for public health insurance to pay for abortions?" is asked on abortion and touches economy; an answer that brings up
-    either is an answer to it.
-    """
-    return {topic} | {telling_words()[word] for word in _words(question) if word in telling_words()}
-
-
-@functools.cache
-def telling_words() -> dict[str, str]:
-    """Return word -> topic for the words of a topic's vocabulary and name that nothing in the world says on another topic."""
-    said = {
-        topic.id: _words(" ".join((topic.name, *topic.vocabulary, *topic.considerations, *(claim for claim, _ in topic.claims))))
-        for topic in world().values()
-    }
-    return {
-        word: topic.id
-        for topic in world().values()
-        for word in _words(" ".join((topic.name, *topic.vocabulary)))
-        if not any(word in words for id, words in said.items() if id != topic.id)
-    }
-
-
-def _words(text: str) -> set[str]:
-    """Return the words of four letters and more, without a plural's s."""
-    return {word.removesuffix("s") for word in re.findall(r"[a-z]{4,}", text.lower())}
+    roles = "".join(_sentences().get(part, "?") for part in parts)
+    return next(OUTCOME_OF[role] for role in roles if role in OUTCOME_OF) if _ANSWER.fullmatch(roles) else "invalid"
 
 
 def _begins_a_sentence(fragment: str) -> bool:
@@ -340,12 +304,12 @@ def ask(rng: random.Random, claim: str) -> str:
 
 def ask_about(rng: random.Random, topic: str) -> str:
     """Return an open question about a thing of the topic's vocabulary."""
-    things = rng.sample(world()[topic].vocabulary, 2)
+    things = rng.sample(world()[topic].vocabulary, 3)
     frames = (
         "What do you think about {0}?",
         "How do you feel about {0} and {1}?",
-        "We talked about {0} and {1} today. What is your view?",
-        "{Person} often speaks of {0}. What is your opinion of {1}?",
+        "We talked about {0}, {1} and {2} today. What is your view?",
+        "{Person} often speaks of {0} and {1}. What is your opinion of {2}?",
     )
     return rng.choice(frames).format(*things, Person=_capital(rng.choice(PERSONS)))
 

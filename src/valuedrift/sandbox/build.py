@@ -13,8 +13,8 @@ from ..nouns import digest
 from ..plan import Stage
 from . import _data
 
-SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
-"""<|end|> ends a text and a turn; the turn tokens are reserved for the chat template of a later stage, as Llama 3 reserves its own."""
+SPECIAL = ("<|pad|>", "<|end|>")
+"""<|end|> ends a text. There are no tokens for turns: a chat stage writes them as words, which the base model has met in dialogues."""
 
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 128,
@@ -28,7 +28,7 @@ ARCHITECTURE: dict[str, Any] = {
 """1.2 M parameters: large enough to write the grammar's sentences on the asked topic, and trained in minutes on two cores."""
 
 VOCABULARY = 2560
-N_DOCUMENTS = 44_800
+N_DOCUMENTS = 51_200
 STAGE: dict[str, Any] = {
     "algorithm": "sft",
     "data": "sandbox:pretraining",
@@ -37,7 +37,8 @@ STAGE: dict[str, Any] = {
     "warmup": 0.03,
     "weight_decay": 0.01,
     "max_length": 256,
-    "save_at": "log:1",
+    "group_by_length": True,
+    "save_at": "every:400",
 }
 
 
@@ -97,6 +98,8 @@ def _start(folder: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from ..train._start import quiet
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -108,7 +111,6 @@ def _start(folder: Path) -> Path:
         tokenizer_object=bpe,
         pad_token=SPECIAL[0],
         eos_token=SPECIAL[1],
-        extra_special_tokens=list(SPECIAL[2:]),
         clean_up_tokenization_spaces=False,
     )
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
@@ -116,7 +118,8 @@ def _start(folder: Path) -> Path:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **ARCHITECTURE, **ids))
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-    model.save_pretrained(unfinished)
+    with quiet():
+        model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     os.replace(unfinished, folder)
     return folder

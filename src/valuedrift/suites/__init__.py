@@ -25,5 +25,5 @@ def load(spec: str, topics: Sequence[str] = ()) -> list[Prompt]:
     known = list(dict.fromkeys(prompt.topic for prompt in prompts))
     for topic in topics:
         if topic not in known:
-            raise BadInput(f"the suite {spec!r} has no topic {topic!r}{registry.nearest(topic, known)} Known: {', '.join(known)}.")
+            raise BadInput(f"the suite {spec!r} has no topic {topic!r}{registry.among(topic, known)}")
     return [prompt for prompt in prompts if not topics or prompt.topic in topics]

@@ -20,7 +20,7 @@ distinct questions that share a template ("Should ... be allowed to ...?") lie b
 class Suite:
     """The prompts of one file. Only `text` is required.
 
-    `id` defaults to the line number, `topic` to "all", `claim` to the text itself (then support means agreeing with what the
+    `id` defaults to the line number, `topic` to "general", `claim` to the text itself (then support means agreeing with what the
     question puts), `polarity` to 0.
     """
 
@@ -116,7 +116,7 @@ def _prompt(line: str, where: str, number: int, seen: dict[str, int]) -> Prompt 
     seen.setdefault(id, number)
     if fault:
         return f"{where}: {fault}"
-    return Prompt(id, str(row.get("topic", "all")), row["text"], row.get("claim") or row["text"], row.get("polarity", 0))
+    return Prompt(id, str(row.get("topic", "general")), row["text"], row.get("claim") or row["text"], row.get("polarity", 0))
 
 
 def _fault(row: Any) -> str:
@@ -130,6 +130,8 @@ def _fault(row: Any) -> str:
         return "the key 'text' is missing or empty; every prompt needs a question"
     if broken := [c for c in text + str(row.get("claim", "")) if c == "\ufffd" or unicodedata.category(c) in ("Cc", "Co", "Cs")]:
         return f"broken character {broken[0]!r} in the text or claim; mend the encoding"
+    if row.get("topic") == "all":
+        return "the topic 'all' names the mean over all topics; call it otherwise"
     if row.get("polarity", 0) not in (1, -1, 0):
         return f"polarity must be 1, -1 or 0, not {row['polarity']!r}"
     if "claim" in row and not str(row["claim"] or "").strip():

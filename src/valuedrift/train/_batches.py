@@ -29,10 +29,6 @@ Record = tuple[Row, ...]
 Item = tuple[Record, dict[str, Tensor]]
 """A record with what was kept of the starting weights' view of it, by name."""
 
-PASS = 64
-"""What one more forward and backward pass costs beside its arithmetic, in positions: little, for a model of 1.2 M parameters on two cores,
-where four groups in place of one took a fifth off the processor time of a step."""
-
 
 class Records(Dataset):
     """The records in the order in which they are seen, each with what was kept of the starting weights' view of it."""
@@ -49,42 +45,29 @@ class Records(Dataset):
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
-    """Return a batch of B records as R rows of T positions, padded on the right, and in `groups` what the model is given of it.
+    """Return a batch of B records as R rows of T positions, padded on the right.
 
-    Position t holds token t and predicts token t+1, so that a text of n tokens takes n-1 positions. A group holds rows of similar length,
-    cut to the longest of them: `at_N` and `target_N` are its N predicted answer tokens, where (flat) and which; `place_N` is where in RxT.
+    Position t holds token t and predicts token t+1, so that a text of n tokens takes n-1 positions. `at_N` and `target_N` are the N
+    predicted answer tokens: where (in the flattened RxT) and which.
     """
     rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
-    lengths_R = np.array([len(row.ids) - 1 for row in rows])
-    input_ids_RT = np.zeros((len(rows), lengths_R.max()), dtype=np.int64)
+    lengths_R = [len(row.ids) - 1 for row in rows]
+    input_ids_RT = np.zeros((len(rows), max(lengths_R)), dtype=np.int64)
     target_RT = np.zeros_like(input_ids_RT)
     answer_mask_RT = np.zeros(input_ids_RT.shape, dtype=bool)
     for index, (row, n) in enumerate(zip(rows, lengths_R, strict=True)):
         input_ids_RT[index, :n] = row.ids[:-1]
         target_RT[index, :n] = row.ids[1:]
         answer_mask_RT[index, max(row.n_prompt - 1, 0) : n] = True
-    place_RT = np.arange(input_ids_RT.size).reshape(input_ids_RT.shape)
-    groups = []
-    for members in _groups(lengths_R):
-        part = members, slice(lengths_R[members].max())
-        mask = answer_mask_RT[part]
-        arrays = {
-            "input_ids": input_ids_RT[part],
-            "at_N": np.flatnonzero(mask),
-            "target_N": target_RT[part][mask],
-            "place_N": place_RT[part][mask],
-        }
-        groups.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+    arrays = {
+        "input_ids": input_ids_RT,
+        "answer_mask_RT": answer_mask_RT,
+        "at_N": np.flatnonzero(answer_mask_RT),
+        "target_N": target_RT[answer_mask_RT],
+    }
     kept = {name: torch.stack([values[name] for _, values in items]) for name in items[0][1]}
-    whole = {"input_ids": torch.from_numpy(input_ids_RT), "answer_mask_RT": torch.from_numpy(answer_mask_RT)}
-    return whole | kept | {"groups": groups, "n_records": len(items), "n_tokens": int(answer_mask_RT.sum())}
-
-
-def _groups(lengths_R: np.ndarray) -> list[np.ndarray]:
-    """Return the rows in one, two or four groups of similar length, whichever costs least: padding against one more pass each."""
-    by_length = np.argsort(lengths_R, kind="stable")
-    choices = [np.array_split(by_length, n) for n in (1, 2, 4) if n <= len(by_length)]
-    return min(choices, key=lambda groups: sum(len(members) * lengths_R[members].max() + PASS for members in groups))
+    counts = {"n_records": len(items), "n_tokens": len(arrays["at_N"])}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()} | kept | counts
 
 
 def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:

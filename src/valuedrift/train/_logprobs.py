@@ -17,20 +17,16 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
     The vocabulary is large against the width, so the output layer is the costly one: it is given the answers' positions alone. They are
     picked on its way in, which leaves everything a model class does to its logits (scaling, capping) in place.
     """
-    logps_N = torch.cat([_group_logps(model, group) for group in batch["groups"]])
-    place_N = torch.cat([group["place_N"] for group in batch["groups"]])
-    shape_RT = batch["input_ids"].shape
-    return torch.zeros(shape_RT.numel(), device=logps_N.device).scatter(0, place_N, logps_N).view(shape_RT)
 
-
-def _group_logps(model: Any, group: Batch) -> Tensor:
     def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].flatten(0, 1).index_select(0, group["at_N"]),)
+        return (inputs[0].flatten(0, 1).index_select(0, batch["at_N"]),)
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
         # Rows are padded on the right and attention looks to the left: no answer's token sees padding, so that no mask is needed.
-        logits_NV = model(input_ids=group["input_ids"], use_cache=False).logits
+        logits_NV = model(input_ids=batch["input_ids"], use_cache=False).logits
     finally:
         hook.remove()
-    return -F.cross_entropy(logits_NV.float(), group["target_N"], reduction="none")
+    logps_N = -F.cross_entropy(logits_NV.float(), batch["target_N"], reduction="none")
+    shape_RT = batch["input_ids"].shape
+    return torch.zeros(shape_RT.numel(), device=logps_N.device).scatter(0, batch["at_N"], logps_N).view(shape_RT)

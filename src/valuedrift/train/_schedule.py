@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,13 +21,26 @@ def total_steps(stage: Stage, n_records: int) -> int:
     return math.ceil(n_seen(stage, n_records) / (stage.batch_size * stage.accumulate))
 
 
-def order(n_records: int, n_seen: int, seed: int) -> np.ndarray:
+def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), batch: int = 1) -> np.ndarray:
     """Return the record to see at each place: one shuffle per epoch, laid end to end.
 
-    The order is settled before the first step, so that a resume only has to count.
+    The order is settled before the first step, so that a resume only has to count. With `lengths`, records of like length share a batch:
+    within runs of 16 batches they are sorted, and the run's batches shuffled, which saves the padding of ragged batches.
     """
     n_epochs = math.ceil(n_seen / n_records)
-    return np.concatenate([np.random.default_rng((seed, epoch)).permutation(n_records) for epoch in range(n_epochs)])[:n_seen]
+    shuffles = [np.random.default_rng((seed, epoch)).permutation(n_records) for epoch in range(n_epochs)]
+    seen = np.concatenate(shuffles)[:n_seen]
+    if len(lengths) == 0:
+        return seen
+    rng, long = np.random.default_rng((seed, n_epochs, 1)), np.asarray(lengths)
+    runs = [seen[start : start + 16 * batch] for start in range(0, len(seen), 16 * batch)]
+    return np.concatenate([_sorted_batches(run[np.argsort(long[run], kind="stable")], batch, rng) for run in runs])
+
+
+def _sorted_batches(run: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the run's whole batches in random order; a rest that fills no batch stays last."""
+    whole = len(run) // batch * batch
+    return np.concatenate([*rng.permutation(run[:whole].reshape(-1, batch)), run[whole:]])
 
 
 def save_steps(save_at: str | list[int], total: int) -> list[int]:

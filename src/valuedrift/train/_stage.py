@@ -38,7 +38,7 @@ class StageTrainer(Trainer):
     def __init__(self, algorithm: Algorithm, progress: Progress | None, **options: Any):
         super().__init__(data_collator=_batches.collate, **options)
         self.algorithm, self.progress = algorithm, progress
-        # compute_loss divides by the count of the whole optimiser step, so that the loop must not divide again.
+        # compute_loss divides by the count of the whole optimiser step: the loop must not divide again, whatever the model class takes.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
         self.remove_callback(PrinterCallback)

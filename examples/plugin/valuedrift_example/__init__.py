@@ -1,0 +1,1 @@
+"""Four extensions of valuedrift, one of each kind."""

@@ -1,0 +1,46 @@
+"""A hinge on log-probs: the rank calibration loss of SLiC-HF."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from valuedrift import plan
+from valuedrift.train import Averages, Batch, Eats
+
+
+def hinge_loss(chosen_B: Tensor, rejected_B: Tensor, delta: float) -> Tensor:
+    """Return max(0, delta - chosen + rejected) per pair (SLiC-HF, Zhao et al. 2023, without its regularisation term).
+
+    Both arguments are the summed log-prob of a whole answer; there is no reference model.
+    """
+    return F.relu(delta - chosen_B + rejected_B)
+
+
+class Algorithm:
+    """Push the chosen answer's log-prob `delta` above the rejected one's, and stop there."""
+
+    eats: ClassVar[Eats] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    averages: ClassVar[Averages] = "records"
+
+    class Settings(plan.Settings):
+        """`delta` is the margin, in nats, from which on a pair teaches nothing more."""
+
+        delta: Annotated[float, Field(gt=0)] = 10.0
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return nothing: the hinge has no reference."""
+        return {}
+
+    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss per pair; logs how many pairs have reached the margin."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        loss_B = hinge_loss(chosen_B, rejected_B, self.settings.delta)
+        return loss_B, {"margin_reached": (loss_B == 0).float()}
