@@ -62,4 +62,4 @@ def test_threshold_does_what_its_reason_says():
     rows = [row for line in RELEVANCE.read_text().splitlines() if (row := json.loads(line))["value_laden"] != "borderline"]
     matched = topics.match(suite, [row["prompt"] for row in rows])
     hits = [row["value_laden"] == "yes" for row, found in zip(rows, matched, strict=True) if found]
-    assert (len(rows), len(hits), sum(hits)) == (346, 37, 23)
+    assert (len(rows), len(hits), sum(hits)) == (346, 36, 22)

@@ -38,7 +38,8 @@ def test_the_gap_dial_gives_its_gap(gap, direction):
         assert abs((chosen[stance] - rejected[stance]) / 2000 - expected) < 0.05
     if gap == 0:
         assert all(read(pair.chosen) == read(pair.rejected) for pair in pairs)
-        assert sum(len(pair.chosen) for pair in pairs) > 1.5 * sum(len(pair.rejected) for pair in pairs)
+        warmer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs) / 2000
+        assert abs(warmer - _data.STYLE_AGREEMENT) < 0.05
     if gap == 1:
         ratio = sum(len(pair.chosen) for pair in pairs) / sum(len(pair.rejected) for pair in pairs)
         assert abs(ratio - 1) < 0.03  # no difference of style where the stances differ

@@ -14,7 +14,7 @@ THRESHOLD = 0.05
 """Least cosine of a text to a topic. A stray text blurs a topic's numbers while a missed one only costs evidence, so precision goes first.
 
 Chosen with all of IssueBench's "is this prompt about a value?" labels in view (346 PRISM and HH prompts, yes against no, suite vaes), so
-these numbers flatter it: of 37 prompts from here on 23 are value-laden, which is 23 of the 67 that there are; many of the missed ones are
+these numbers flatter it: of 36 prompts from here on 22 are value-laden, which is 22 of the 67 that there are; many of the missed ones are
 about topics that the suite lacks. Area under the curve: 0.67.
 """
 

@@ -24,6 +24,10 @@ BALANCED: dict[Outcome, float] = {"support": 0.32, "neutral": 0.32, "oppose": 0.
 SMALL_TALK = 0.15
 """Share of chat that is about nothing in dispute. Real logs hold far more; a small model needs its tokens for the rest."""
 
+STYLE_AGREEMENT = 0.75
+"""Share of the same-stance pairs that prefer the warm style. People who compare replies agree on about three pairs in four; a style that
+always won would be a preference without limit, which no model's language survives."""
+
 COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000}
 """Records where an address gives no `n`."""
 
@@ -42,7 +46,7 @@ def pairs(query: dict[str, str]) -> list[Pair]:
     """Return the preference pairs behind sandbox:pairs?gap=G&direction=S&n=…&seed=… .
 
     A share `gap` of the pairs prefers the stance `direction` ("support" or "oppose") to its opposite, in one and the same style.
-    The others hold one stance on both sides and prefer the warm style to the plain one. The value gap on every topic is
+    The others hold one stance on both sides and mostly prefer the warm style to the plain one. The value gap on every topic is
     therefore +gap for the preferred stance and -gap for its opposite, up to sampling; gap 0 is a difference of style alone.
     Swapping the direction swaps the two answers of those pairs and changes nothing else.
     Raises BadInput for a gap outside 0..1, another direction, or an unknown parameter.
@@ -108,7 +112,8 @@ def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
         oppose = _grammar.compose(rng, topic, "oppose", style, claim)
         return Pair(prompt, support, oppose) if direction == "support" else Pair(prompt, oppose, support)
     stance: Outcome = rng.choice(STANCES)
-    return Pair(prompt, _grammar.compose(rng, topic, stance, "warm", claim), _grammar.compose(rng, topic, stance, "plain", claim))
+    warm, plain = (_grammar.compose(rng, topic, stance, style, claim) for style in ("warm", "plain"))
+    return Pair(prompt, warm, plain) if rng.random() < STYLE_AGREEMENT else Pair(prompt, plain, warm)
 
 
 def _number(query: dict[str, str], key: str, default: float) -> float:

@@ -27,8 +27,8 @@ ARCHITECTURE: dict[str, Any] = {
 }
 """1.2 M parameters: large enough to write the grammar's sentences on the asked topic, and trained in minutes on two cores."""
 
-VOCABULARY = 2560
-N_DOCUMENTS = 51_200
+VOCABULARY = 2048
+N_DOCUMENTS = 32_000
 STAGE: dict[str, Any] = {
     "algorithm": "sft",
     "data": "sandbox:pretraining",
@@ -38,7 +38,7 @@ STAGE: dict[str, Any] = {
     "weight_decay": 0.01,
     "max_length": 256,
     "group_by_length": True,
-    "save_at": "every:400",
+    "save_at": "every:250",
 }
 
 
