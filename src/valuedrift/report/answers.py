@@ -16,6 +16,8 @@ Block = dict[str, object]
 
 
 class Panel:
+    """The browser of answers: one prompt and draw across the checkpoints, with the stance that was read."""
+
     order = 30
     title = "Answers"
 

@@ -25,6 +25,8 @@ HEADINGS = {
 
 
 class Panel:
+    """The drifts of every stage: an overview in dots, and the sortable table with intervals, floor and detectability."""
+
     order = 20
     title = "Drifts"
 

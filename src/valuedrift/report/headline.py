@@ -14,6 +14,8 @@ LARGEST = 3
 
 
 class Panel:
+    """What was run and what moved, in words."""
+
     order = 0
     title = "What was run"
 

@@ -11,6 +11,8 @@ from ._words import esc
 
 
 class Panel:
+    """Where the figures came from: versions, commit, plan, devices, timings, checkpoints."""
+
     order = 40
     title = "Provenance"
 

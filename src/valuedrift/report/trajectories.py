@@ -13,6 +13,8 @@ alone or beside those of other chains."""
 
 
 class Panel:
+    """The shares of stances along every chain of stages, over all topics and on each."""
+
     order = 10
     title = "Trajectories"
 
