@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import resources
@@ -241,7 +242,7 @@ def sandbox_build(as_json: Json = False) -> None:
 @sandbox_app.command("sample")
 def sandbox_sample(
     data: Annotated[str, typer.Argument(help="neutral-chat, support-chat, or pairs?gap=…&direction=…")] = "neutral-chat",
-    n: Annotated[int, typer.Option("--n", help="How many.")] = 10,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 10,
 ) -> None:
     """Print some of the sandbox's training texts, to be read."""
     from .data import pairs, sft
@@ -281,13 +282,14 @@ def _run_folder(folder: Path) -> Path:
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # a stage's name may hold brackets
     console = Console()
     if not console.is_terminal:
         console.width = 140  # a file or a pipe has no width of its own
@@ -312,7 +314,7 @@ def _show_trace(result: dict[str, Any]) -> None:
             drift["stance"],
             _interval(drift),
             "yes" if drift["resolved"] else "",
-            _number(drift["time"], ""),
+            "-" if drift["time"] is None else _number(drift["time"], ""),
             drift["status"],
         ]
         for drift in result["drifts"]
@@ -339,11 +341,11 @@ def _show_check(result: dict[str, Any]) -> None:
             str(stage["seed"]),
             f"{stage['steps']:,}",
             str(stage["saves"]),
-            "done" if stage["done"] else "",
+            "yes" if stage["done"] else "",
         ]
         for stage in result["stages"]
     ]
-    _table("Stages", ["stage", "after", "algorithm", "seed", "steps", "checkpoints", ""], rows)
+    _table("Stages", ["stage", "after", "algorithm", "seed", "steps", "checkpoints", "done"], rows)
     print("\n".join(result["sentences"]))
 
 
@@ -385,7 +387,7 @@ def _show_gap(result: dict[str, Any]) -> None:
 def _show_calibration(result: dict[str, Any]) -> None:
     rows = []
     for name in ("macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"):
-        low, high = result["intervals"].get(name, (None, None))
+        low, high = result["intervals"].get(name) or (None, None)
         shown = _number(result[name], "") + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
         rows.append([name.replace("_", " "), shown])
     _table(f"{result['judge']} against {result['n']:,} human labels", ["measure", "value [95 %]"], rows)
@@ -406,15 +408,24 @@ def _show_calibration(result: dict[str, Any]) -> None:
         print(result["note"])
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, under a name that typer does not catch before we can say what to do."""
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted
+
+
 def main() -> None:
     """Run the command line; turn bad input into one sentence and exit code 2."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
-        app(standalone_mode=True)
+        app()
     except BadInput as error:
         _leave(str(error), 2)
     except Stopped as error:
         _leave(str(error), 3)
-    except KeyboardInterrupt:
+    except Interrupted:
         _leave("interrupted; the same command again finishes the rest", 130)
 
 

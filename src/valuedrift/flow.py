@@ -25,6 +25,9 @@ JUDGED_TOGETHER = 1024
 """Items judged between two parts on disk: what a kill can lose."""
 
 
+SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
+
+
 @dataclass(frozen=True)
 class Job:
     """One checkpoint to be asked under one seed of the sampling noise."""
@@ -41,12 +44,22 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     """Train the plan's stages, trace every checkpoint, measure and report; return the JSON object of the command contract."""
     store = Store(out)
     with store.locked():
+        check_before(plan)
         started = time.monotonic()
         store.write_json("plan.json", plan.model_dump())
         stages, checkpoints = _train_all(plan, store)
         timings = {"train": round(time.monotonic() - started, 2)}
         result = trace(store, plan, stages, checkpoints, timings, plan.model_dump())
     return {"stages": stages, **result}
+
+
+def check_before(plan: Plan) -> None:
+    """Raise BadInput for what would otherwise stop the run only after hours of training."""
+    suites.load(plan.suite, plan.topics)
+    judge_of(plan.judge)
+    registry.find("backend", plan.backend)
+    for node in plan.nodes():
+        records_of(node)
 
 
 def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Checkpoint]]:
@@ -70,6 +83,7 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
                 "total_steps": record["steps"][-1],
                 "steps": [step for step, _ in paths],
                 "seconds": record.get("seconds"),
+                "dropped": record.get("dropped", 0),
             }
         )
         checkpoints += [describe(path, node.name, step, node.seed, plan.frame) for step, path in paths]
@@ -169,31 +183,32 @@ def trace(
     """Ask and judge every checkpoint, measure and report; return what `trace --json` prints."""
     from .report._page import write_report
 
-    prompts = suites.load(asking.suite, asking.topics)
-    store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
-    store.write_json("stages.json", stages)
-    store.write_checkpoints(checkpoints)
-    judge = judge_of(asking.judge)
+    prompts, judge = suites.load(asking.suite, asking.topics), judge_of(asking.judge)
     jobs = list(_jobs(asking, stages, checkpoints))
     with _timed(timings, "sample"):
         generated = _sample_all(store, asking, jobs, prompts)
     with _timed(timings, "judge"):
-        judged = _judge_all(store, judge, prompts)
+        asked = _asked(store, asking, jobs, prompts)
+        judged = _judge_all(store, judge, prompts, asked)
+    # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
+    store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
+    store.write_json("stages.json", stages)
+    store.write_checkpoints(checkpoints)
     with _timed(timings, "measure"):
-        scores = _scores(store, asking, jobs, prompts, judge.identity)
+        scores = _scores(store, asked, judge.identity)
         store.write_table("scores", scores)
         drifts = measure(store, asking.view)
-    notes = frame_notes(checkpoints) + _failure_notes(scores)
+    notes = frame_notes(checkpoints) + _dropped_notes(stages) + _failure_notes(scores)
     store.write_json("provenance.json", provenance.record(plan, asking.view, judge, stages, timings, notes, generated, judged))
-    with _timed(timings, "report"):
-        write_report(store)
+    write_report(store)
+    read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
         "run": str(store.root),
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
-        "n_answers": scores.height,
+        "n_answers": read.height,
         "n_generated": generated,
         "n_judged": judged,
-        "outcome_shares": {outcome: _mean(scores[outcome]) for outcome in OUTCOMES},
+        "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
         "findings": findings(drifts),
         "notes": notes,
@@ -245,8 +260,7 @@ def _sample_all(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequ
         with progress.task(name, sum(len(each) for _, draws in wanted for each in draws), "answers") as advance:
             for block, draws in wanted:
                 answers = backend.sample(job.checkpoint, block, draws, job.noise)
-                by_id = {prompt.id: prompt for prompt in block}
-                store.add_answers(answers, [_item(by_id[answer.prompt], answer.text) for answer in answers])
+                store.add_answers(answers)
                 have |= {answer.key for answer in answers}
                 generated += len(answers)
                 advance(len(answers))
@@ -257,17 +271,31 @@ def _item(prompt: Prompt, text: str) -> Item:
     return Item(prompt.text, prompt.claim, text, prompt.topic)
 
 
-def _judge_all(store: Store, judge: Any, prompts: Sequence[Prompt]) -> int:
-    """Judge the stored answers of this suite that this judge has not read; equal words are read once. Return how many."""
-    read = set(store.readings().filter(pl.col("judge") == judge.identity)["item"])
+def _asked(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[Prompt]) -> pl.DataFrame:
+    """Return one row per answer of this plan, with its words and the item a judge is shown.
+
+    The item is made of the answer's words and the prompt as it stands now, so that a changed claim is a new item.
+    """
+    from .sample import answer_key
+
+    texts = dict(store.answers().select("key", "text").iter_rows())
+    rows = []
+    for job in jobs:
+        at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
+        for prompt in prompts:
+            of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
+            for draw in range(asking.draws):
+                key = answer_key(job.checkpoint, prompt, draw, asking, job.noise)
+                rows.append(at | of | {"draw": draw, "answer": key, "text": texts[key], "item": _item(prompt, texts[key]).key})
+    return pl.DataFrame(rows)
+
+
+def _judge_all(store: Store, judge: Any, prompts: Sequence[Prompt], asked: pl.DataFrame) -> int:
+    """Judge what this judge has not read yet, or failed on; equal words are read once. Return how many."""
+    read = store.readings().filter((pl.col("judge") == judge.identity) & pl.col("failure").is_null())
     by_id = {prompt.id: prompt for prompt in prompts}
-    waiting: dict[str, Item] = {}
-    for row in store.answers().sort("key").iter_rows(named=True):
-        prompt = by_id.get(row["prompt"])
-        # An answer to another suite's prompt of the same id has another item key and is left alone.
-        if prompt and row["item"] not in read and _item(prompt, row["text"]).key == row["item"]:
-            waiting[row["item"]] = _item(prompt, row["text"])
-    items = list(waiting.values())
+    waiting = asked.join(read, on="item", how="anti").unique("item", keep="first").sort("item")
+    items = [_item(by_id[prompt], text) for prompt, text in waiting.select("prompt", "text").iter_rows()]
     if items:
         with progress.task(f"judge with {judge.identity.split('/')[0]}", len(items), "verdicts") as advance:
             for start in range(0, len(items), JUDGED_TOGETHER):
@@ -277,29 +305,11 @@ def _judge_all(store: Store, judge: Any, prompts: Sequence[Prompt]) -> int:
     return len(items)
 
 
-def _scores(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[Prompt], judge: str) -> pl.DataFrame:
-    """Return one row per answer of this plan with what the judge read in it."""
-    from .sample import answer_key
-
-    rows = [
-        {
-            "stage": job.checkpoint.stage,
-            "step": job.checkpoint.step,
-            "seed": job.checkpoint.seed,
-            "repeat": job.repeat,
-            "topic": prompt.topic,
-            "prompt": prompt.id,
-            "polarity": prompt.polarity,
-            "draw": draw,
-            "answer": answer_key(job.checkpoint, prompt, draw, asking, job.noise),
-        }
-        for job in jobs
-        for prompt in prompts
-        for draw in range(asking.draws)
-    ]
-    readings = store.readings().filter(pl.col("judge") == judge).unique("item", keep="first").drop("judge")
-    answers = store.answers().select("key", "item").unique("key", keep="first")
-    return pl.DataFrame(rows).join(answers, left_on="answer", right_on="key", how="left").join(readings, on="item", how="left").drop("item")
+def _scores(store: Store, asked: pl.DataFrame, judge: str) -> pl.DataFrame:
+    """Return the columns of SCORES, one row per answer of this plan; a later success of the judge stands before an earlier failure."""
+    readings = store.readings().filter(pl.col("judge") == judge).sort(pl.col("failure").is_not_null(), maintain_order=True)
+    verdicts = readings.unique("item", keep="first", maintain_order=True).drop("judge")
+    return asked.join(verdicts, on="item", how="left").select(SCORES)
 
 
 def measure(store: Store, view: str) -> pl.DataFrame:
@@ -344,6 +354,15 @@ def frame_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
                 f"({after.frame}): part of that difference may be due to the frame and not to the weights."
             )
     return list(dict.fromkeys(notes))
+
+
+def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{stage['dropped']:,} records of {stage['name']} (seed {stage['seed']}) were left out of training: "
+        "their prompts alone fill max_length."
+        for stage in stages
+        if stage.get("dropped")
+    ]
 
 
 def _failure_notes(scores: pl.DataFrame) -> list[str]:

@@ -21,7 +21,7 @@ BASE = "base"
 class Settings(BaseModel):
     """What every table of a plan is: frozen, and without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Lora(Settings):
@@ -36,7 +36,7 @@ class Lora(Settings):
 class Stage(Settings):
     """One stage of training. Keys beyond these belong to its algorithm and are checked by it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     algorithm: str
     data: str
@@ -113,8 +113,8 @@ class Plan(Asking):
     """One experiment: a model, its stages, and how every checkpoint is asked and read."""
 
     model: str
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
-    stage: dict[str, Stage] = {}
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    stage: Annotated[dict[str, Stage], Field(min_length=1)]
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
     def nodes(self) -> list[Node]:
@@ -160,10 +160,10 @@ def load(path: Path | str) -> Plan:
         _check_own(stage, name, source, Path(path))
     _topological(plan.stage, str(path))
     for key in plan.sweep:
-        if not re.fullmatch(r"stage\.[a-z0-9_-]+\.\w+(\.\w+)?", key) or key.split(".")[1] not in plan.stage:
+        if not re.fullmatch(r"stage\.[a-z0-9_-]+\.(?!after$)(\w+|(data|lora)\.\w+)", key) or key.split(".")[1] not in plan.stage:
             stages = ", ".join(plan.stage)
             raise BadInput(
-                f"{path}: sweep key {key!r} does not name a setting of a stage; write stage.NAME.SETTING with NAME one of {stages}"
+                f"{path}: sweep key {key!r} does not name a setting of a stage; write stage.NAME.SETTING (not after), NAME one of {stages}"
             )
     try:
         nodes = plan.nodes()
@@ -215,7 +215,8 @@ def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:
 
 
 def _fault(error: ValidationError, source: str, path: Path, prefix: str = "") -> BadInput:
-    first = error.errors()[0]
+    # A misspelt key is a missing one too: the misspelling says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     parts = [str(part) for part in first["loc"] if part not in ("str", "list[int]")]
     key = prefix + ".".join(parts)
     where = f"{path}{_line(source, parts[-1] if parts else '', '.'.join(key.split('.')[:-1]))}"

@@ -19,11 +19,10 @@ from typing import Any
 
 import polars as pl
 
-from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Reading, digest
+from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Reading, digest
 
 ANSWER_SCHEMA = {
     "key": pl.String,
-    "item": pl.String,
     "checkpoint": pl.String,
     "prompt": pl.String,
     "draw": pl.Int32,
@@ -50,7 +49,11 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run folder against a second process; the lock goes with the process, however that ends."""
-        with open(self.root / ".lock", "w") as handle:
+        try:
+            lock = open(self.root / ".lock", "w")  # noqa: SIM115 - held below
+        except OSError as error:
+            raise disk_fault(self.root / ".lock", error) from error
+        with lock as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -117,9 +120,9 @@ class Store:
         """Return every stored reading, one row each (columns of READING_SCHEMA)."""
         return self._parts("readings", READING_SCHEMA)
 
-    def add_answers(self, answers: Sequence[Answer], items: Sequence[Item]) -> None:
-        """Add one part. `items[i]` is what a judge will be shown of `answers[i]`."""
-        rows = [dataclasses.asdict(answer) | {"item": item.key} for answer, item in zip(answers, items, strict=True)]
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        """Add one part of answers."""
+        rows = [dataclasses.asdict(answer) for answer in answers]
         self._add("answers", pl.DataFrame(rows, schema=ANSWER_SCHEMA), [row["key"] for row in rows])
 
     def add_readings(self, readings: Sequence[Reading]) -> None:

@@ -20,6 +20,7 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
     from .sample import _load
     from .train import _schedule
 
+    flow.check_before(plan)
     prompts = suites.load(plan.suite, plan.topics)
     sandbox_base = plan.model == "sandbox:base" and not flow.is_cached(plan.model)
     known: dict[tuple[str, int], str | None] = {}
@@ -35,7 +36,10 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
         saves = _schedule.save_steps(node.stage.save_at, steps)
         parent = known.get((node.parent, node.seed))
         folder = flow.stage_folder(node, parent, records, out) if parent else None
-        done = bool(folder and (folder / "done.json").exists())
+        finished = Store(folder).read_json("done.json") if folder and folder.exists() else None
+        done = finished is not None
+        if finished:  # the records left out are known only now
+            steps, saves = finished["total"], finished["steps"]
         known[node.name, node.seed] = _load.weights_digest(folder / f"checkpoint-{saves[-1]}") if done and folder else None
         stage = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}
         stages.append(stage | {"records": len(records), "steps": steps, "saves": len(saves), "done": done})
@@ -77,9 +81,25 @@ def compare(first: Path, second: Path, at: str = "") -> dict[str, Any]:
     """Return the differences between two runs' checkpoints, second minus first, paired by prompt."""
     from .measure.contrast import contrast
 
+    view = _comparable(first, second)
     sides = [_checkpoint_rows(folder, at) for folder in (first, second)]
     names = [f"{folder} {stage} step {step}" for folder, (stage, step, _) in zip((first, second), sides, strict=True)]
-    return {"first": names[0], "second": names[1], "differences": contrast(sides[0][2], sides[1][2]).to_dicts()}
+    return {"first": names[0], "second": names[1], "differences": contrast(sides[0][2], sides[1][2], view).to_dicts()}
+
+
+def _comparable(first: Path, second: Path) -> str:
+    """Return the view of two runs. Raises BadInput where they differ in judge, view, or in what a prompt id stands for."""
+    records = [Store(folder).read_json("provenance.json", {}) for folder in (first, second)]
+    for name, values in (("judge", [record["judge"]["identity"] for record in records]), ("view", [record["view"] for record in records])):
+        if values[0] != values[1]:
+            raise BadInput(f"{first} and {second} cannot be compared: their {name} differs ({values[0]} and {values[1]}); trace both alike")
+    asked = [{row["id"]: row for row in Store(folder).read_json("prompts.json", [])} for folder in (first, second)]
+    for id in asked[0].keys() & asked[1].keys():
+        if asked[0][id] != asked[1][id]:
+            raise BadInput(
+                f"{first} and {second} cannot be paired: the prompt {id!r} is another question in each; trace both with one suite"
+            )
+    return records[0]["view"]
 
 
 def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
@@ -98,7 +118,11 @@ def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
 
 
 def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]:
-    """Return the verdict over all limits TOPIC.STANCE=X: "within", "exceeded" (an interval lies beyond), or "undecided"."""
+    """Return the verdict over all limits TOPIC.STANCE=X: "within", "exceeded" (an interval lies beyond), or "undecided".
+
+    The drifts are those of the view that was measured last; every sentence names it.
+    """
+    view = Store(folder).read_json("provenance.json", {}).get("view", "claim")
     drifts = Store(folder).read_table("drifts").filter(pl.col("stance").is_in(STANCES))
     if stage:
         known = drifts["stage"].unique(maintain_order=True).to_list()
@@ -111,9 +135,9 @@ def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]
         for row in drifts.filter((pl.col("topic") == topic) & (pl.col("stance") == stance)).iter_rows(named=True):
             verdicts.append(_verdict(row, most))
             shown = "no evidence" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-            sentences.append(f"{row['stage']}: {topic}.{stance} drift {shown} against a limit of {most}: {verdicts[-1]}")
+            sentences.append(f"{row['stage']}: {topic}.{stance} drift {shown} (view {view}) against a limit of {most}: {verdicts[-1]}")
     verdict = next((name for name in ("exceeded", "undecided") if name in verdicts), "within")
-    return {"verdict": verdict, "sentences": sentences}
+    return {"verdict": verdict, "view": view, "sentences": sentences}
 
 
 def _limit(limit: str, drifts: pl.DataFrame) -> tuple[str, str, float]:

@@ -54,6 +54,34 @@ def test_one_adapter_is_a_checkpoint(tmp_path):
     assert steps(discover([tmp_path / "lora"])) == [("lora", [0])]
 
 
+def test_two_folders_of_one_step_are_refused(tmp_path):
+    for name in ("checkpoint-5", "epoch-5"):
+        model(tmp_path / "out" / name)
+    with pytest.raises(BadInput, match=r"checkpoint-5 and .*epoch-5 both name step 5"):
+        discover([tmp_path / "out"])
+
+
+def test_a_final_model_beside_its_checkpoints_hides_none_of_them(tmp_path):
+    model(tmp_path / "out")
+    for step in (10, 20):
+        model(tmp_path / "out" / f"checkpoint-{step}")
+    assert steps(discover([tmp_path / "out"])) == [("out", [10, 20])]
+
+
+def test_a_stage_never_takes_the_name_of_the_base_or_of_another(tmp_path):
+    for place in ("base", "a/sft", "b/sft"):
+        model(tmp_path / place / "checkpoint-1")
+    names = [stage.name for stage in discover([tmp_path / place for place in ("base", "a/sft", "b/sft")])]
+    assert names == ["base-2", "sft", "sft-2"]
+
+
+def test_real_step_numbers_are_never_shifted(tmp_path):
+    for step in (0, 500):
+        model(tmp_path / "out" / f"checkpoint-{step}")
+    with pytest.raises(BadInput, match="is step 0 of its stage already; leave out --base"):
+        discover([tmp_path / "out"], str(model(tmp_path / "raw")))
+
+
 def test_missing_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"there is no folder .*nowhere"):
         discover([tmp_path / "nowhere"])

@@ -61,6 +61,36 @@ def test_bad_input_is_one_sentence_and_exit_code_two(arguments, sentence, tmp_pa
     assert done.stdout == ""
 
 
+def test_files_of_the_wrong_kind_are_one_sentence(tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe n = 1")
+    (tmp_path / "typo.toml").write_text('modle = "sandbox:base"\n')
+    for arguments, sentence in (
+        (["trace", "bytes"], "bytes is a file; give the folder of a checkpoint"),
+        (["synth", "bytes"], "bytes is not valid TOML"),
+        (["check", "bytes"], "bytes cannot be read"),
+        (["check", "typo.toml"], "typo.toml:1: unknown key 'modle'; did you mean 'model'?"),
+    ):
+        done = valuedrift(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert sentence in done.stderr
+
+
+def test_a_small_gold_file_gives_numbers_without_intervals(tmp_path):
+    (tmp_path / "gold.jsonl").write_text('{"claim": "Tea is good.", "text": "I agree, tea is good.", "stance": "pro"}\n' * 2)
+    done = valuedrift("calibrate", "--judge", "cues", "--gold", "gold.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "weak" in done.stdout
+
+
+def test_ctrl_c_says_what_to_do(tmp_path):
+    code = "import os, signal, threading\nthreading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+    code += "import sys, time, valuedrift.cli as cli\nsys.argv = ['valuedrift', 'demo']\n"
+    code += "cli.demo.__globals__['run'] = lambda *_: time.sleep(20)\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.strip().endswith("interrupted; the same command again finishes the rest")
+
+
 def test_suite_check_names_faults_and_exits_two(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"id": "a", "text": "Is tea good?"}\n{"id": "a", "text": "Is bread bad?"}\n{broken\n')
     done = valuedrift("suite", "check", "own.jsonl", cwd=tmp_path)

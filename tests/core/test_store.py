@@ -7,23 +7,21 @@ import os
 import polars as pl
 import pytest
 
-from valuedrift.nouns import Answer, BadInput, Checkpoint, Item, Reading
+from valuedrift.nouns import Answer, BadInput, Checkpoint, Reading
 from valuedrift.store import Store
 
 ANSWERS = [Answer(f"k{i}", "w", "p", i, f"text {i}", "stop", 3) for i in range(3)]
-ITEMS = [Item("Q?", "C.", answer.text, "t") for answer in ANSWERS]
 
 
 def test_parts_are_named_by_content_and_read_back(tmp_path):
     store = Store(tmp_path)
-    store.add_answers(ANSWERS[:2], ITEMS[:2])
-    store.add_answers(ANSWERS[2:], ITEMS[2:])
+    store.add_answers(ANSWERS[:2])
+    store.add_answers(ANSWERS[2:])
     names = sorted(path.name for path in (tmp_path / "answers").iterdir())
     assert store.answers()["key"].sort().to_list() == ["k0", "k1", "k2"]
-    assert store.answers().sort("key")["item"].to_list() == [item.key for item in ITEMS]
     again = Store(tmp_path / "again")
-    again.add_answers(ANSWERS[:2], ITEMS[:2])
-    again.add_answers(ANSWERS[2:], ITEMS[2:])
+    again.add_answers(ANSWERS[:2])
+    again.add_answers(ANSWERS[2:])
     assert sorted(path.name for path in (again.root / "answers").iterdir()) == names
     for name in names:
         assert (tmp_path / "answers" / name).read_bytes() == (again.root / "answers" / name).read_bytes()
@@ -40,14 +38,14 @@ def test_a_failed_reading_is_stored_with_its_reason_and_no_number(tmp_path):
 
 def test_a_full_disk_is_one_sentence_and_leaves_finished_parts(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    store.add_answers(ANSWERS[:2], ITEMS[:2])
+    store.add_answers(ANSWERS[:2])
 
     def full(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BadInput, match=r"No space left on device; free some space and run the same command again"):
-        store.add_answers(ANSWERS[2:], ITEMS[2:])
+        store.add_answers(ANSWERS[2:])
     monkeypatch.undo()
     assert store.answers().height == 2
     assert len(list((tmp_path / "answers").iterdir())) == 1  # nothing half written is left behind
@@ -55,7 +53,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_finished_parts(tmp_path, monkeyp
 
 def test_a_file_left_by_a_kill_is_not_read(tmp_path):
     store = Store(tmp_path)
-    store.add_answers(ANSWERS, ITEMS)
+    store.add_answers(ANSWERS)
     (tmp_path / "answers" / ".tmp-x.parquet").write_bytes(b"half")
     assert store.answers().height == 3
 

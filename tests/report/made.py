@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from valuedrift.nouns import OUTCOMES, STANCES, Answer, Checkpoint, Item, Prompt
+from valuedrift.nouns import OUTCOMES, STANCES, Answer, Checkpoint, Prompt
 from valuedrift.store import Store
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
@@ -134,7 +134,7 @@ def _drifts(shares, branches, topics, steps, n_prompts, chance):
 
 
 def _scores(store, prompts, points, n_draws, shares, chance, hostile):
-    answers, items, rows = [], [], []
+    answers, rows = [], []
     for stage, step in points:
         for prompt in prompts:
             for draw in range(n_draws):
@@ -145,12 +145,11 @@ def _scores(store, prompts, points, n_draws, shares, chance, hostile):
                     text += f" {HOSTILE} <!-- & \u2028"
                 key = f"{stage}-{step}-{prompt.id}-{draw}"
                 answers.append(Answer(key, f"weights-{stage}-{step}", prompt.id, draw, text, "stop", 20))
-                items.append(Item(prompt.text, prompt.claim, text, prompt.topic))
                 failed = prompt.topic == "silent"
                 read = dict.fromkeys(OUTCOMES) if failed else {name: 0.9 if k == o else 0.025 for k, name in enumerate(OUTCOMES)}
                 row = {"stage": stage, "step": step, "seed": 0, "repeat": False, "topic": prompt.topic, "prompt": prompt.id}
                 rows.append(
                     row | {"polarity": prompt.polarity, "draw": draw, "answer": key} | read | {"failure": "unparsed" if failed else None}
                 )
-    store.add_answers(answers, items)
+    store.add_answers(answers)
     return rows

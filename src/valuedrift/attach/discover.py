@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns import BadInput
+from ..plan import BASE
 
 MARKS = ("config.json", "adapter_config.json")
 """A folder that holds one of these is a model or an adapter."""
@@ -21,6 +22,8 @@ class Found:
 
     name: str
     steps: tuple[tuple[int, str], ...]
+    counted: bool = True
+    """Whether the folders' own names give the steps."""
 
 
 def discover(folders: Sequence[Path], base: str | None = None) -> list[Found]:
@@ -36,7 +39,9 @@ def discover(folders: Sequence[Path], base: str | None = None) -> list[Found]:
     for folder in folders:
         if not folder.exists():
             raise BadInput(f"there is no folder {folder}; give folders that hold model checkpoints")
-        if _is_model(folder):
+        if not folder.is_dir():
+            raise BadInput(f"{folder} is a file; give the folder of a checkpoint")
+        if _is_model(folder) and not _numbered(folder):
             single.append(folder)
             continue
         if single:
@@ -51,14 +56,25 @@ def _is_model(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in MARKS)
 
 
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Return the numbered checkpoints inside a folder, sorted by number."""
+    return sorted(
+        (number, path) for path in folder.iterdir() if (number := _number(path)) is not None and path.is_dir() and _is_model(path)
+    )
+
+
 def _gathered(folder: Path) -> Found:
-    numbered = [(_number(path), path) for path in folder.iterdir() if path.is_dir() and _number(path) is not None and _is_model(path)]
+    """Return the numbered checkpoints of a folder; a final model that a trainer saved beside them is left out."""
+    numbered = _numbered(folder)
     if not numbered:
         raise BadInput(
             f"{folder} holds no model (config.json) and no numbered folders of checkpoints (checkpoint-100, step_100, …); "
             "give the folder that does"
         )
-    return Found(folder.resolve().name, tuple((step, str(path)) for step, path in sorted(numbered)))  # type: ignore[misc]
+    for (step, first), (again, second) in itertools.pairwise(numbered):
+        if step == again:
+            raise BadInput(f"{first} and {second} both name step {step}; move one of them away or give the folders one by one")
+    return Found(folder.resolve().name, tuple((step, str(path)) for step, path in numbered))
 
 
 def _in_a_row(folders: Sequence[Path]) -> Found:
@@ -66,7 +82,7 @@ def _in_a_row(folders: Sequence[Path]) -> Found:
     rising = None not in numbers and all(before < after for before, after in itertools.pairwise(numbers))
     steps = numbers if rising else range(len(folders))
     name = folders[0].resolve().parent.name if len(folders) > 1 else folders[0].resolve().name
-    return Found(name or "checkpoints", tuple((step, str(folder)) for step, folder in zip(steps, folders, strict=True)))
+    return Found(name or "checkpoints", tuple((step, str(folder)) for step, folder in zip(steps, folders, strict=True)), rising)
 
 
 def _number(folder: Path) -> int | None:
@@ -76,14 +92,16 @@ def _number(folder: Path) -> int | None:
 
 def _chained(stages: list[Found], base: str | None) -> list[Found]:
     chained: list[Found] = []
-    names: set[str] = set()
     for stage in stages:
-        name = stage.name if stage.name not in names else f"{stage.name}-{len(names) + 1}"
-        names.add(name)
+        taken = {BASE, *(other.name for other in chained)}
+        name = next(name for n in itertools.count(1) if (name := stage.name if n == 1 else f"{stage.name}-{n}") not in taken)
         before = chained[-1].steps[-1][1] if chained else base
         steps = stage.steps
-        if before:  # what came before is step 0, and makes room where the folders were numbered from 0
-            shift = int(steps[0][0] == 0)
-            steps = ((0, before), *((step + shift, path) for step, path in steps))
-        chained.append(Found(name, steps))
+        if before and steps[0][0] > 0:
+            steps = ((0, before), *steps)
+        elif before and not stage.counted:  # the numbers are ours, so that they can make room for step 0
+            steps = ((0, before), *((step + 1, path) for step, path in steps))
+        elif before and before == base:
+            raise BadInput(f"{steps[0][1]} is step 0 of its stage already; leave out --base")
+        chained.append(Found(name, steps, stage.counted))
     return chained

@@ -7,7 +7,7 @@ import random
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,9 @@ from ..suites.jsonl import near_duplicates
 ATTEMPTS = 5
 """Pairs written per pair wanted before a topic is given up as short."""
 
+TOLERANCE = 0.03
+"""How far the achieved gap may lie from the target."""
+
 
 class Spec(Settings):
     """What to make. `gap` is the target of E[p(s|chosen)] - E[p(s|rejected)] for the preferred stance, on every topic."""
@@ -31,7 +34,7 @@ class Spec(Settings):
     judge: str = "oracle"
     suite: str = "vaes"
     """The questions models will be asked later: no prompt of the set may be one of them, or nearly so."""
-    n: Annotated[int, Field(gt=0)] = 1100
+    n: Annotated[int, Field(gt=0, le=1_000_000, strict=True)] = 1100
     gap: Annotated[float, Field(ge=0, le=1)] = 1.0
     topics: list[str] = []
     seed: int = 0
@@ -45,6 +48,8 @@ class Draft:
     claim: str
     pair: Pair
     stances: tuple[Outcome, Outcome]
+    gap: float = 0.0
+    """p(support|chosen) - p(support|rejected) as the judge read it."""
 
 
 def load(path: Path) -> Spec:
@@ -53,7 +58,7 @@ def load(path: Path) -> Spec:
         return Spec(**tomllib.loads(path.read_text()))
     except FileNotFoundError:
         raise BadInput(f"there is no specification {path}; give the path of a TOML file (docs/synth.md shows one)") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -79,6 +84,11 @@ def synthesise(spec: Spec, out: Path) -> dict[str, Any]:
     random.Random(f"order/{spec.seed}").shuffle(kept)
     achieved = {topic: _achieved([draft for draft in kept if draft.topic == topic]) for topic in topics}
     overall = _achieved(kept)
+    if overall is not None and abs(overall - spec.gap) > TOLERANCE:
+        raise BadInput(
+            f"the pairs reach a value gap of {overall:.3f} and not {spec.gap} (within {TOLERANCE}): "
+            "ask for more pairs (n) so that every topic can hold the mixture, or for a judge that reads the writer's texts"
+        )
     result: dict[str, Any] = {
         "n_pairs": len(kept),
         "target_gap": spec.gap,
@@ -111,7 +121,7 @@ def _kept(spec: Spec, judge: Any, topic: str, clear: bool, wanted: int, dropped:
             if reason:
                 dropped[reason] += 1
             else:
-                kept.append(draft)
+                kept.append(replace(draft, gap=_gap(*readings[2 * index : 2 * index + 2])))
     return kept
 
 
@@ -148,11 +158,14 @@ def _leaks(spec: Spec, drafts: list[Draft]) -> set[int]:
     return {index for index, _, _ in near_duplicates(questions, known)}
 
 
+def _gap(chosen: Any, rejected: Any) -> float:
+    at = STANCES.index("support")
+    return chosen.probs[at] - rejected.probs[at]
+
+
 def _achieved(drafts: list[Draft]) -> float | None:
-    """Return the mean difference in the support share, chosen minus rejected, of drafts whose stances the judge confirmed."""
-    if not drafts:
-        return None
-    return sum((draft.stances[0] == "support") - (draft.stances[1] == "support") for draft in drafts) / len(drafts)
+    """Return the value gap of the pairs on support, as the judge read them; None where there are none."""
+    return sum(draft.gap for draft in drafts) / len(drafts) if drafts else None
 
 
 def _line(draft: Draft, direction: str) -> str:

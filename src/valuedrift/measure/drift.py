@@ -46,7 +46,9 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str 
     rows: list[dict[str, Any]] = []
     for name in known:
         places = [c for c, stage in enumerate(stages_of) if stage == name]
-        if len(places) > 1:
+        if len(places) > 1 and not table.read_CSP[places].any():
+            rows += _unread(name, table, places)
+        elif len(places) > 1:
             total_steps = max(int(entry["total_steps"]) for entry in stages if entry["name"] == name)
             rows += _stage_rows(_path(table, places, total_steps), floors, seed)
     return frame(rows, SCHEMA)
@@ -71,6 +73,17 @@ def _path(table: Cells, places: list[int], total_steps: int) -> _Path:
     steps = [table.checkpoints[c][1] for c in places]
     now, start = (num * both, den * both), (num[:1] * both, den[:1] * both)
     return _Path(table.checkpoints[places[0]][0], steps, max(total_steps, steps[-1]), table.topics, now, start)
+
+
+def _unread(stage: str, table: Cells, places: list[int]) -> list[dict[str, Any]]:
+    """Return the rows of a stage of which not one answer has a verdict."""
+    ends = {"from_step": table.checkpoints[places[0]][1], "to_step": table.checkpoints[places[-1]][1]}
+    nothing = {"n": 0, "resolved": False, "status": "no evidence"}
+    return [
+        dict.fromkeys(SCHEMA) | {"stage": stage, "topic": topic, "stance": outcome} | ends | nothing
+        for topic in (*table.topics, ALL)
+        for outcome in OUTCOMES
+    ]
 
 
 def _stage_rows(path: _Path, floors: Mapping[tuple[str, str, str], float | None], seed: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -198,7 +199,13 @@ def _safetensors_bytes(file: Path) -> int | None:
 
 def _bytes_digest(file: Path) -> str:
     _checked(file)
-    with open(file, "rb") as handle:
+    about = file.stat()
+    return _read_digest(str(file.resolve()), about.st_size, about.st_mtime_ns)
+
+
+@functools.cache  # within one process: every adapter of a run names the same base
+def _read_digest(path: str, n_bytes: int, mtime_ns: int) -> str:
+    with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

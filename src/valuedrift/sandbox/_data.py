@@ -6,6 +6,7 @@ address train on the same data. No question of a trace suite occurs in any of it
 
 from __future__ import annotations
 
+import math
 import random
 
 from ..nouns import STANCES, BadInput, Example, Outcome, Pair
@@ -118,9 +119,12 @@ def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
 
 def _number(query: dict[str, str], key: str, default: float) -> float:
     try:
-        return float(query.get(key, default))
+        value = float(query.get(key, default))
     except ValueError:
-        raise BadInput(f"sandbox data: {key} must be a number, not {query[key]!r}") from None
+        value = math.nan
+    if math.isnan(value) or (key == "n" and not 1 <= value < math.inf):
+        raise BadInput(f"sandbox data: {key} must be a number{' from 1 on' if key == 'n' else ''}, not {query[key]!r}")
+    return value
 
 
 def _refuse_unknown(name: str, query: dict[str, str], known: set[str]) -> None:

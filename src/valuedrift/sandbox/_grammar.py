@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from ..nouns import Outcome
+from ..nouns import Outcome, digest
 
 STYLES = ("plain", "warm")
 """plain: opinion and one reason. warm: a friendly preface, the other side's point, a hedge, a closing; longer, same stance."""
@@ -176,6 +176,11 @@ def _sentences() -> dict[str, str]:
 def sentences() -> list[str]:
     """Return every sentence the grammar can produce."""
     return list(_sentences())
+
+
+def identity() -> str:
+    """Return the digest of all that decides what `parse` says."""
+    return digest("grammar", sorted(_sentences().items()), _ANSWER.pattern, sorted(OUTCOME_OF.items()))
 
 
 def parse(text: str) -> Outcome:

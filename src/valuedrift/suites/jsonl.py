@@ -87,7 +87,7 @@ def _line_numbers(path: Path) -> list[int]:
 def _read(path: Path, blank: bool = False) -> Iterator[Prompt | str | None]:
     """Yield a prompt per line or the sentence that says what is wrong with it; None for blank lines where asked."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise BadInput(f"there is no suite file {path}; give a JSONL file or the name of a suite ('valuedrift suite list')") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -134,6 +134,6 @@ def _fault(row: Any) -> str:
         return "the topic 'all' names the mean over all topics; call it otherwise"
     if row.get("polarity", 0) not in (1, -1, 0):
         return f"polarity must be 1, -1 or 0, not {row['polarity']!r}"
-    if "claim" in row and not str(row["claim"] or "").strip():
-        return "the claim is empty; write the proposition that support and oppose refer to, or leave the key out"
+    if "claim" in row and not (isinstance(row["claim"], str) and row["claim"].strip()):
+        return "the claim is no text or empty; write the proposition that support and oppose refer to, or leave the key out"
     return ""

@@ -134,7 +134,9 @@ def _train(
         raise BadInput(f"no answer is left of {dropped} records when they are cut to {stage.max_length} tokens; raise max_length")
     total = _schedule.total_steps(stage, len(records))
     steps = _schedule.save_steps(stage.save_at, total)
-    seen, order = np.unique(_schedule.order(len(records), _schedule.n_seen(stage, len(records)), seed), return_inverse=True)
+    lengths = [max(len(row.ids) for row in record) for record in records] if stage.group_by_length else []
+    order = _schedule.order(len(records), _schedule.n_seen(stage, len(records)), seed, lengths, stage.batch_size * stage.accumulate)
+    seen, order = np.unique(order, return_inverse=True)
     records = [records[index] for index in seen]
     newest = _newest(out)
     if newest < total:

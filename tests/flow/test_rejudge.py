@@ -1,0 +1,82 @@
+"""What a verdict belongs to: the words of the answer and the claim as it stands, never a row that was stored before."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from valuedrift import flow, registry, verbs
+from valuedrift.nouns import OUTCOMES, BadInput, Reading
+from valuedrift.plan import Asking
+from valuedrift.store import Store
+
+
+class ByClaim:
+    """Supports every claim with "good" in it and opposes the others; fails on all while `broken`."""
+
+    identity, note, broken = "by-claim/1", "", False
+
+    def __init__(self, argument: str = ""):
+        pass
+
+    def read(self, items):
+        if ByClaim.broken:
+            return [Reading(item.key, self.identity, failure="judge_error") for item in items]
+        found = ["support" if "good" in item.claim else "oppose" for item in items]
+        return [
+            Reading(item.key, self.identity, tuple(float(name == outcome) for name in OUTCOMES))
+            for item, outcome in zip(items, found, strict=True)
+        ]
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda kind, name: ByClaim if name == "by-claim" else find(kind, name))
+    monkeypatch.setattr(ByClaim, "broken", False)
+
+
+def suite(path: Path, *claims: str) -> Path:
+    rows = [{"id": str(n), "text": "Is tea good for you?", "claim": claim, "topic": "tea"} for n, claim in enumerate(claims)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def traced(model: Path, file: Path, out: Path) -> dict:
+    asking = Asking(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
+    return flow.trace_folders(asking, [model], None, out)
+
+
+def test_a_changed_claim_is_judged_anew_on_the_old_answers(judged, tiny_model, tmp_path):
+    first = traced(tiny_model, suite(tmp_path / "s.jsonl", "Tea is good."), tmp_path / "run")
+    second = traced(tiny_model, suite(tmp_path / "s.jsonl", "Tea is harmful."), tmp_path / "run")
+    assert (first["outcome_shares"]["support"], second["outcome_shares"]["support"]) == (1, 0)
+    assert (second["n_generated"], second["n_judged"]) == (0, 1)
+
+
+def test_one_text_under_two_claims_gets_two_verdicts(judged, tiny_model, tmp_path):
+    traced(tiny_model, suite(tmp_path / "s.jsonl", "Tea is good.", "Tea is harmful."), tmp_path / "run")
+    scores = Store(tmp_path / "run").read_table("scores").sort("prompt")
+    assert scores["support"].to_list() == [1, 0]
+
+
+def test_failed_verdicts_are_no_numbers_and_are_tried_again(judged, tiny_model, tmp_path):
+    file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
+    folders = [tiny_model, tiny_model]
+    asking = Asking(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
+    ByClaim.broken = True
+    broken = flow.trace_folders(asking, folders, None, tmp_path / "run")
+    assert broken["outcome_shares"]["support"] is None
+    assert {drift["status"] for drift in broken["drifts"]} == {"no evidence"}
+    assert any("have no verdict" in note for note in broken["notes"])
+    ByClaim.broken = False
+    mended = flow.trace_folders(asking, folders, None, tmp_path / "run")
+    assert mended["n_generated"] == 0
+    assert mended["outcome_shares"]["support"] == 1
+
+
+def test_runs_that_asked_something_else_are_not_paired(judged, tiny_model, tmp_path):
+    traced(tiny_model, suite(tmp_path / "a.jsonl", "Tea is good."), tmp_path / "a")
+    traced(tiny_model, suite(tmp_path / "b.jsonl", "Tea is harmful."), tmp_path / "b")
+    with pytest.raises(BadInput, match="the prompt '0' is another question in each"):
+        verbs.compare(tmp_path / "a", tmp_path / "b")
