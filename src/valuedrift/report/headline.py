@@ -85,8 +85,8 @@ def _largest(run: Run, stage: str) -> str:
     if resolved:
         largest = listed(_named(row) for row in resolved[:LARGEST])
         return f"{len(resolved)} of {count(len(rows), 'topic–stance pair')} drifted beyond chance; the largest: {largest}."
-    detectable = sorted(row["detectable"] for row in known if row["detectable"] is not None)
-    power = f" A drift had to reach {number(detectable[0])} to {number(detectable[-1])} to be seen reliably." if detectable else ""
+    detectable = max((row["detectable"] for row in known if row["detectable"] is not None), default=None)
+    power = "" if detectable is None else f" A drift of up to {number(detectable)} on one topic could have gone unseen."
     return f"No drift was resolved among {count(len(rows), 'topic–stance pair')}.{power}"
 
 
