@@ -96,14 +96,7 @@ def _train(node: Node, parent: str, parent_weights: str, store: Store) -> tuple[
 
     records = records_of(node)
     folder = stage_folder(node, parent_weights, records, store.root)
-    steps_done = 0
-    with progress.task(f"train {node.name}, seed {node.seed}", 0, "steps") as advance:
-
-        def tell(step: int, total: int, loss: float) -> None:
-            nonlocal steps_done
-            advance(step - steps_done, total)
-            steps_done = step
-
+    with progress.training(f"train {node.name}, seed {node.seed}") as tell:
         steps = run_stage(node.stage, node.seed, parent, records, folder, tell)
     return folder, Store(folder).read_json("done.json", {}) | {"steps": steps}
 

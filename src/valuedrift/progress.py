@@ -38,6 +38,20 @@ def task(name: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 @contextmanager
+def training(name: str) -> Iterator[Callable[[int, int, float], None]]:
+    """Yield what a stage calls after each step with (step, total, loss); a resumed stage counts from where it was cut off."""
+    done = 0
+    with task(name, 0, "steps") as advance:
+
+        def tell(step: int, total: int, loss: float) -> None:
+            nonlocal done
+            advance(step - done, total)
+            done = step
+
+        yield tell
+
+
+@contextmanager
 def _bar(name: str, total: int, unit: str) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -51,7 +51,7 @@ def cache_root() -> Path:
 
 def cached() -> Path | None:
     """Return the folder of the base model where it has been built."""
-    folder = cache_root() / f"sandbox-base-{_content()}"
+    folder = _folder()
     return folder if (folder / "config.json").exists() else None
 
 
@@ -60,21 +60,14 @@ def base_model() -> Path:
 
     A killed build is continued by the next call. Raises BadInput where the cache folder cannot be written.
     """
-    folder = cache_root() / f"sandbox-base-{_content()}"
-    if (folder / "config.json").exists():
-        return folder
+    if (ready := cached()) is not None:
+        return ready
     from ..train._stage import run_stage
 
+    folder = _folder()
     work = folder.with_name(f".{folder.name}")
     start = _start(work / "random")
-    with progress.task("build the sandbox's base model", 0, "steps") as advance:
-        done = 0
-
-        def tell(step: int, total: int, loss: float) -> None:
-            nonlocal done
-            advance(step - done, total)
-            done = step
-
+    with progress.training("build the sandbox's base model") as tell:
         steps = run_stage(Stage(**STAGE), 0, str(start), _data.pretraining(N_DOCUMENTS), work / "stage", tell)
     trained = work / "stage" / f"checkpoint-{steps[-1]}"
     for leftover in ("trainer_state.json", "training_args.bin", "complete.json"):
@@ -84,10 +77,11 @@ def base_model() -> Path:
     return folder
 
 
-def _content() -> str:
-    """Return the digest of all that decides the base model: the texts it reads (by their first two thousand) and the recipe."""
+def _folder() -> Path:
+    """Return the folder named by all that decides the base model: the texts it reads (by their first two thousand) and the recipe."""
     texts = [document.text for document in _data.pretraining(2_000)]
-    return digest("sandbox-base", texts, SPECIAL, ARCHITECTURE, VOCABULARY, N_DOCUMENTS, STAGE)[:12]
+    content = digest("sandbox-base", texts, SPECIAL, ARCHITECTURE, VOCABULARY, N_DOCUMENTS, STAGE)
+    return cache_root() / f"sandbox-base-{content[:12]}"
 
 
 def _start(folder: Path) -> Path:

@@ -29,7 +29,7 @@ class Suite:
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts in file order. Raises BadInput naming the first fault and how many more there are."""
-        found = list(_read(self.path))
+        found = [item for _, item in _read(self.path)]
         faults = [item for item in found if isinstance(item, str)]
         if faults:
             more = f" (and {len(faults) - 1} more; 'valuedrift suite check {self.path}' lists them)" if len(faults) > 1 else ""
@@ -41,14 +41,12 @@ def check(path: Path | str) -> list[str]:
     """Return every fault of a suite file as one sentence with file and line, near-duplicates included."""
     path = Path(path)
     found = list(_read(path))
-    prompts = [item for item in found if isinstance(item, Prompt)]
-    lines = {prompt.id: number for prompt, number in zip(prompts, _line_numbers(path), strict=False)}
-    twins = near_duplicates([prompt.text for prompt in prompts])
-    faults = [item for item in found if isinstance(item, str)]
-    for first, second, similarity in twins:
-        one, other = prompts[first], prompts[second]
+    prompts = [(line, item) for line, item in found if isinstance(item, Prompt)]
+    faults = [item for _, item in found if isinstance(item, str)]
+    for first, second, similarity in near_duplicates([prompt.text for _, prompt in prompts]):
+        (line, one), (again, other) = prompts[first], prompts[second]
         faults.append(
-            f"{path}:{lines[other.id]}: {other.id!r} is nearly the question of {one.id!r} on line {lines[one.id]} "
+            f"{path}:{again}: {other.id!r} is nearly the question of {one.id!r} on line {line} "
             f"(similarity {similarity:.2f}); reword or remove one"
         )
     return faults
@@ -59,6 +57,7 @@ def near_duplicates(texts: list[str], others: list[str] | None = None, threshold
 
     Similarity is the Jaccard index of the sets of character 4-grams, lower-cased, punctuation and spacing ignored.
     """
+    import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 
     if not texts or (others is not None and not others):
@@ -67,7 +66,7 @@ def near_duplicates(texts: list[str], others: list[str] | None = None, threshold
     counts = CountVectorizer(analyzer="char", ngram_range=(4, 4), binary=True, dtype=int).fit_transform(
         text.ljust(4, "_") for text in plain
     )
-    sizes = counts.sum(axis=1).A1 if hasattr(counts.sum(axis=1), "A1") else counts.sum(axis=1)
+    sizes = np.asarray(counts.sum(axis=1)).ravel()
     left = counts[: len(texts)]
     right = counts[len(texts) :] if others is not None else left
     shift = len(texts) if others is not None else 0
@@ -80,12 +79,8 @@ def near_duplicates(texts: list[str], others: list[str] | None = None, threshold
     return sorted(pairs)
 
 
-def _line_numbers(path: Path) -> list[int]:
-    return [number for number, item in enumerate(_read(path, blank=True), 1) if isinstance(item, Prompt)]
-
-
-def _read(path: Path, blank: bool = False) -> Iterator[Prompt | str | None]:
-    """Yield a prompt per line or the sentence that says what is wrong with it; None for blank lines where asked."""
+def _read(path: Path) -> Iterator[tuple[int, Prompt | str]]:
+    """Yield each line's number with its prompt or the sentence that says what is wrong with it; blank lines are passed over."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
@@ -94,11 +89,8 @@ def _read(path: Path, blank: bool = False) -> Iterator[Prompt | str | None]:
         raise BadInput(f"the suite file {path} cannot be read: {error}; it must be JSONL in UTF-8") from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            if blank:
-                yield None
-            continue
-        yield _prompt(line, f"{path}:{number}", number, seen)
+        if line.strip():
+            yield number, _prompt(line, f"{path}:{number}", number, seen)
     if not seen:
         raise BadInput(f"the suite file {path} holds no prompt; write one JSON object with a 'text' per line")
 
