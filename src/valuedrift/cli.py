@@ -37,7 +37,16 @@ app.add_typer(sandbox_app, name="sandbox")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, progress on stderr.")]
 Out = Annotated[Path, typer.Option("--out", help="Run folder; the same folder again continues what is there.")]
 SuiteOption = Annotated[str, typer.Option("--suite", help="A suite's name or a JSONL file of prompts.")]
-JudgeOption = Annotated[str, typer.Option("--judge", help="Who reads the answers: oracle (sandbox only), cues (weak, offline).")]
+JudgeOption = Annotated[
+    str,
+    typer.Option(
+        "--judge", help="Who reads: labels:PATH_OR_ID, nli:PATH_OR_ID, openai:MODEL, panel:A,B, cues (weak), oracle (sandbox only)."
+    ),
+]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", min=0, help="Dollars a judge behind an API may cost at most.")]
+Gold = Annotated[
+    str, typer.Option("--gold", help="Human labels: compares the judge with them, and corrects the figures by those of this run.")
+]
 Topics = Annotated[str, typer.Option("--topics", help="Only these topics, separated by commas.")]
 
 
@@ -94,6 +103,11 @@ def trace(
     topics: Topics = "",
     view: Annotated[str, typer.Option("--view", help="claim, axis or paper: what a share is of.")] = "claim",
     floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Ask the last checkpoint twice: the noise floor.")] = True,
+    gold: Gold = "",
+    min_agreement: Annotated[
+        float, typer.Option("--min-agreement", help="Macro-F1 with people under which a judge's findings are not headlined.")
+    ] = 0.7,
+    max_cost: MaxCost = None,
     out: Out = Path("runs/trace"),
     as_json: Json = False,
 ) -> None:
@@ -109,10 +123,28 @@ def trace(
         topics=_listed(topics),
         view=view,
         floor=floor,
+        gold=gold,
+        min_agreement=min_agreement,
+        max_cost=max_cost,
     )
     from . import flow
 
     _print(flow.trace_folders(asking, folders, base, out), as_json, _show_trace)
+
+
+@app.command()
+def judge(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    judge: JudgeOption,
+    gold: Gold = "",
+    max_cost: MaxCost = None,
+    as_json: Json = False,
+) -> None:
+    """Read the stored answers of a run with another judge; generates nothing and loads no checkpoint."""
+    from . import flow
+
+    changed = {"judge": judge, "gold": gold, "max_cost": max_cost}
+    _print(flow.rejudge(_run_folder(folder), changed), as_json, _show_trace)
 
 
 @app.command()

@@ -16,14 +16,12 @@ from typing import Any
 
 import polars as pl
 
+from . import judge as judges
 from . import progress, provenance, registry, suites
-from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, digest
+from .judge._kept import Kept
+from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, Reading, digest
 from .plan import BASE, Asking, Node, Plan
-from .store import Store
-
-JUDGED_TOGETHER = 1024
-"""Items judged between two parts on disk: what a kill can lose."""
-
+from .store import Store, readings_table
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
 
@@ -162,6 +160,21 @@ def trace_folders(asking: Asking, folders: Sequence[Path], base: str | None, out
         )
 
 
+def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
+    """Read the stored answers of a run again, under changed settings of the reading; generates nothing.
+
+    Raises BadInput where the run is not finished.
+    """
+    store = Store(folder)
+    with store.locked():
+        record = store.read_json("provenance.json")
+        if record is None:
+            raise BadInput(f"{folder} is not a finished run (it holds no provenance.json); finish it with the command that began it")
+        plan = record["plan"] | changed
+        asking = Asking(**{name: value for name, value in plan.items() if name in Asking.model_fields})
+        return trace(store, asking, store.read_json("stages.json"), store.checkpoints(), {}, plan, sample=False)
+
+
 # -- trace ---------------------------------------------------------------------------------------------------------------
 
 
@@ -172,27 +185,29 @@ def trace(
     checkpoints: list[Checkpoint],
     timings: dict[str, float],
     plan: dict[str, Any],
+    sample: bool = True,
 ) -> dict[str, Any]:
-    """Ask and judge every checkpoint, measure and report; return what `trace --json` prints."""
+    """Ask and judge every checkpoint, measure and report; return what `trace --json` prints. Without `sample`, all answers must be there."""
     from .report._page import write_report
 
-    prompts, judge = suites.load(asking.suite, asking.topics), judge_of(asking.judge)
+    prompts, judge = suites.load(asking.suite, asking.topics), Kept(judge_of(asking.judge, asking.max_cost), store)
     jobs = list(_jobs(asking, stages, checkpoints))
     with _timed(timings, "sample"):
-        generated = _sample_all(store, asking, jobs, prompts)
+        generated = _sample_all(store, asking, jobs, prompts) if sample else 0
     with _timed(timings, "judge"):
         asked = _asked(store, asking, jobs, prompts)
-        judged = _judge_all(store, judge, prompts, asked)
+        readings = judge.read(_items(prompts, asked))
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)
     store.write_checkpoints(checkpoints)
     with _timed(timings, "measure"):
-        scores = _scores(store, asked, judge.identity)
+        scores = _scores(asked, readings)
         store.write_table("scores", scores)
+        _write_scores_by_judge(store, judge, prompts, asked)
         drifts = measure(store, asking.view)
     notes = frame_notes(checkpoints) + _dropped_notes(stages) + _failure_notes(scores)
-    store.write_json("provenance.json", provenance.record(plan, asking.view, judge, stages, timings, notes, generated, judged))
+    store.write_json("provenance.json", provenance.record(plan, asking.view, judge, stages, timings, notes, generated, judge.n_new))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
@@ -200,7 +215,8 @@ def trace(
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
         "n_answers": read.height,
         "n_generated": generated,
-        "n_judged": judged,
+        "n_judged": judge.n_new,
+        "cost": judge.spent,
         "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
         "findings": findings(drifts),
@@ -209,10 +225,13 @@ def trace(
     }
 
 
-def judge_of(spec: str) -> Any:
-    """Return the judge that a plan or an option names."""
-    name, argument = registry.split(spec)
-    return registry.find("judge", name)(argument)
+def judge_of(spec: str, max_cost: float | None = None) -> Any:
+    """Return the judge that a plan or an option names; "labels:sandbox" and "nli:sandbox" are built where they are not cached."""
+    if "sandbox" in spec:
+        from .sandbox.judges import resolved
+
+        spec = resolved(spec)
+    return judges.make(spec, max_cost)
 
 
 def _jobs(asking: Asking, stages: list[dict[str, Any]], checkpoints: list[Checkpoint]) -> Iterator[Job]:
@@ -279,41 +298,48 @@ def _asked(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[
             of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
             for draw in range(asking.draws):
                 key = answer_key(job.checkpoint, prompt, draw, asking, job.noise)
+                if key not in texts:
+                    raise BadInput(
+                        f"{store.root} lacks answers of {job.checkpoint.stage} step {job.checkpoint.step}; "
+                        "finish it with the command that began it, then judge it"
+                    )
                 rows.append(at | of | {"draw": draw, "answer": key, "text": texts[key], "item": _item(prompt, texts[key]).key})
     return pl.DataFrame(rows)
 
 
-def _judge_all(store: Store, judge: Any, prompts: Sequence[Prompt], asked: pl.DataFrame) -> int:
-    """Judge what this judge has not read yet, or failed on; equal words are read once. Return how many."""
-    read = store.readings().filter((pl.col("judge") == judge.identity) & pl.col("failure").is_null())
+def _items(prompts: Sequence[Prompt], asked: pl.DataFrame) -> list[Item]:
+    """Return what the judge is shown, once per different words."""
     by_id = {prompt.id: prompt for prompt in prompts}
-    waiting = asked.join(read, on="item", how="anti").unique("item", keep="first").sort("item")
-    items = [_item(by_id[prompt], text) for prompt, text in waiting.select("prompt", "text").iter_rows()]
-    if items:
-        with progress.task(f"judge with {judge.identity.split('/')[0]}", len(items), "verdicts") as advance:
-            for start in range(0, len(items), JUDGED_TOGETHER):
-                part = items[start : start + JUDGED_TOGETHER]
-                store.add_readings(judge.read(part))
-                advance(len(part))
-    return len(items)
+    once = asked.unique("item", keep="first").sort("item")
+    return [_item(by_id[prompt], text) for prompt, text in once.select("prompt", "text").iter_rows()]
 
 
-def _scores(store: Store, asked: pl.DataFrame, judge: str) -> pl.DataFrame:
-    """Return the columns of SCORES, one row per answer of this plan; a later success of the judge stands before an earlier failure."""
-    readings = store.readings().filter(pl.col("judge") == judge).sort(pl.col("failure").is_not_null(), maintain_order=True)
-    verdicts = readings.unique("item", keep="first", maintain_order=True).drop("judge")
+def _scores(asked: pl.DataFrame, readings: Sequence[Reading]) -> pl.DataFrame:
+    """Return the columns of SCORES, one row per answer of this plan."""
+    verdicts = readings_table(readings).select("item", *OUTCOMES, "failure")
     return asked.join(verdicts, on="item", how="left").select(SCORES)
+
+
+def _write_scores_by_judge(store: Store, judge: Kept, prompts: Sequence[Prompt], asked: pl.DataFrame) -> None:
+    """Keep the scores of each member of a panel, so that a report in another view can measure them too."""
+    items = _items(prompts, asked) if judge.members else []
+    tables = [_scores(asked, member.read(items)).with_columns(judge=pl.lit(member.identity)) for member in judge.members]
+    store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
 
 
 def measure(store: Store, view: str) -> pl.DataFrame:
     """Write the tables `profiles` and `drifts` from the stored scores; return the drifts."""
     from .measure.drift import drifts as drifts_of
+    from .measure.judges import by_judge as by_judge_of
     from .measure.profile import profiles as profiles_of
 
     scores, stages = store.read_table("scores"), store.read_json("stages.json", [])
     store.write_table("profiles", profiles_of(scores, view))
     drifts = drifts_of(scores, stages, view)
     store.write_table("drifts", drifts)
+    by_judge = store.read_table("scores_by_judge") if store.has_table("scores_by_judge") else None
+    members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
+    store.keep_table("judges", by_judge_of(drifts, {judge: drifts_of(rows, stages, view) for judge, rows in members.items()}))
     return drifts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,14 @@ class BadInput(Exception):
 
 
 class Stopped(Exception):
-    """The work stopped at a failure threshold or a budget; what was finished is kept. Exit code 3."""
+    """The work stopped at a failure threshold or a budget; what was finished is kept. Exit code 3.
+
+    `readings` are the verdicts that were already paid for when a judge stopped in the middle of a batch.
+    """
+
+    def __init__(self, sentence: str, readings: Sequence[Reading] = ()):
+        super().__init__(sentence)
+        self.readings = tuple(readings)
 
 
 def digest(*parts: Any) -> str:
@@ -93,6 +101,10 @@ class Reading:
     judge: str
     probs: tuple[float, float, float, float, float] | None = None
     failure: Literal["unparsed", "judge_error"] | None = None
+    reason: str = ""
+    """What went wrong, in words, where there is a failure."""
+    missing: float | None = None
+    """Probability that the judge put on none of its labels, before the rest was scaled to 1; None where a judge has no such thing."""
 
     def __post_init__(self) -> None:
         if (self.probs is None) == (self.failure is None):
@@ -150,11 +162,16 @@ class Drift:
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference pair. `prompt` holds chat messages as (role, text), oldest first."""
+    """One preference pair. `prompt` holds chat messages as (role, text), oldest first.
+
+    `topic` and `claim` say what a stance refers to, where the data say so themselves; else they are empty.
+    """
 
     prompt: tuple[tuple[str, str], ...]
     chosen: str
     rejected: str
+    topic: str = ""
+    claim: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,3 +180,5 @@ class Example:
 
     prompt: tuple[tuple[str, str], ...]
     text: str
+    topic: str = ""
+    claim: str = ""

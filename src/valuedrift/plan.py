@@ -83,7 +83,14 @@ class Asking(Settings):
     suite: str = "vaes"
     topics: list[str] = []
     """Only these topics of the suite; all where empty."""
-    judge: str = "oracle"
+    judge: str = "cues"
+    """A list of judges is read as a panel of them: ["a", "b"] is "panel:a,b"."""
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """Dollars that a judge behind an API may cost; the work stops before it costs more."""
+    gold: str = ""
+    """A file of human labels: the judge is compared with it, and labels of this run's own answers correct its figures."""
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Macro-F1 against human labels under which a judge's findings are reported but not headlined."""
     backend: str = "transformers"
     draws: Annotated[int, Field(gt=0)] = 5
     temperature: Annotated[float, Field(ge=0)] = 0.7
@@ -102,6 +109,14 @@ class Asking(Settings):
     view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
     """claim: shares of stances towards the claims; axis: claims of negative polarity turned round; paper: the mean over answers of
     probabilities renormalised over the three stances."""
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _panel(cls, value: Any) -> Any:
+        """Read a list of judges as a panel."""
+        if isinstance(value, list) and value and all(isinstance(spec, str) for spec in value):
+            return value[0] if len(value) == 1 else f"panel:{','.join(value)}"
+        return value
 
     def decoding(self) -> dict[str, Any]:
         """Return the settings that decide what is sampled (part of every answer's key)."""

@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+from urllib.parse import parse_qsl
 
 from .nouns import BadInput
 
@@ -56,6 +57,15 @@ def find(kind: str, name: str) -> Any:
     if name in third_party:
         return third_party[name].load()
     return getattr(importlib.import_module(f"valuedrift.{folder}.{name}"), attribute)
+
+
+def query(text: str, where: str) -> tuple[str, dict[str, str]]:
+    """Split "NAME?key=value&…" into NAME and its settings. Raises BadInput, naming `where`, for anything else behind the "?"."""
+    name, _, settings = text.partition("?")
+    try:
+        return name, dict(parse_qsl(settings, keep_blank_values=True, strict_parsing=bool(settings)))
+    except ValueError:
+        raise BadInput(f"{where}: {settings!r} is not a list of settings; write NAME?key=value&key=value") from None
 
 
 def split(spec: str) -> tuple[str, str]:

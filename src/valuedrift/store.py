@@ -30,7 +30,14 @@ ANSWER_SCHEMA = {
     "ended": pl.String,
     "n_tokens": pl.Int32,
 }
-READING_SCHEMA: dict[str, Any] = {"item": pl.String, "judge": pl.String, **dict.fromkeys(OUTCOMES, pl.Float64), "failure": pl.String}
+READING_SCHEMA: dict[str, Any] = {
+    "item": pl.String,
+    "judge": pl.String,
+    **dict.fromkeys(OUTCOMES, pl.Float64),
+    "failure": pl.String,
+    "reason": pl.String,
+    "missing": pl.Float64,
+}
 
 
 class Store:
@@ -105,6 +112,16 @@ class Store:
             raise BadInput(f"{self.root} holds no {name}.parquet; is it a run folder? Make one with 'valuedrift run' or 'trace'")
         return _read_parquet(path)
 
+    def has_table(self, name: str) -> bool:
+        return (self.root / f"{name}.parquet").exists()
+
+    def keep_table(self, name: str, table: pl.DataFrame | None) -> None:
+        """Write a derived table that not every run has; without one, take away what an earlier invocation left."""
+        if table is None:
+            (self.root / f"{name}.parquet").unlink(missing_ok=True)
+        else:
+            self.write_table(name, table)
+
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _parts(self, kind: str, schema: dict[str, Any]) -> pl.DataFrame:
@@ -127,12 +144,7 @@ class Store:
 
     def add_readings(self, readings: Sequence[Reading]) -> None:
         """Add one part of verdicts."""
-        rows: list[dict[str, Any]] = [
-            {"item": reading.item, "judge": reading.judge, "failure": reading.failure}
-            | (dict(zip(OUTCOMES, reading.probs, strict=True)) if reading.probs else {})
-            for reading in readings
-        ]
-        self._add("readings", pl.DataFrame(rows, schema=READING_SCHEMA), [[row["item"], row["judge"]] for row in rows])
+        self._add("readings", readings_table(readings), [[reading.item, reading.judge] for reading in readings])
 
     def _add(self, kind: str, table: pl.DataFrame, keys: list[Any]) -> None:
         if keys:
@@ -146,6 +158,16 @@ class Store:
 
     def write_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
         self.write_json("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
+
+
+def readings_table(readings: Sequence[Reading]) -> pl.DataFrame:
+    """Return readings as rows, columns of READING_SCHEMA."""
+    rows: list[dict[str, Any]] = [
+        {name: getattr(reading, name) for name in ("item", "judge", "failure", "reason", "missing")}
+        | (dict(zip(OUTCOMES, reading.probs, strict=True)) if reading.probs else {})
+        for reading in readings
+    ]
+    return pl.DataFrame(rows, schema=READING_SCHEMA)
 
 
 def disk_fault(path: Path, error: OSError) -> BadInput:

@@ -5,7 +5,7 @@ import pytest
 from valuedrift import registry
 from valuedrift.nouns import Item
 
-ARGUMENTS: dict[str, str] = {}
+ARGUMENTS: dict[str, str] = {"panel": "oracle,cues"}
 """What a judge needs after its colon to be made here; judges that need nothing are not listed."""
 
 ITEMS = [

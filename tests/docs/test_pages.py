@@ -7,12 +7,13 @@ import re
 import shlex
 from pathlib import Path
 
+import polars as pl
 import pytest
 import typer
 
 from valuedrift import flow, plan, provenance, registry
 from valuedrift.cli import app
-from valuedrift.measure import _resample, contrast, drift, profile
+from valuedrift.measure import _resample, contrast, drift, judges, profile
 from valuedrift.nouns import Checkpoint
 from valuedrift.sandbox import _data, _grammar
 from valuedrift.store import ANSWER_SCHEMA, READING_SCHEMA
@@ -155,6 +156,7 @@ def test_the_columns_of_the_stored_tables():
         "profiles.parquet": list(profile.SCHEMA),
         "drifts.parquet": list(drift.SCHEMA),
         "scores.parquet": list(flow.SCORES),
+        "judges.parquet": _judges_columns(),
         "answers/": list(ANSWER_SCHEMA),
         "readings/": list(READING_SCHEMA),
         "provenance.json": list(provenance.record({}, "claim", _Judge, [], {}, [], 0, 0)),
@@ -163,6 +165,11 @@ def test_the_columns_of_the_stored_tables():
     for name, columns in schemas.items():
         cells = [row[0] for row in table_under("report.md", f"### `{name}`")]
         assert re.findall(r"\w+", " ".join(cells)) == columns, name
+
+
+def _judges_columns():
+    drifts = pl.DataFrame(schema=drift.SCHEMA)
+    return judges.by_judge(drifts, {"a": drifts}).columns
 
 
 class _Judge:

@@ -80,3 +80,25 @@ def test_runs_that_asked_something_else_are_not_paired(judged, tiny_model, tmp_p
     traced(tiny_model, suite(tmp_path / "b.jsonl", "Tea is harmful."), tmp_path / "b")
     with pytest.raises(BadInput, match="the prompt '0' is another question in each"):
         verbs.compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, tiny_model, tmp_path, monkeypatch):
+    file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
+    asking = Asking(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)
+    first = flow.trace_folders(asking, [tiny_model, tiny_model], None, tmp_path / "run")
+    monkeypatch.setattr(flow, "_sample_all", None)  # would be called to generate
+    second = flow.rejudge(tmp_path / "run", {"judge": "panel:by-claim,cues"})
+    assert second["n_generated"] == 0
+    assert second["n_answers"] == first["n_answers"]
+    table = Store(tmp_path / "run").read_table("judges")
+    assert table["judge"].n_unique() == 2
+    assert "Other judges" in (tmp_path / "run" / "report.html").read_text()
+    assert Store(tmp_path / "run").read_json("provenance.json")["plan"]["judge"] == "panel:by-claim,cues"
+    flow.rejudge(tmp_path / "run", {"judge": "cues"})
+    assert not Store(tmp_path / "run").has_table("judges")  # nothing of the panel is left to be taken for this judge's
+    assert "Other judges" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_unfinished_run_is_not_judged(tmp_path):
+    with pytest.raises(BadInput, match="is not a finished run"):
+        flow.rejudge(tmp_path, {"judge": "cues"})

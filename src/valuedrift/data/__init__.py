@@ -6,12 +6,12 @@ A source is a file (JSONL, a JSON list, Parquet or CSV), "hf:NAME?split=train" f
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from ..nouns import Example, Pair, digest
 
 
 def digest_of(records: Sequence[Pair] | Sequence[Example]) -> str:
-    """Return the name of these records by content and order; where they were read from does not matter."""
-    return digest("records", [[type(record).__name__, *dataclasses.astuple(record)] for record in records])
+    """Return the name of these records by content and order; where they were read from does not matter, nor do topic and claim."""
+    read = ("prompt", "chosen", "rejected", "text")
+    return digest("records", [[type(record).__name__, *(getattr(record, name) for name in read if hasattr(record, name))] for record in records])

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import polars as pl
 
 from ..nouns import BadInput
+from ..registry import among, query
 
 Row = tuple[str, dict[str, Any]]
 Messages = tuple[tuple[str, str], ...]
 
 TABLES = {".parquet": pl.read_parquet, ".csv": lambda path: pl.read_csv(path, infer_schema=False)}
+
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    "tool": "tool",
+}
+"""Who speaks, as the usual sets call it -> as chat templates call it."""
+
+PROMPTS = ("prompt", "instruction", "question", "query", "input", "inputs")
+"""Columns that hold what is asked, the first one there counts."""
 
 
 def rows(source: str) -> Iterator[Row]:
@@ -34,22 +46,42 @@ def rows(source: str) -> Iterator[Row]:
 
 def address(source: str) -> tuple[str, dict[str, str]]:
     """Split "kind:NAME?key=value&…" into NAME and its settings."""
-    name, _, query = source.partition(":")[2].partition("?")
-    try:
-        return name, dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-    except ValueError:
-        raise BadInput(f"{source}: {query!r} is not a list of settings; write NAME?key=value&key=value") from None
+    return query(source.partition(":")[2], source)
 
 
 def messages(value: Any, where: str) -> Messages:
-    """Return chat messages as (role, text). Raises BadInput for anything but a list of {role, content} with texts."""
+    """Return chat messages as (role, text), from {role, content} or ShareGPT's {from, value}. Raises BadInput for anything else."""
     turns = value if isinstance(value, list) else [value]
-    for turn in turns:
-        if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
-            raise BadInput(
-                f"{where}: a message needs 'role' and 'content' as texts, not {json.dumps(turn, default=str)[:80]}; correct the row"
-            )
-    return tuple((turn["role"], turn["content"]) for turn in turns)
+    return tuple(_message(turn, where) for turn in turns)
+
+
+def system(row: dict[str, Any]) -> Messages:
+    """Return the system message that some sets keep in a column of its own; empty where there is none."""
+    found = [row[key] for key in ("system", "system_prompt") if isinstance(row.get(key), str) and row[key].strip()]
+    return tuple(("system", text) for text in found[:1])
+
+
+def stated(row: dict[str, Any]) -> dict[str, str]:
+    """Return the topic and claim that a row states about itself; empty unless both are texts."""
+    found = {key: row.get(key) for key in ("topic", "claim")}
+    return {key: text for key, text in found.items() if isinstance(text, str)} if all(_is_said(text) for text in found.values()) else {}
+
+
+def _is_said(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _message(turn: Any, where: str) -> tuple[str, str]:
+    named = turn if isinstance(turn, dict) else {}
+    speaker, text = (named.get(key) for key in (("role", "content") if "role" in named else ("from", "value")))
+    if isinstance(text, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in text):
+        text = "\n".join(part["text"] for part in text)
+    if not (isinstance(speaker, str) and isinstance(text, str)):
+        shown = json.dumps(turn, default=str)[:80]
+        raise BadInput(f"{where}: a message needs 'role' and 'content' (or 'from' and 'value') as texts, not {shown}; correct the row")
+    if speaker.lower() not in ROLES:
+        raise BadInput(f"{where}: unknown role {speaker!r}{among(speaker.lower(), list(ROLES))}")
+    return ROLES[speaker.lower()], text
 
 
 def missing(where: str, row: dict[str, Any], needed: str) -> BadInput:
@@ -60,7 +92,10 @@ def missing(where: str, row: dict[str, Any], needed: str) -> BadInput:
 
 def _file(path: Path) -> Iterator[Row]:
     if not path.is_file():
-        raise BadInput(f"there is no file {path}; give the path of a JSONL, JSON, Parquet or CSV file")
+        found = f"{path} is no regular file" if path.exists() else f"there is no file {path}"
+        raise BadInput(f"{found}; give the path of a JSONL, JSON, Parquet or CSV file")
+    if path.suffix == ".csv":
+        return _numbered(str(path), ({key: _unpacked(cell) for key, cell in row.items()} for row in _table(path)))
     if path.suffix in TABLES:
         return _numbered(str(path), _table(path))
     if path.suffix in (".jsonl", ".json", ".ndjson"):
@@ -75,6 +110,20 @@ def _table(path: Path) -> Iterator[dict[str, Any]]:
         return iter(())
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput(f"{path} cannot be read as {path.suffix[1:]} ({error}); convert it or give another file") from error
+
+
+def _unpacked(cell: str | None) -> Any:
+    """Return the list of objects that a CSV cell holds as JSON or as Python prints it, else the cell."""
+    if not cell or not cell.lstrip().startswith("[{"):
+        return cell
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and all(isinstance(turn, dict) for turn in found):
+            return found
+    return cell
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -97,8 +146,8 @@ def _json(path: Path) -> Iterator[Row]:
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{where}: not valid JSON ({error}); correct the line or take it out") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: not valid JSON ({_why(error)}); correct the line or take it out") from error
     if not isinstance(row, dict):
         raise BadInput(f"{where}: a row is a JSON object, not {line.strip()[:60]}; correct the line")
     return row
@@ -109,6 +158,12 @@ def _list(path: Path, head: tuple[int, str], rest: str) -> list[Any]:
         return json.loads(head[1] + rest)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}:{error.lineno + head[0] - 1}: not valid JSON ({error.msg}); correct the list") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not valid JSON ({_why(error)}); correct the list") from error
+
+
+def _why(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _hub(source: str) -> Iterator[Row]:

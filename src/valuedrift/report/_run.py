@@ -23,6 +23,8 @@ COLUMNS = {
     ),
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
 }
+OPTIONAL = ("judges", "corrected")
+"""Tables that not every run has."""
 Row = dict[str, Any]
 
 
@@ -39,6 +41,10 @@ class Run:
     prompts: list[Prompt]
     checkpoints: list[Checkpoint]
     provenance: Row
+    judges: pl.DataFrame | None = None
+    """What each member of a panel says of every drift; None where one judge alone has read."""
+    corrected: pl.DataFrame | None = None
+    """Figures corrected by human labels; None where there are none."""
 
     @cached_property
     def topics(self) -> list[str]:
@@ -96,6 +102,7 @@ def read(store: Store) -> Run:
         checkpoints=store.checkpoints(),
         provenance=store.read_json("provenance.json"),
         **tables,
+        **{name: store.read_table(name) for name in OPTIONAL if store.has_table(name)},
     )
 
 

@@ -1,0 +1,69 @@
+"""A judge that keeps its verdicts: what stands in the store is not read again, and what was read stays there however the work ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from .. import progress
+from ..nouns import OUTCOMES, Item, Reading, Stopped
+from ..store import Store
+
+TOGETHER = 1024
+"""Items judged between two parts on disk, unless the judge says otherwise: what a kill can lose."""
+
+
+class Kept:
+    """The same judge, with a store. Items of equal words are read once; earlier failures are tried again."""
+
+    def __init__(self, judge: Any, store: Store):
+        self.judge, self.store = judge, store
+        self.identity, self.note = judge.identity, judge.note
+        self.members = [Kept(member, store) for member in getattr(judge, "members", [])]
+        self.n_new = 0
+        """Verdicts that were not in the store."""
+
+    @property
+    def spent(self) -> float:
+        """Return the dollars that this process has paid."""
+        return sum(member.spent for member in self.members) if self.members else getattr(self.judge, "spent", 0.0)
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one reading per item, in order. Raises Stopped where the judge does, with all that was paid for in the store."""
+        by_key = {item.key: item for item in items}
+        found = self._stored(set(by_key))
+        waiting = [by_key[key] for key in sorted(by_key.keys() - found.keys())]
+        if waiting and self.members:
+            new = self.judge.pooled(waiting, [member.read(waiting) for member in self.members])
+            found |= self._add(waiting, new)
+        elif waiting:
+            together = getattr(self.judge, "together", TOGETHER)
+            with progress.task(f"judge with {self.identity.split('/')[0]}", len(waiting), "verdicts") as advance:
+                for start in range(0, len(waiting), together):
+                    part = waiting[start : start + together]
+                    found |= self._add(part, self._read(part))
+                    advance(len(part))
+        return [found[item.key] for item in items]
+
+    def _read(self, part: Sequence[Item]) -> list[Reading]:
+        try:
+            return self.judge.read(part)
+        except Stopped as stopped:
+            self.store.add_readings(stopped.readings)
+            raise
+
+    def _add(self, items: Sequence[Item], readings: Sequence[Reading]) -> dict[str, Reading]:
+        self.store.add_readings(readings)
+        self.n_new += len(items)
+        return {reading.item: reading for reading in readings}
+
+    def _stored(self, wanted: set[str]) -> dict[str, Reading]:
+        """Return the stored successes of this judge on some items."""
+        table = self.store.readings().filter((pl.col("judge") == self.identity) & pl.col("failure").is_null())
+        return {
+            row["item"]: Reading(row["item"], row["judge"], tuple(row[name] for name in OUTCOMES), missing=row["missing"])  # type: ignore[arg-type]
+            for row in table.iter_rows(named=True)
+            if row["item"] in wanted
+        }

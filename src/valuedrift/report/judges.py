@@ -1,0 +1,67 @@
+"""Which drifts survive another judge: what each member of a panel says on its own."""
+
+from __future__ import annotations
+
+from ..nouns import STANCES
+from ._run import ALL, Row, Run
+from ._words import count, esc, estimate, listed, outcome
+
+SAYS = {
+    "confirms": "confirms it",
+    "contradicts": "contradicts it",
+    "undecided": "does not resolve it",
+    "alone": "resolves it alone",
+    "none": "",
+}
+
+
+class Panel:
+    """A table of the drifts that the panel or one of its members resolves."""
+
+    order = 25
+    title = "Other judges"
+
+    def html(self, run: Run) -> str:
+        """Return the table and a sentence on how many drifts survive; "" where one judge alone has read."""
+        if run.judges is None:
+            return ""
+        names = run.judges["judge"].unique(maintain_order=True).to_list()
+        rows = [row for row in run.judges.iter_rows(named=True) if row["stance"] in STANCES]
+        drifts: dict[tuple[str, str, str], dict[str, Row]] = {}
+        for row in rows:
+            drifts.setdefault((row["stage"], row["topic"], row["stance"]), {})[row["judge"]] = row
+        shown = {key: found for key, found in drifts.items() if any(row["says"] != "none" for row in found.values())}
+        head = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
+        body = "".join(_line(key, found, names) for key, found in shown.items())
+        table = (
+            '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">stage</th><th scope="col">topic</th><th scope="col">stance</th>'
+            f'<th scope="col">panel</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
+        return f"<p>{_sentence(list(drifts.values()), names)}</p>{table if shown else ''}"
+
+
+def _sentence(drifts: list[dict[str, Row]], names: list[str]) -> str:
+    resolved = [found for found in drifts if _first(found)["panel_resolved"] and _first(found)["topic"] != ALL]
+    survive = [found for found in resolved if all(row["says"] == "confirms" for row in found.values())]
+    against = sum(any(row["says"] == "contradicts" for row in found.values()) for found in resolved)
+    alone = sum(any(row["says"] == "alone" for row in found.values()) for found in drifts if _first(found)["topic"] != ALL)
+    return (
+        f"The verdict is the mean of {listed(esc(name) for name in names)}. "
+        f"{len(survive)} of {count(len(resolved), 'topic drift')} that the panel resolves survive with every judge on its own; "
+        f"{against} are contradicted by one; {alone} are resolved by a judge and not by the panel."
+    )
+
+
+def _first(found: dict[str, Row]) -> Row:
+    return next(iter(found.values()))
+
+
+def _line(key: tuple[str, str, str], found: dict[str, Row], names: list[str]) -> str:
+    stage, topic, stance = key
+    first = _first(found)
+    panel = estimate({"value": first["panel"], "low": first["panel_low"], "high": first["panel_high"]}, sign=True)
+    cells = "".join(
+        f'<td class="nums">{esc(estimate(found[name], sign=True))}<br><small>{SAYS[found[name]["says"]]}</small></td>' for name in names
+    )
+    mark = " (resolved)" if first["panel_resolved"] else ""
+    return f'<tr><td>{esc(stage)}</td><th scope="row">{esc(topic)}</th><td>{outcome(stance)}</td><td class="nums">{esc(panel)}{mark}</td>{cells}</tr>'

@@ -1,0 +1,89 @@
+"""A panel: the mean of its members, no verdict where one has none, and every member kept on its own."""
+
+import pytest
+
+from valuedrift import judge as judges
+from valuedrift import registry
+from valuedrift.judge._kept import Kept
+from valuedrift.nouns import BadInput, Item, Reading, Stopped
+from valuedrift.store import Store
+
+ITEMS = [Item("Is it?", "It is.", f"text {n}", "work") for n in range(6)]
+
+
+class Fixed:
+    """Gives the same probabilities to every item; fails on the texts in `fails`, and stops after `budget` items."""
+
+    note = ""
+    together = 2
+
+    def __init__(self, name, probs, fails=(), budget=None):
+        self.identity, self.probs, self.fails, self.budget = f"{name}/1", probs, fails, budget
+        self.asked = []
+
+    def read(self, items):
+        readings = []
+        for item in items:
+            if self.budget is not None and len(self.asked) >= self.budget:
+                raise Stopped("the money is spent", readings)
+            self.asked.append(item)
+            fine = item.text not in self.fails
+            readings.append(
+                Reading(item.key, self.identity, **({"probs": self.probs} if fine else {"failure": "unparsed", "reason": "noise"}))
+            )
+        return readings
+
+
+FOR, AGAINST = (1.0, 0.0, 0.0, 0.0, 0.0), (0.2, 0.0, 0.8, 0.0, 0.0)
+
+
+@pytest.fixture
+def panel(monkeypatch):
+    made = {"one": Fixed("one", FOR), "two": Fixed("two", AGAINST, fails=("text 3",))}
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda kind, name: (lambda argument: made[name]) if name in made else find(kind, name))
+    return judges.make("panel:one,two")
+
+
+def test_the_mean_and_the_missing_member(panel):
+    readings = panel.read(ITEMS)
+    assert readings[0].probs == pytest.approx((0.6, 0, 0.4, 0, 0))  # (1 + 0.2) / 2, 0.8 / 2
+    assert readings[3].probs is None
+    assert readings[3].reason == "two/1: noise"
+
+
+def test_members_are_kept_and_asked_once(panel, tmp_path):
+    kept = Kept(panel, Store(tmp_path))
+    first = kept.read(ITEMS)
+    assert {identity: height for identity, height in Store(tmp_path).readings()["judge"].value_counts().iter_rows()} == {
+        "one/1": 6,
+        "two/1": 6,
+        panel.identity: 6,
+    }
+    again = Kept(panel, Store(tmp_path))
+    assert again.read(ITEMS)[0] == first[0]
+    assert [len(member.asked) for member in panel.members] == [6, 7]  # the failure of "two" alone is tried again
+    assert again.n_new == 1
+
+
+def test_what_was_paid_for_is_kept_when_the_money_is_spent(tmp_path):
+    poor = Fixed("poor", FOR, budget=3)
+    with pytest.raises(Stopped):
+        Kept(poor, Store(tmp_path)).read(ITEMS)
+    assert Store(tmp_path).readings().height == 3
+    rich = Fixed("poor", FOR)
+    assert len(Kept(rich, Store(tmp_path)).read(ITEMS)) == 6
+    assert len(rich.asked) == 3
+
+
+def test_equal_words_are_read_once(tmp_path):
+    judge = Fixed("one", FOR)
+    readings = Kept(judge, Store(tmp_path)).read([ITEMS[0], ITEMS[1], ITEMS[0]])
+    assert len(judge.asked) == 2
+    assert readings[0] == readings[2]
+
+
+@pytest.mark.parametrize("argument", ["", "cues", "cues,cues"])
+def test_a_panel_needs_different_judges(argument):
+    with pytest.raises(BadInput):
+        judges.make(f"panel:{argument}")
