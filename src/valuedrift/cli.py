@@ -44,6 +44,10 @@ JudgeOption = Annotated[
     ),
 ]
 MaxCost = Annotated[float | None, typer.Option("--max-cost", min=0, help="Dollars a judge behind an API may cost at most.")]
+Without = Annotated[
+    list[str] | None, typer.Option("--without", help="Leave this stage out; what came after it comes after the one before. Repeatable.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Keep only this stage. Repeatable.")]
 Gold = Annotated[
     str, typer.Option("--gold", help="Human labels: compares the judge with them, and corrects the figures by those of this run.")
 ]
@@ -64,26 +68,41 @@ def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]
 def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
     """Train a small model here, base -> SFT -> two preference stages, trace it and write the report. No download, no GPU."""
     with resources.as_file(resources.files("valuedrift.sandbox").joinpath("demo.toml")) as plan:
-        run(plan, out, as_json)
+        run(plan, out=out, as_json=as_json)
 
 
 @app.command()
-def run(plan: Annotated[Path, typer.Argument(help="A plan in TOML.")], out: Out = Path("runs/latest"), as_json: Json = False) -> None:
+def run(
+    plan: Annotated[Path, typer.Argument(help="A plan in TOML.")],
+    without: Without = None,
+    only: Only = None,
+    out: Out = Path("runs/latest"),
+    as_json: Json = False,
+) -> None:
     """Train the stages of a plan, trace every checkpoint, measure and report."""
     from . import plan as plans
 
-    loaded = plans.load(plan)
+    loaded = plans.load(plan).ablated(without or (), only or ())
     from . import flow
 
-    _print(flow.run(loaded, out), as_json, _show_trace)
+    result = flow.run(loaded, out)
+    _print(result, as_json, _show_trace)
+    if result["failed"]:
+        raise Stopped(f"{len(result['failed'])} stages failed; the others are in the report, and the same command tries these again")
 
 
 @app.command()
-def check(plan: Annotated[Path, typer.Argument(help="A plan in TOML.")], out: Out = Path("runs/latest"), as_json: Json = False) -> None:
+def check(
+    plan: Annotated[Path, typer.Argument(help="A plan in TOML.")],
+    without: Without = None,
+    only: Only = None,
+    out: Out = Path("runs/latest"),
+    as_json: Json = False,
+) -> None:
     """Show a plan's stage graph, what is done already, and what it will cost. Trains nothing."""
     from . import plan as plans
 
-    loaded = plans.load(plan)
+    loaded = plans.load(plan).ablated(without or (), only or ())
     from . import verbs
 
     _print(verbs.check(loaded, out), as_json, _show_check)

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import re
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import polars as pl
 from . import judge as judges
 from . import progress, provenance, registry, suites
 from .judge._kept import Kept
-from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, Reading, digest
+from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, Reading, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
 from .store import Store, readings_table
 
@@ -39,16 +40,19 @@ class Job:
 
 
 def run(plan: Plan, out: Path) -> dict[str, Any]:
-    """Train the plan's stages, trace every checkpoint, measure and report; return the JSON object of the command contract."""
+    """Train the plan's stages, trace every checkpoint, measure and report; return the JSON object of the command contract.
+
+    A stage that fails leaves the others: they are trained, traced and reported, and `failed` says what is missing.
+    """
     store = Store(out)
     with store.locked():
         check_before(plan)
         started = time.monotonic()
         store.write_json("plan.json", plan.model_dump())
-        stages, checkpoints = _train_all(plan, store)
+        stages, checkpoints, failed = _train_all(plan, store)
         timings = {"train": round(time.monotonic() - started, 2)}
-        result = trace(store, plan, stages, checkpoints, timings, plan.model_dump())
-    return {"stages": stages, **result}
+        result = trace(store, plan, stages, checkpoints, timings, plan.model_dump(), notes=_failed_notes(failed))
+    return {"stages": stages, "failed": failed, **result}
 
 
 def check_before(plan: Plan) -> None:
@@ -60,16 +64,30 @@ def check_before(plan: Plan) -> None:
         records_of(node)
 
 
-def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Checkpoint]]:
+def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Checkpoint], list[dict[str, Any]]]:
+    """Return the trained stages, their checkpoints, and the stages that failed. Raises the first failure where nothing was trained."""
     from .sample import _load
 
     base = resolve_model(plan.model)
     last = {(BASE, seed): (base, _load.weights_digest(base)) for seed in plan.seeds}
     stages: list[dict[str, Any]] = []
     checkpoints: list[Checkpoint] = []
+    failed: dict[tuple[str, int], str] = {}
+    first: Exception | None = None
     for node in plan.nodes():
+        if (node.parent, node.seed) in failed:
+            failed[node.name, node.seed] = f"{node.parent}, which it comes after, failed"
+            continue
         parent, parent_weights = last[node.parent, node.seed]
-        folder, record = _train(node, parent, parent_weights, store)
+        try:
+            folder, record = _train(node, parent, parent_weights, store)
+        except Exception as error:  # whatever stops one stage of a night's work must not stop the others
+            if not isinstance(error, BadInput | Stopped):
+                traceback.print_exc()
+            first = first or error
+            failed[node.name, node.seed] = str(error) or type(error).__name__
+            progress.say(f"{node.name}, seed {node.seed}, failed: {failed[node.name, node.seed]}")
+            continue
         paths = [(0, parent), *((step, f"{folder}/checkpoint-{step}") for step in record["steps"])]
         stages.append(
             {
@@ -86,7 +104,9 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
         )
         checkpoints += [describe(path, node.name, step, node.seed, plan.frame) for step, path in paths]
         last[node.name, node.seed] = (paths[-1][1], checkpoints[-1].weights)
-    return stages, checkpoints
+    if first is not None and not stages:
+        raise first
+    return stages, checkpoints, [{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in failed.items()]
 
 
 def _train(node: Node, parent: str, parent_weights: str, store: Store) -> tuple[Path, dict[str, Any]]:
@@ -186,8 +206,12 @@ def trace(
     timings: dict[str, float],
     plan: dict[str, Any],
     sample: bool = True,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Ask and judge every checkpoint, measure and report; return what `trace --json` prints. Without `sample`, all answers must be there."""
+    """Ask and judge every checkpoint, measure and report; return what `trace --json` prints.
+
+    Without `sample` nothing is generated: all answers must be there.
+    """
     from .report._page import write_report
 
     prompts, judge = suites.load(asking.suite, asking.topics), Kept(judge_of(asking.judge, asking.max_cost), store)
@@ -206,7 +230,7 @@ def trace(
         store.write_table("scores", scores)
         _write_scores_by_judge(store, judge, prompts, asked)
         drifts = measure(store, asking.view)
-    notes = frame_notes(checkpoints) + _dropped_notes(stages) + _failure_notes(scores)
+    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, judge, stages, timings, notes, generated, judge.n_new))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
@@ -373,6 +397,10 @@ def frame_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
                 f"({after.frame}): part of that difference may be due to the frame and not to the weights."
             )
     return list(dict.fromkeys(notes))
+
+
+def _failed_notes(failed: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"{stage['name']} (seed {stage['seed']}) is missing: {stage['reason']}" for stage in failed]
 
 
 def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,6 +133,26 @@ class Plan(Asking):
     stage: Annotated[dict[str, Stage], Field(min_length=1)]
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
+    def ablated(self, without: Sequence[str] = (), only: Sequence[str] = ()) -> Plan:
+        """Return the plan without some stages, or with some alone; what came after a stage that is gone comes after the one before it.
+
+        Everything else is held fixed: data, settings, order and seeds. Raises BadInput for an unknown stage and where none is left.
+        """
+        for name in (*without, *only):
+            if name not in self.stage:
+                raise BadInput(f"there is no stage {name!r} to keep or leave out{registry.among(name, list(self.stage))}")
+        kept = {name for name in self.stage if name not in without and (not only or name in only)}
+        if not kept:
+            raise BadInput("no stage is left of the plan; keep at least one")
+        stages = {}
+        for name in [name for name in self.stage if name in kept]:
+            after = self.stage[name].after
+            while after != BASE and after not in kept:
+                after = self.stage[after].after
+            stages[name] = self.stage[name].model_copy(update={"after": after})
+        sweep = {key: values for key, values in self.sweep.items() if key.split(".")[1] in kept}
+        return self.model_copy(update={"stage": stages, "sweep": sweep})
+
     def nodes(self) -> list[Node]:
         """Return the stages to train, parents first, one per seed and sweep value that reaches them."""
         order = _topological(self.stage)
@@ -165,6 +186,8 @@ class Node:
 def load(path: Path | str) -> Plan:
     """Read a plan. Raises BadInput naming the file, the line and the nearest known key."""
     tables, source = _derived(Path(path), ())
+    if isinstance(tables.get("stage"), dict):
+        tables["stage"] = {name: _like(tables["stage"], name, path, ()) for name in tables["stage"]}
     try:
         plan = Plan(**tables)
     except ValidationError as error:
@@ -214,6 +237,20 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = _merged(result[key], value) if both else value
     return result
+
+
+def _like(stages: dict[str, Any], name: str, path: Path | str, seen: tuple[str, ...]) -> Any:
+    """Return a stage's table with what it takes over from the stage it is `like`."""
+    table = stages[name]
+    if not isinstance(table, dict) or "like" not in table:
+        return table
+    other = table["like"]
+    if other not in stages:
+        raise BadInput(f"{path}: stage {name!r} is like {other!r}, which is no stage{registry.nearest(str(other), list(stages))}")
+    if other in (*seen, name):
+        raise BadInput(f"{path}: the stages {' -> '.join([*seen, name, other])} are like each other in a circle; write one of them out")
+    own = {key: value for key, value in table.items() if key != "like"}
+    return _merged(_like(stages, other, path, (*seen, name)), own)
 
 
 def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:

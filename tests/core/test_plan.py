@@ -117,3 +117,50 @@ def test_every_shipped_plan_is_valid():
     assert shipped
     for path in shipped:
         plans.load(path)
+
+
+def test_a_stage_like_another_takes_over_its_keys(tmp_path):
+    text = GOOD + '\n[stage.alone]\nlike = "dpo"\nafter = "base"\nseed_of_name = 1\n'
+    with pytest.raises(BadInput, match=r"unknown key 'seed_of_name'"):
+        plans.load(written(tmp_path, text))
+    plan = plans.load(written(tmp_path, text.replace("seed_of_name = 1\n", "")))
+    assert plan.stage["alone"] == plan.stage["dpo"].model_copy(update={"after": "base"})
+
+
+@pytest.mark.parametrize(
+    ("like", "sentence"), [("dop", r"which is no stage; did you mean 'dpo'\?"), ("alone", "are like each other in a circle")]
+)
+def test_a_stage_like_nothing(tmp_path, like, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        plans.load(written(tmp_path, GOOD + f'\n[stage.alone]\nlike = "{like}"\n'))
+
+
+CHAIN = GOOD + '\n[stage.last]\nlike = "dpo"\nafter = "dpo"\n\n[sweep]\n"stage.dpo.beta" = [0.1, 0.2]\n'
+
+
+@pytest.mark.parametrize(
+    ("without", "only", "chain"),
+    [
+        ([], [], {"sft": "base", "dpo": "sft", "last": "dpo"}),
+        (["sft"], [], {"dpo": "base", "last": "dpo"}),
+        (["dpo"], [], {"sft": "base", "last": "sft"}),
+        (["sft", "dpo"], [], {"last": "base"}),
+        ([], ["sft", "last"], {"sft": "base", "last": "sft"}),
+    ],
+)
+def test_ablations_hold_everything_else_fixed(tmp_path, without, only, chain):
+    whole = plans.load(written(tmp_path, CHAIN))
+    left = whole.ablated(without, only)
+    assert {name: stage.after for name, stage in left.stage.items()} == chain
+    for name, stage in left.stage.items():
+        assert stage.model_dump(exclude={"after"}) == whole.stage[name].model_dump(exclude={"after"})
+    assert bool(left.sweep) == ("dpo" in chain)
+    assert left.nodes()
+
+
+def test_an_ablation_of_nothing(tmp_path):
+    plan = plans.load(written(tmp_path, CHAIN))
+    with pytest.raises(BadInput, match=r"no stage 'dop' to keep or leave out; did you mean 'dpo'\?"):
+        plan.ablated(["dop"])
+    with pytest.raises(BadInput, match="no stage is left"):
+        plan.ablated(["sft", "dpo", "last"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from valuedrift import flow, plan, verbs
-from valuedrift.nouns import BadInput
+from valuedrift.nouns import BadInput, Stopped
 from valuedrift.store import Store
 
 SAME = ("answers", "readings", "profiles.parquet", "drifts.parquet", "scores.parquet", "checkpoints.json", "stages.json", "prompts.json")
@@ -177,3 +177,34 @@ def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
     result = flow.run(plan.load(path), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]
     assert len(list((tmp_path / "out" / "stages").iterdir())) == 3
+
+
+def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
+    text = plan_file.read_text() + '\n[stage.again]\nlike = "dpo"\n\n[stage.after]\nlike = "dpo"\nafter = "again"\n'
+    plan_file.write_text(text)
+    train = flow._train
+
+    def sick(node, *rest):
+        if node.name == "again":
+            raise Stopped("the loss is nan at step 2")
+        return train(node, *rest)
+
+    monkeypatch.setattr(flow, "_train", sick)
+    result = flow.run(plan.load(plan_file), tmp_path / "out")
+    assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo"]
+    assert [(stage["name"], stage["reason"]) for stage in result["failed"]] == [
+        ("again", "the loss is nan at step 2"),
+        ("after", "again, which it comes after, failed"),
+    ]
+    assert {drift["stage"] for drift in result["drifts"]} == {"sft", "dpo"}
+    assert "again (seed 0) is missing: the loss is nan at step 2" in result["notes"]
+    monkeypatch.setattr(flow, "_train", train)
+    healed = flow.run(plan.load(plan_file), tmp_path / "out")
+    assert not healed["failed"]
+    assert {drift["stage"] for drift in healed["drifts"]} == {"sft", "dpo", "again", "after"}
+
+
+def test_where_no_stage_can_be_trained_the_reason_is_given(plan_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "_train", lambda *_: (_ for _ in ()).throw(Stopped("the loss is nan at step 2")))
+    with pytest.raises(Stopped, match="the loss is nan"):
+        flow.run(plan.load(plan_file), tmp_path / "out")

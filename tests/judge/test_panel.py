@@ -55,7 +55,7 @@ def test_the_mean_and_the_missing_member(panel):
 def test_members_are_kept_and_asked_once(panel, tmp_path):
     kept = Kept(panel, Store(tmp_path))
     first = kept.read(ITEMS)
-    assert {identity: height for identity, height in Store(tmp_path).readings()["judge"].value_counts().iter_rows()} == {
+    assert dict(Store(tmp_path).readings()["judge"].value_counts().iter_rows()) == {
         "one/1": 6,
         "two/1": 6,
         panel.identity: 6,

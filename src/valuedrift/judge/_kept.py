@@ -63,7 +63,7 @@ class Kept:
         """Return the stored successes of this judge on some items."""
         table = self.store.readings().filter((pl.col("judge") == self.identity) & pl.col("failure").is_null())
         return {
-            row["item"]: Reading(row["item"], row["judge"], tuple(row[name] for name in OUTCOMES), missing=row["missing"])  # type: ignore[arg-type]
+            row["item"]: Reading(row["item"], row["judge"], tuple(row[name] for name in OUTCOMES), missing=row["missing"])
             for row in table.iter_rows(named=True)
             if row["item"] in wanted
         }

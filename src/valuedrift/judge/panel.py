@@ -40,4 +40,4 @@ class Judge:
         columns = zip(*(reading.probs or () for reading in readings), strict=True)
         means = [sum(column) / len(readings) for column in columns]
         assert len(means) == len(OUTCOMES)
-        return Reading(item.key, self.identity, tuple(means))  # type: ignore[arg-type]
+        return Reading(item.key, self.identity, tuple(means))

@@ -34,7 +34,8 @@ class Panel:
         head = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
         body = "".join(_line(key, found, names) for key, found in shown.items())
         table = (
-            '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">stage</th><th scope="col">topic</th><th scope="col">stance</th>'
+            '<div class="scroll" tabindex="0"><table><thead><tr>'
+            '<th scope="col">stage</th><th scope="col">topic</th><th scope="col">stance</th>'
             f'<th scope="col">panel</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
         return f"<p>{_sentence(list(drifts.values()), names)}</p>{table if shown else ''}"
@@ -64,4 +65,5 @@ def _line(key: tuple[str, str, str], found: dict[str, Row], names: list[str]) ->
         f'<td class="nums">{esc(estimate(found[name], sign=True))}<br><small>{SAYS[found[name]["says"]]}</small></td>' for name in names
     )
     mark = " (resolved)" if first["panel_resolved"] else ""
-    return f'<tr><td>{esc(stage)}</td><th scope="row">{esc(topic)}</th><td>{outcome(stance)}</td><td class="nums">{esc(panel)}{mark}</td>{cells}</tr>'
+    drift = f'<td>{esc(stage)}</td><th scope="row">{esc(topic)}</th><td>{outcome(stance)}</td>'
+    return f'<tr>{drift}<td class="nums">{esc(panel)}{mark}</td>{cells}</tr>'
