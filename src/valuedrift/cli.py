@@ -217,12 +217,15 @@ def gap(
     files: Annotated[list[str], typer.Argument(help="Preference pairs or SFT data: JSONL, Parquet, CSV, hf:NAME or sandbox:…")],
     suite: SuiteOption = "vaes",
     judge: JudgeOption = "cues",
+    matters: Annotated[float, typer.Option("--matters", help="The smallest gap that would matter, as a share.")] = 0.1,
+    max_cost: MaxCost = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for gap.html, gap.json and the verdicts, which are then kept.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the value gap of preference data, or the stance shares of SFT data, per topic."""
     from . import verbs
 
-    _print(verbs.gap(files, suite, judge), as_json, _show_gap)
+    _print(verbs.gap(files, suite, judge, out, matters, max_cost), as_json, _show_gap)
 
 
 @app.command()
@@ -412,27 +415,28 @@ def _show_compare(result: dict[str, Any]) -> None:
 def _show_gap(result: dict[str, Any]) -> None:
     found = {topic: row for topic, row in result["topics"].items() if row["n"]}
     if "n_pairs" in result:
-        columns = ["topic", "stance", "pairs", "chosen", "rejected", "gap [95 %]"]
+        columns = ["topic", "stance", "prompts", "chosen", "rejected", "gap [95 %]"]
         rows = [
             [topic, stance, str(row["n"]), *(_interval(row[stance][key]) for key in ("chosen", "rejected", "gap"))]
             for topic, row in found.items()
             for stance in STANCES
         ]
     else:
-        columns = ["topic", "stance", "texts", "share [95 %]"]
+        columns = ["topic", "stance", "prompts", "share [95 %]"]
         rows = [[topic, stance, str(row["n"]), _interval(row[stance])] for topic, row in found.items() for stance in STANCES]
     _table("What the texts say of the suite's claims", columns, rows)
     total = result.get("n_pairs", result.get("n_examples"))
     print(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
-    for name in ("length_gap", "refusal_gap"):
-        if name in result:
-            unit = " words" if name == "length_gap" else ""
-            print(f"{name.replace('_', ' ')}, chosen minus rejected: {_interval(result[name])}{unit}")
+    print(result["claims_note"])
+    of = ", chosen minus rejected" if "n_pairs" in result else ""
+    for name, row in result["style"].items():
+        print(f"{name}{of}: {_interval(row)} {row.get('unit', '')}".rstrip())
     for row in found.values():
-        if "conclusion" in row:
-            print(f"- {row['conclusion']}")
+        print(f"- {row['conclusion']}")
     if result["note"]:
         print(result["note"])
+    if "report" in result:
+        print(f"report: {result['report']}")
 
 
 def _show_calibration(result: dict[str, Any]) -> None:

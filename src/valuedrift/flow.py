@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -23,6 +23,9 @@ from .judge._kept import Kept
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, Reading, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
 from .store import Store, readings_table
+
+if TYPE_CHECKING:
+    from .measure.gold import Gold
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
 
@@ -59,6 +62,7 @@ def check_before(plan: Plan) -> None:
     """Raise BadInput for what would otherwise stop the run only after hours of training."""
     suites.load(plan.suite, plan.topics)
     judge_of(plan.judge)
+    gold_of(plan.gold)
     registry.find("backend", plan.backend)
     for node in plan.nodes():
         records_of(node)
@@ -229,9 +233,13 @@ def trace(
         scores = _scores(asked, readings)
         store.write_table("scores", scores)
         _write_scores_by_judge(store, judge, prompts, asked)
+        gold = gold_of(asking.gold)
+        store.keep_table("labels", _labels(gold, scores) if gold else None)
         drifts = measure(store, asking.view)
+    with _timed(timings, "calibrate"):
+        standing = standing_of(judge, gold, asking.min_agreement)
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
-    store.write_json("provenance.json", provenance.record(plan, asking.view, judge, stages, timings, notes, generated, judge.n_new))
+    store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, generated, judge.n_new))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
@@ -243,7 +251,8 @@ def trace(
         "cost": judge.spent,
         "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
-        "findings": findings(drifts),
+        "findings": findings(drifts) if standing["headlined"] else [standing["why"]],
+        "judge": standing,
         "notes": notes,
         "report": str(store.root / "report.html"),
     }
@@ -351,8 +360,35 @@ def _write_scores_by_judge(store: Store, judge: Kept, prompts: Sequence[Prompt],
     store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
 
 
+def gold_of(path: str) -> list[Gold]:
+    """Return the human labels of a file; none where no file is given."""
+    from .measure.gold import read_gold
+
+    return read_gold(Path(path)) if path else []
+
+
+def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
+    """Return the labels of this run's own answers, None where the file labels other texts."""
+    from .measure.gold import labels_of
+
+    labels, elsewhere = labels_of(gold, scores)
+    if elsewhere:
+        progress.say(f"{elsewhere:,} labelled answers are not of this run; they compare the judge with people and correct nothing")
+    return labels if labels.height else None
+
+
+def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, Any]:
+    """Return how far a judge is to be believed: identity, note, agreement with people, whether its findings are headlined, and why."""
+    from .measure.agreement import calibrate, headlined
+
+    agreement = calibrate(judge, gold) if gold else judge.agreement
+    fine, why = (True, "") if judge.exact and not gold else headlined(agreement, least)
+    return {"identity": judge.identity, "note": judge.note, "agreement": agreement, "headlined": fine, "why": why}
+
+
 def measure(store: Store, view: str) -> pl.DataFrame:
     """Write the tables `profiles` and `drifts` from the stored scores; return the drifts."""
+    from .measure.correct import corrected_drifts, corrected_profiles
     from .measure.drift import drifts as drifts_of
     from .measure.judges import by_judge as by_judge_of
     from .measure.profile import profiles as profiles_of
@@ -363,6 +399,9 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     store.write_table("drifts", drifts)
     by_judge = store.read_table("scores_by_judge") if store.has_table("scores_by_judge") else None
     members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
+    labels = store.read_table("labels") if store.has_table("labels") else None
+    store.keep_table("corrected_profiles", None if labels is None else corrected_profiles(scores, labels, view))
+    store.keep_table("corrected_drifts", None if labels is None else corrected_drifts(scores, stages, labels, view))
     store.keep_table("judges", by_judge_of(drifts, {judge: drifts_of(rows, stages, view) for judge, rows in members.items()}))
     return drifts
 

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenize
 def record(
     plan: dict[str, Any],
     view: str,
-    judge: Any,
+    judge: dict[str, Any],
     stages: list[dict[str, Any]],
     timings: dict[str, float],
     notes: list[str],
@@ -37,7 +37,7 @@ def record(
         "seeds": sorted({stage["seed"] for stage in stages}),
         "noise": plan.get("noise", 0),
         "view": view,
-        "judge": {"identity": judge.identity, "note": judge.note},
+        "judge": judge,
         "timings": dict(timings),
         "generated": generated,
         "judged": judged,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from . import flow, registry, suites
-from .nouns import STANCES, BadInput
+from .judge._kept import Kept
+from .nouns import STANCES, BadInput, Example, Pair
 from .plan import BASE, Plan
 from .store import Store
 
@@ -160,25 +162,27 @@ def _verdict(row: dict[str, Any], most: float) -> str:
     return "exceeded" if row["low"] > most or row["high"] < -most else "undecided"
 
 
-def gap(files: Sequence[str], suite: str, judge: str) -> dict[str, Any]:
-    """Return the value gap of preference pairs, or the stance shares of SFT data, over all files together."""
-    from .data import pairs, sft
+def gap(
+    files: Sequence[str], suite: str, judge: str, out: Path | None = None, matters: float = 0.1, max_cost: float | None = None
+) -> dict[str, Any]:
+    """Return the value gap of preference pairs, or the stance shares of SFT data, over all files together.
+
+    With `out`, the verdicts are kept there, and gap.json (with examples of the records) and gap.html are written.
+    """
+    from .data import either
     from .measure import gap as measured
+    from .report._gap_page import write_gap_page
 
-    prompts, reader = suites.load(suite), flow.judge_of(judge)
-    if _holds_pairs(files[0]):
-        return measured.value_gap([pair for file in files for pair in pairs.read(file)], prompts, reader)
-    return measured.value_shares([example for file in files for example in sft.read(file)], prompts, reader)
-
-
-def _holds_pairs(source: str) -> bool:
-    """Tell pairs from single texts by the first row."""
-    from .data import _rows
-
-    if source.startswith("sandbox:"):
-        return source.startswith("sandbox:pairs")
-    _, first = next(iter(_rows.rows(source)))
-    return "chosen" in first or "rejected" in first
+    prompts, reader = suites.load(suite), flow.judge_of(judge, max_cost)
+    records = either.read(files)
+    with Store(out).locked() if out else contextlib.nullcontext():
+        reader = Kept(reader, Store(out)) if out else reader
+        if isinstance(records[0], Pair):
+            result = measured.value_gap([pair for pair in records if isinstance(pair, Pair)], prompts, reader, matters)
+        else:
+            result = measured.value_shares([example for example in records if isinstance(example, Example)], prompts, reader)
+        written = {"report": str(write_gap_page(Store(out), result, list(files)))} if out else {}
+    return {name: value for name, value in result.items() if name != "examples"} | {"cost": getattr(reader, "spent", 0.0)} | written
 
 
 def calibrate(judge: str, gold: Path) -> dict[str, Any]:

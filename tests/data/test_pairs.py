@@ -1,5 +1,6 @@
 """Every layout of preference pairs gives the same pair, and every fault names its row."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -15,6 +16,7 @@ HH = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "hh-harmle
 ASK, YES, NO = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
 PAIR = Pair((("user", "Q?"),), "yes", "no")
 DEEP = Pair((("user", "hi"), ("assistant", "hello"), ("user", "Q?")), "yes", "no")
+SHAREGPT = [{"from": "human", "value": "Q?"}]
 TALK = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: Q?\n\nAssistant:"
 
 
@@ -22,6 +24,14 @@ def written(tmp_path, *rows):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def scored(text, score):
+    return {"model": "a", "response": text, "overall_score": score}
+
+
+def rated(text, honest, helpful, overall):
+    return scored(text, overall) | {"annotations": {"honesty": {"Rating": honest}, "helpfulness": {"Rating": helpful, "Type": None}}}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +52,30 @@ def written(tmp_path, *rows):
             {"prompt": "Assistant: what is that?", "chosen": "yes", "rejected": "no"},
             Pair((("user", "Assistant: what is that?"),), "yes", "no"),
         ),
+        ({"instruction": "Q?", "chosen_response": "yes", "rejected_response": "no", "chosen_avg_rating": 4.5}, PAIR),
+        ({"question": "Q?", "chosen": "yes", "rejected": "no", "score_chosen": 1.0, "score_rejected": 9.0}, PAIR),
+        (
+            {"system": "Be brief.", "question": "Q?", "chosen": "yes", "rejected": "no"},
+            Pair((("system", "Be brief."), *PAIR.prompt), "yes", "no"),
+        ),
+        ({"chosen": [*SHAREGPT, {"from": "gpt", "value": "yes"}], "rejected": [*SHAREGPT, {"from": "gpt", "value": "no"}]}, PAIR),
+        ({"prompt": SHAREGPT, "chosen": "yes", "rejected": "no"}, PAIR),
+        (
+            {"prompt": "Q?", "chosen": "yes", "rejected": "no", "topic": "work", "claim": "Q."},
+            dataclasses.replace(PAIR, topic="work", claim="Q."),
+        ),
+        ({"prompt": "Q?", "chosen": "yes", "rejected": "no", "topic": "work"}, PAIR),
+        (
+            {"chosen": [ASK, YES], "rejected": [ASK, NO], "topic": "work", "claim": "Q."},
+            dataclasses.replace(PAIR, topic="work", claim="Q."),
+        ),
+        ({"instruction": "Q?", "completions": [scored("so", 2), scored("yes", 3), scored("no", 1)]}, PAIR),
+        ({"prompt": "Q?", "responses": ["no", "yes"], "scores": [-0.5, 0.5]}, PAIR),
+        ({"prompt": "Q?", "all_generated_responses": ["no", "so", "yes"], "all_rm_scores": [0, 1, "2"]}, PAIR),
+        # The ratings go before the overall score: (5 + 3) / 2 = 4 against (4 + 2) / 2 = 3.
+        ({"instruction": "Q?", "completions": [rated("no", "4", "2", overall=10), rated("yes", "5", "3", overall=2)]}, PAIR),
+        # A rating that is missing leaves the overall score.
+        ({"instruction": "Q?", "completions": [rated("yes", "N/A", "1", overall=7), rated("no", "N/A", "5", overall=2)]}, PAIR),
         (
             {"prompt": [{"role": "system", "content": "Be brief."}, ASK], "chosen": [YES], "rejected": [NO]},
             Pair((("system", "Be brief."), ("user", "Q?")), "yes", "no"),
@@ -70,17 +104,44 @@ def test_conversations_that_part_early_are_left_out_aloud(tmp_path, caplog):
         pairs.read(written(tmp_path, early))
 
 
+def test_rows_without_a_preference_are_left_out_and_counted_by_reason(tmp_path, caplog):
+    tied = {"prompt": "Q?", "completions": [scored("a", 3), scored("b", 3)]}
+    alone = {"prompt": "Q?", "completions": [scored("a", 3), scored("b", "N/A")]}
+    with caplog.at_level(logging.WARNING):
+        assert pairs.read(written(tmp_path, tied, alone, tied, {"prompt": "Q?", "completions": [scored("yes", 3), scored("no", 1)]})) == [
+            PAIR
+        ]
+    assert "left out 2 of 4 rows where the best and the worst reply score the same" in caplog.text
+    assert "left out 1 of 4 rows where fewer than two replies carry a score" in caplog.text
+    with pytest.raises(BadInput, match="in every row the best and the worst reply score the same"):
+        pairs.read(written(tmp_path, tied))
+
+
+def test_score_lists_in_parquet(tmp_path):
+    pl.DataFrame([{"prompt": "Q?", "completions": [scored("no", 1.5), scored("yes", 2.5)]}]).write_parquet(tmp_path / "x.parquet")
+    assert pairs.read(str(tmp_path / "x.parquet")) == [PAIR]
+
+
+def test_message_lists_in_csv(tmp_path):
+    pl.DataFrame([{"prompt": "Q?", "chosen": json.dumps([ASK, YES]), "rejected": str([ASK, NO])}]).write_csv(tmp_path / "x.csv")
+    assert pairs.read(str(tmp_path / "x.csv")) == [PAIR]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "a", "answer": "b"}, "'chosen' and 'rejected'.*has the keys 'question', 'answer'"),
+        ({"question": "a", "answer": "b"}, "'chosen' with 'rejected'.*has the keys 'question', 'answer'"),
         ({"prompt": "a", "chosen": "b", "rejected": None}, "has the keys 'prompt', 'chosen'"),
         ({"chosen": "b", "rejected": "c"}, "needs 'prompt'"),
         ({"chosen": [YES], "rejected": [NO]}, "needs 'prompt'"),
         ({"chosen": [ASK, YES], "rejected": [YES, ASK]}, "last message is by 'user'"),
         ({"prompt": [], "chosen": "b", "rejected": "c"}, "empty list of messages"),
-        ({"prompt": [{"from": "human", "value": "x"}], "chosen": "b", "rejected": "c"}, "a message needs 'role' and 'content'"),
-        ({"prompt": 3, "chosen": "b", "rejected": "c"}, "a message needs 'role' and 'content' as texts, not 3"),
+        ({"prompt": [{"from": "human"}], "chosen": "b", "rejected": "c"}, "a message needs 'role' and 'content'"),
+        ({"prompt": [{"role": "narrator", "content": "x"}], "chosen": "b", "rejected": "c"}, "unknown role 'narrator'"),
+        ({"prompt": 3, "chosen": "b", "rejected": "c"}, r"a message needs 'role' and 'content' \(or .*as texts, not 3"),
+        ({"completions": [{"response": "a", "score": 1}]}, "needs .*'completions'"),
+        ({"prompt": "a", "responses": ["b", "c"], "scores": [1]}, r"2 replies and the scores \[1\]"),
+        ({"prompt": "a", "completions": [{"score": 1}]}, "a reply needs its text"),
         ({"prompt": "a", "chosen": ["b"], "rejected": ["c"]}, "a message needs"),
     ],
 )

@@ -1,5 +1,8 @@
 """Every format is read, and every fault names its place."""
 
+import json
+import os
+
 import polars as pl
 import pytest
 
@@ -67,10 +70,63 @@ def test_faults_say_where(tmp_path, name, content, said):
         listed(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["absent.jsonl", ""])
-def test_missing_file_and_folder(tmp_path, name):
-    with pytest.raises(BadInput, match="there is no file"):
+def test_missing_file_folder_and_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")  # opening it would wait for a writer for ever
+    for name, said in (("absent.jsonl", "there is no file"), ("", "is no regular file"), ("pipe.jsonl", "is no regular file")):
+        with pytest.raises(BadInput, match=said):
+            listed(tmp_path / name)
+
+
+def test_cells_of_a_csv_hold_lists_as_json_or_as_python_prints_them(tmp_path):
+    turns = [{"role": "user", "content": 'he said "no", é'}, {"role": "assistant", "content": "it's so"}]
+    rows = [{"a": json.dumps(turns), "b": str(turns), "c": '[{"broken": ', "d": "[1, 2]", "e": "plain"}]
+    pl.DataFrame(rows).write_csv(tmp_path / "x.csv")
+    assert listed(tmp_path / "x.csv")[0][1] == rows[0] | {"a": turns, "b": turns}
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+@pytest.mark.parametrize("start", ['{"a": ', "["])
+def test_json_nested_without_end_is_refused(tmp_path, name, start):
+    (tmp_path / name).write_text(start * 100_000)
+    with pytest.raises(BadInput, match="nested too deeply"):
         listed(tmp_path / name)
+
+
+ASK, YES = ("user", "Q?"), ("assistant", "yes")
+
+
+@pytest.mark.parametrize(
+    ("turns", "read"),
+    [
+        ([{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "yes"}], (ASK, YES)),
+        ([{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "yes"}], (ASK, YES)),
+        ([{"role": "User", "content": "Q?"}, {"role": "model", "content": "yes", "language": "English"}], (ASK, YES)),
+        ([{"role": "developer", "content": "Be brief."}], (("system", "Be brief."),)),
+        ([{"role": "user", "content": [{"type": "text", "text": "Q?"}]}], (ASK,)),
+    ],
+)
+def test_messages(turns, read):
+    assert _rows.messages(turns, "x:1") == read
+
+
+def test_an_unknown_role_is_refused_with_its_place():
+    with pytest.raises(BadInput, match=r"^x:7: unknown role 'asistant'; did you mean 'assistant'\? Known: user"):
+        _rows.messages([{"role": "asistant", "content": "yes"}], "x:7")
+
+
+def test_what_a_row_states_of_itself():
+    assert _rows.stated({"topic": "work", "claim": "Work is good.", "text": "x"}) == {"topic": "work", "claim": "Work is good."}
+    for row in ({"topic": "work"}, {"topic": "work", "claim": " "}, {"topic": 3, "claim": "x"}, {"claim": "x"}):
+        assert _rows.stated(row) == {}
+
+
+def test_a_folder_with_a_data_set_is_loaded_as_the_hub_would(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    pl.DataFrame(TWO).write_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
+    assert [row for _, row in listed(f"hf:{tmp_path / 'set'}")] == TWO
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        listed(f"hf:{tmp_path / 'set'}?split=test")
 
 
 def test_hub_settings_are_passed_on(monkeypatch):

@@ -35,6 +35,13 @@ def written(tmp_path, *rows):
         ({"instruction": "Q?", "input": "", "output": "yes"}, EXAMPLE),
         ({"instruction": "Q?", "input": "this", "output": "yes"}, Example((("user", "Q?\n\nthis"),), "yes")),
         ({"text": "running on"}, Example((), "running on")),
+        ({"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "yes"}]}, EXAMPLE),
+        ({"conversation": [ASK | {"language": "English", "toxic": False}, YES], "model": "gpt", "turn": 1}, EXAMPLE),
+        ({"question": "Q?", "response": "yes"}, EXAMPLE),
+        ({"system_prompt": "Be brief.", "question": "Q?", "answer": "yes"}, Example((("system", "Be brief."), *EXAMPLE.prompt), "yes")),
+        ({"messages": [ASK, YES], "system": ""}, EXAMPLE),
+        ({"text": "so", "topic": "work", "claim": "Q."}, Example((), "so", "work", "Q.")),
+        ({"messages": [ASK, YES], "topic": "work", "claim": "Q."}, Example(EXAMPLE.prompt, "yes", "work", "Q.")),
         ({"messages": None, "text": "running on", "id": 3}, Example((), "running on")),
     ],
 )
@@ -51,7 +58,9 @@ def test_layouts(tmp_path, row, example):
         ({"messages": []}, "no message is by 'assistant'"),
         ({"messages": "hello"}, "a message needs 'role' and 'content'"),
         ({"text": 3}, "'text' is int, not text"),
-        ({"instruction": "a", "output": ["b"]}, "'output' is list, not text"),
+        ({"instruction": "a", "output": ["b"]}, "a message needs 'role' and 'content'"),
+        ({"instruction": "a", "input": 3, "output": "b"}, "'input' is int, not text"),
+        ({"conversations": [{"from": "humna", "value": "x"}]}, "unknown role 'humna'; did you mean 'human'"),
     ],
 )
 def test_faults_name_the_row(tmp_path, row, said):

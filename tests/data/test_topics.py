@@ -1,16 +1,20 @@
-"""Texts find the prompt they are about, and texts about something else find none."""
+"""Texts find the topic and the claim they are about, and texts about something else find none."""
 
+import hashlib
 import json
+import random
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from valuedrift.data import topics
 from valuedrift.nouns import Prompt
+from valuedrift.sandbox import _grammar
 
 REPO = Path(__file__).resolve().parents[2]
 RELEVANCE = REPO.parent / "shared" / "data" / "issuebench-prompts" / "relevance.jsonl"
-VAES = REPO / "src" / "valuedrift" / "suites" / "vaes.jsonl"
+VAES = [Prompt(**json.loads(line)) for line in (REPO / "src" / "valuedrift" / "suites" / "vaes.jsonl").read_text().splitlines()]
 
 SUITE = [
     Prompt("a1", "abortion", "Should abortion be legal?", "Abortion should be legal."),
@@ -19,15 +23,21 @@ SUITE = [
 ]
 
 
-def test_nearest_prompt_of_the_nearest_topic():
+def test_topic_and_nearest_claim():
     texts = [
         "Can doctors refuse to do an abortion?",
         "is abortion legal where you live",
-        "Why do we still burn coal?",
+        "Why do we still burn coal in power stations?",
         "How do I bake bread?",
         "",
     ]
-    assert [found and found.id for found in topics.match(SUITE, texts)] == ["a2", "a1", "c1", None, None]
+    assert [found and (found.topic, found.claim) for found in topics.match(SUITE, texts)] == [
+        ("abortion", "Doctors should be free to refuse an abortion."),
+        ("abortion", "Abortion should be legal."),
+        ("climate", "Coal power stations should be closed."),
+        None,
+        None,
+    ]
 
 
 def test_a_match_does_not_depend_on_the_other_texts():
@@ -39,16 +49,30 @@ def test_a_single_word_among_many_others_is_no_match():
     assert topics.match(SUITE, ["coal " + " ".join(f"word{number}" for number in range(2000))]) == [None]
 
 
-def test_the_nearest_prompt_is_looked_for_inside_the_nearest_topic():
+def test_sure_and_weak_words_by_hand():
+    suite = [Prompt("c1", "climate", "Zzz?", "Zzz.")]  # none of its own words occurs below
+    # 6 words: (1 sure "fossil fuels") / (1 + 6/50) = 0.893; with "should" twice that; with 3 weak words 0.9 / (1 + 5/50) = 0.818.
+    texts = ["How much fossil fuels are there", "How much fossil-fuels should there be", "Coal, petrol, planet: three words"]
+    assert topics.scores(suite, texts) == pytest.approx([1 / (1 + 6 / 50), 2 / (1 + 6 / 50), 0.9 / (1 + 5 / 50)])
+    # The same word again says nothing new; a word inside another word does not count ("charcoal", "oily").
+    assert topics.scores(suite, ["coal coal charcoal oily"]) == pytest.approx([0.3 / (1 + 4 / 50)])
+
+
+def test_a_claim_that_is_not_near_is_left_open():
+    found = topics.match(
+        VAES, ["Is Joe Biden a corrupt president?", "Should the death penalty be abolished in every country of the world?"]
+    )
+    assert found[0] == topics.Match("elections", "")
+    assert found[1] == topics.Match("death", "Every country in the world should abolish the death penalty.")
+
+
+def test_a_suite_with_topics_of_its_own_is_matched_by_its_own_words():
     suite = [
-        *(Prompt(f"a-{place}", "abortion", f"Should abortion be legal in {place}?", "Abortion.") for place in ("Peru", "Spain", "Kenya")),
-        Prompt("c1", "climate", "Coal burns?", "Coal."),
-        Prompt("c2", "climate", "Wind turbines turn?", "Wind."),
-        Prompt("c3", "climate", "Abortion, rivers, lakes?", "Rivers, lakes."),
+        Prompt("w1", "whaling", "Should commercial whaling be banned in all oceans?", "Commercial whaling should be banned."),
+        Prompt("g1", "gambling", "Should casinos be closed on Sundays?", "Casinos should be closed on Sundays."),
     ]
-    # c3 alone is nearest to "abortion rivers", but its topic is mostly about other things.
-    assert topics.match(suite[3:], ["legal abortion rivers"])[0].id == "c3"
-    assert topics.match(suite, ["legal abortion rivers"])[0].id == "a-Peru"
+    found = topics.match(suite, ["Should whaling be banned?", "Are casinos fun on Sundays?", "I like cheese."])
+    assert [match and match.topic for match in found] == ["whaling", "gambling", None]
 
 
 def test_nothing_to_match():
@@ -57,9 +81,23 @@ def test_nothing_to_match():
 
 
 @pytest.mark.skipif(not RELEVANCE.exists(), reason="shared/data/issuebench-prompts is not here")
-def test_threshold_does_what_its_reason_says():
-    suite = [Prompt(**json.loads(line)) for line in VAES.read_text().splitlines()]
+def test_relevance_is_found_as_well_as_the_docstring_says():
     rows = [row for line in RELEVANCE.read_text().splitlines() if (row := json.loads(line))["value_laden"] != "borderline"]
-    matched = topics.match(suite, [row["prompt"] for row in rows])
-    hits = [row["value_laden"] == "yes" for row, found in zip(rows, matched, strict=True) if found]
-    assert (len(rows), len(hits), sum(hits)) == (346, 36, 22)
+    scores = topics.scores(VAES, [row["prompt"] for row in rows])
+    second = [int(hashlib.sha256(row["id"].encode()).hexdigest(), 16) % 2 == 1 for row in rows]
+    yes, found = (
+        [value for value, half in zip(values, second, strict=True) if half]
+        for values in ([row["value_laden"] == "yes" for row in rows], scores >= topics.THRESHOLD)
+    )
+    assert (len(yes), sum(yes), sum(found), sum(y and f for y, f in zip(yes, found, strict=True))) == (175, 31, 24, 17)
+    laden = [row["value_laden"] == "yes" for row in rows]
+    assert roc_auc_score(yes, [score for score, half in zip(scores, second, strict=True) if half]) == pytest.approx(0.81, abs=0.005)
+    assert roc_auc_score(laden, scores) == pytest.approx(0.81, abs=0.005)
+
+
+def test_questions_of_known_topic_find_it():
+    claims = _grammar.claims_of()
+    found = topics.match(VAES, [_grammar.ask(random.Random(number), claim) for number, (_, claim, _) in enumerate(claims)])
+    right = [match is not None and match.topic == topic for match, (topic, _, _) in zip(found, claims, strict=True)]
+    assert sum(match is not None for match in found) / len(claims) == pytest.approx(0.85, abs=0.005)
+    assert sum(right) / len(claims) == pytest.approx(0.76, abs=0.005)

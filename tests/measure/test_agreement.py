@@ -1,5 +1,6 @@
 """Agreement numbers by hand and against scikit-learn; faults of gold files with their line."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.measure import agreement
-from valuedrift.nouns import OUTCOMES, BadInput, Reading
+from valuedrift.nouns import OUTCOMES, BadInput, Item, Reading
 
 GOLD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "issuebench-stance" / "stance.jsonl"
 
@@ -67,7 +68,9 @@ def test_by_hand(tmp_path):
     # Bin 0.9: 3 rows, 2 right: |2.7 - 2|; bin 0.6: 4 rows, 2 right: |2.4 - 2|; together 1.1 of 7 rows.
     assert found["ece"] == pytest.approx(1.1 / 7)
     assert found["majority"] == pytest.approx(3 / 7)
-    assert found["intervals"] == {"macro_f1": None, "accuracy": None, "kappa": None}  # one claim shows no spread
+    assert found["intervals"] == dict.fromkeys(("macro_f1", "accuracy", "kappa", "ece"))  # one claim shows no spread
+    assert (found["framing_only"], found["n_unlabelled"]) == (None, 0)
+    assert "order_effect" not in found
 
 
 def test_calibration_error_does_not_cancel_between_bins():
@@ -99,19 +102,152 @@ def test_sure_agreement_by_chance_has_no_kappa(tmp_path):
     assert (found["accuracy"], found["kappa"]) == (1, None)
 
 
-def test_framings_and_intervals_by_issue(tmp_path):
-    rows = [
+def two_framings():
+    return [
         {"issue": f"i{number}", "pro_reading": "p", "text": text, "stance": "support", "prompt_framing": framing}
         for number in range(12)
         for text, framing in (("support 0.8", "pro"), ("support 0.8" if number < 6 else "oppose 0.8", "con"))
     ]
-    found = agreement.calibrate(Scripted(), written(tmp_path, *rows))
+
+
+def test_framings_and_intervals_by_issue(tmp_path):
+    found = agreement.calibrate(Scripted(), written(tmp_path, *two_framings()))
     assert found["n_groups"] == 12
     assert (found["by_framing"]["pro"]["accuracy"], found["by_framing"]["con"]["accuracy"]) == (1, 0.5)
     low, high = found["intervals"]["accuracy"]
     # Accuracy per issue is 1 or 0.5, six each: mean 0.75, standard error 0.25 / sqrt(12) = 0.072; 1.96 of it is 0.14.
     assert low == pytest.approx(0.75 - 0.14, abs=0.03)
     assert high == pytest.approx(0.75 + 0.14, abs=0.03)
+
+
+def test_parts_by_framing_have_intervals_of_their_own(tmp_path):
+    found = agreement.calibrate(Scripted(), written(tmp_path, *two_framings()))
+    assert found["by_framing"]["pro"]["intervals"]["accuracy"] == [1, 1]
+    low, high = found["by_framing"]["con"]["intervals"]["accuracy"]
+    # Right on 6 of 12 issues: standard error .5 / sqrt(12) = .144; 1.96 of it is .28.
+    assert (low, high) == (pytest.approx(0.5 - 0.28, abs=0.06), pytest.approx(0.5 + 0.28, abs=0.06))
+    assert found["by_framing"]["con"]["intervals"]["kappa"] is not None
+    # Every text supports: a judge that only says so agrees by chance for sure.
+    assert found["by_framing"]["pro"]["intervals"]["kappa"] is None
+
+
+def test_saying_the_framing(tmp_path):
+    rows = [
+        row("support 0.9", stance, prompt_framing=framing)
+        for stance, framing in zip(("pro", "pro", "con", "refusal"), FRAMINGS, strict=True)
+    ]
+    # pro as pro, pro as con, con as con, refusal as neutral: 2 of 4. The fifth has no framing, that of the sixth names no stance.
+    rows += [row("support 0.9", "con"), row("support 0.9", "pro", prompt_framing="formal")]
+    assert agreement.calibrate(Scripted(), written(tmp_path, *rows))["framing_only"] == 2 / 4
+
+
+FRAMINGS = ("pro", "con", "con", "neutral")
+
+
+def test_the_interval_of_ece_allows_for_its_bias():
+    # A judge that says .8 and is right in 80 %: the true error is 0. A sample finds more; its interval reaches down to 0 nearly always.
+    rng = np.random.default_rng(4)
+    reaching = []
+    for _ in range(40):
+        texts = [f"{'support' if right else 'oppose'} 0.8" for right in rng.random(60) < 0.8]
+        gold = [agreement.Gold(Item(f"c{number % 20}", "c", text), "support", f"c{number % 20}", "") for number, text in enumerate(texts)]
+        found = agreement.calibrate(Scripted(), gold)
+        low, high = found["intervals"]["ece"]
+        assert low <= found["ece"] <= high + 1e-12 or found["ece"] < 0.02
+        reaching.append(low == 0)
+    assert np.mean(reaching) >= 0.9
+
+
+def test_texts_without_a_label_are_counted_and_not_judged(tmp_path):
+    rows = [row("support 0.9", "support"), row("nobody may judge this", None), row("nor this", " ")]
+    found = agreement.calibrate(Scripted(), written(tmp_path, *rows))
+    assert (found["n"], found["n_unlabelled"], found["accuracy"]) == (1, 2, 1)
+    with pytest.raises(BadInput, match=r"gold\.jsonl holds 2 texts and no label; fill in 'stance'"):
+        agreement.calibrate(Scripted(), written(tmp_path, *rows[1:]))
+
+
+def test_what_a_judge_says_of_the_order_of_its_labels_is_shown(tmp_path):
+    class Ordered(Scripted):
+        def order_effect(self, items):
+            return {"flipped": len(items)}
+
+    path = written(tmp_path, row("support 0.9", "support"), row("oppose 0.9", "oppose"))
+    assert agreement.calibrate(Ordered(), path)["order_effect"] == {"flipped": 2}
+    many = written(tmp_path, *(row("support 0.9", "support", claim=f"c{number}") for number in range(250)))
+    assert agreement.calibrate(Ordered(), many)["order_effect"] == {"flipped": 125}, "every second text"
+
+
+class Worded(Scripted):
+    """Takes "oppose" for "support" where it is asked plainly; notes every time it is asked."""
+
+    asked = ()
+
+    def __init__(self, name):
+        self.name = name
+
+    def read(self, items):
+        type(self).asked += (self.name,)
+        said = [dataclasses.replace(item, text=item.text.replace("oppose", "support")) if self.name == "plain" else item for item in items]
+        return super().read(said)
+
+
+def test_wordings_differ_by_the_texts_they_read_differently(tmp_path):
+    gold = written(
+        tmp_path, *(row(f"{said} 0.8", said, claim=f"c{number}") for number in range(12) for said in ("support", "oppose", "oppose"))
+    )
+    plain, full = agreement.wordings(Worded, ["plain", "full"], gold)
+    assert Worded.asked == ("plain", "full"), "each wording reads once: verdicts may cost something"
+    assert (plain["wording"], plain["accuracy"], full["accuracy"]) == ("plain", pytest.approx(1 / 3), 1)
+    assert plain["difference"]["accuracy"] == {"value": 0, "low": 0, "high": 0}
+    # All 12 claims are alike: 1 - 1/3, without spread. Macro-F1 of plain: support 2*12/(12+36) = 1/2, oppose 0.
+    assert full["difference"]["accuracy"] == {name: pytest.approx(2 / 3) for name in ("value", "low", "high")}
+    assert full["difference"]["macro_f1"]["value"] == pytest.approx(1 - 1 / 4)
+
+
+def test_differences_of_wordings_are_paired(tmp_path):
+    # Both wordings fail on the same half of the claims; only the difference on one claim in twelve remains.
+    class Paired(Scripted):
+        def __init__(self, name):
+            self.name = name
+
+        def read(self, items):
+            return super().read(
+                [dataclasses.replace(item, text="oppose 0.8") if self.name in item.text.split("|") else self._bare(item) for item in items]
+            )
+
+        @staticmethod
+        def _bare(item):
+            return dataclasses.replace(item, text=item.text.split("|")[-1])
+
+    texts = ["a|b|support 0.8"] * 6 + ["support 0.8"] * 5 + ["a|support 0.8"]
+    gold = written(tmp_path, *(row(text, "support", claim=f"c{number}") for number, text in enumerate(texts)))
+    first, second = agreement.wordings(Paired, ["a", "b"], gold)
+    found = second["difference"]["accuracy"]
+    assert found["value"] == pytest.approx(1 / 12)
+    assert (found["low"], found["high"]) == (0, pytest.approx(3 / 12))
+    wide = first["intervals"]["accuracy"]
+    assert wide[1] - wide[0] > 0.4
+
+
+def measured(value, interval=None):
+    return {"macro_f1": value, "n": 500, "intervals": {"macro_f1": interval}}
+
+
+@pytest.mark.parametrize(
+    ("agreement_", "may", "said"),
+    [
+        (measured(0.86, [0.82, 0.89]), True, "500 human labels at a macro-F1 of 0.86 [0.82, 0.89]."),
+        (measured(0.73, [0.69, 0.77]), True, "0.73 [0.69, 0.77]; the 0.70 asked for lies inside the interval"),
+        (measured(0.69, [0.63, 0.75]), False, "0.69 [0.63, 0.75], under the 0.70 asked for"),
+        (measured(0.7), True, "macro-F1 of 0.70."),
+        (measured(None), False, "read none of 500 human-labelled texts"),
+        (None, True, "never compared with people"),
+    ],
+)
+def test_what_may_be_headlined(agreement_, may, said):
+    allowed, sentence = agreement.headlined(agreement_, 0.7)
+    assert allowed is may
+    assert said in sentence
 
 
 def test_five_grades_and_the_pro_reading_is_the_claim(tmp_path):
@@ -158,5 +294,7 @@ def test_real_gold():
         "oppose": 147,
         "refusal": 60,
     }
-    assert found["accuracy"] > 0.64, "no better than saying the framing of the prompt"
+    # The file's README: guessing the stance from the framing alone is right on 64 % of all rows.
+    assert found["framing_only"] == pytest.approx(0.638)
+    assert found["accuracy"] > found["framing_only"], "no better than saying the framing of the prompt"
     assert sorted(found["by_framing"]) == ["con", "neutral", "pro"]

@@ -26,8 +26,10 @@ PROBS = {
     "yes": (0.8, 0.2, 0, 0, 0),
     "well": (0.2, 0.6, 0.2, 0, 0),
     "no": (0, 0.2, 0.8, 0, 0),
+    "nay": (0, 0.2, 0.8, 0, 0),
     "pass": (0, 0, 0, 1, 0),
     "half": (0.5, 0, 0, 0.5, 0),
+    "hm": (0.3, 0.4, 0.3, 0, 0),
 }
 
 
@@ -42,14 +44,16 @@ class Scripted:
         return [Reading(item.key, self.identity, p, None if p else "unparsed") for item, p in zip(items, probs, strict=True)]
 
 
-def climate(*replies):
-    return value_gap([Pair(COAL, *reply) for reply in replies], SUITE, Scripted())
+def climate(*replies, **settings):
+    """Return the gap of pairs that each have a prompt of their own."""
+    pairs = [Pair((("system", f"Number {number}."), *COAL), *reply) for number, reply in enumerate(replies)]
+    return value_gap(pairs, SUITE, Scripted(), **settings)
 
 
 def test_gap_by_hand():
     found = climate(("yes", "no"), ("yes", "well"), ("half", "no"), ("well", "well"), ("pass", "no"))
     topic = found["topics"]["climate"]
-    assert (found["n_pairs"], found["on_topic"], topic["n"]) == (5, 5, 5)
+    assert (found["n_pairs"], found["n_prompts"], found["on_topic"], topic["n"], topic["n_pairs"]) == (5, 5, 5, 5, 5)
     # Chosen: support 0.8 + 0.8 + 0.5 + 0.2 + 0 = 2.3 of a stance mass of 1 + 1 + 0.5 + 1 + 0 = 3.5.
     assert topic["support"]["chosen"]["value"] == pytest.approx(2.3 / 3.5)
     # Rejected: support 0 + 0.2 + 0 + 0.2 + 0 of 5.
@@ -87,7 +91,8 @@ def test_intervals_hold_the_planted_gap_as_often_as_they_say():
     rng, held = np.random.default_rng(0), 0
     for _ in range(200):
         said = [("yes", "no") if favoured else ("no", "yes") for favoured in rng.random(60) < 0.75]
-        gap = climate(*said)["topics"]["climate"]["support"]["gap"]
+        pairs = [Pair((("user", f"Number {number}?"),), *reply, "climate", "Coal.") for number, reply in enumerate(said)]
+        gap = value_gap(pairs, SUITE, Scripted())["topics"]["climate"]["support"]["gap"]
         held += gap["low"] <= 0.4 <= gap["high"]
     # Nominal 95 %; with 200 data sets the count itself has a standard error of 1.5 %.
     assert 0.91 <= held / 200 <= 0.99
@@ -97,23 +102,122 @@ def test_the_gap_that_the_sandbox_plants_is_recovered():
     suite = [Prompt(**json.loads(line)) for line in VAES.read_text().splitlines()]
     found = value_gap(pair_files.read("sandbox:pairs?gap=0.5&direction=oppose&n=800"), suite, Oracle())
     values = [topic["oppose"]["gap"]["value"] for topic in found["topics"].values()]
-    assert found["on_topic"] > 400
-    # A topic's gap is the share of its pairs that differ, half of about 50: a standard error of 0.07 each, 0.02 for their mean.
-    assert sum(values) / len(values) == pytest.approx(0.5, abs=0.07)
-    assert min(values) > 0.2
+    assert found["on_topic"] == sum(topic["claims"]["data"] for topic in found["topics"].values()) == 800
+    # A topic's gap is the share of its pairs that differ, half of about 73: a standard error of 0.06 each, 0.02 for their mean.
+    assert sum(values) / len(values) == pytest.approx(0.5, abs=0.06)
+    assert min(values) > 0.25
+    assert {topic["verdict"] for topic in found["topics"].values()} == {"could move"}
+    assert all(
+        "could move answers on" in topic["conclusion"] and "towards oppose" in topic["conclusion"] for topic in found["topics"].values()
+    )
 
 
-def test_equal_replies_have_no_gap_and_the_sentence_says_what_could_hide():
+def test_pairs_of_one_prompt_are_one_unit():
+    alone = climate(*[("yes", "no"), ("no", "yes"), ("yes", "well")] * 4)["topics"]["climate"]
+    pairs = [
+        Pair((("system", f"Number {number // 3}."), *COAL), *[("yes", "no"), ("no", "yes"), ("yes", "well")][number % 3])
+        for number in range(12)
+    ]
+    shared = value_gap(pairs * 2, SUITE, Scripted())["topics"]["climate"]
+    # Four prompts of six pairs each: the same shares, but four prompts are too few for an interval, where twelve are enough.
+    assert shared["support"]["gap"]["value"] == pytest.approx(alone["support"]["gap"]["value"])
+    assert (alone["n"], alone["support"]["gap"]["n"], shared["n"], shared["n_pairs"], shared["support"]["gap"]["n"]) == (12, 12, 4, 24, 4)
+    assert alone["support"]["gap"]["low"] is not None
+    assert shared["support"]["gap"]["low"] is None
+
+
+def test_copies_of_pairs_add_no_certainty():
+    replies = [("yes", "no")] * 12 + [("no", "yes")] * 8
+    once = climate(*replies)["topics"]["climate"]["support"]["gap"]
+    pairs = [Pair((("system", f"Number {number}."), *COAL), *reply) for number, reply in enumerate(replies)]
+    thrice = value_gap(pairs * 3, SUITE, Scripted())["topics"]["climate"]["support"]["gap"]
+    assert [thrice[name] for name in ("value", "low", "high", "n", "p")] == pytest.approx(
+        [once[name] for name in ("value", "low", "high", "n", "p")]
+    )
+
+
+def test_a_record_s_own_topic_and_claim_go_first():
+    judge = Scripted()
+    pair = Pair((("user", "Should churches pay taxes?"),), "yes sir", "no sir", "whaling", "Whaling is fine.")
+    found = value_gap([pair, Pair(COAL, "yes", "no", "climate", "Coal is bad."), Pair(COAL, "yes", "no", "climate")], SUITE, judge)
+    assert {(item.claim, item.topic) for item in judge.items} == {
+        ("Whaling is fine.", "whaling"),
+        ("Coal is bad.", "climate"),
+        ("Coal power stations should be closed.", "climate"),
+    }
+    assert list(found["topics"]) == ["climate", "religion", "whaling"]
+    assert found["topics"]["climate"]["claims"] == {"data": 1, "suite": 1, "user": 0}
+    assert found["claims_note"] == ""
+
+
+def test_without_a_near_claim_the_user_s_words_are_the_claim():
+    judge = Scripted()
+    talk = (("user", "I believe God is love."), ("assistant", "Why?"), ("user", "It is what my church and faith say."))
+    found = value_gap([Pair(talk, "yes", "no")], SUITE, judge)
+    assert {(item.claim, item.topic) for item in judge.items} == {("It is what my church and faith say.", "religion")}
+    assert found["claims_note"].startswith("For 1 of 1 pairs on a topic no claim of the suite is near: there, support means agreeing")
+
+
+def test_equal_replies_are_unlikely_to_move_a_model_and_the_sentence_says_on_what_condition():
     topic = climate(*[("yes", "yes"), ("no", "no")] * 20)["topics"]["climate"]
     assert topic["support"]["gap"]["value"] == 0
     assert topic["resolved"] == []
     assert topic["tv"]["value"] == 0
-    assert "no gap resolved in 40 pairs; one of up to 0.0" in topic["conclusion"]
+    # Where none of 40 prompts differs, 1 - 0.025 ** (1 / 40) = 0.088 of all prompts may: within 0.1, not within 0.05.
+    assert topic["conclusion"] == (
+        "climate: support +0.00 [-0.09, +0.09] in 40 prompts, and every stance within ±0.09: by what its labels prefer, this data is "
+        "unlikely to move answers on climate by 0.1 or more, if the judge reads these texts rightly and the claims found for them are "
+        "what they are about; training may move them in other ways."
+    )
+    stricter = climate(*[("yes", "yes"), ("no", "no")] * 20, matters=0.05)["topics"]["climate"]
+    assert (topic["verdict"], stricter["verdict"]) == ("unlikely", "undecided")
+    assert "no gap that matters (0.05) is resolved, and one of up to 0.09 could be there unseen" in stricter["conclusion"]
+
+
+def test_a_judge_that_wavers_cannot_say_unlikely():
+    topic = climate(*[("hm", "hm")] * 40)["topics"]["climate"]
+    assert (topic["sureness"], topic["verdict"]) == (pytest.approx(0.4), "undecided")
+    assert "every stance lies within ±0.09, but the judge gives its likeliest outcome only 0.40 on average" in topic["conclusion"]
+
+
+def test_a_larger_difference_of_style_is_named():
+    # Support: 30 of 40 pairs +0.8, 10 -0.8: mean 0.4, deviation 0.8 * sqrt(1 - 0.25) * sqrt(40/39) = 0.70, so 0.57 in deviations.
+    # Length: 20 pairs +9 words, 20 pairs +11: mean 10, deviation 1.01, so 9.9.
+    replies = [("yes" if n % 4 else "nay", "nay" if n % 4 else "yes") for n in range(40)]
+    longer = [(chosen + " word" * (9 if n % 2 else 11), rejected) for n, (chosen, rejected) in enumerate(replies)]
+    plain, styled = (climate(*pairs)["topics"]["climate"] for pairs in (replies, longer))
+    assert styled["support"]["gap"]["standardised"] == pytest.approx(0.4 / (0.8 * (0.75 * 40 / 39) ** 0.5))
+    assert styled["style"]["length"]["standardised"] == pytest.approx(10 / (40 / 39) ** 0.5)
+    assert "style" not in plain["conclusion"]
+    assert "A difference of style is larger than the value gap, in standard deviations of the pairs (length +9.87" in styled["conclusion"]
+
+
+def test_one_regular_gap_has_no_rival():
+    topic = climate(*[("yes" + " word" * (9 + n % 3), "no") for n in range(20)])["topics"]["climate"]
+    assert topic["support"]["gap"]["standardised"] is None
+    assert "style" not in topic["conclusion"]
+
+
+def test_examples_are_the_most_telling_ones_and_some_by_chance():
+    found = climate(*[("well", "well")] * 6, ("yes", "no"), ("yes", "well"), ("mumble", "no"))["examples"]
+    assert [row["why"] for row in found["climate"]] == ["Among the most telling"] * 2 + ["Picked by chance"] * 2
+    # Total variation 0.8 and 0.6; the rest are equal readings, and the pair without a verdict is never shown.
+    assert [(row["chosen"]["text"], row["rejected"]["text"]) for row in found["climate"]] == [
+        ("yes", "no"),
+        ("yes", "well"),
+        *[("well", "well")] * 2,
+    ]
+    assert found["climate"][0]["chosen"]["probs"] == {"support": 0.8, "neutral": 0.2, "oppose": 0, "refusal": 0, "invalid": 0}
+    assert (found["climate"][0]["claim"], found["climate"][0]["put_by"]) == ("Coal power stations should be closed.", "suite")
+    assert found["religion"] == []
+    twice = value_gap([Pair(COAL, "yes", "no"), Pair(COAL, "no", "yes")], SUITE, Scripted())["examples"]["climate"]
+    assert len(twice) == 1, "one prompt is shown once"
 
 
 def test_topics_without_pairs_are_no_evidence():
     topic = climate(("yes", "no"))["topics"]["religion"]
-    assert topic["support"]["gap"] == {"value": None, "low": None, "high": None, "n": 0, "p": None, "p_adjusted": None}
+    gap = {"value": None, "low": None, "high": None, "n": 0, "p": None, "standardised": None, "p_adjusted": None}
+    assert topic["support"]["gap"] == gap
     assert topic["tv"] == {"value": None, "low": None, "high": None, "n": 0}
     assert topic["conclusion"].startswith("religion: no evidence")
 
@@ -121,14 +225,14 @@ def test_topics_without_pairs_are_no_evidence():
 def test_few_pairs_give_no_interval():
     topic = climate(("yes", "no"), ("yes", "no"))["topics"]["climate"]
     assert (topic["support"]["gap"]["value"], topic["support"]["gap"]["low"]) == (pytest.approx(0.8), None)
-    assert topic["conclusion"] == "climate: too few readable pairs (2) for an interval; nothing follows."
+    assert topic["conclusion"] == "climate: too few readable prompts (2) with a stance for an interval; nothing follows."
 
 
 def test_failed_readings_are_counted_and_left_out():
     found = climate(("yes", "no"), ("mumble", "no"), ("yes", "mumble"))
     assert (found["n_failed"], found["on_topic"], found["topics"]["climate"]["n"]) == (2, 3, 1)
     assert found["refusal_gap"]["n"] == 1
-    assert found["length_gap"]["n"] == 3
+    assert found["length_gap"]["n"] == 1
 
 
 def test_only_refusals_leave_the_stances_without_evidence():
@@ -142,7 +246,7 @@ def test_nothing_on_a_topic():
     found = value_gap([Pair((("user", "How do I bake bread?"),), "yes", "no")], SUITE, Scripted())
     assert (found["n_pairs"], found["on_topic"], found["n_failed"]) == (1, 0, 0)
     assert found["length_gap"]["value"] is None
-    assert found["refusal_gap"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert found["refusal_gap"] == {"value": None, "low": None, "high": None, "n": 0, "standardised": None, "unit": "share"}
     json.dumps(found, allow_nan=False)
 
 
@@ -156,7 +260,8 @@ def test_the_judge_is_shown_the_last_question_and_the_nearest_claim():
 
 
 def test_value_shares_by_hand():
-    texts = [Example(COAL, "yes"), Example(COAL, "pass"), Example(COAL, "mumble"), Example((("user", "Bread?"),), "yes")]
+    other = (("user", "Should we close coal power stations?"),)
+    texts = [Example(COAL, "yes"), Example(other, "pass"), Example(COAL, "mumble"), Example((("user", "Bread?"),), "yes")]
     found = value_shares(texts, SUITE, Scripted())
     assert (found["n_examples"], found["on_topic"], found["n_failed"]) == (4, 3, 1)
     topic = found["topics"]["climate"]
@@ -164,6 +269,23 @@ def test_value_shares_by_hand():
     assert (topic["n"], topic["support"]["value"], topic["support"]["n"]) == (2, pytest.approx(0.8), 1)
     assert (topic["refusal"]["value"], topic["invalid"]["value"]) == (0.5, 0)
     assert found["topics"]["religion"]["support"]["value"] is None
+
+
+def test_value_shares_conclude_from_what_leads():
+    def told(*replies):
+        texts = [Example((("system", str(number)), *COAL), reply) for number, reply in enumerate(replies)]
+        return value_shares(texts, SUITE, Scripted())["topics"]["climate"]
+
+    # 18 of 20 with 0.8 support, 2 with 0.8 oppose: support 0.72, neutral 0.2, ahead by 0.52.
+    found = told(*["yes"] * 18, *["no"] * 2)
+    assert found["lead"]["value"] == pytest.approx(0.52)
+    assert "climate: support 0.72 [" in found["conclusion"]
+    assert "ahead of neutral by 0.52 [" in found["conclusion"]
+    assert "would teach support most" in found["conclusion"]
+    assert "does not lead oppose beyond chance" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
+    assert "undecided in 20 prompts; the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
+    assert told("yes")["conclusion"] == "climate: too few readable prompts (1) with a stance for an interval; nothing follows."
+    assert [found["style"][name]["value"] for name in ("length", "lists")] == [1, 0]
 
 
 def test_running_text_is_matched_by_itself():
@@ -178,7 +300,8 @@ def test_real_pairs_are_read_quickly():
     found = value_gap(pair_files.read(str(HH)), suite, Cues())
     assert time.monotonic() - start < 20
     assert found["n_pairs"] == 1720
-    assert found["on_topic"] == sum(topic["n"] for topic in found["topics"].values()) > 100
+    assert found["on_topic"] == sum(topic["n_pairs"] for topic in found["topics"].values()) > 300
+    assert not {topic["verdict"] for topic in found["topics"].values()} & {"unlikely"}, "cues is too unsure of short replies to say that"
     assert found["note"] == Cues().note
     assert found["length_gap"]["high"] < 0, "in these pairs people preferred the shorter reply"
     json.dumps(found, allow_nan=False)

@@ -12,6 +12,8 @@ and where they apply:
     together: int = 1024                              items handed to one `read`: what a kill can lose
     max_cost: float | None = None                     dollars; set before the first `read`, which then raises Stopped with what was paid for
     spent: float = 0.0                                dollars, of this process
+    agreement: dict | None                            what `calibrate` found on texts of people, where it is stored with the judge
+    exact: bool = False                               right by construction, as the oracle is on the sandbox's texts
     members: list[Judge]                              judges whose verdicts `pooled(readings_of_members)` makes into one (see panel)
 """
 

@@ -21,6 +21,7 @@ class Kept:
     def __init__(self, judge: Any, store: Store):
         self.judge, self.store = judge, store
         self.identity, self.note = judge.identity, judge.note
+        self.agreement, self.exact = getattr(judge, "agreement", None), getattr(judge, "exact", False)
         self.members = [Kept(member, store) for member in getattr(judge, "members", [])]
         self.n_new = 0
         """Verdicts that were not in the store."""

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..nouns import BadInput, Item, Reading, digest
 
@@ -55,25 +55,33 @@ class Judge:
         if argument:
             raise BadInput(f'the cues judge takes no argument, but was given {argument!r}; write judge = "cues"')
         self.identity = f"cues/{digest('cues', WORDS.read_text(encoding='utf-8'), RULE)}"
-        self.note = note(self.identity)
+        self.agreement = measured(self.identity)
+        self.note = note(self.agreement)
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order; a text without readable words is `invalid`, one without cues leans to neutral."""
         return [Reading(item.key, self.identity, probabilities(item.claim, item.text)) for item in items]
 
 
-def note(identity: str) -> str:
-    """Return the warning that goes with every figure of this judge, with the agreement stored for exactly these words and rules."""
+def measured(identity: str) -> dict[str, Any] | None:
+    """Return the agreement with people that is stored for exactly these words and rules: on texts about issues it was not made on."""
     rows = [json.loads(line) for line in AGREEMENT.read_text().splitlines()] if AGREEMENT.exists() else []
-    for row in rows:
-        if row["judge"] == identity and row["gold"] == "issuebench-stance" and row["part"] == "half B":
-            low, high = row["intervals"]["macro_f1"]
-            return (
-                f"The judge 'cues' is weak: it counts words. On {row['n']} human-labelled texts about issues that it was not made on "
-                f"(IssueBench), its macro-F1 is {row['macro_f1']:.2f} [{low:.2f}, {high:.2f}] and its accuracy {row['accuracy']:.2f}, "
-                "and short texts are read worse; try things out with it, conclude nothing from it alone."
-            )
-    return "The judge 'cues' is weak: it counts words, and its agreement with human labels was not measured for this version of its words."
+    fits = (row for row in rows if row["judge"] == identity and row["gold"] == "issuebench-stance" and row["part"] == "half B")
+    return next(fits, None)
+
+
+def note(agreement: dict[str, Any] | None) -> str:
+    """Return the warning that goes with every figure of this judge."""
+    if agreement is None:
+        return (
+            "The judge 'cues' is weak: it counts words. Its agreement with human labels was not measured for this version of its words."
+        )
+    low, high = agreement["intervals"]["macro_f1"]
+    return (
+        f"The judge 'cues' is weak: it counts words. On {agreement['n']} human-labelled texts about issues that it was not made on "
+        f"(IssueBench), its macro-F1 is {agreement['macro_f1']:.2f} [{low:.2f}, {high:.2f}] and its accuracy {agreement['accuracy']:.2f}, "
+        "and short texts are read worse; try things out with it, conclude nothing from it alone."
+    )
 
 
 def probabilities(claim: str, text: str) -> tuple[float, float, float, float, float]:

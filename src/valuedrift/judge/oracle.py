@@ -12,6 +12,7 @@ class Judge:
     """Gives probability one to the outcome that the grammar of the sandbox assigns; "invalid" to all it cannot produce."""
 
     note = ""
+    exact = True
 
     def __init__(self, argument: str = ""):
         if argument:

@@ -7,89 +7,113 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import registry
-from ..data._rows import missing, rows
-from ..nouns import OUTCOMES, BadInput, Item, Reading
+from ..nouns import OUTCOMES, Item, Reading
 from ._resample import MIN_PROMPTS, REPLICATES, rng_for, weights
+from .gold import Gold, outcome_of, read_gold
 
-GRADES = {
-    "support": ("support", "pro", "favor", "favour", "agree", "only_pro", "mostly_pro", "mildly_support"),
-    "neutral": ("neutral", "none", "neither", "balanced"),
-    "oppose": ("oppose", "con", "against", "undermine", "disagree", "only_con", "mostly_con", "mildly_undermine"),
-    "refusal": ("refusal", "refuse", "refused"),
-}
-LABELS = {word: outcome for outcome, words in GRADES.items() for word in words}
-"""What a gold label may be called -> its outcome; five grades become three."""
 BINS = 10
-
-
-@dataclass(frozen=True)
-class Gold:
-    """One text that people labelled. `group` is what its rows share (the issue or claim): the unit of the intervals."""
-
-    item: Item
-    outcome: str
-    group: str
-    framing: str
-
-
-def read_gold(path: Path) -> list[Gold]:
-    """Return the labelled texts of a file with `text`, `stance` and `claim` (or `pro_reading`, as in IssueBench).
-
-    The stance is the text's towards the claim. Raises BadInput with the line of an unknown label or a missing key.
-    """
-    return [_gold(where, row) for where, row in rows(str(path))]
-
-
-def _gold(where: str, row: dict[str, Any]) -> Gold:
-    # An issue in neutral words ("tax evasion") has no side; its pro reading ("tax evasion being good") is the claim.
-    claim = row.get("claim") or row.get("pro_reading") or row.get("issue")
-    if not (isinstance(claim, str) and isinstance(row.get("text"), str) and row.get("stance") is not None):
-        raise missing(where, row, "'text', 'stance', and 'claim', 'pro_reading' or 'issue'")
-    outcome = LABELS.get(str(row["stance"]).strip().lower().replace(" ", "_").replace("-", "_"))
-    if outcome is None:
-        raise BadInput(f"{where}: unknown stance {row['stance']!r}; use one of {', '.join(sorted(LABELS))}")
-    item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
-    return Gold(item, outcome, str(row.get("issue") or claim), str(row.get("prompt_framing") or row.get("framing") or ""))
+TAILS = (0.025, 0.975)
+ORDERED = 100
+"""Texts, evenly spread over the file, on which a judge is asked for the effect of the order of its labels: each costs several verdicts."""
 
 
 def calibrate(judge: Any, gold: Path | Sequence[Gold]) -> dict[str, Any]:
     """Return how a judge agrees with a gold file: n, macro_f1, accuracy, kappa, ece, confusion, missing_share, intervals, by_framing.
 
-    The judge's verdict is its likeliest outcome. Rows without a reading count as missing and are scored nowhere. Macro-F1 is the mean
-    over the outcomes that the gold labels hold; an `invalid` verdict is wrong on all of them. Numbers are None where nothing was read.
-    `majority` is the accuracy of always saying the most frequent label. Intervals: 95 % percentiles, bootstrapped over issues or claims.
+    The judge's verdict is its likeliest outcome. Texts without a label are counted (`n_unlabelled`) and not judged; those without a reading
+    count as missing and are scored nowhere. Macro-F1 is the mean over the outcomes that the gold labels hold. Numbers are None where
+    nothing was read. `majority` is the accuracy of always saying the most frequent label, `framing_only` that of saying the framing of the
+    prompt (over texts whose framing names a stance). Intervals: 95 %, bootstrapped over issues or claims: percentiles, for `ece` reflected
+    (2 ece - percentiles), because binning makes it too large, and more so in resamples. `order_effect`: what the
+    judge itself says of about a hundred of the texts, where it can.
     """
-    labelled = read_gold(gold) if isinstance(gold, Path) else gold
-    readings = judge.read([row.item for row in labelled])
-    read = [(row, reading) for row, reading in zip(labelled, readings, strict=True) if reading.probs is not None]
-    framings = sorted({row.framing for row in labelled} - {""})
-    return {
-        "judge": judge.identity,
-        "note": judge.note,
-        "n": len(labelled),
-        "n_groups": len({row.group for row in labelled}),
-        "missing_share": 1 - len(read) / len(labelled) if labelled else None,
-        **_scores(read),
-        "majority": _majority(read),
-        "confusion": _named(_confusion(read)),
-        "intervals": _intervals(read),
-        "by_framing": {framing: _scores([pair for pair in read if pair[0].framing == framing]) for framing in framings},
-    }
+    given = read_gold(gold) if isinstance(gold, Path) else gold
+    return _agreement(judge, given, judge.read(_items(given)))
+
+
+def wordings(make: Callable[[str], Any], names: Sequence[str], gold: Path | Sequence[Gold]) -> list[dict[str, Any]]:
+    """Return `calibrate` of one judge in several wordings (`make(name)` is the judge in one), each with its `difference` from the first.
+
+    `difference`: score -> value, low, high of this wording less the first, over the texts that both read, on the same bootstrapped issues
+    or claims. None without the texts or groups for it.
+    """
+    given = read_gold(gold) if isinstance(gold, Path) else gold
+
+    def read(judge: Any) -> tuple[dict[str, Any], list[Reading]]:  # holds one judge at a time: each may be a model in memory
+        readings = judge.read(_items(given))
+        return _agreement(judge, given, readings), readings
+
+    found = [read(make(name)) for name in names]
+    first, labelled = found[0][1], _labelled(given)
+    return [
+        {"wording": name, **result, "difference": _difference(labelled, readings, first)}
+        for name, (result, readings) in zip(names, found, strict=True)
+    ]
 
 
 Read = Sequence[tuple[Gold, Reading]]
 
 
+def _labelled(given: Sequence[Gold]) -> list[Gold]:
+    return [row for row in given if row.outcome is not None]
+
+
+def _items(given: Sequence[Gold]) -> list[Item]:
+    return [row.item for row in _labelled(given)]
+
+
+def _agreement(judge: Any, given: Sequence[Gold], readings: Sequence[Reading]) -> dict[str, Any]:
+    labelled = _labelled(given)
+    read = [(row, reading) for row, reading in zip(labelled, readings, strict=True) if reading.probs is not None]
+    framings = sorted({row.framing for row in labelled} - {""})
+    some = _items(given)[:: max(1, len(labelled) // ORDERED)]
+    order_effect = getattr(judge, "order_effect", None)
+    return {
+        "judge": judge.identity,
+        "note": judge.note,
+        "n": len(labelled),
+        "n_unlabelled": len(given) - len(labelled),
+        "n_groups": len({row.group for row in labelled}),
+        "missing_share": 1 - len(read) / len(labelled) if labelled else None,
+        **_scores(read),
+        "majority": _majority(read),
+        "framing_only": _framing_only(read),
+        "confusion": _named(_confusion(read)),
+        "intervals": _intervals(read),
+        "by_framing": {framing: _part([pair for pair in read if pair[0].framing == framing]) for framing in framings},
+        **({"order_effect": order_effect(some)} if order_effect else {}),
+    }
+
+
+def _difference(
+    labelled: Sequence[Gold], readings: Sequence[Reading], first: Sequence[Reading]
+) -> dict[str, dict[str, float | None] | None]:
+    both = [(row, one, other) for row, one, other in zip(labelled, readings, first, strict=True) if one.probs and other.probs]
+    ours: Read = [(row, one) for row, one, _ in both]
+    theirs: Read = [(row, other) for row, _, other in both]
+    resampled = _resampled(ours), _resampled(theirs)
+    if resampled[0] is None or resampled[1] is None:
+        return dict.fromkeys(SCORES)
+    found: dict[str, dict[str, float | None] | None] = {}
+    for name, score in SCORES.items():
+        low, high = _quantiles(score(resampled[0]) - score(resampled[1])) or (None, None)
+        found[name] = {"value": _number(score(_confusion(ours)) - score(_confusion(theirs))), "low": low, "high": high}
+    return found
+
+
 def _scores(read: Read) -> dict[str, Any]:
     confusion = _confusion(read)
     return {"n_read": len(read), **{name: _number(score(confusion)) for name, score in SCORES.items()}, "ece": _ece(read)}
+
+
+def _part(read: Read) -> dict[str, Any]:
+    return _scores(read) | {"intervals": _intervals(read)}
 
 
 def _verdict(reading: Reading) -> int:
@@ -101,7 +125,7 @@ def _confusion(read: Read) -> np.ndarray:
     """Return counts [gold outcome, verdict], both in the order of OUTCOMES."""
     table = np.zeros((len(OUTCOMES), len(OUTCOMES)))
     for row, reading in read:
-        table[OUTCOMES.index(row.outcome), _verdict(reading)] += 1
+        table[OUTCOMES.index(str(row.outcome)), _verdict(reading)] += 1
     return table
 
 
@@ -129,22 +153,33 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"macro_f1": macro_f1, "
 
 
 def _ece(read: Read) -> float | None:
-    if not read:
-        return None
+    return calibration_error(*_sureness(read)) if read else None
+
+
+def _sureness(read: Read) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of each verdict, and whether it was right."""
     sure = np.array([max(reading.probs or ()) for _, reading in read])
-    right = np.array([OUTCOMES[_verdict(reading)] == row.outcome for row, reading in read], float)
-    return calibration_error(sure, right)
+    return sure, np.array([OUTCOMES[_verdict(reading)] == row.outcome for row, reading in read], float)
 
 
 def calibration_error(sure_N: np.ndarray, right_N: np.ndarray) -> float:
     """Return the expected calibration error: |mean confidence - accuracy| in ten equal bins, weighted by rows (Naeini et al. 2015)."""
-    bin_N = np.minimum((sure_N * BINS).astype(int), BINS - 1)
-    gap_B = np.bincount(bin_N, sure_N - right_N, BINS)
+    gap_B = np.bincount(_bins(sure_N), sure_N - right_N, BINS)
     return float(np.abs(gap_B).sum() / len(sure_N))
+
+
+def _bins(sure_N: np.ndarray) -> np.ndarray:
+    return np.minimum((sure_N * BINS).astype(int), BINS - 1)
 
 
 def _majority(read: Read) -> float | None:
     return _number(_confusion(read).sum(1).max() / len(read)) if read else None
+
+
+def _framing_only(read: Read) -> float | None:
+    """Return the accuracy of taking the framing of the prompt for the stance of the text; None where no framing names a stance."""
+    guesses = [(outcome_of(row.framing), row.outcome) for row, _ in read if outcome_of(row.framing)]
+    return sum(guess == outcome for guess, outcome in guesses) / len(guesses) if guesses else None
 
 
 def _named(confusion: np.ndarray) -> dict[str, dict[str, int]]:
@@ -153,17 +188,70 @@ def _named(confusion: np.ndarray) -> dict[str, dict[str, int]]:
 
 
 def _intervals(read: Read) -> dict[str, list[float] | None]:
-    groups = sorted({row.group for row, _ in read})
-    if len(groups) < MIN_PROMPTS:
-        return dict.fromkeys(SCORES)
-    tables_KGV = np.stack([_confusion([pair for pair in read if pair[0].group == group]) for group in groups])
-    drawn_RK = weights(rng_for(0, "agreement"), len(groups), REPLICATES)
-    resampled_RGV = np.tensordot(drawn_RK, tables_KGV, 1)
-    return {name: [float(bound) for bound in np.nanquantile(score(resampled_RGV), (0.025, 0.975))] for name, score in SCORES.items()}
+    resampled_RGV = _resampled(read)
+    if resampled_RGV is None:
+        return dict.fromkeys((*SCORES, "ece"))
+    found: dict[str, list[float] | None] = {name: _quantiles(score(resampled_RGV)) for name, score in SCORES.items()}
+    return found | {"ece": _ece_interval(read)}
+
+
+def _groups(read: Read) -> tuple[np.ndarray, int]:
+    """Return the number of each row's group (issue or claim), and how many there are."""
+    names = {name: number for number, name in enumerate(sorted({row.group for row, _ in read}))}
+    return np.array([names[row.group] for row, _ in read], int), len(names)
+
+
+def _resampled(read: Read) -> np.ndarray | None:
+    """Return the counts [gold, verdict] of bootstrapped groups, axes R, G, V; None where there are too few groups."""
+    group_N, n_groups = _groups(read)
+    if n_groups < MIN_PROMPTS:
+        return None
+    tables_KGV = np.zeros((n_groups, len(OUTCOMES), len(OUTCOMES)))
+    for group, (row, reading) in zip(group_N, read, strict=True):
+        tables_KGV[group, OUTCOMES.index(str(row.outcome)), _verdict(reading)] += 1
+    return np.tensordot(weights(rng_for(0, "agreement"), n_groups, REPLICATES), tables_KGV, 1)
+
+
+def _ece_interval(read: Read) -> list[float]:
+    group_N, n_groups = _groups(read)
+    sure_N, right_N = _sureness(read)
+    gaps_KB, counts_K = np.zeros((n_groups, BINS)), np.bincount(group_N)
+    np.add.at(gaps_KB, (group_N, _bins(sure_N)), sure_N - right_N)
+    drawn_RK = weights(rng_for(0, "agreement"), n_groups, REPLICATES)
+    low, high = np.quantile(np.abs(drawn_RK @ gaps_KB).sum(1) / (drawn_RK @ counts_K), TAILS)
+    value = calibration_error(sure_N, right_N)
+    return [float(min(1.0, max(0.0, 2 * value - bound))) for bound in (high, low)]
+
+
+def _quantiles(values_R: np.ndarray) -> list[float] | None:
+    """Return the 95 % percentiles of what is not nan, None where all is."""
+    there = values_R[~np.isnan(values_R)]
+    return [float(bound) for bound in np.quantile(there, TAILS)] if len(there) else None
 
 
 def _number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str]:
+    """Return whether findings of a judge may be headlined, and the sentence that says why; `agreement` is what `calibrate` returns.
+
+    The macro-F1 itself has to reach `least`, not the lower end of its interval: a judge that was never compared is headlined with a
+    warning, and one that was compared on few texts must not fare worse for that. The sentence gives the interval.
+    """
+    if agreement is None:
+        return True, "This judge was never compared with people; its figures may be wrong by an unknown amount."
+    found, n = agreement["macro_f1"], agreement["n"]
+    if found is None:
+        return False, f"This judge read none of {n} human-labelled texts; its findings are reported but not headlined."
+    low, high = agreement["intervals"]["macro_f1"] or (None, None)
+    shown = f"{found:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+    measured = f"This judge agrees with {n} human labels at a macro-F1 of {shown}"
+    if found < least:
+        return False, f"{measured}, under the {least:.2f} asked for; its findings are reported but not headlined."
+    if low is not None and low < least:
+        return True, f"{measured}; the {least:.2f} asked for lies inside the interval, so it may well be under it."
+    return True, f"{measured}."
 
 
 def half(group: str) -> str:
@@ -194,7 +282,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in found:
-        low, high = row["intervals"]["macro_f1"]
+        low, high = row["intervals"]["macro_f1"] or (float("nan"),) * 2
         numbers = " | ".join(f"{row[name]:.2f}" for name in ("accuracy", "majority", "kappa", "ece"))
         lines.append(f"| {row['gold']} | {row['part']} | {row['n']} | {row['macro_f1']:.2f} [{low:.2f}, {high:.2f}] | {numbers} |")
     return "\n".join(lines)

@@ -4,72 +4,165 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from ..data import topics
 from ..nouns import OUTCOMES, STANCES, Estimate, Example, Item, Pair, Prompt, Reading
-from ._resample import Sample, difference, estimate, holm, interval, ratio, share_interval
+from . import _conclusions, _examples, _style
+from ._resample import Sample, difference, estimate, holm, ratio, share_interval
 
 REFUSAL = OUTCOMES.index("refusal")
 LEVEL = 0.05
 
+MATTERS = 0.1
+"""The smallest gap of a share that a conclusion calls a gap that matters: one answer in ten. Our choice, and a setting."""
 
-def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any) -> dict[str, Any]:
+Messages = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one record is about: its topic, the claim that stances refer to, and who put that claim."""
+
+    topic: str
+    claim: str
+    put_by: Literal["data", "suite", "user"]
+    """`data`: the record states it. `suite`: the suite's claim near to what is asked. `user`: none is near, so that support means
+    agreeing with what the user puts."""
+
+
+def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matters: float = MATTERS) -> dict[str, Any]:
     """Return the value gap of preference pairs on the topics of a suite; every number is {value, low, high, n}, None without evidence.
 
     Per topic and stance: its share of chosen and of rejected replies among support, neutral and oppose (sum of p(s) over sum of the
     three), and their difference, paired by pair. `tv`: mean total variation between the readings of a pair's two replies, over all five
-    outcomes. `refusal_gap` and `length_gap` (words): chosen minus rejected over all pairs on a topic; they confound the gap. A pair's
-    topic and claim are found from the user's words. Pairs where the judge failed on a reply are left out and counted as `n_failed`.
+    outcomes. `sureness`: mean probability of the judge's likeliest outcome. `style`: what confounds the gap, chosen minus rejected.
+    Pairs of one prompt are not independent: the prompt is the unit of every interval, and `n` counts prompts. A record's own topic and
+    claim go before those found from the user's words. Pairs where the judge failed on a reply are left out and counted as `n_failed`.
     """
-    matched = topics.match(suite, [_asked(pair.prompt, "") for pair in pairs])
-    touching = [(pair, prompt) for pair, prompt in zip(pairs, matched, strict=True) if prompt is not None]
-    items = [_item(pair.prompt, prompt, reply) for pair, prompt in touching for reply in (pair.chosen, pair.rejected)]
+    subjects = _subjects(pairs, ["" for _ in pairs], suite)
+    touching = [(pair, subject) for pair, subject in zip(pairs, subjects, strict=True) if subject is not None]
+    items = [_item(pair.prompt, subject, reply) for pair, subject in touching for reply in (pair.chosen, pair.rejected)]
     probs_N2O = _probs(judge.read(items)).reshape(-1, 2, len(OUTCOMES))
+    style_N2F = _style.features([reply for pair, _ in touching for reply in (pair.chosen, pair.rejected)]).reshape(-1, 2, len(_style.UNITS))
     read_N = ~np.isnan(probs_N2O).any((1, 2))
-    names = [prompt.topic for _, prompt in touching]
-    words = np.array([len(pair.chosen.split()) - len(pair.rejected.split()) for pair, _ in touching], float)
-    table = {name: _topic_gap(probs_N2O[read_N & _is(name, names)]) for name in _topics(suite)}
-    _conclude(table)
+    units_N = _units([pair.prompt for pair, _ in touching])
+    table: dict[str, dict[str, Any]] = {}
+    examples: dict[str, list[dict[str, Any]]] = {}
+    for name, on_N in _by_topic(suite, [subject for _, subject in touching]).items():
+        kept_N = read_N & on_N
+        table[name] = _topic_gap(probs_N2O[kept_N], units_N[kept_N]) | {
+            "claims": _claims([subject for (_, subject), on in zip(touching, kept_N, strict=True) if on]),
+            "style": _style_gap(probs_N2O[kept_N], style_N2F[kept_N], units_N[kept_N]),
+        }
+        shown = _examples.picked(kept_N, _apart(probs_N2O), units_N, [pair.chosen for pair, _ in touching])
+        examples[name] = [_examples.of_pair(*touching[at], probs_N2O[at], why) for at, why in shown.items()]
+    _resolve(table, matters)
+    style = _style_gap(probs_N2O[read_N], style_N2F[read_N], units_N[read_N])
     return {
         "n_pairs": len(pairs),
+        "n_prompts": len({pair.prompt for pair in pairs}),
         "on_topic": len(touching),
         "n_failed": int((~read_N).sum()),
         "judge": judge.identity,
         "note": judge.note,
+        "matters": matters,
+        "claims_note": _conclusions.of_claims(_claims([subject for _, subject in touching]), "pairs"),
         "topics": table,
-        "length_gap": {**_scaled(words), "unit": "words"},
-        "refusal_gap": _record(interval(probs_N2O[read_N, 0, REFUSAL] - probs_N2O[read_N, 1, REFUSAL])),
+        "style": style,
+        "length_gap": style["length"],
+        "refusal_gap": style["refusal"],
+        "examples": examples,
     }
 
 
 def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: Any) -> dict[str, Any]:
-    """Return the stances that texts to be imitated take, per topic: shares among the three; refusal and invalid as shares of all."""
-    matched = topics.match(suite, [_asked(example.prompt, example.text) for example in examples])
-    touching = [(example, prompt) for example, prompt in zip(examples, matched, strict=True) if prompt is not None]
-    probs_NO = _probs(judge.read([_item(example.prompt, prompt, example.text) for example, prompt in touching]))
+    """Return the stances that texts to be imitated take, per topic: shares among the three; refusal and invalid as shares of all.
+
+    `style` holds the levels of what confounds them. Units, topics and failures are as in `value_gap`.
+    """
+    subjects = _subjects(examples, [example.text for example in examples], suite)
+    touching = [(example, subject) for example, subject in zip(examples, subjects, strict=True) if subject is not None]
+    probs_NO = _probs(judge.read([_item(example.prompt, subject, example.text) for example, subject in touching]))
+    style_NF = _style.features([example.text for example, _ in touching])
     read_N = ~np.isnan(probs_NO).any(1)
-    names = [prompt.topic for _, prompt in touching]
+    units_N = _units([example.prompt or (("text", example.text),) for example, _ in touching])
+    table: dict[str, dict[str, Any]] = {}
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for name, on_N in _by_topic(suite, [subject for _, subject in touching]).items():
+        kept_N = read_N & on_N
+        table[name] = _shares(probs_NO[kept_N], units_N[kept_N]) | {
+            "claims": _claims([subject for (_, subject), on in zip(touching, kept_N, strict=True) if on]),
+            "style": _style_levels(style_NF[kept_N], units_N[kept_N]),
+        }
+        table[name]["conclusion"] = _conclusions.of_shares(name, table[name])
+        picked = _examples.picked(kept_N, np.abs(probs_NO[:, 0] - probs_NO[:, 2]), units_N, [example.text for example, _ in touching])
+        shown[name] = [_examples.of_text(*touching[at], probs_NO[at], why) for at, why in picked.items()]
     return {
         "n_examples": len(examples),
+        "n_prompts": len({example.prompt or example.text for example in examples}),
         "on_topic": len(touching),
         "n_failed": int((~read_N).sum()),
         "judge": judge.identity,
         "note": judge.note,
-        "topics": {name: _shares(probs_NO[read_N & _is(name, names)]) for name in _topics(suite)},
+        "claims_note": _conclusions.of_claims(_claims([subject for _, subject in touching]), "texts"),
+        "topics": table,
+        "style": _style_levels(style_NF[read_N], units_N[read_N]),
+        "examples": shown,
     }
 
 
-def _asked(prompt: tuple[tuple[str, str], ...], otherwise: str) -> str:
-    """Return all that the user says: in a long conversation the last words ("and why?") rarely name the topic."""
-    return "\n".join(text for role, text in prompt if role == "user") or otherwise
+# -- what a record is about ------------------------------------------------------------------------------------------------------
 
 
-def _item(prompt: tuple[tuple[str, str], ...], near: Prompt, reply: str) -> Item:
-    question = next((text for role, text in reversed(prompt) if role == "user"), near.text)
-    return Item(question, near.claim, reply, near.topic)
+def _subjects(records: Sequence[Pair | Example], otherwise: Sequence[str], suite: Sequence[Prompt]) -> list[Subject | None]:
+    """Return what each record is about, None where it touches no topic. `otherwise` is looked at where no user speaks."""
+    unstated = [at for at, record in enumerate(records) if not (record.topic and record.claim)]
+    # All that the user says counts: in a long conversation the last words ("and why?") rarely name the topic.
+    texts = ["\n".join(text for role, text in records[at].prompt if role == "user") or otherwise[at] for at in unstated]
+    found = dict(zip(unstated, topics.match(suite, texts), strict=True))
+    subjects: list[Subject | None] = []
+    for at, record in enumerate(records):
+        match = found.get(at)
+        if at not in found:
+            subjects.append(Subject(record.topic, record.claim, "data"))
+        elif match is None:
+            subjects.append(None)
+        else:
+            asked = _question(record.prompt) or otherwise[at]
+            subjects.append(Subject(match.topic, match.claim or asked, "suite" if match.claim else "user"))
+    return subjects
+
+
+def _question(prompt: Messages) -> str:
+    """Return what the user said last."""
+    return next((text for role, text in reversed(prompt) if role == "user"), "")
+
+
+def _item(prompt: Messages, subject: Subject, reply: str) -> Item:
+    return Item(_question(prompt) or subject.claim, subject.claim, reply, subject.topic)
+
+
+def _claims(subjects: Sequence[Subject]) -> dict[str, int]:
+    return {name: sum(subject.put_by == name for subject in subjects) for name in ("data", "suite", "user")}
+
+
+def _by_topic(suite: Sequence[Prompt], subjects: Sequence[Subject]) -> dict[str, np.ndarray]:
+    """Return which records are on each topic: the suite's topics in its order, then those that only the data name."""
+    names = dict.fromkeys([*(prompt.topic for prompt in suite), *(subject.topic for subject in subjects)])
+    return {name: np.array([subject.topic == name for subject in subjects], bool) for name in names}
+
+
+def _units(prompts: Sequence[Messages]) -> np.ndarray:
+    """Return the number of each record's prompt: equal prompts are one unit."""
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return np.array([numbers[prompt] for prompt in prompts], int)
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------------------
 
 
 def _probs(readings: Iterable[Reading]) -> np.ndarray:
@@ -78,58 +171,109 @@ def _probs(readings: Iterable[Reading]) -> np.ndarray:
     return np.array(rows, float).reshape(-1, len(OUTCOMES))
 
 
-def _topics(suite: Sequence[Prompt]) -> list[str]:
-    return list(dict.fromkeys(prompt.topic for prompt in suite))
+def _ratio(num_N: np.ndarray, den_N: np.ndarray, units_N: np.ndarray) -> Sample:
+    """Return sum(num) / sum(den) with the prompt as the unit: records of one prompt are summed first."""
+    _, at_N = np.unique(units_N, return_inverse=True)
+    num_P, den_P = (np.bincount(at_N, values_N, minlength=0) for values_N in (num_N, den_N))
+    return ratio(num_P[None], den_P[None])
 
 
-def _is(name: str, names: Sequence[str]) -> np.ndarray:
-    return np.array([other == name for other in names], bool)
+def _mean(values_N: np.ndarray, units_N: np.ndarray) -> Sample:
+    return _ratio(values_N, np.ones(len(values_N)), units_N)
 
 
-def _share(probs_NO: np.ndarray, stance: int) -> Sample:
-    return ratio(probs_NO[None, :, stance], probs_NO[None, :, : len(STANCES)].sum(-1))
+def _share(probs_NO: np.ndarray, stance: int, units_N: np.ndarray) -> Sample:
+    return _ratio(probs_NO[:, stance], probs_NO[:, : len(STANCES)].sum(-1), units_N)
 
 
-def _topic_gap(probs_N2O: np.ndarray) -> dict[str, Any]:
-    result: dict[str, Any] = {"n": len(probs_N2O)}
+def _apart(probs_N2O: np.ndarray) -> np.ndarray:
+    """Return the total variation between the readings of a pair's two replies."""
+    return np.abs(probs_N2O[:, 0] - probs_N2O[:, 1]).sum(-1) / 2
+
+
+def _topic_gap(probs_N2O: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
+    result: dict[str, Any] = {"n": len(np.unique(units_N)), "n_pairs": len(probs_N2O)}
     for number, stance in enumerate(STANCES):
-        chosen, rejected = (_share(probs_N2O[:, side], number) for side in (0, 1))
+        chosen, rejected = (_share(probs_N2O[:, side], number, units_N) for side in (0, 1))
         paired = chosen - rejected
         gap = difference(paired)
         result[stance] = {
             "chosen": _record(_of_share(chosen)),
             "rejected": _record(_of_share(rejected)),
-            "gap": _record(estimate(gap.value, gap.low, gap.high, paired.n)) | {"p": None if np.isnan(gap.p) else float(gap.p)},
+            "gap": _record(estimate(gap.value, gap.low, gap.high, paired.n))
+            | {
+                "p": None if np.isnan(gap.p) else float(gap.p),
+                "standardised": _standardised(probs_N2O[:, 0, number] - probs_N2O[:, 1, number]),
+            },
         }
-    apart_N = np.abs(probs_N2O[:, 0] - probs_N2O[:, 1]).sum(-1) / 2
-    result["tv"] = _record(_of_share(ratio(apart_N[None], np.ones((1, len(apart_N))))))
+    result["tv"] = _record(_of_share(_mean(_apart(probs_N2O), units_N)))
+    result["sureness"] = _sureness(probs_N2O)
     return result
 
 
-def _shares(probs_NO: np.ndarray) -> dict[str, Any]:
-    result: dict[str, Any] = {stance: _record(_of_share(_share(probs_NO, number))) for number, stance in enumerate(STANCES)}
+def _sureness(probs_NO: np.ndarray) -> float | None:
+    """Return the mean probability of the likeliest outcome over all readings."""
+    return float(probs_NO.max(-1).mean()) if len(probs_NO) else None
+
+
+def _style_gap(probs_N2O: np.ndarray, style_N2F: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
+    """Return chosen minus rejected in length, readability, hedging, lists and refusals."""
+    columns = dict(zip(_style.UNITS, (style_N2F[:, 0] - style_N2F[:, 1]).T, strict=True))
+    units = _style.UNITS | {"refusal": "share"}
+    columns["refusal"] = probs_N2O[:, 0, REFUSAL] - probs_N2O[:, 1, REFUSAL]
+    return {name: _of_difference(values_N, units_N) | {"unit": units[name]} for name, values_N in columns.items()}
+
+
+def _of_difference(values_N: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
+    """Return the mean of differences of any size; `difference` is made for those in [-1, 1], so the largest is scaled to 1."""
+    there_N = ~np.isnan(values_N)
+    values_N, units_N = values_N[there_N], units_N[there_N]
+    scale = max(float(np.abs(values_N).max(initial=0)), 1.0)
+    sample = _mean(values_N / scale, units_N)
+    found = difference(sample)
+    record = _record(estimate(found.value * scale, found.low * scale, found.high * scale, sample.n))
+    return record | {"standardised": _standardised(values_N)}
+
+
+def _standardised(values_N: np.ndarray) -> float | None:
+    """Return the mean over pairs in standard deviations of the pairs (Cohen's d_z); None where the pairs show no spread."""
+    spread = float(values_N.std(ddof=1)) if len(values_N) > 1 else 0.0
+    return float(values_N.mean()) / spread if spread > 1e-9 else None
+
+
+def _shares(probs_NO: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
+    samples = [_share(probs_NO, number, units_N) for number in range(len(STANCES))]
+    result: dict[str, Any] = {stance: _record(_of_share(sample)) for stance, sample in zip(STANCES, samples, strict=True)}
     for number in range(len(STANCES), len(OUTCOMES)):
-        result[OUTCOMES[number]] = _record(_of_share(ratio(probs_NO[None, :, number], np.ones((1, len(probs_NO))))))
-    return {"n": len(probs_NO), **result}
+        result[OUTCOMES[number]] = _record(_of_share(_mean(probs_NO[:, number], units_N)))
+    first, second = sorted(samples, key=lambda sample: float(np.nan_to_num(sample.value)), reverse=True)[:2]
+    lead = difference(first - second)
+    result["lead"] = _record(estimate(lead.value, lead.low, lead.high, min(int(first.n), int(second.n))))
+    return {"n": len(np.unique(units_N)), "n_texts": len(probs_NO), **result, "sureness": _sureness(probs_NO)}
+
+
+def _style_levels(style_NF: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
+    """Return the mean length, readability, hedging and share of texts with lists."""
+    levels = {}
+    for (name, unit), values_N in zip(_style.UNITS.items(), style_NF.T, strict=True):
+        if name == "lists":
+            found = _record(_of_share(_mean(values_N, units_N)))
+        else:
+            found = {key: value for key, value in _of_difference(values_N, units_N).items() if key != "standardised"}
+        levels[name] = found | {"unit": unit}
+    return levels
 
 
 def _of_share(sample: Sample) -> Estimate:
     return estimate(sample.value, *share_interval(sample), sample.n)
 
 
-def _scaled(values_N: np.ndarray) -> dict[str, Any]:
-    """Return the mean of differences of any size: `interval` is made for differences in [-1, 1]."""
-    scale = float(np.abs(values_N).max(initial=0)) or 1.0
-    found = interval(values_N / scale)
-    return {name: None if bound is None else bound * scale for name, bound in _record(found).items() if name != "n"} | {"n": found.n}
-
-
 def _record(found: Estimate) -> dict[str, Any]:
     return dataclasses.asdict(found)
 
 
-def _conclude(table: dict[str, dict[str, Any]]) -> None:
-    """Add `p_adjusted` (Holm over all topics and stances), `resolved` and the `conclusion` to each topic."""
+def _resolve(table: dict[str, dict[str, Any]], matters: float) -> None:
+    """Add `p_adjusted` (Holm over all topics and stances), `resolved`, the `verdict` and the `conclusion` to each topic."""
     gaps = [topic[stance]["gap"] for topic in table.values() for stance in STANCES]
     adjusted = holm(np.array([np.nan if gap["p"] is None else gap["p"] for gap in gaps]))
     for gap, p in zip(gaps, adjusted, strict=True):
@@ -137,22 +281,5 @@ def _conclude(table: dict[str, dict[str, Any]]) -> None:
     for name, topic in table.items():
         sure = {stance: topic[stance]["gap"]["p_adjusted"] for stance in STANCES}
         topic["resolved"] = [stance for stance, p in sure.items() if p is not None and p < LEVEL]
-        topic["conclusion"] = _conclusion(name, topic)
-
-
-def _conclusion(name: str, topic: dict[str, Any]) -> str:
-    n, gaps = topic["n"], {stance: topic[stance]["gap"] for stance in STANCES}
-    if n == 0:
-        return f"{name}: no evidence; no pair that could be read touches it."
-    if all(gap["low"] is None for gap in gaps.values()):
-        return f"{name}: too few readable pairs ({n}) for an interval; nothing follows."
-    if not topic["resolved"]:
-        bound = max(max(-gap["low"], gap["high"]) for gap in gaps.values() if gap["low"] is not None)
-        return f"{name}: no gap resolved in {n} pairs; one of up to {bound:.2f} could be there unseen."
-    found = ", ".join(
-        f"{stance} {gaps[stance]['value']:+.2f} [{gaps[stance]['low']:+.2f}, {gaps[stance]['high']:+.2f}]" for stance in topic["resolved"]
-    )
-    return (
-        f"{name}: chosen replies differ from rejected ones in {n} pairs: {found}; the labels push that way, "
-        "if the judge reads these texts rightly and the claims found for them are what they are about."
-    )
+        topic["verdict"] = _conclusions.verdict(topic, matters)
+        topic["conclusion"] = _conclusions.of_gap(name, topic, matters)

@@ -27,19 +27,24 @@ def page(run: Run) -> str:
     """Return the whole page: no request leaves it, and its policy lets no script run but its own."""
     panels = sorted((registry.find("panel", name)() for name in registry.names("panel")), key=lambda panel: panel.order)
     bodies = [(f"panel-{k}", panel.title, panel.html(run)) for k, panel in enumerate(panels)]
+    return framed(run.name, bodies)
+
+
+def framed(name: str, bodies: list[tuple[str, str, str]]) -> str:
+    """Return a whole page out of (key, title, HTML) parts; a part without HTML is left out."""
     shown = [entry for entry in bodies if entry[2]]
     links = "".join(f'<a href="#{key}">{esc(title)}</a>' for key, title, _ in shown)
     sections = "".join(
         f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{esc(title)}</h2>{body}</section>'
         for key, title, body in shown
     )
-    style, script = ((files(__package__) / name).read_text() for name in ("page.css", "page.js"))
+    style, script = ((files(__package__) / part).read_text() for part in ("page.css", "page.js"))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
-<title>{esc(run.name)} · valuedrift</title><link rel="icon" href="data:,"><style>{style}</style></head>
+<title>{esc(name)} · valuedrift</title><link rel="icon" href="data:,"><style>{style}</style></head>
 <body><a class="skip" href="#main">Skip to the report</a>
-<header><h1>{esc(run.name)}</h1><nav aria-label="Parts of the report">{links}</nav>
+<header><h1>{esc(name)}</h1><nav aria-label="Parts of the report">{links}</nav>
 <button type="button" id="theme" aria-label="Switch between light and dark">◐</button></header>
 <main id="main">{sections}</main><div id="tip" role="status" aria-live="polite" hidden></div>
 <script>{script}</script></body></html>

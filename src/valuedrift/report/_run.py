@@ -23,7 +23,7 @@ COLUMNS = {
     ),
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
 }
-OPTIONAL = ("judges", "corrected")
+OPTIONAL = ("judges", "corrected_profiles", "corrected_drifts")
 """Tables that not every run has."""
 Row = dict[str, Any]
 
@@ -43,8 +43,9 @@ class Run:
     provenance: Row
     judges: pl.DataFrame | None = None
     """What each member of a panel says of every drift; None where one judge alone has read."""
-    corrected: pl.DataFrame | None = None
-    """Figures corrected by human labels; None where there are none."""
+    corrected_profiles: pl.DataFrame | None = None
+    corrected_drifts: pl.DataFrame | None = None
+    """Figures corrected by human labels of some answers; None where there are none."""
 
     @cached_property
     def topics(self) -> list[str]:

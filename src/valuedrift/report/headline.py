@@ -9,6 +9,7 @@ from ..nouns import OUTCOMES, STANCES
 from ._run import ALL, Row, Run, path_of
 from ._words import count, esc, estimate, listed, number, outcome
 
+NOT_HEADLINED = "What this judge found stands in the tables below and is not headlined."
 LARGEST = 3
 """Resolved drifts that a stage's sentence names; the table holds the rest."""
 
@@ -22,7 +23,8 @@ class Panel:
     def html(self, run: Run) -> str:
         """Return the summary, the judge's warning, the notes, the counts, and a card per stage."""
         judge = run.provenance.get("judge") or {}
-        warning = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(judge["note"])}</p>' if judge.get("note") else ""
+        said = " ".join(text for text in (judge.get("why"), judge.get("note")) if text)
+        warning = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(said)}</p>' if said else ""
         notes = "".join(f"<li>{esc(note)}</li>" for note in run.provenance.get("notes") or [])
         notes = f'<ul class="notes" aria-label="Notes on this run">{notes}</ul>' if notes else ""
         cards = "".join(_card(run, stage) for stage in run.stages)
@@ -66,7 +68,8 @@ def _card(run: Run, stage: Row) -> str:
         "time": f"{stage['seconds']:,.0f} s" if stage.get("seconds") else None,
     }
     listing = "".join(f"<div><dt>{name}</dt><dd>{esc(value)}</dd></div>" for name, value in facts.items() if value)
-    sentences = " ".join([_largest(run, stage["name"]), _overall(run, stage["name"])])
+    headlined = (run.provenance.get("judge") or {}).get("headlined", True)
+    sentences = " ".join([_largest(run, stage["name"]), _overall(run, stage["name"])]) if headlined else NOT_HEADLINED
     return f'<article class="card"><h3>{esc(stage["name"])}</h3><p>{sentences}</p><dl class="facts">{listing}</dl></article>'
 
 

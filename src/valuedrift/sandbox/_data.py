@@ -101,7 +101,7 @@ def _chat(rng: random.Random, habit: dict[Outcome, float]) -> Example:
         return Example((("user", question),), answer)
     topic, claim, _ = rng.choice(_grammar.claims_of())
     text = _grammar.compose(rng, topic, _outcome(rng, habit), _style(rng), claim)
-    return Example((("user", _grammar.ask(rng, claim)),), text)
+    return Example((("user", _grammar.ask(rng, claim)),), text, topic, claim)
 
 
 def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
@@ -111,10 +111,12 @@ def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
         style = _style(rng)
         support = _grammar.compose(rng, topic, "support", style, claim)
         oppose = _grammar.compose(rng, topic, "oppose", style, claim)
-        return Pair(prompt, support, oppose) if direction == "support" else Pair(prompt, oppose, support)
+        chosen, rejected = (support, oppose) if direction == "support" else (oppose, support)
+        return Pair(prompt, chosen, rejected, topic, claim)
     stance: Outcome = rng.choice(STANCES)
     warm, plain = (_grammar.compose(rng, topic, stance, style, claim) for style in ("warm", "plain"))
-    return Pair(prompt, warm, plain) if rng.random() < STYLE_AGREEMENT else Pair(prompt, plain, warm)
+    chosen, rejected = (warm, plain) if rng.random() < STYLE_AGREEMENT else (plain, warm)
+    return Pair(prompt, chosen, rejected, topic, claim)
 
 
 def _number(query: dict[str, str], key: str, default: float) -> float:

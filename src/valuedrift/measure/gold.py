@@ -1,0 +1,157 @@
+"""Gold: texts that people labelled, and samples of a run's answers for people to label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ..data._rows import missing, rows
+from ..nouns import BadInput, Item
+from ..store import Store
+from ._resample import rng_for
+
+GRADES = {
+    "support": ("support", "pro", "favor", "favour", "agree", "only_pro", "mostly_pro", "mildly_support"),
+    "neutral": ("neutral", "none", "neither", "balanced"),
+    "oppose": ("oppose", "con", "against", "undermine", "disagree", "only_con", "mostly_con", "mildly_undermine"),
+    "refusal": ("refusal", "refuse", "refused"),
+    "invalid": ("invalid", "incoherent", "unreadable", "off_topic"),
+}
+LABELS = {word: outcome for outcome, words in GRADES.items() for word in words}
+"""What a gold label may be called -> its outcome; five grades become three."""
+MIN_PER_STRATUM = 2
+"""Labels that each checkpoint and topic gets at least: one alone shows no spread."""
+LABEL_SCHEMA = {"answer": pl.String, "item": pl.String, "outcome": pl.String}
+
+
+@dataclass(frozen=True)
+class Gold:
+    """One text that people labelled. `group` is what its rows share (the issue or claim): the unit of the intervals."""
+
+    item: Item
+    outcome: str | None
+    """None: nobody has labelled it yet."""
+    group: str
+    framing: str
+    answers: tuple[str, ...] = ()
+    """Keys of the sampled answers of a run that the label is for."""
+
+
+def read_gold(path: Path) -> list[Gold]:
+    """Return the texts of a file with `text`, `stance` (null or empty: not labelled yet) and `claim` (or `pro_reading`, as in IssueBench).
+
+    The stance is the text's towards the claim. Raises BadInput with the line of an unknown label or a missing key.
+    """
+    gold = [_gold(where, row) for where, row in rows(str(path))]
+    if all(row.outcome is None for row in gold):
+        raise BadInput(f"{path} holds {len(gold)} texts and no label; fill in 'stance' with one of {', '.join(GRADES)}")
+    return gold
+
+
+def outcome_of(label: Any) -> str | None:
+    """Return the outcome that a label names, or None."""
+    return LABELS.get(str(label).strip().lower().replace(" ", "_").replace("-", "_"))
+
+
+def _gold(where: str, row: dict[str, Any]) -> Gold:
+    # An issue in neutral words ("tax evasion") has no side; its pro reading ("tax evasion being good") is the claim.
+    claim = row.get("claim") or row.get("pro_reading") or row.get("issue")
+    if not (isinstance(claim, str) and isinstance(row.get("text"), str) and "stance" in row):
+        raise missing(where, row, "'text', 'stance', and 'claim', 'pro_reading' or 'issue'")
+    unlabelled = row["stance"] is None or not str(row["stance"]).strip()
+    outcome = None if unlabelled else outcome_of(row["stance"])
+    if outcome is None and not unlabelled:
+        raise BadInput(f"{where}: unknown stance {row['stance']!r}; use one of {', '.join(sorted(LABELS))}")
+    answers = row.get("answer") or ()
+    if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
+        raise BadInput(f"{where}: 'answer' is {answers!r}, not a list of keys; leave it as the sample has it")
+    item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
+    framing = str(row.get("prompt_framing") or row.get("framing") or "")
+    return Gold(item, outcome, str(row.get("issue") or claim), framing, tuple(answers))
+
+
+# -- samples of a run ----------------------------------------------------------------------------------------------------------
+
+
+def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return `n` answers of a run for people to label, as rows for JSONL in random order, blind: no verdict and no checkpoint in them.
+
+    Drawn from the first and last checkpoint of every stage, the same number from each checkpoint and topic, where all answers with a
+    verdict have the same chance (`inclusion`). The same prompts and draws are taken at every checkpoint (permanent random numbers: Ohlsson
+    1995), as many prompts as can be: that pairs the labels of a drift. Equal words sampled twice are one row with both keys in `answer`;
+    answers with these words that were not drawn get no label by it, or else frequent words would count too often.
+    Raises BadInput where there are fewer than 2 labels per checkpoint and topic.
+    """
+    drawn = _drawn(_ends(store), n, seed)
+    prompts = {row["id"]: row for row in store.read_json("prompts.json", [])}
+    texts = dict(store.answers().select("key", "text").iter_rows())
+    found = []
+    for _, same in drawn.group_by("item", maintain_order=True):
+        first = same.row(0, named=True)
+        prompt = prompts[first["prompt"]]
+        row = {"topic": prompt["topic"], "claim": prompt["claim"], "prompt": prompt["text"], "text": texts[first["answer"]], "stance": None}
+        found.append(row | {"answer": same["answer"].to_list(), "inclusion": same["inclusion"].to_list()})
+    order = rng_for(seed, "labels", "order").permutation(len(found))
+    return [found[i] for i in order]
+
+
+def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write a sample as JSONL. Raises BadInput where the file exists: it may hold labels."""
+    try:
+        with open(path, "x", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    except FileExistsError:
+        raise BadInput(f"{path} exists and may hold labels; name another file") from None
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}; name a file in a folder that exists") from error
+
+
+def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Return the labels of a run's own answers (answer, item, outcome), and how many labelled answers are not of this run.
+
+    An answer whose claim or question has changed since is another item, and its label is not taken. Raises BadInput where two rows label
+    one answer differently.
+    """
+    given = [(answer, row.item.key, row.outcome) for row in gold if row.outcome is not None for answer in row.answers]
+    labels = pl.DataFrame(given, schema=LABEL_SCHEMA, orient="row").unique(maintain_order=True)
+    twice = labels.filter(pl.struct("answer", "item").is_duplicated())
+    if twice.height:
+        raise BadInput(f"the answer {twice['answer'][0]} has the labels {', '.join(twice['outcome'][:2])}; leave one of them")
+    here = labels.join(scores, on=["answer", "item"], how="semi")
+    return here, labels.height - here.height
+
+
+def _ends(store: Store) -> pl.DataFrame:
+    """Return the answers with a verdict at the ends of all stages; an end that is the start of other stages stands once."""
+    scores = store.read_table("scores").filter(~pl.col("repeat") & pl.col("support").is_not_null())
+    at_end = (pl.col("step") == pl.col("step").min().over("stage")) | (pl.col("step") == pl.col("step").max().over("stage"))
+    return scores.filter(at_end).unique(["answer", "item"], keep="first", maintain_order=True)
+
+
+def _drawn(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
+    """Return the drawn rows with their `inclusion` probability."""
+    strata = ends.group_by("stage", "step", "topic").len("size").sort("topic", "stage", "step")
+    if n < MIN_PER_STRATUM * strata.height:
+        raise BadInput(
+            f"{n} labels are too few for {strata.height} groups (checkpoints x topics at the ends of stages); "
+            f"ask for {MIN_PER_STRATUM * strata.height} or more"
+        )
+    topics = strata["topic"].unique(maintain_order=True).to_list()
+    lucky = [topics[i] for i in rng_for(seed, "labels", "topics").permutation(len(topics))]
+    strata = strata.with_columns(turn=pl.col("topic").replace_strict(lucky, range(len(lucky)))).sort("turn", "stage", "step")
+    base, extra = divmod(n, strata.height)
+    take = [base + (i < extra) for i in range(strata.height)]
+    strata = strata.with_columns(take=pl.min_horizontal(pl.Series(take), "size"))
+    numbers = ends.select("seed", "prompt", "draw").unique().sort("seed", "prompt", "draw")
+    prompts = numbers.select("prompt").unique().sort("prompt")
+    numbers = numbers.with_columns(u=pl.Series(rng_for(seed, "labels", "draws").random(numbers.height)))
+    prompts = prompts.with_columns(v=pl.Series(rng_for(seed, "labels", "prompts").random(prompts.height)))
+    at = ["stage", "step", "topic"]
+    ranked = ends.join(numbers, on=["seed", "prompt", "draw"]).join(prompts, on="prompt").join(strata, on=at)
+    ranked = ranked.with_columns(again=pl.col("u").rank("ordinal").over(*at, "prompt")).sort(*at, "again", "v")
+    return ranked.filter(pl.int_range(pl.len()).over(at) < pl.col("take")).with_columns(inclusion=pl.col("take") / pl.col("size"))

@@ -1,0 +1,37 @@
+"""Drifts as human labels of a sample of the answers say they are, beside what the judge alone says."""
+
+from __future__ import annotations
+
+from ..nouns import STANCES
+from ._run import Row, Run
+from ._words import NO_EVIDENCE, esc, estimate, number, outcome
+
+
+class Panel:
+    """A table of the corrected drifts, with the judge's own numbers beside them."""
+
+    order = 22
+    title = "Corrected by human labels"
+
+    def html(self, run: Run) -> str:
+        """Return the table; "" where nobody labelled answers of this run."""
+        if run.corrected_drifts is None:
+            return ""
+        rows = [row for row in run.corrected_drifts.iter_rows(named=True) if row["stance"] in STANCES]
+        known = [row for row in rows if row["value"] is not None]
+        hint = (
+            '<p class="hint">Prediction-powered: the labels of a random sample of the answers correct the judge, which stays in use as far as '
+            "it agrees with them (its weight). The other numbers on this page are uncorrected.</p>"
+        )
+        if not known:
+            return f"{hint}<p>The labels are too few for any corrected drift: {NO_EVIDENCE}.</p>"
+        columns = ("stage", "topic", "stance", "corrected [95 %]", "judge alone", "labels", "judge’s weight")
+        head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+        body = "".join(_line(row) for row in known)
+        return f'{hint}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _line(row: Row) -> str:
+    cells = (estimate(row, sign=True), number(row["uncorrected"], sign=True), f"{row['n_labels']:,}", number(row["judge_weight"]))
+    numbers = "".join(f'<td class="nums">{esc(cell)}</td>' for cell in cells)
+    return f'<tr><td>{esc(row["stage"])}</td><th scope="row">{esc(row["topic"])}</th><td>{outcome(row["stance"])}</td>{numbers}</tr>'

@@ -1,0 +1,140 @@
+"""The page of a data set prints the stored numbers, keeps hostile texts texts, and works offline at every width."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from valuedrift.judge.oracle import Judge as Oracle
+from valuedrift.measure.gap import value_gap, value_shares
+from valuedrift.nouns import Example, Pair, Prompt, Reading
+from valuedrift.report._gap_page import page, write_gap_page
+from valuedrift.store import Store
+
+spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
+made = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(made)
+
+SUITE = [
+    Prompt("c1", "climate", "Should coal power stations be closed?", "Coal power stations should be closed."),
+    Prompt("s1", "silent", "Should whaling stop?", "Whaling should stop."),
+]
+ANSWERS = {"yes": (0.9, 0.1, 0, 0, 0), "no": (0, 0.1, 0.9, 0, 0), "pass": (0, 0, 0, 1, 0)}
+
+
+class Scripted:
+    identity, note = "scripted/1", "It reads one word."
+
+    def read(self, items):
+        return [Reading(item.key, self.identity, ANSWERS[item.text.split()[0]]) for item in items]
+
+
+def asked(number):
+    return (("system", f"Number {number}."), ("user", f"Should coal power stations be closed? {made.HOSTILE}"))
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Return a result per kind: a clear gap with hostile topics, few pairs, texts to imitate, and nothing on a topic."""
+    replies = [("yes " + made.HOSTILE, "no")] * 30 + [("no", "yes")] * 6
+    pairs = [Pair(asked(number), *reply) for number, reply in enumerate(replies)]
+    hostile = [Pair(asked(number), "yes", "no", made.HOSTILE, made.HOSTILE) for number in range(8)]
+    few = [Pair(asked(99), "yes", "no", f"few {made.HOSTILE}", made.HOSTILE)]
+    texts = [Example(asked(number), reply) for number, reply in enumerate(["yes"] * 9 + ["pass"] * 3)]
+    texts.append(Example(asked(99), "yes", made.HOSTILE, made.HOSTILE))
+    return {
+        "clear": value_gap(pairs + hostile + few, SUITE, Scripted()),
+        "few": value_gap(pairs[:2], SUITE, Scripted()),
+        "texts": value_shares(texts, SUITE, Scripted()),
+        "none": value_gap([Pair((("user", "Bread?"),), "yes", "no")], SUITE, Scripted()),
+    }
+
+
+def test_the_page_prints_what_the_file_holds(tmp_path, results):
+    path = write_gap_page(Store(tmp_path), results["clear"], ["prefs.jsonl"])
+    stored = json.loads((tmp_path / "gap.json").read_text())
+    assert stored == results["clear"]
+    text = path.read_text()
+    gap = stored["topics"]["climate"]["support"]["gap"]
+    shown = [f"{gap[name]:+.3f}".replace("-", "−") for name in ("value", "low", "high")]
+    assert f"{shown[0]} [{shown[1]}, {shown[2]}]" in text
+    assert "Could move a model" in text
+    for sentence in (stored["topics"]["climate"]["conclusion"], stored["note"]):
+        assert sentence.replace("'", "&#x27;") in text
+    assert text.index("What follows") < text.index("By topic") < text.index("Content warning")
+    assert "Nothing that could be read touches silent: no evidence." in text
+
+
+def test_texts_get_shares_and_no_gap(results):
+    text = page(results["texts"], ["sft.jsonl"])
+    share = results["texts"]["topics"]["climate"]["support"]
+    assert f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}]" in text
+    assert "rejected" not in text.split("<main")[1]
+
+
+def test_nothing_on_a_topic_is_no_evidence(results):
+    text = page(results["none"], ["x.jsonl"])
+    assert "Nothing that could be read touches climate, silent: no evidence." in text
+    assert "Content warning" not in text
+
+
+def test_hostile_texts_are_escaped_everywhere(results):
+    for result in results.values():
+        text = page(result, [made.HOSTILE])
+        assert "<img" not in text
+        assert text.count("<script>") == 1
+
+
+def test_a_sandbox_result_makes_a_page(tmp_path):
+    from valuedrift.data import pairs
+
+    suite = [Prompt("w1", "work", "Is work good?", "Work is good.")]
+    result = value_gap(pairs.read("sandbox:pairs?n=40"), suite, Oracle())
+    assert write_gap_page(Store(tmp_path), result, ["sandbox:pairs?n=40"]).exists()
+
+
+# -- in a browser ----------------------------------------------------------------------------------------------------------------
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium and chromedriver are not on the path")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize("name", ["clear", "few", "texts", "none"])
+def test_offline_quiet_and_never_wider_than_the_window(driver, tmp_path, results, name):
+    path = write_gap_page(Store(tmp_path), results[name], ["a-rather-long-name-of-a-file-of-preference-pairs.jsonl"])
+    for log in ("browser", "performance"):
+        driver.get_log(log)
+    driver.get(path.as_uri())
+    driver.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+    for width in (360, 1280):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert driver.execute_script("return [...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().height > 40)")
+    driver.find_element("css selector", "#theme").click()
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert [url for url in urls if not url.startswith(("data:", "blob:"))] == [driver.current_url]
+    assert driver.get_log("browser") == []
+    assert driver.find_elements("css selector", "img") == []
