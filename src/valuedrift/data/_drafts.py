@@ -1,0 +1,323 @@
+"""Drafts of preference pairs: of each question an opposed pair in one style and a pair of one stance in two styles, written and matched."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from .. import progress
+from ..nouns import OUTCOMES, STANCES, BadInput, Item, Outcome, Prompt, Reading, Stopped, digest
+from ..registry import among
+from ..sandbox import _grammar
+from ..store import Store
+
+Messages = tuple[tuple[str, str], ...]
+WORDS = Path(__file__).with_name("synth.toml")
+KINDS = ("opposed", "same")
+REFUSAL = OUTCOMES.index("refusal")
+HEDGES = re.compile(
+    r"\b(?:perhaps|maybe|possibly|probably|arguably|somewhat|might|may|seems?|i think|i believe|i guess|could be wrong|caution|doubt)\b",
+    re.I,
+)
+LIST_LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A question for which pairs are written."""
+
+    topic: str
+    claim: str
+    question: str
+    turn: int
+    """How often this question was taken before."""
+    style: str
+    """Of both sides of the opposed pair."""
+    stance: Outcome
+    """Of both sides of the pair of one stance."""
+
+    def sides(self, kind: str, styles: Sequence[str]) -> tuple[Side, Side]:
+        """Return what the chosen and the rejected answer of a pair are to be, in the support direction."""
+        if kind == "opposed":
+            return ("support", self.style), ("oppose", self.style)
+        return (self.stance, styles[0]), (self.stance, styles[1])
+
+
+Side = tuple[Outcome, str]
+"""The stance and the style that an answer is meant to have."""
+Want = tuple[Slot, Side]
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer and what the judge made of it."""
+
+    words: str
+    probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The pairs of one question by kind: the chosen answer first, in the support direction."""
+
+    slot: Slot
+    pairs: Mapping[str, tuple[Text, Text]]
+
+    def contents(self) -> set[tuple[str, ...]]:
+        """Return what makes each pair the same as another."""
+        return {(kind, self.slot.question, *(text.words for text in pair)) for kind, pair in self.pairs.items()}
+
+
+# -- questions -----------------------------------------------------------------------------------------------------------------
+
+
+class Questions:
+    """The questions to write about, topic by topic, without end: those of a file again and again, those of the sandbox ever new.
+
+    Stances and styles take turns, so that all of them occur equally often.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], topics: Sequence[str], seed: int, styles: Sequence[str]):
+        self.styles, self.taken = styles, Counter[tuple[str, str]]()
+        known = list(dict.fromkeys(prompt.topic for prompt in prompts)) or list(_grammar.world())
+        for topic in topics:
+            if topic not in known:
+                raise BadInput(f"there is no prompt on the topic {topic!r}{among(topic, known)}")
+        self.topics = list(topics) or known
+        self._turning = {
+            topic: zip(_asked(prompts, topic, seed), itertools.cycle(itertools.product(styles, STANCES)), strict=False)
+            for topic in self.topics
+        }
+
+    def take(self, topic: str, n: int) -> list[Slot]:
+        """Return the next n slots of a topic."""
+        slots = []
+        for (question, claim), (style, stance) in itertools.islice(self._turning[topic], n):
+            slots.append(Slot(topic, claim, question, self.taken[question, claim], style, stance))
+            self.taken[question, claim] += 1
+        return slots
+
+
+def _asked(prompts: Sequence[Prompt], topic: str, seed: int) -> Iterator[tuple[str, str]]:
+    rng = random.Random(f"synth/{seed}/{topic}")
+    own = [(prompt.text, prompt.claim) for prompt in prompts if prompt.topic == topic]
+    if own:
+        rng.shuffle(own)
+        yield from itertools.cycle(own)
+    while True:
+        claim = rng.choice(_grammar.claims_of([topic]))[1]
+        yield _grammar.ask(rng, claim), claim
+
+
+# -- writers -------------------------------------------------------------------------------------------------------------------
+
+
+class Drafter(Protocol):
+    """Writes candidates for what is wanted: one list per want, shorter where the writer failed."""
+
+    identity: str
+    like: frozenset[str]
+    """The kinds of pairs whose sides can be had in matched length."""
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Return how often the writer failed, by reason."""
+
+    @property
+    def spent(self) -> float:
+        """Return the dollars that this process has paid."""
+
+    def write(self, wants: Sequence[Want]) -> list[list[str]]: ...
+
+
+class Grammar:
+    """The sandbox's grammar. Its warm style is longer than its plain one, so that only opposed pairs can be matched."""
+
+    like = frozenset({"opposed"})
+    spent = 0.0
+
+    def __init__(self, seed: int, candidates: int, styles: Sequence[str]):
+        for style in styles:
+            if style not in _grammar.STYLES:
+                raise BadInput(f"the sandbox's grammar has no style {style!r}{among(style, _grammar.STYLES)}")
+        self.seed, self.candidates, self.failures = seed, candidates, Counter[str]()
+        self.identity = f"sandbox/{_grammar.identity()}"
+
+    def write(self, wants: Sequence[Want]) -> list[list[str]]:
+        """Return the candidates for each want."""
+        return [[self._text(slot, side, number) for number in range(self.candidates)] for slot, side in wants]
+
+    def _text(self, slot: Slot, side: Side, number: int) -> str:
+        if slot.topic not in _grammar.world():
+            raise BadInput(f"the sandbox's grammar writes on its own topics only, not on {slot.topic!r}; name another writer")
+        rng = random.Random(f"draft/{self.seed}/{slot.topic}/{slot.question}/{slot.turn}/{side}/{number}")
+        return _grammar.compose(rng, slot.topic, *side, slot.claim)
+
+
+class Instructed:
+    """A language model that is told the stance and the style. What it wrote stays in the store, and is not written again."""
+
+    like = frozenset(KINDS)
+
+    def __init__(self, writer: Any, words: Mapping[str, Any], n_words: int, seed: int, candidates: int, store: Store):
+        self.writer, self.words, self.n_words, self.seed, self.candidates, self.store = writer, words, n_words, seed, candidates, store
+        self.identity = writer.identity
+        parts = sorted((store.root / "drafts").glob("[!.]*.parquet"))
+        self.known = {key: text for part in parts for key, text in store.read_table(f"drafts/{part.stem}").rows()}
+
+    @property
+    def failures(self) -> Counter[str]:
+        return self.writer.failures
+
+    @property
+    def spent(self) -> float:
+        return self.writer.spent
+
+    def write(self, wants: Sequence[Want]) -> list[list[str]]:
+        """Return the candidates for each want. Raises Stopped where the writer does, with all that was written in the store."""
+        texts: list[list[str]] = [[] for _ in wants]
+        turns = sorted({slot.turn for slot, _ in wants})
+        with progress.task(f"write with {self.identity.split('/')[0]}", len(wants) * self.candidates, "texts") as advance:
+            for turn, number in itertools.product(turns, range(self.candidates)):
+                rows = [row for row, (slot, _) in enumerate(wants) if slot.turn == turn]
+                seed = int(digest("candidate", self.seed, turn, number)[:8], 16)
+                written = self._written([self.messages(*wants[row]) for row in rows], seed, advance)
+                for row, text in zip(rows, written, strict=True):
+                    texts[row] += [text] if text else []
+        return texts
+
+    def messages(self, slot: Slot, side: Side) -> Messages:
+        """Return what the writer is told."""
+        stance, style = self.words["stance"][side[0]], self.words["style"][side[1]]
+        about = {"question": slot.question, "claim": slot.claim, "words": self.n_words, "stance": stance, "style": style}
+        return (("system", self.words["system"].strip()), ("user", self.words["request"].strip().format(**about)))
+
+    def _written(self, prompts: Sequence[Messages], seed: int, advance: Callable[[int], object]) -> list[str | None]:
+        keys = [digest("draft", self.identity, prompt, seed) for prompt in prompts]
+        waiting = [row for row, key in enumerate(keys) if key not in self.known]
+        for start in range(0, len(waiting), self.writer.together):
+            part = waiting[start : start + self.writer.together]
+            self._keep([keys[row] for row in part], [prompts[row] for row in part], seed)
+            advance(len(part))
+        return [self.known.get(key) for key in keys]
+
+    def _keep(self, keys: Sequence[str], prompts: Sequence[Messages], seed: int) -> None:
+        """Write some texts and store those that came; failed ones are tried again by the next command."""
+        try:
+            texts = self.writer.write(prompts, seed)
+        except Stopped as stopped:
+            self._store(keys, getattr(stopped, "texts", ()))
+            raise
+        self._store(keys, texts)
+
+    def _store(self, keys: Sequence[str], texts: Sequence[str | None]) -> None:
+        new = {key: text for key, text in zip(keys, texts, strict=False) if text}
+        if new:
+            self.store.write_table(f"drafts/{digest('drafts', sorted(new))}", pl.DataFrame({"key": list(new), "text": list(new.values())}))
+        self.known |= new
+
+
+def words_of(path: str, styles: Sequence[str]) -> dict[str, Any]:
+    """Return the instructions of a words file (the shipped one where the path is empty). Raises BadInput naming what is missing."""
+    file = Path(path) if path else WORDS
+    try:
+        words = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"the words file {file} cannot be read: {error}; give a TOML file like {WORDS.name}") from error
+    needed = {"stance": STANCES, "style": tuple(styles)}
+    for table, names in needed.items():
+        for name in names:
+            if not isinstance(words.get(table), dict) or not isinstance(words[table].get(name), str):
+                known = list(words[table]) if isinstance(words.get(table), dict) else []
+                raise BadInput(f"{file}: [{table}] has no text {name!r}{among(name, known)}")
+    try:
+        words["system"].strip()
+        words["request"].format(question="", claim="", words=0, stance="", style="")
+    except (KeyError, AttributeError, ValueError, IndexError) as error:
+        raise BadInput(
+            f"{file}: 'system' and 'request' must be texts, with no other places in braces than question, claim, words, stance, style "
+            f"({type(error).__name__}: {error}); correct the file"
+        ) from error
+    return words
+
+
+# -- what was written ----------------------------------------------------------------------------------------------------------
+
+
+def item(slot: Slot, text: str) -> Item:
+    """Return what the judge is shown of an answer."""
+    return Item(slot.question, slot.claim, text, slot.topic)
+
+
+def settled(
+    slot: Slot,
+    sides_of: Mapping[str, Sequence[Side]],
+    written: Mapping[Side, Sequence[tuple[str, Reading]]],
+    least_ratio: Mapping[str, float],
+) -> Draft | str:
+    """Return the pairs of a slot by kind, made of the candidates that were read as meant and match best; or why there are none."""
+    pairs: dict[str, tuple[Text, Text]] = {}
+    for kind, wanted in sides_of.items():
+        first, second = (_as_meant(written[side], side[0]) for side in wanted)
+        if isinstance(first, str) or isinstance(second, str):
+            return first if isinstance(first, str) else str(second)
+        possible = [(one, other) for one, other in itertools.product(first, second) if one.words != other.words]
+        possible = [pair for pair in possible if _length_ratio(*pair) >= least_ratio[kind]]
+        if not possible:
+            return "no answers of matched length"
+        pairs[kind] = min(possible, key=lambda pair: _unlike(*pair))
+    return Draft(slot, pairs)
+
+
+def _as_meant(candidates: Sequence[tuple[str, Reading]], stance: Outcome) -> list[Text] | str:
+    """Return the candidates that the judge read as meant, or why there are none."""
+    read = [Text(text, reading.probs) for text, reading in candidates if reading.probs is not None]
+    meant = [text for text in read if text.probs[STANCES.index(stance)] > 0.5]
+    if meant:
+        return meant
+    if not candidates:
+        return "the writer failed"
+    if not read:
+        return "no verdict"
+    return "refusal" if sum(text.probs[REFUSAL] for text in read) > len(read) / 2 else "stance not read as meant"
+
+
+@dataclass(frozen=True)
+class Style:
+    """What is counted of a text's style."""
+
+    n_words: int
+    hedges: float
+    """Per 100 words."""
+    list_lines: float
+    """Share of its lines."""
+
+
+def style_of(text: str) -> Style:
+    """Return the counts of a text."""
+    n_words = len(text.split())
+    lines = max(1, sum(bool(line.strip()) for line in text.splitlines()))
+    return Style(n_words, 100 * len(HEDGES.findall(text)) / max(1, n_words), len(LIST_LINE.findall(text)) / lines)
+
+
+def _length_ratio(one: Text, other: Text) -> float:
+    """Return the words of the shorter text as a share of the longer one's."""
+    shorter, longer = sorted(len(text.words.split()) for text in (one, other))
+    return shorter / max(1, longer)
+
+
+def _unlike(one: Text, other: Text) -> float:
+    """Return how far two texts differ in length and style: a doubled length, ten hedges in 100 words, and a list against prose weigh 1."""
+    first, second = style_of(one.words), style_of(other.words)
+    length = abs(math.log2(max(1, first.n_words) / max(1, second.n_words)))
+    return length + abs(first.hedges - second.hedges) / 10 + abs(first.list_lines - second.list_lines)

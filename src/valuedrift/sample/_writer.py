@@ -1,0 +1,169 @@
+"""Writers put texts on paper when a data set or a suite is made: a local causal language model, or an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..nouns import Stopped, digest
+from ..plan import Asking
+from ..registry import split
+
+Messages = tuple[tuple[str, str], ...]
+"""Chat messages as (role, text), oldest first."""
+
+
+class Unfinished(Stopped):
+    """A writer stopped in the middle: `texts` holds what it had written, and None elsewhere."""
+
+    def __init__(self, sentence: str, texts: Sequence[str | None]):
+        super().__init__(sentence)
+        self.texts = tuple(texts)
+
+
+class Writer(Protocol):
+    """Writes one text per prompt, in order; None where it failed, with the reason counted in `failures`.
+
+    `seed` and, among equal prompts of one call, the place of each decide which text it gets; other prompts of the call decide nothing.
+    Raises Unfinished where the budget ends, the server goes or the user interrupts.
+    """
+
+    identity: str
+    """Names everything that decides a text, apart from the prompt and the seed."""
+    together: int
+    """Prompts handed to one `write`: what a kill can lose."""
+    failures: Counter[str]
+
+    @property
+    def spent(self) -> float:
+        """Return the dollars that this process has paid."""
+
+    def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]: ...
+
+
+def writer_of(spec: str, temperature: float = 0.7, max_new_tokens: int = 256, max_cost: float | None = None) -> Writer:
+    """Return the writer that "openai:MODEL", a model folder or a hub id (org/name@revision) names. Raises BadInput where there is none."""
+    name, argument = split(spec)
+    if name == "openai":
+        return Remote(argument, temperature, max_new_tokens, max_cost)
+    return Local(spec, temperature, max_new_tokens)
+
+
+class Local:
+    """A causal language model of this machine, sampled with noise keyed by (seed, prompt, draw)."""
+
+    together = 256
+    spent = 0.0
+
+    def __init__(self, path: str, temperature: float, max_new_tokens: int):
+        from ._frame import frame_digest
+        from ._load import chat_template, weights_digest
+
+        self.path, self.failures = path, Counter[str]()
+        self.asking = Asking(temperature=temperature, max_new_tokens=max_new_tokens)
+        weights = (weights_digest(path), frame_digest(chat_template(path)))
+        self.identity = f"transformers/{digest('writer', 1, *weights, temperature, max_new_tokens)}"
+        self._loaded: tuple[Any, Any] | None = None
+
+    def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
+        """Return one text per prompt. A text that reaches `max_new_tokens` has no end, and counts as failed."""
+        from ._engine import Wanted, decode
+        from ._frame import ending, reply_text
+        from ._load import load_model
+        from ._noise import row_words
+
+        self._loaded = self._loaded or load_model(self.path)
+        model, tokenizer = self._loaded
+        room = (getattr(model.config, "max_position_embeddings", None) or float("inf")) - self.asking.max_new_tokens
+        wanted = {
+            row: Wanted(tuple(ids), row_words(seed, digest(prompt), number))
+            for row, (prompt, number) in enumerate(zip(prompts, _numbered(prompts), strict=True))
+            if len(ids := _ids(tokenizer, prompt)) <= room
+        }
+        texts: list[str | None] = [None] * len(prompts)
+        self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # adds no entry of 0
+        replies = decode(model, list(wanted.values()), self.asking, ending(model, tokenizer, "auto"))
+        for row, reply in zip(wanted, replies, strict=True):
+            text = reply_text(tokenizer, reply.tokens, "auto")
+            texts[row] = _checked(text, reply.ended == "stop", self.asking.max_new_tokens, self.failures)
+        return texts
+
+
+class Remote:
+    """A chat model behind an OpenAI-compatible address; the seed is passed on, and counts where the server heeds it."""
+
+    together = 64
+
+    def __init__(self, model: str, temperature: float, max_new_tokens: int, max_cost: float | None):
+        from ._endpoint import Endpoint
+
+        self.endpoint = Endpoint(model, max_cost=max_cost)
+        self.temperature, self.max_new_tokens, self.failures = temperature, max_new_tokens, Counter[str]()
+        self.identity = f"openai/{digest('writer', 1, model, self.endpoint.host, temperature, max_new_tokens)}"
+
+    @property
+    def spent(self) -> float:
+        return self.endpoint.spent
+
+    def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
+        """Return one text per prompt. A text that was cut off counts as failed."""
+        from ._chat import Request
+        from ._endpoint import Ended
+
+        requests = [
+            Request(prompt, self.max_new_tokens, self.temperature, seed=_seed(seed, prompt, number))
+            for prompt, number in zip(prompts, _numbered(prompts), strict=True)
+        ]
+        try:
+            return [self._text(reply) for reply in self.endpoint.chat(requests)]
+        except Ended as ended:
+            raise Unfinished(str(ended), [None if reply is None else self._text(reply) for reply in ended.replies]) from ended
+
+    def _text(self, reply: Any) -> str | None:
+        from ._chat import Failed
+
+        if isinstance(reply, Failed):
+            self.failures[reply.reason] += 1
+            return None
+        return _checked(reply.texts[0].strip(), reply.ended[0] == "stop", self.max_new_tokens, self.failures)
+
+
+def _numbered(prompts: Sequence[Messages]) -> list[int]:
+    """Return, for each prompt, how many equal ones stand before it."""
+    seen: Counter[Messages] = Counter()
+    numbers = []
+    for prompt in prompts:
+        numbers.append(seen[prompt])
+        seen[prompt] += 1
+    return numbers
+
+
+def _seed(seed: int, prompt: Messages, number: int) -> int:
+    """Return a seed of 31 bits, which every server takes."""
+    return int(digest(seed, prompt, number)[:8], 16) >> 1
+
+
+def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[str]) -> str | None:
+    """Return a text that is one, else None, with the reason counted."""
+    if text and complete:
+        return text
+    failures["an empty text" if complete else f"no end within {max_new_tokens} tokens"] += 1
+    return None
+
+
+def _ids(tokenizer: Any, prompt: Messages) -> list[int]:
+    """Return the token ids of a prompt: in the chat template, or (plain) its texts as one question."""
+    from jinja2 import TemplateError
+
+    from ._frame import _chat_text, framed, is_chat
+
+    if not is_chat(tokenizer, "auto"):
+        return framed(tokenizer, "\n\n".join(text for _, text in prompt), "plain")
+    messages = [{"role": role, "content": text} for role, text in prompt]
+    try:
+        text = _chat_text(tokenizer, messages, add_generation_prompt=True)
+    except TemplateError:  # some templates know no system role: its words then open the user's
+        joined = "\n\n".join(message["content"] for message in messages[:2])
+        text = _chat_text(tokenizer, [{"role": "user", "content": joined}, *messages[2:]], add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
