@@ -244,14 +244,34 @@ def synth(
 
 @app.command()
 def calibrate(
-    judge: JudgeOption,
-    gold: Annotated[Path, typer.Option("--gold", help="JSONL with claim (or issue), text, stance.")],
+    judge: Annotated[str, typer.Option("--judge", help="Who is to be compared with people.")] = "",
+    gold: Annotated[Path | None, typer.Option("--gold", help="JSONL with claim (or issue), text, stance.")] = None,
+    wordings: Annotated[bool, typer.Option("--wordings", help="Compare all wordings of the judge.")] = False,
+    max_cost: MaxCost = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Folder that keeps the verdicts: none is asked for twice.")] = None,
+    sample: Annotated[Path | None, typer.Option("--sample", help="A run folder: draw answers of it for people to label instead.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Answers to draw.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which answers are drawn.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Where the sample goes.")] = Path("gold.jsonl"),
     as_json: Json = False,
 ) -> None:
-    """Measure a judge against human labels."""
+    """Measure a judge against human labels, or draw answers of a run for people to label."""
     from . import verbs
 
-    _print(verbs.calibrate(judge, gold), as_json, _show_calibration)
+    if sample:
+        found = verbs.sample_for_labels(_run_folder(sample), n, seed, out)
+        sentence = f"{found['n_rows']} rows in {found['out']}: fill in 'stance', then give the file as --gold"
+        _print(found, as_json, lambda _: print(sentence))
+        return
+    if not judge or gold is None:
+        raise BadInput("calibrate needs --judge and --gold (or --sample RUN to draw answers for people to label); give both")
+    result = verbs.calibrate(judge, gold, wordings, max_cost, keep)
+    if not wordings:
+        _print(result, as_json, _show_calibration)
+    elif as_json:
+        _print({"wordings": result}, as_json, _show_calibration)
+    else:
+        _show_wordings(result)
 
 
 @suite_app.command("list")
@@ -439,13 +459,16 @@ def _show_gap(result: dict[str, Any]) -> None:
         print(f"report: {result['report']}")
 
 
+def _scored(result: dict[str, Any], name: str) -> str:
+    low, high = (result.get("intervals") or {}).get(name) or (None, None)
+    return _number(result[name], "") + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
 def _show_calibration(result: dict[str, Any]) -> None:
-    rows = []
-    for name in ("macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"):
-        low, high = result["intervals"].get(name) or (None, None)
-        shown = _number(result[name], "") + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-        rows.append([name.replace("_", " "), shown])
-    _table(f"{result['judge']} against {result['n']:,} human labels", ["measure", "value [95 %]"], rows)
+    names = ["macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"]
+    names += ["framing_only"] if result["framing_only"] is not None else []
+    title = f"{result['judge']} against {result['n']:,} human labels"
+    _table(title, ["measure", "value [95 %]"], [[name.replace("_", " "), _scored(result, name)] for name in names])
     labels = list(result["confusion"])
     read_as = list(next(iter(result["confusion"].values()), {}))
     _table(
@@ -455,12 +478,29 @@ def _show_calibration(result: dict[str, Any]) -> None:
     )
     if result["by_framing"]:
         columns = ["macro_f1", "accuracy", "kappa", "ece"]
-        framings = [
-            [name, str(row["n_read"]), *(_number(row[column], "") for column in columns)] for name, row in result["by_framing"].items()
-        ]
+        framings = [[name, str(row["n_read"]), *(_scored(row, column) for column in columns)] for name, row in result["by_framing"].items()]
         _table("Within each framing of the prompt", ["framing", "texts", *columns], framings)
+    if result["n_unlabelled"]:
+        print(f"{result['n_unlabelled']:,} rows have no label yet and were left out.")
+    if effect := result.get("order_effect"):
+        print(
+            f"Order of the labels, on {effect['n']} texts: a single order differs from their mean by a total variation of "
+            f"{_number(effect['total_variation'], '')} and changes {_number(effect['changed'], '')} of the verdicts."
+        )
     if result["note"]:
         print(result["note"])
+
+
+def _show_wordings(results: list[dict[str, Any]]) -> None:
+    rows = []
+    for result in results:
+        less = (result["difference"] or {}).get("macro_f1")
+        apart = "" if result is results[0] or less is None else _interval(less)
+        rows.append(
+            [result["wording"], _scored(result, "macro_f1"), _scored(result, "accuracy"), _number(result["missing_share"], ""), apart]
+        )
+    columns = ["wording", "macro F1 [95 %]", "accuracy [95 %]", "missing", "macro F1 less the first's [95 %]"]
+    _table(f"Wordings against {results[0]['n']:,} human labels", columns, rows)
 
 
 class Interrupted(BaseException):

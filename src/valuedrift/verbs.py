@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import polars as pl
 
 from . import flow, registry, suites
 from .judge._kept import Kept
-from .nouns import STANCES, BadInput, Example, Pair
+from .nouns import STANCES, BadInput, Example, Item, Pair, Prompt
 from .plan import BASE, Plan
 from .store import Store
 
@@ -52,7 +53,7 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
         "new_tokens_at_most": n_checkpoints * len(prompts) * plan.draws * plan.max_new_tokens,
         "verdicts_at_most": n_checkpoints * len(prompts) * plan.draws,
         "disk_bytes": model_bytes * sum(stage["saves"] for stage in stages if not stage["done"]),
-        "money": 0.0,
+        "money": _price(plan, prompts, n_checkpoints * plan.draws),
     }
     sentences = [
         f"{cost['checkpoints']} askings of {len(prompts)} prompts x {plan.draws} draws = {cost['answers']:,} answers, "
@@ -60,11 +61,31 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
         "Checkpoints to write: "
         + (f"about {cost['disk_bytes'] / 1e6:,.0f} MB" if model_bytes else "their size shows once the base model is built")
         + "; while a stage trains, about three times one checkpoint more.",
-        f"The judge {plan.judge!r} runs on this machine: no money.",
+        _priced(plan.judge, cost["money"]),
     ]
     if sandbox_base:
         sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
     return {"stages": stages, "cost": cost, "sentences": sentences}
+
+
+BYTES_PER_TOKEN = 5
+"""For answers that are not there yet: English words and their space take about that much."""
+
+
+def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | None:
+    """Return the dollars that the verdicts cost at most: 0 on this machine, None where no price is known."""
+    judge = flow.judge_of(plan.judge)
+    paid = [one for one in getattr(judge, "members", [judge]) if hasattr(one, "worst_cost")]
+    answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN
+    items = [Item(prompt.text, prompt.claim, answer, prompt.topic) for prompt in prompts]
+    costs = [one.worst_cost(items) for one in paid]
+    return None if None in costs else n_askings * sum(costs)
+
+
+def _priced(judge: str, dollars: float | None) -> str:
+    if dollars is None:
+        return f"What the judge {judge!r} costs is not known: its model has no price (docs/openai.md says where to add one)."
+    return f"The judge {judge!r} costs at most ${dollars:,.2f}." if dollars else f"The judge {judge!r} runs on this machine: no money."
 
 
 def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:
@@ -185,8 +206,47 @@ def gap(
     return {name: value for name, value in result.items() if name != "examples"} | {"cost": getattr(reader, "spent", 0.0)} | written
 
 
-def calibrate(judge: str, gold: Path) -> dict[str, Any]:
-    """Return how far a judge agrees with human labels."""
+def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | None = None, keep: Path | None = None) -> Any:
+    """Return how far a judge agrees with human labels; a list, one entry per wording, where all `wordings` are asked for.
+
+    With `keep`, its verdicts are kept in that folder: what was paid for is not asked again.
+    """
     from .measure import agreement
 
-    return agreement.calibrate(flow.judge_of(judge), gold)
+    judge = flow.judge_of(spec, max_cost)
+
+    def kept(one: Any) -> Any:
+        return _KeptInOrders(one, Store(keep)) if keep else one
+
+    with Store(keep).locked() if keep else contextlib.nullcontext():
+        if not wordings:
+            return agreement.calibrate(kept(judge), gold)
+        if not hasattr(judge, "wordings"):
+            raise BadInput(f"the judge {spec!r} has one wording; leave --wordings out")
+        return agreement.wordings(lambda name: kept(_reworded(judge, spec, name, max_cost)), judge.wordings(), gold)
+
+
+class _KeptInOrders(Kept):
+    """A judge that keeps its verdicts and can still say what the order of its labels changes (which is asked anew each time)."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "order_effect":
+            raise AttributeError(name)
+        return self.judge.order_effect
+
+
+def _reworded(judge: Any, spec: str, wording: str, max_cost: float | None) -> Any:
+    """Return a judge in another wording, with the model that it has loaded where it can share it."""
+    if hasattr(judge, "reworded"):
+        return judge.reworded(wording)
+    path, settings = registry.query(spec, spec)
+    return flow.judge_of(f"{path}?{urlencode(settings | {'wording': wording})}", max_cost)
+
+
+def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, Any]:
+    """Write answers of a run for people to label; return how many, and where."""
+    from .measure import gold
+
+    rows = gold.sample_for_labels(Store(folder), n, seed)
+    gold.write_sample(rows, out)
+    return {"n_rows": len(rows), "out": str(out)}

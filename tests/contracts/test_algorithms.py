@@ -20,8 +20,17 @@ def batch_of(eats, n=3):
     return batch, flat.requires_grad_()
 
 
+def over_step(algorithm, batch, logps_RT):
+    """Return what the loop adds to each batch of a step: the means of `mismatched`, where the algorithm has it."""
+    if "mismatched" not in algorithm.needs:
+        return {}
+    vectors = algorithm.mismatched(batch, logps_RT.detach())
+    assert all(values.ndim == 1 for values in vectors.values())
+    return {name: values.mean() for name, values in vectors.items()}
+
+
 def test_the_folder_is_the_list():
-    assert {"sft", "dpo"} <= set(NAMES)
+    assert {"sft", "dpo", "simpo", "ipo", "orpo", "kto"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,7 +40,8 @@ def test_declares_what_it_is(name):
     assert algorithm.eats in ("examples", "pairs")
     assert algorithm.averages in ("tokens", "records")
     assert isinstance(algorithm.needs, frozenset)
-    assert algorithm.needs <= {"reference"}
+    assert algorithm.needs <= {"reference", "mismatched"}
+    assert hasattr(algorithm, "mismatched") == ("mismatched" in algorithm.needs)
     assert not set(algorithm.Settings.model_fields) & set(plan.Stage.model_fields), "a setting hides one of the stage's"
     assert algorithm(algorithm.Settings()).settings == algorithm.Settings()
 
@@ -42,7 +52,8 @@ def test_is_documented(name):
     module = inspect.getmodule(algorithm)
     formulas = [value for key, value in vars(module).items() if key.endswith("_loss")]
     assert formulas, "the formula is a pure function of the module, named NAME_loss"
-    for thing in (module, algorithm, algorithm.prepare, algorithm.loss, *formulas):
+    further = [algorithm.mismatched] if "mismatched" in algorithm.needs else []
+    for thing in (module, algorithm, algorithm.prepare, algorithm.loss, *further, *formulas):
         assert thing.__doc__
 
 
@@ -56,7 +67,7 @@ def test_loss_is_finite_has_gradient_on_answers_alone_and_one_entry_per_unit(nam
     kept = {key: values.detach() - 0.3 for key, values in algorithm.prepare(batch, seen).items()}
     assert all(values.shape == (batch["n_records"],) for values in kept.values())
     assert bool(kept) == ("reference" in algorithm.needs)
-    losses, metrics = algorithm.loss(batch | kept, seen)
+    losses, metrics = algorithm.loss(batch | kept | over_step(algorithm, batch | kept, seen), seen)
     n_units = batch["n_records"] if algorithm.averages == "records" else int(mask_RT.sum())
     assert losses.shape == (n_units,)
     assert all(values.ndim == 1 for values in metrics.values())
@@ -73,6 +84,7 @@ def test_a_likelier_wanted_answer_lowers_the_loss(name):
     batch, logps_RT = batch_of(algorithm.eats)
     seen = (logps_RT * batch["answer_mask_RT"]).detach()
     kept = algorithm.prepare(batch, seen)
+    known = batch | kept | over_step(algorithm, batch | kept, seen)
     better = seen.clone()
     better[: batch["n_records"]] *= 0.5
-    assert algorithm.loss(batch | kept, better)[0].mean() < algorithm.loss(batch | kept, seen)[0].mean()
+    assert algorithm.loss(known, better)[0].mean() < algorithm.loss(known, seen)[0].mean()

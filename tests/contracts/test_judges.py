@@ -1,12 +1,33 @@
 """What every judge must do: a stable identity, one reading per item in order, and no fall over a bad item."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from valuedrift import registry
-from valuedrift.nouns import Item
+from valuedrift.nouns import OUTCOMES, Item
 
-ARGUMENTS: dict[str, str] = {"panel": "oracle,cues"}
-"""What a judge needs after its colon to be made here; judges that need nothing are not listed."""
+sys.path.insert(0, str(Path(__file__).parents[1] / "judge"))
+
+ARGUMENTS: dict[str, str] = {"panel": "oracle,cues", "openai": "m?mode=logprobs"}
+"""What a judge needs after its colon to be made here; judges that need nothing are not listed. Models and a server are made below."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parts(tmp_path_factory):
+    """Make what judges read with: two random models that know all words, and a real server."""
+    import misbehaving
+    from test_nli import save
+
+    from valuedrift.sandbox import build
+
+    with misbehaving.Server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_BASE_URL", server.url)
+        patch.setattr(build, "VOCABULARY", 512)
+        ARGUMENTS["labels"] = f"{build._start(tmp_path_factory.mktemp('labels') / 'model')}?frame=plain"
+        ARGUMENTS["nli"] = str(save(tmp_path_factory.mktemp("nli") / "model"))
+        yield
 
 ITEMS = [
     Item("Should it be allowed?", "It should be allowed.", text, "abortion")
@@ -15,7 +36,7 @@ ITEMS = [
 
 
 @pytest.fixture(params=registry.names("judge"))
-def judge(request):
+def judge(request, parts):
     return registry.find("judge", request.param)(ARGUMENTS.get(request.param, ""))
 
 
@@ -39,14 +60,25 @@ def test_probabilities_are_probabilities(judge):
             assert min(reading.probs) >= 0
 
 
+def test_a_failure_has_its_reason(judge):
+    for reading in judge.read(ITEMS):
+        assert bool(reading.reason) == (reading.failure is not None)
+        assert reading.missing is None or -1e-6 <= reading.missing <= 1 + 1e-6
+        assert reading.probs is None or len(reading.probs) == len(OUTCOMES)
+
+
 def test_no_text_is_never_a_stance(judge):
     for reading in judge.read(ITEMS[1:3]):
         assert reading.failure is not None or max(reading.probs) == reading.probs[4]
 
 
 def test_a_reading_does_not_depend_on_its_neighbours(judge):
-    assert judge.read(ITEMS)[::-1] == judge.read(ITEMS[::-1])
-    assert judge.read(ITEMS[3:4]) == judge.read(ITEMS)[3:4]
+    whole = judge.read(ITEMS)
+    for readings, same in ((whole[::-1], judge.read(ITEMS[::-1])), (whole[3:4], judge.read(ITEMS[3:4]))):
+        for one, other in zip(readings, same, strict=True):
+            assert (one.item, one.failure) == (other.item, other.failure)
+            if one.probs is not None:  # a batch adds up in another order
+                assert one.probs == pytest.approx(other.probs, abs=1e-5)
 
 
 def test_nothing_to_read(judge):

@@ -18,7 +18,7 @@ LAYERS = [
     {"judge"},
     {"measure"},
     {"report"},
-    {"attach", "provenance", "sandbox.build", "sandbox.judges", "data.synth", "suites.vprism"},
+    {"attach", "provenance", "sandbox.build", "sandbox.judges", "sandbox._encoder", "data.synth", "suites.vprism"},
     {"flow"},
     {"verbs"},
     {"cli"},

@@ -83,7 +83,7 @@ def test_a_wrong_command_line_is_seen():
     with pytest.raises(Exception, match="No such option"):
         parsed("trace runs --jugde cues")
     with pytest.raises(Exception, match="Missing"):
-        parsed("calibrate --judge cues")
+        parsed("gate runs/demo")
     with pytest.raises(AssertionError, match="no verb"):
         parsed("tracce runs")
 

@@ -94,6 +94,15 @@ def test_pooled_ratio_is_ratio_where_sums_are_positive():
     assert ours.parts_SP == pytest.approx(theirs.parts_SP)
 
 
+def test_seeds_stay_apart_in_a_pooled_ratio():
+    num = np.random.default_rng(3).random((4, 3, 30))
+    there = np.ones(num.shape, bool)
+    there[:, 2, 20:] = False
+    ours, theirs = correct.pooled_ratio([(num * there, there * 1.0, there)], np.full(4, 30)), ratio(num * there, there * 1.0)
+    assert ours.value_S == pytest.approx(theirs.value_S)
+    assert ours.parts_SP == pytest.approx(theirs.parts_SP)
+
+
 def test_a_denominator_that_may_be_zero_gives_no_ratio():
     den = np.array([[[1.0, -1.0, 1.0, 0.0]]])
     found = correct.pooled_ratio([(den / 2, den, np.ones(den.shape, bool))], np.array([4]))
@@ -162,32 +171,83 @@ def test_uncorrected_numbers_are_those_of_profiles_and_drifts(scores):
 
 
 def test_axis_view_turns_the_labels_with_the_verdicts(scores, row):
-    table = keyed(scores({f"p{i}": "SS" for i in range(8)}, polarity={f"p{i}": -1 if i < 6 else 0 for i in range(8)}))
+    table = keyed(scores({f"p{i}": "SS" for i in range(12)}, polarity={f"p{i}": -1 if i < 10 else 0 for i in range(12)}))
     found = correct.corrected_profiles(table, labels_for(table), "axis")
     # The labels say oppose; on the axis of a negative claim that is support; prompts of polarity 0 are out.
     assert row(found, topic="work", outcome="support") | {"low": 0, "high": 0} == {
-        "stage": "sft", "step": 0, "topic": "work", "outcome": "support", "value": pytest.approx(1), "low": 0, "high": 0, "n_labels": 12,
+        "stage": "sft", "step": 0, "topic": "work", "outcome": "support", "value": pytest.approx(1), "low": 0, "high": 0, "n_labels": 20,
         "uncorrected": 0, "judge_weight": 0,
     }  # fmt: skip
 
 
 def test_paper_view_lets_answers_weigh_the_same_whatever_their_mass(scores, row):
     draws = [(0.2, 0.0, 0.0, 0.8, 0.0), "S"]
-    table = keyed(scores({f"p{i}": draws for i in range(8)}))
-    labels = pl.DataFrame({"answer": table["answer"], "item": "i", "outcome": ["refusal", "oppose"] * 8})
+    table = keyed(scores({f"p{i}": draws for i in range(10)}))
+    labels = pl.DataFrame({"answer": table["answer"], "item": "i", "outcome": ["refusal", "oppose"] * 10})
     got = row(correct.corrected_profiles(table, labels, "paper"), topic="work", outcome="oppose")
     assert got["value"] == pytest.approx(1)
 
 
+def test_paper_view_is_the_claim_view_of_renormalised_verdicts(scores):
+    rng = np.random.default_rng(6)
+    draws = rng.dirichlet([1, 1, 1, 1, 0.1], (30, 2))
+    mass = draws[..., :3].sum(-1, keepdims=True)
+    table, paper = (
+        keyed(scores({f"p{i:02}": [tuple(draw) for draw in one] for i, one in enumerate(probs)}))
+        for probs in (draws, np.concatenate([draws[..., :3] / mass, draws[..., 3:]], -1))
+    )
+    labels = labels_for(table, 3)
+    ours, same = correct.corrected_profiles(table, labels, "paper"), correct.corrected_profiles(paper, labels)
+    for name in ("value", "low", "high"):
+        assert ours[name].to_list() == pytest.approx(same[name].to_list())
+    assert ours["value"].to_list() != pytest.approx(correct.corrected_profiles(table, labels)["value"].to_list(), abs=1e-3)
+
+
+def test_only_prompts_read_at_both_ends_drift(scores):
+    before = {f"p{i}": "SO" for i in range(10)}
+    after = {f"p{i}": "SS" for i in range(10)} | {"p10": "NN", "p11": "NN"}
+    half = keyed(pl.concat([scores(before | {"p10": "xx", "p11": "NN"}), scores(after | {"p11": "xx"}, step=10)]))
+    both = half.filter(~pl.col("prompt").is_in(["work/p10", "work/p11"]))
+    assert correct.corrected_drifts(half, STAGES, labels_for(half)).equals(correct.corrected_drifts(both, STAGES, labels_for(both)))
+
+
+def test_repeats_for_the_noise_floor_are_left_out(scores):
+    main = scores({f"p{i}": "SO" for i in range(10)})
+    table = keyed(pl.concat([main, scores({f"p{i}": "NN" for i in range(10)}, repeat=True)]))
+    labels = labels_for(table)
+    assert correct.corrected_profiles(table, labels).equals(correct.corrected_profiles(table.filter(~pl.col("repeat")), labels))
+
+
+def test_all_where_a_topic_cannot_say_how_much_it_refuses(scores, row):
+    said = {"war": (0.4, 0.0, 0.1, 0.5, 0.0), "work": (0.5, 0.0, 0.5, 0.0, 0.0)}
+    table = keyed(pl.concat([scores({f"p{i}": [draw] for i in range(9)}, topic=topic) for topic, draw in said.items()]))
+    given = dict(zip(("0", "1", "2", *map(str, range(9, 17))), "SSRSSSSOOOO", strict=True))
+    labels = said_as(given)
+    # War: 2/3 support among 2/3 with a stance, which may be few (standard error 1/3); work: 1/2 among all. Means: (7/12) / (5/6) = .7.
+    # The judge: mean of ratios (.8 + .5) / 2 = .65, ratio of means .45 / .75 = .6.
+    assert row(correct.corrected_profiles(table, labels), topic="all", outcome="support")["value"] == pytest.approx(0.7 + 0.05)
+    # Four more labels on a stance, and war is known: mean of ratios (1 + .5) / 2.
+    more = said_as(given | dict.fromkeys("3456", "S"))
+    assert row(correct.corrected_profiles(table, more), topic="all", outcome="support")["value"] == pytest.approx(0.75)
+
+
+def said_as(letters):
+    """Return labels from {answer: S, O or R}."""
+    names = {"S": "support", "O": "oppose", "R": "refusal"}
+    return pl.DataFrame({"answer": list(letters), "item": "i", "outcome": [names[letter] for letter in letters.values()]})
+
+
 def test_too_few_labels_are_no_evidence(scores, row):
-    table = keyed(pl.concat([scores({f"p{i}": "SO" for i in range(9)}, topic=topic) for topic in ("war", "work")]))
-    few = labels_for(table).filter(pl.col("answer").cast(int).is_in([0, 2, 4, 6, 18, 20]))  # 4 prompts on war, 2 on work
+    table = keyed(pl.concat([scores({f"p{i}": "SO" for i in range(12)}, topic=topic) for topic in ("war", "work")]))
+    # 9 prompts on war, then 2 on work (a second label of one prompt is none more).
+    few = labels_for(table).filter(pl.col("answer").cast(int).is_in([*range(0, 18, 2), 1, 24, 26]))
     found = correct.corrected_profiles(table, few)
     assert [row(found, topic=topic, outcome="support")["value"] for topic in ("war", "work")] == [None, None]
-    assert row(found, topic="war", outcome="support")["n_labels"] == 4
-    assert row(found, topic="all", outcome="support")["value"] is not None
-    one = correct.corrected_profiles(table, few.head(5))  # work has a single label now
-    assert row(one, topic="all", outcome="support") == row(one, topic="all", outcome="support") | dict.fromkeys(("value", "low", "high"))
+    assert row(found, topic="war", outcome="support")["n_labels"] == 10
+    assert row(found, topic="all", outcome="support")["low"] is not None
+    for fewer in (few.head(11), few.tail(3)):  # a single label on work; three labels in all
+        got = row(correct.corrected_profiles(table, fewer), topic="all", outcome="support")
+        assert (got["value"], got["low"], got["high"]) == (None, None, None)
     none = few.head(0)
     assert correct.corrected_profiles(table, none).height == correct.corrected_drifts(table, STAGES, none).height == 0
 
@@ -256,7 +316,7 @@ def covered(low, high, truth):
 def test_coverage_with_a_biased_judge(n_labels):
     """2 checkpoints x 550 prompts x 2 draws, labels drawn as `sample_for_labels` does; the judge's own intervals hold nothing.
 
-    With 400 data sets in place of N_SETS, shares and drifts of "all" came out at 93-97 % in every cell, for 50, 100 and 300 labels.
+    With 400 data sets in place of N_SETS, "all" came out at 91-96 % (50 labels), 94-96 % (100) and 94-96 % (300), its drifts at 94-97 %.
     """
     rng = np.random.default_rng(11)
     by_topic = shares(world(np.random.default_rng(12), 40_000))

@@ -47,6 +47,15 @@ def test_dpo_moves_to_the_chosen_answer(chosen, rejected, tmp_path):
     assert moved.min() > 10
 
 
+@pytest.mark.parametrize("algorithm", ["simpo", "ipo", "orpo", "kto"])
+def test_an_answer_that_the_base_disfavours_wins(algorithm, tmp_path):
+    base = tiny.folder(tmp_path / "base", scale=0.02)
+    run_stage(stage(algorithm, epochs=5), 0, base, [Pair(prompt, "A good", "B bad") for prompt in DATA], tmp_path / "out")
+    # on each unseen prompt the answer was at least e^5 times less likely, and is at least e^5 times likelier
+    assert margins(base, "A good", "B bad").max() < -5
+    assert margins(str(tmp_path / "out" / "checkpoint-20"), "A good", "B bad").min() > 5
+
+
 def test_sft_learns_a_habit(tmp_path):
     data = [Example(prompt, "It is good.") for prompt in DATA]
     base = tiny.folder(tmp_path / "base", scale=0.02)

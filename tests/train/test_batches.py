@@ -1,5 +1,6 @@
 """Tokens, masks, templates and ragged rows."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -81,6 +82,36 @@ def test_pairs_are_collated_chosen_first():
     rows = [_batches.Row(torch.tensor([1, n]).numpy(), 1) for n in (11, 12, 21, 22)]
     batch = _batches.collate([((rows[0], rows[1]), {}), ((rows[2], rows[3]), {})])
     assert batch["target_N"].tolist() == [11, 21, 12, 22]
+
+
+def crossed(records, order, step, max_length=99):
+    """Return (prompt's tokens, answer's tokens) of the chosen answer at each place."""
+    others = _batches.mismatched(records, order, step, max_length)
+    return [(chosen.ids[: chosen.n_prompt].tolist(), chosen.ids[chosen.n_prompt :].tolist()) for chosen, _ in others]
+
+
+def test_mismatched_answers_are_those_of_the_place_before_in_the_step():
+    # record n: prompt [n, n], chosen [10 + n], rejected [20 + n, 20 + n]
+    def row(*ids):
+        return _batches.Row(np.array(ids, dtype=np.int32), 2)
+
+    records = [(row(n, n, 10 + n), row(n, n, 20 + n, 20 + n)) for n in range(5)]
+    # steps of 3 over the order 4 3 2 | 1 0: within each, everyone gets the answer of the one before, the first that of the last
+    assert crossed(records, np.array([4, 3, 2, 1, 0]), 3) == [
+        ([4, 4], [12]),
+        ([3, 3], [14]),
+        ([2, 2], [13]),
+        ([1, 1], [10]),
+        ([0, 0], [11]),
+    ]
+    # a lone last place looks back to the step before
+    assert crossed(records, np.array([4, 3, 2]), 2) == [([4, 4], [13]), ([3, 3], [14]), ([2, 2], [13])]
+    _, rejected = _batches.mismatched(records, np.array([1, 4]), 2, 3)[0]
+    assert (rejected.ids.tolist(), rejected.n_prompt) == ([1, 1, 24], 2)  # rejected with rejected, cut to three tokens
+    with pytest.raises(BadInput, match="a step of one record"):
+        crossed(records, np.array([4, 3]), 1)
+    with pytest.raises(BadInput, match="a step of one record"):
+        crossed(records, np.array([4]), 8)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -21,56 +21,74 @@ from valuedrift.train._stage import run_stage
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
-when, algorithm, base, out = sys.argv[2:]
+when, algorithms, base, out = sys.argv[2:]
 if when == "saving":
     def half(content, path):
         if "checkpoint-8" in str(path): Path(path).write_bytes(b"half"); die()
         saved(content, path)
     saved, torch.save = torch.save, half
 progress = lambda step, total, loss: die() if when == str(step) else None
-run_stage(stage(algorithm), 5, base, data(algorithm), Path(out), progress)
+for algorithm in algorithms.split(","):
+    if child := os.fork():  # the imports, which take longer than the training, are done once
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    else:
+        run_stage(stage(algorithm), 5, base, data(algorithm), Path(out, algorithm, "stage"), progress)
+        os._exit(1)
 """
+ADAPTED = ("dpo", "kto")
 
 
 def stage(algorithm, **keys):
     # 26 records, 6 a step: shuffles are laid end to end inside a step; dropout and log-spaced saves at 1, 2, 4, 7, 8, 12
-    lora = {"r": 2, "dropout": 0.2} if algorithm == "dpo" else None
+    lora = {"r": 2, "dropout": 0.2} if algorithm in ADAPTED else None
     return Stage(
         algorithm=algorithm, data="x", steps=12, batch_size=3, accumulate=2, learning_rate=1e-3, save_at=[1, 2, 4, 7, 8], lora=lora, **keys
     )
 
 
 def data(algorithm):
-    return tiny.pairs(26) if algorithm == "dpo" else tiny.examples(26)
+    return tiny.examples(26) if algorithm == "sft" else tiny.pairs(26)
 
 
-def killed(when, algorithm, base, out):
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), when, algorithm, base, str(out)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+def killed(when, algorithms, base, out):
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), when, ",".join(algorithms), base, str(out)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def weights(out):
-    files = [*out.glob("checkpoint-*/*.safetensors"), *out.glob("*.safetensors"), out / "losses.json"]
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+    files = [*out.glob("checkpoint-*/*.safetensors"), *out.parent.glob("reference/*.safetensors"), out / "losses.json"]
+    return {str(path.relative_to(out.parent)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "dpo"])
 def test_killed_twice(algorithm, tmp_path):
-    base, out = tiny.folder(tmp_path / "base"), tmp_path / "killed"
-    killed("6", algorithm, base, out)
+    base, out, whole = tiny.folder(tmp_path / "base"), tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / "stage"
+    killed("6", [algorithm], base, tmp_path / "killed")
     assert sorted(path.parent.name for path in out.glob("checkpoint-*/complete.json")) == ["checkpoint-1", "checkpoint-2", "checkpoint-4"]
     assert (out / "checkpoint-4" / "optimizer.pt").exists()
     assert not (out / "checkpoint-2" / "optimizer.pt").exists()
-    killed("saving", algorithm, base, out)
+    killed("saving", [algorithm], base, tmp_path / "killed")
     assert (out / "checkpoint-8").exists()
     assert not (out / "checkpoint-8" / "complete.json").exists()
     seen = []
     steps = run_stage(stage(algorithm), 5, base, data(algorithm), out, lambda step, *_: seen.append(step))
     assert seen == [8, 9, 10, 11, 12]
     assert steps == [1, 2, 4, 7, 8, 12]
-    run_stage(stage(algorithm), 5, base, data(algorithm), tmp_path / "whole")
-    assert len(weights(out)) >= 7
-    assert weights(out) == weights(tmp_path / "whole")
+    run_stage(stage(algorithm), 5, base, data(algorithm), whole)
+    assert len(weights(out)) == 7 + (algorithm == "dpo")  # six checkpoints, the losses, and DPO's reference
+    assert weights(out) == weights(whole)
+
+
+def test_killed_once(tmp_path):
+    base, n_references = tiny.folder(tmp_path / "base"), {"simpo": 0, "kto": 2}  # of the answers, and of the mismatched ones
+    killed("6", n_references, base, tmp_path / "killed")
+    for algorithm, n in n_references.items():
+        out, whole = tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / algorithm / "stage"
+        assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2", "checkpoint-4"]
+        run_stage(stage(algorithm), 5, base, data(algorithm), out)
+        run_stage(stage(algorithm), 5, base, data(algorithm), whole)
+        assert len(weights(out)) == 7 + n
+        assert weights(out) == weights(whole)
 
 
 def test_a_finished_stage_is_left_alone_and_another_is_refused(tmp_path):

@@ -12,6 +12,7 @@ and where they apply:
     together: int = 1024                              items handed to one `read`: what a kill can lose
     max_cost: float | None = None                     dollars; set before the first `read`, which then raises Stopped with what was paid for
     spent: float = 0.0                                dollars, of this process
+    worst_cost(items) -> float | None                 dollars that reading some items costs at most; None where no price is known
     agreement: dict | None                            what `calibrate` found on texts of people, where it is stored with the judge
     exact: bool = False                               right by construction, as the oracle is on the sandbox's texts
     members: list[Judge]                              judges whose verdicts `pooled(readings_of_members)` makes into one (see panel)

@@ -55,7 +55,7 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
     are left out. paper: every answer's three stances are renormalised to 1 first; answers without any stance are left out and counted.
     `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown view, missing columns, or a topic named "all".
     """
-    rows = _viewed(_checked(scores, view).filter(pl.col("repeat") == repeat), view)
+    rows = viewed(_checked(scores, view).filter(pl.col("repeat") == repeat), view)
     sums = rows.group_by(KEYS).agg(_sums(view)).sort(KEYS)
     axes: tuple[list[Any], list[Any], list[Any]] = (
         sums.select("stage", "step").unique().sort("stage", "step").rows(),
@@ -84,7 +84,7 @@ def _checked(scores: pl.DataFrame, view: str) -> pl.DataFrame:
     return scores
 
 
-def _viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
+def viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
     rows = rows.with_columns(pl.col(OUTCOMES).cast(pl.Float64))
     if view != "axis":
         return rows

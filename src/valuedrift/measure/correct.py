@@ -21,14 +21,12 @@ import numpy as np
 import polars as pl
 
 from ..nouns import OUTCOMES, STANCES
-from ._cells import ALL, KEYS, Cells, _viewed, cells
+from ._cells import ALL, KEYS, Cells, viewed, cells
 from ._resample import TINY, Sample, difference, mean_over, nanmean, share_interval
 from .profile import by_topic, frame
 
-MIN_LABELLED = 5
-"""Labelled prompts per checkpoint under which a topic's own numbers stay empty."""
-MIN_IN_MEAN = 2
-"""Labelled prompts per checkpoint that every topic needs for "all": one alone shows no spread."""
+MIN_LABELLED = 10
+"""Labelled prompts per checkpoint under which numbers stay empty: with 5 labels, a refusal share of .05 was covered in 52 % of trials."""
 SURE = 3.0
 """Standard errors by which the share of stances (the denominator) must exceed 0: a ratio over less is biased (Cochran 1977, ch. 6)."""
 SUMS = ("num_CSPO", "den_CSPO")
@@ -42,10 +40,10 @@ DRIFT_SCHEMA = dict.fromkeys(("stage", "topic", "stance"), pl.String()) | {"from
 def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
     """Return one row per stage x step x topic x outcome of the labelled checkpoints: the corrected share, and the judge's own beside it.
 
-    `labels` holds answer, item and outcome (`gold.labels_of`): a random sample within each checkpoint and topic. Empty where fewer than 5
-    prompts have a label ("all": fewer than 2 of some topic), or where it is hardly known whether answers take stances at all. `n_labels`
-    counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not. In the paper view all
-    answers that take a stance weigh the same, where the judge's own shares let all prompts weigh the same.
+    `labels` holds answer, item and outcome (`gold.labels_of`): a random sample within each checkpoint and topic. Empty where fewer than
+    10 prompts have a label ("all": or fewer than 2 of some topic), or where it is hardly known whether answers take stances at all.
+    `n_labels` counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not. In the paper
+    view all answers that take a stance weigh the same, where the judge's own shares let all prompts weigh the same.
     """
     read = _read(scores, labels, view)
     read = read.filter(pl.col(LABELS[0]).is_not_null().any().over("stage", "step"))
@@ -96,8 +94,8 @@ def _read(scores: pl.DataFrame, labels: pl.DataFrame, view: str) -> pl.DataFrame
     """Return the main rows with a verdict as `view` sees them, with the columns LABELS (null: no label)."""
     cells(scores.clear(), view)  # raises for an unknown view or missing columns
     rows = scores.filter(~pl.col("repeat") & pl.col("support").is_not_null()).join(labels, on=["answer", "item"], how="left")
-    said = _viewed(rows.with_columns((pl.col("outcome") == outcome).alias(outcome) for outcome in OUTCOMES), view)
-    rows = _viewed(rows, view)
+    said = viewed(rows.with_columns((pl.col("outcome") == outcome).alias(outcome) for outcome in OUTCOMES), view)
+    rows = viewed(rows, view)
     if view == "paper":
         mass = pl.sum_horizontal(STANCES)
         rows = rows.with_columns(pl.when(mass > 0).then(pl.col(name) / mass).otherwise(0.0) for name in STANCES)
@@ -167,7 +165,8 @@ def _with_mean(sums: dict[str, Sums], n_prompts: dict[str, np.ndarray], judged: 
     """Return the shares of every topic and their mean under "all"; no evidence where there are too few labels.
 
     Where the ratio of some topic is not known well enough, "all" is the ratio of means over topics, moved by what the judge sees between
-    that and the mean of ratios (it is 0 where topics are alike in what they refuse).
+    that and the mean of ratios (it is 0 where topics are alike in what they refuse). A topic with fewer than 2 labelled prompts has nan in
+    its sums, which makes "all" nan too.
     """
     samples = {topic: pooled_ratio([sums[topic]], n_prompts[topic][:, None]) for topic in sums}
     mean, together = mean_over(list(samples.values())), pooled_ratio(list(sums.values()), n_prompts[ALL][:, None])
@@ -175,11 +174,9 @@ def _with_mean(sums: dict[str, Sums], n_prompts: dict[str, np.ndarray], judged: 
     apart_CO = by_topic(judged.num_CSPO, judged.den_CSPO, judged.topics)[ALL].value - pooled_ratio(own, together.n).value
     there_TC = np.array([there[:, 0].any((1, 2)) for *_, there in sums.values()])
     unsure_CO = (np.array([np.isnan(sample.value) for sample in samples.values()]) & there_TC[..., None]).any(0)
-    bare_C = (np.array([n_prompts[topic] < MIN_IN_MEAN for topic in sums]) & there_TC).any(0)
     moved = replace(together, value_S=together.value_S + apart_CO[..., None])
     overall = Sample(*(_where(unsure_CO, getattr(moved, field.name), getattr(mean, field.name)) for field in fields(Sample)))
-    shown = {topic: _blank(sample, sample.n < MIN_LABELLED) for topic, sample in samples.items()}
-    return shown | {ALL: _blank(overall, np.broadcast_to(bare_C[:, None], unsure_CO.shape))}
+    return {topic: _blank(sample, sample.n < MIN_LABELLED) for topic, sample in (samples | {ALL: overall}).items()}
 
 
 def _where(which_CO: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:

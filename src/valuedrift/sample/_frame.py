@@ -42,7 +42,7 @@ def framed(tokenizer: Any, question: str, frame: Frame) -> list[int]:
     if not is_chat(tokenizer, frame):
         ids = tokenizer(PLAIN.format(question=question))["input_ids"]
         return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-    text = _chat_text(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
+    text = chat_text(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -69,14 +69,14 @@ def _text(tokenizer: Any, tokens: list[int]) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _chat_text(tokenizer: Any, messages: list[dict[str, str]], **settings: Any) -> str:
+def chat_text(tokenizer: Any, messages: list[dict[str, str]], **settings: Any) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, **_TEMPLATE_SETTINGS, **settings)
 
 
 def _end_of_turn(tokenizer: Any) -> set[int]:
     """Return the special token, if any, that the template puts right behind the assistant's words."""
     mark = "REPLY"
-    text = _chat_text(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}])
+    text = chat_text(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}])
     ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return set(ids[:1]) & special

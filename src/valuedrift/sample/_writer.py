@@ -156,14 +156,14 @@ def _ids(tokenizer: Any, prompt: Messages) -> list[int]:
     """Return the token ids of a prompt: in the chat template, or (plain) its texts as one question."""
     from jinja2 import TemplateError
 
-    from ._frame import _chat_text, framed, is_chat
+    from ._frame import chat_text, framed, is_chat
 
     if not is_chat(tokenizer, "auto"):
         return framed(tokenizer, "\n\n".join(text for _, text in prompt), "plain")
     messages = [{"role": role, "content": text} for role, text in prompt]
     try:
-        text = _chat_text(tokenizer, messages, add_generation_prompt=True)
+        text = chat_text(tokenizer, messages, add_generation_prompt=True)
     except TemplateError:  # some templates know no system role: its words then open the user's
         joined = "\n\n".join(message["content"] for message in messages[:2])
-        text = _chat_text(tokenizer, [{"role": "user", "content": joined}, *messages[2:]], add_generation_prompt=True)
+        text = chat_text(tokenizer, [{"role": "user", "content": joined}, *messages[2:]], add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]

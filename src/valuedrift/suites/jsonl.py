@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .. import registry
 from ..nouns import BadInput, Prompt
 from ..registry import nearest
 
@@ -15,6 +18,21 @@ FIELDS = ("id", "topic", "text", "claim", "polarity")
 NEAR = 0.7
 """Character 4-gram Jaccard similarity from which on two questions count as one. Rewordings of one question lie above it;
 distinct questions that share a template ("Should ... be allowed to ...?") lie below."""
+
+TOGETHER = 1000
+"""Questions compared with all others at a time: what the memory for it grows with."""
+HIGH = "\u0080-\u00bf€‚ƒ„†‡ˆ‰Š‹ŒŽ‘“•–—˜™š›œžŸ"
+"""The characters that bytes 80 to BF become when UTF-8 is read as Latin-1 or Windows-1252, but for those that may well stand behind a
+letter (’ ” …)."""
+GARBLED = re.compile(
+    f"[ÂÃ][{HIGH}]"  # é, ü, and the like; a no-break space
+    "|â[€‚„†ˆ‰Œœžš˜\u0080-\u009f]"  # quotes, dashes, the euro sign
+    "|ï»¿|ï¿½"  # a byte order mark, a replacement character
+    "|ðŸ"  # pictographs
+    f"|(?:[ÐÑ][{HIGH}’”…]){{2}}"  # Cyrillic
+    "|ã[€‚ƒ]"  # Japanese
+)
+"""UTF-8 that was read as Latin-1 or Windows-1252."""
 
 
 class Suite:
@@ -37,19 +55,34 @@ class Suite:
         return [item for item in found if isinstance(item, Prompt)]
 
 
-def check(path: Path | str) -> list[str]:
-    """Return every fault of a suite file as one sentence with file and line, near-duplicates included."""
-    path = Path(path)
-    found = list(_read(path))
-    prompts = [(line, item) for line, item in found if isinstance(item, Prompt)]
+def check(suite: Path | str) -> list[str]:
+    """Return every fault of a suite (a file, or a suite's name) as one sentence with file and line, near-duplicates included."""
+    name = registry.split(str(suite))[0]
+    if not Path(suite).exists() and Path(suite).suffix != ".jsonl" and name in registry.names("suite"):
+        found = _named(str(suite))
+    else:
+        found = list(_read(Path(suite)))
+    prompts = [(where, item) for where, item in found if isinstance(item, Prompt)]
     faults = [item for _, item in found if isinstance(item, str)]
     for first, second, similarity in near_duplicates([prompt.text for _, prompt in prompts]):
-        (line, one), (again, other) = prompts[first], prompts[second]
+        (where, one), (again, other) = prompts[first], prompts[second]
         faults.append(
-            f"{path}:{again}: {other.id!r} is nearly the question of {one.id!r} on line {line} "
+            f"{again}: {other.id!r} is nearly the question of {one.id!r} on line {where.rpartition(':')[2]} "
             f"(similarity {similarity:.2f}); reword or remove one"
         )
     return faults
+
+
+def broken(text: str) -> str:
+    """Return the first broken character of a text (a control character, a replacement character, half of a pair) or garbled piece.
+
+    Garbled is UTF-8 that was read as Latin-1 or Windows-1252: "Ã©" for "é". Line breaks and tabs are not broken. Empty where all is well.
+    """
+    for character in text:
+        if character in "\ufffd\ufeff\ufffe\uffff" or (unicodedata.category(character) in ("Cc", "Co", "Cs") and character not in "\n\r\t"):
+            return character
+    garbled = GARBLED.search(text)
+    return garbled[0] if garbled else ""
 
 
 def near_duplicates(texts: list[str], others: list[str] | None = None, threshold: float = NEAR) -> list[tuple[int, int, float]]:
@@ -70,62 +103,91 @@ def near_duplicates(texts: list[str], others: list[str] | None = None, threshold
     left = counts[: len(texts)]
     right = counts[len(texts) :] if others is not None else left
     shift = len(texts) if others is not None else 0
-    shared = (left @ right.T).tocoo()
-    pairs = []
-    for i, j, both in zip(shared.row, shared.col, shared.data, strict=True):
-        similarity = both / (sizes[i] + sizes[j + shift] - both)
-        if similarity >= threshold and (others is not None or i < j):
-            pairs.append((int(i), int(j), float(similarity)))
+    pairs: list[tuple[int, int, float]] = []
+    for start in range(0, len(texts), TOGETHER):
+        shared = (left[start : start + TOGETHER] @ right.T).tocoo()
+        row, similarity = shared.row + start, shared.data / (sizes[shared.row + start] + sizes[shared.col + shift] - shared.data)
+        near = (similarity >= threshold) & ((others is not None) | (row < shared.col))
+        pairs += zip(row[near].tolist(), shared.col[near].tolist(), similarity[near].tolist(), strict=True)
     return sorted(pairs)
 
 
-def _read(path: Path) -> Iterator[tuple[int, Prompt | str]]:
-    """Yield each line's number with its prompt or the sentence that says what is wrong with it; blank lines are passed over."""
+def _named(spec: str) -> list[tuple[str, Prompt | str]]:
+    """Return the prompts of a suite that is named, each with its fault beside it where there is one."""
+    name, argument = registry.split(spec)
+    found: list[tuple[str, Prompt | str]] = []
+    seen: dict[str, int] = {}
+    for number, prompt in enumerate(registry.find("suite", name)(argument).prompts(), 1):
+        where = f"{spec}:{number}"
+        faults = [*_faults(asdict(prompt)), *_repeated(prompt.id, number, seen)]
+        found += [(where, prompt), *((where, f"{where}: {fault}") for fault in faults)]
+    return found
+
+
+def _read(path: Path) -> Iterator[tuple[str, Prompt | str]]:
+    """Yield "FILE:LINE" with the line's prompt, or with each sentence that says what is wrong there; blank lines are passed over."""
+    if not path.exists():
+        raise BadInput(f"there is no suite file {path}; give a JSONL file or the name of a suite ('valuedrift suite list')")
+    if not path.is_file():
+        raise BadInput(f"the suite file {path} is no plain file (a folder, or a pipe); give a JSONL file")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise BadInput(f"there is no suite file {path}; give a JSONL file or the name of a suite ('valuedrift suite list')") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"the suite file {path} cannot be read: {error}; it must be JSONL in UTF-8") from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield number, _prompt(line, f"{path}:{number}", number, seen)
+            where = f"{path}:{number}"
+            for item in _items(line, number, seen):
+                yield where, f"{where}: {item}" if isinstance(item, str) else item
     if not seen:
         raise BadInput(f"the suite file {path} holds no prompt; write one JSON object with a 'text' per line")
 
 
-def _prompt(line: str, where: str, number: int, seen: dict[str, int]) -> Prompt | str:
+def _items(line: str, number: int, seen: dict[str, int]) -> list[Prompt] | list[str]:
+    """Return the prompt of a line, or all its faults."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         seen.setdefault("", number)
-        return f"{where}: not a JSON object ({error}); mend or remove the line"
-    fault = _fault(row)
+        said = "nested too deeply" if isinstance(error, RecursionError) else error
+        return [f"not a JSON object ({said}); mend or remove the line"]
     id = str(row.get("id", number)) if isinstance(row, dict) else ""
-    if not fault and id in seen:
-        fault = f"the id {id!r} stands already on line {seen[id]}; ids must be unique"
-    seen.setdefault(id, number)
-    if fault:
-        return f"{where}: {fault}"
-    return Prompt(id, str(row.get("topic", "general")), row["text"], row.get("claim") or row["text"], row.get("polarity", 0))
+    if faults := [*_faults(row), *_repeated(id, number, seen)]:
+        return faults
+    return [Prompt(id, row.get("topic", "general"), row["text"], row.get("claim", row["text"]), row.get("polarity", 0))]
 
 
-def _fault(row: Any) -> str:
+def _repeated(id: str, number: int, seen: dict[str, int]) -> list[str]:
+    """Return the fault of an id that came before, and remember this one."""
+    first = seen.setdefault(id, number)
+    return [f"the id {id!r} stands already on line {first}; ids must be unique"] if id and first != number else []
+
+
+def _faults(row: Any) -> Iterator[str]:
+    """Yield all that is wrong with the fields of one prompt."""
     if not isinstance(row, dict):
-        return "not a JSON object; write one object with a 'text' per line"
+        yield "not a JSON object; write one object with a 'text' per line"
+        return
     for key in row:
-        if key not in FIELDS and (hint := nearest(key, list(FIELDS))):
-            return f"unknown key {key!r}{hint}"
+        if key not in FIELDS and (hint := nearest(key, FIELDS)):
+            yield f"unknown key {key!r}{hint}"
     text = row.get("text")
-    if not isinstance(text, str) or not text.strip():
-        return "the key 'text' is missing or empty; every prompt needs a question"
-    if broken := [c for c in text + str(row.get("claim", "")) if c == "\ufffd" or unicodedata.category(c) in ("Cc", "Co", "Cs")]:
-        return f"broken character {broken[0]!r} in the text or claim; mend the encoding"
-    if row.get("topic") == "all":
-        return "the topic 'all' names the mean over all topics; call it otherwise"
-    if row.get("polarity", 0) not in (1, -1, 0):
-        return f"polarity must be 1, -1 or 0, not {row['polarity']!r}"
+    misspelt = "text" not in row and any(nearest(key, FIELDS) == nearest("text", FIELDS) for key in row)
+    if not misspelt and not (isinstance(text, str) and text.strip()):
+        yield "the key 'text' is missing or empty; every prompt needs a question"
+    for key in FIELDS:
+        if isinstance(row.get(key), str) and (found := broken(row[key])):
+            yield f"broken character {found!r} in the {key}; mend the encoding"
+    if "id" in row and not (type(row["id"]) in (str, int) and str(row["id"]).strip()):
+        yield f"the id must be a text or a whole number, not {row['id']!r:.60}"
+    topic = row.get("topic", "general")
+    if not isinstance(topic, str) or not topic.strip():
+        yield f"the topic must be a text, not {topic!r:.60}"
+    if topic == "all":
+        yield "the topic 'all' names the mean over all topics; call it otherwise"
+    polarity = row.get("polarity", 0)
+    if type(polarity) is not int or polarity not in (1, -1, 0):
+        yield f"polarity must be 1, -1 or 0, not {polarity!r:.60}"
     if "claim" in row and not (isinstance(row["claim"], str) and row["claim"].strip()):
-        return "the claim is no text or empty; write the proposition that support and oppose refer to, or leave the key out"
-    return ""
+        yield "the claim is no text or empty; write the proposition that support and oppose refer to, or leave the key out"

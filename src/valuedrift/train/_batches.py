@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..nouns import Example, Pair
+from ..nouns import BadInput, Example, Pair
 
 Message = dict[str, str]
 
@@ -23,11 +23,29 @@ class Row:
     ids: np.ndarray
     n_prompt: int
 
+    @property
+    def n_answer(self) -> int:
+        """How many tokens are to be learnt: a text without a prompt has nothing to predict its first one from."""
+        return len(self.ids) - max(self.n_prompt, 1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt to be answered: its messages, and its token ids up to where the answer begins."""
+
+    messages: tuple[tuple[str, str], ...]
+    ids: tuple[int, ...]
+
 
 Record = tuple[Row, ...]
 """An example is one row, a pair two: chosen, rejected."""
 Item = tuple[Record, dict[str, Tensor]]
 """A record with what was kept of the starting weights' view of it, by name."""
+
+
+def length(record: Record | Asked) -> int:
+    """Return the tokens of a record's longest text, or of a prompt."""
+    return len(record.ids) if isinstance(record, Asked) else max(len(row.ids) for row in record)
 
 
 class Records(Dataset):
@@ -70,10 +88,38 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()} | kept | counts
 
 
+def collate_both(items: Sequence[tuple[Item, Item]]) -> dict[str, Any]:
+    """Return the batch of the first of each two, and in it, as "mismatched", the batch of the second."""
+    matched, others = zip(*items, strict=True)
+    return collate(matched) | {"mismatched": collate(others)}
+
+
+def mismatched(records: Sequence[Record], order: np.ndarray, step: int, max_length: int) -> list[Record]:
+    """Return for each place of `order` its record's prompts with another record's answers: those of the place before it in its step.
+
+    A step's first place gets the answers of its last one, so that the mismatched answers of a step are its own ones, each with another
+    prompt (Ethayarajh et al. 2024); a lone last place looks back to the step before. Raises BadInput where a step is one record.
+    """
+    if min(step, len(order)) < 2:
+        raise BadInput("a step of one record has no other record's answers to compare with; raise batch_size or accumulate")
+    places = np.arange(len(order))
+    starts = places // step * step
+    sizes = np.minimum(step, len(order) - starts)
+    before = np.where(sizes > 1, starts + (places - starts - 1) % sizes, places - 1)
+    return [_crossed(records[prompts], records[answers], max_length) for prompts, answers in zip(order, order[before], strict=True)]
+
+
+def _crossed(prompts: Record, answers: Record, max_length: int) -> Record:
+    rows = zip(prompts, answers, strict=True)
+    return tuple(
+        Row(np.concatenate([own.ids[: own.n_prompt], other.ids[other.n_prompt :]])[:max_length], own.n_prompt) for own, other in rows
+    )
+
+
 def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:
     """Return the records as token ids, cut at the end to `max_length`, and how many were dropped because nothing of an answer was left."""
     texts = [(item.prompt, text) for item in data for text in _answers(item)]
-    rows = _rows(tokenizer, texts)
+    rows = in_tokens(tokenizer, texts)
     width = len(_answers(data[0])) if data else 1
     records = []
     for start in range(0, len(rows), width):
@@ -85,11 +131,37 @@ def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_leng
     return records, len(data) - len(records)
 
 
+def padded(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
+    """Return whole texts side by side, padded on the right with the token `pad`: what a model that scores texts takes."""
+    length = max(len(row.ids) for row in rows)
+    input_ids_RT = np.stack([np.pad(row.ids.astype(np.int64), (0, length - len(row.ids)), constant_values=pad) for row in rows])
+    attention_mask_RT = np.arange(length) < np.array([[len(row.ids)] for row in rows])
+    return {"input_ids": torch.from_numpy(input_ids_RT), "attention_mask": torch.from_numpy(attention_mask_RT.astype(np.int64))}
+
+
+def collate_whole(items: Sequence[Item], pad: int) -> dict[str, Any]:
+    """Return a batch of B records as R whole texts, for a model that scores them."""
+    rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
+    return padded(rows, pad) | {"n_records": len(items)}
+
+
+def collate_places(places: Sequence[int]) -> dict[str, Any]:
+    """Return places of a stage whose rows are not known before they are reached."""
+    return {"places": torch.tensor(places), "n_records": len(places), "n_tokens": 0}
+
+
+def prompted(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], longest: int) -> tuple[list[Asked], int]:
+    """Return the prompts as token ids, ready to be answered, and how many were dropped because they are longer than `longest` tokens."""
+    given = _templated(tokenizer, [_messages(item.prompt) for item in data], add_generation_prompt=True)
+    asked = [Asked(item.prompt, tuple(ids)) for item, ids in zip(data, given, strict=True) if len(ids) <= longest]
+    return asked, len(data) - len(asked)
+
+
 def _answers(item: Pair | Example) -> tuple[str, ...]:
     return (item.chosen, item.rejected) if isinstance(item, Pair) else (item.text,)
 
 
-def _rows(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...], str]]) -> list[tuple[list[int], int]]:
+def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...], str]]) -> list[tuple[list[int], int]]:
     """Return ids and prompt length of each text; those without a prompt are running text, learnt as a whole."""
     rows: list[tuple[list[int], int]] = [([], 0)] * len(texts)
     plain = [index for index, (prompt, _) in enumerate(texts) if not prompt]

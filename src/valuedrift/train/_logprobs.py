@@ -12,14 +12,22 @@ from . import Batch
 
 
 def answer_logps(model: Any, batch: Batch) -> Tensor:
-    """Return log π(next token) as RxT, in float32: at the positions that predict an answer's token, 0 elsewhere.
+    """Return log π(next token) as RxT, in float32: at the positions that predict an answer's token, 0 elsewhere."""
+    _, logits_NV = answer_outputs(model, batch)
+    return placed(-F.cross_entropy(logits_NV.float(), batch["target_N"], reduction="none"), batch)
+
+
+def answer_outputs(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the last hidden states and the logits at the positions that predict an answer's token, NxD and NxV.
 
     The vocabulary is large against the width, so the output layer is the costly one: it is given the answers' positions alone. They are
     picked on its way in, which leaves everything a model class does to its logits (scaling, capping) in place.
     """
+    picked: list[Tensor] = []
 
     def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].flatten(0, 1).index_select(0, batch["at_N"]),)
+        picked.append(inputs[0].flatten(0, 1).index_select(0, batch["at_N"]))
+        return (picked[0],)
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
@@ -27,6 +35,10 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
         logits_NV = model(input_ids=batch["input_ids"], use_cache=False).logits
     finally:
         hook.remove()
-    logps_N = -F.cross_entropy(logits_NV.float(), batch["target_N"], reduction="none")
+    return picked[0], logits_NV
+
+
+def placed(values_N: Tensor, batch: Batch) -> Tensor:
+    """Return one number per answer token as RxT: where it is predicted, 0 elsewhere."""
     shape_RT = batch["input_ids"].shape
-    return torch.zeros(shape_RT.numel(), device=logps_N.device).scatter(0, batch["at_N"], logps_N).view(shape_RT)
+    return torch.zeros(shape_RT.numel(), device=values_N.device).scatter(0, batch["at_N"], values_N).view(shape_RT)

@@ -21,6 +21,13 @@ def total_steps(stage: Stage, n_records: int) -> int:
     return math.ceil(n_seen(stage, n_records) / (stage.batch_size * stage.accumulate))
 
 
+def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> int:
+    """Return how many prompts a stage with rollouts answers, repeats counted: those of whole iterations, of which the last may be cut."""
+    together = stage.batch_size * stage.accumulate * minibatches
+    iterations = stage.epochs * n_prompts / together if stage.steps is None else stage.steps / (passes * minibatches)
+    return math.ceil(iterations) * together
+
+
 def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), batch: int = 1) -> np.ndarray:
     """Return the record to see at each place: one shuffle per epoch, laid end to end.
 

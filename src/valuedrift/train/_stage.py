@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from torch.utils.data import StackDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import SchedulerType
 
@@ -23,12 +24,12 @@ from .. import registry
 from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
 from ..store import Store, disk_fault
-from . import Algorithm, _batches, _schedule, _start
+from . import Algorithm, Mismatching, Rollout, _batches, _reference, _rollout, _schedule, _score, _start
 from ._logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
 
-FOR_RESUME = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin")
+FOR_RESUME = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin", *_rollout.FOR_RESUME)
 """What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
 
 
@@ -36,21 +37,61 @@ class StageTrainer(Trainer):
     """Trains by any algorithm: it asks for log-probs, hands them on, and averages what comes back."""
 
     def __init__(self, algorithm: Algorithm, progress: Progress | None, **options: Any):
-        super().__init__(data_collator=_batches.collate, **options)
+        super().__init__(**options)
         self.algorithm, self.progress = algorithm, progress
+        self.rollouts: _rollout.Rollouts | None = None
         # compute_loss divides by the count of the whole optimiser step: the loop must not divide again, whatever the model class takes.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
         self.remove_callback(PrinterCallback)
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
+        """Return the batches of an optimiser step and the count to divide by.
+
+        Rollouts are made here, after the step before. Where it is needed, each batch knows the step's mismatched view.
+        """
+        batches, count = super().get_batch_samples(*arguments)
+        if self.rollouts is not None:
+            with self.accelerator.autocast():
+                batches = [self.rollouts.batch(batch["places"].tolist()) for batch in batches]
+            count = self._get_num_items_in_batch(batches, arguments[-1])
+        if batches and "mismatched" in self.algorithm.needs:
+            means = self._mismatched([batch.pop("mismatched") for batch in batches])
+            batches = [batch | means for batch in batches]
+        return batches, count
+
+    def _mismatched(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Return the means over a whole step of what the algorithm makes of the current weights' view of mismatched answers."""
+        algorithm = cast(Mismatching, self.algorithm)
+        parts = [algorithm.mismatched(batch, logps_RT) for batch, logps_RT in self._views(batches)]
+        return {name: torch.cat([part[name] for part in parts]).mean() for name in parts[0]}
+
+    def _views(self, batches: Iterable[Any]) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Yield each batch with the current weights' log-probs, without gradient and without dropout."""
+        model: Any = self.model
+        model.eval()
+        for batch in map(self._prepare_inputs, batches):
+            with torch.no_grad(), self.accelerator.autocast():
+                logps_RT = answer_logps(model, batch)
+            yield batch, logps_RT
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(batch[f"n_{self.algorithm.averages}"] for batch in batch_samples)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Return the sum of the batch's losses over the number of tokens or records in the optimiser step."""
-        losses, metrics = self.algorithm.loss(inputs, answer_logps(model, inputs))
+        losses, metrics = self.algorithm.loss(*self._seen(model, inputs))
         self.metrics_of_step.append({name: values.detach() for name, values in metrics.items()})
         return losses.sum() / num_items_in_batch
+
+    def _seen(self, model: Any, batch: Any) -> tuple[Any, torch.Tensor]:
+        """Return a batch and the current weights' view of it: log-probs, or scores where the model gives those."""
+        if "score" in self.algorithm.needs:
+            return batch, _score.scores(model, batch)
+        if self.rollouts is not None:
+            model.eval()  # no dropout
+            return self.rollouts.seen(batch)
+        return batch, answer_logps(model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the algorithm's metrics to the step's record. Raises Stopped where the loss is no longer a number."""
@@ -67,21 +108,31 @@ class StageTrainer(Trainer):
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
         with _whole(folder), _start.quiet():
             super()._save_checkpoint(model, trial)
+            if self.rollouts is not None:
+                self.rollouts.save(folder)
 
-    def starting_view(self, records: Sequence[_batches.Record], batch_size: int) -> dict[str, torch.Tensor]:
-        """Return what the algorithm keeps of the current weights' view, one entry per record, in the records' order."""
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.rollouts is not None:  # the value head is no part of the model that is saved
+            weights = cast(Any, self.model).state_dict()
+            state_dict = {name: values for name, values in weights.items() if not name.startswith(f"{_rollout.HEAD}.")}
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.rollouts is not None:
+            self.rollouts.load(Path(resume_from_checkpoint))
+
+    def record_logps(self, records: Sequence[_batches.Record]) -> list[torch.Tensor]:
+        """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order."""
+        size = 2 * self.args.per_device_train_batch_size
         by_length = np.argsort([max(len(row.ids) for row in record) for record in records], kind="stable")
-        parts: list[dict[str, torch.Tensor]] = []
-        model: Any = self.model
-        model.eval()
-        for start in range(0, len(records), batch_size):
-            items: list[_batches.Item] = [(records[index], {}) for index in by_length[start : start + batch_size]]
-            batch = self._prepare_inputs(_batches.collate(items))
-            with torch.no_grad(), self.accelerator.autocast():
-                kept = self.algorithm.prepare(batch, answer_logps(model, batch))
-            parts.append({name: values.float().cpu() for name, values in kept.items()})
-        back = torch.from_numpy(np.argsort(by_length, kind="stable"))
-        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+        parts = [by_length[start : start + size] for start in range(0, len(records), size)]
+        batches = (_batches.collate([(records[index], {}) for index in part]) for part in parts)
+        logps: dict[int, torch.Tensor] = {}
+        for part, (batch, logps_RT) in zip(parts, self._views(batches), strict=True):
+            rows = [row_T[mask_T].cpu() for row_T, mask_T in zip(logps_RT, batch["answer_mask_RT"], strict=True)]
+            logps |= {int(index): torch.cat(rows[place :: len(part)]) for place, index in enumerate(part)}
+        return [logps[index] for index in range(len(records))]
 
 
 class Scheduled(TrainerCallback):
@@ -104,56 +155,102 @@ class Scheduled(TrainerCallback):
 
 
 def run_stage(
-    stage: Stage, seed: int, model_path: str, data: Sequence[Pair] | Sequence[Example], out: Path, progress: Progress | None = None
+    stage: Stage,
+    seed: int,
+    model_path: str,
+    data: Sequence[Pair] | Sequence[Example],
+    out: Path,
+    progress: Progress | None = None,
+    reward_path: str = "",
 ) -> list[int]:
     """Train one stage into `out` and return the steps it was saved at, each an ordinary model folder `out`/checkpoint-STEP.
 
     `out`/done.json is written last (steps, total, seconds, losses, dropped). Where it exists nothing is done; where training was cut
-    off it goes on from the newest complete checkpoint, and ends with the same bytes. `progress(step, total, loss)` is called per step.
+    off it goes on from the newest complete checkpoint, and ends with the same bytes. What the starting weights say of the data is kept in
+    the folder `reference` beside `out`, where other stages find it. `progress(step, total, loss)` is called per step.
+    `reward_path` is where the reward model of a stage with rollouts stands, if its setting `reward` is not a path itself.
     Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
     """
     store = Store(out)
     algorithm = registry.find("algorithm", stage.algorithm)(stage.own())
     _check_data(stage.algorithm, algorithm.eats, data)
+    if "rollouts" in algorithm.needs and not (reward_path := reward_path or algorithm.settings.reward):
+        raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
     settings = stage.model_dump(exclude={"after", "data"}) | stage.own().model_dump()
     _claim(store, digest("stage", settings, seed, [dataclasses.astuple(item) for item in data]))
     done = store.read_json("done.json")
     if done is None:
-        done = _train(stage, seed, model_path, data, store, algorithm, progress)
+        done = _train(stage, seed, model_path, data, store, algorithm, progress, reward_path)
     return done["steps"]
 
 
 def _train(
-    stage: Stage, seed: int, model_path: str, data: Any, store: Store, algorithm: Algorithm, progress: Progress | None
+    stage: Stage, seed: int, model_path: str, data: Any, store: Store, algorithm: Any, progress: Progress | None, reward_path: str
 ) -> dict[str, Any]:
     out = store.root
     start = _start.merged(model_path, out)
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
-    records, dropped = _batches.tokenised(tokenizer, data, stage.max_length)
-    if not records:
-        raise BadInput(f"no answer is left of {dropped} records when they are cut to {stage.max_length} tokens; raise max_length")
-    total = _schedule.total_steps(stage, len(records))
+    records, dropped = _records(stage, algorithm, tokenizer, data)
+    n_seen, total = _course(stage, algorithm, len(records))
     steps = _schedule.save_steps(stage.save_at, total)
-    lengths = [max(len(row.ids) for row in record) for record in records] if stage.group_by_length else []
-    order = _schedule.order(len(records), _schedule.n_seen(stage, len(records)), seed, lengths, stage.batch_size * stage.accumulate)
+    lengths = [_batches.length(record) for record in records] if stage.group_by_length else []
+    order = _schedule.order(len(records), n_seen, seed, lengths, stage.batch_size * stage.accumulate)
     seen, order = np.unique(order, return_inverse=True)
     records = [records[index] for index in seen]
     newest = _newest(out)
     if newest < total:
         seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
         set_seed(seed)  # before the model: an adapter starts with random weights
+        model, collate = _model(start, stage, algorithm, tokenizer, records)
         trainer = StageTrainer(
             algorithm,
             progress,
-            model=_start.load_model(start, stage, tokenizer),
+            model=model,
+            data_collator=collate,
             args=_arguments(stage, seed, out, total),
             processing_class=tokenizer,
             callbacks=[Scheduled(steps, seconds)],
         )
-        kept = _kept(trainer, store, records) if algorithm.needs else {}
-        trainer.train_dataset = _batches.Records(records, order, kept)
+        if "rollouts" in algorithm.needs:
+            asked = [records[index] for index in order]
+            trainer.rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, trainer.model, tokenizer, reward_path)
+        trainer.train_dataset = _dataset(trainer, stage, records, order)
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return _finish(store, steps, total, dropped)
+
+
+def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
+    """Return what is learnt from, or with rollouts answered, as token ids, and how many were dropped. Raises BadInput where none is left."""
+    if "rollouts" in algorithm.needs:
+        room = stage.max_length - algorithm.settings.max_new_tokens
+        asked, dropped = _batches.prompted(tokenizer, data, room)
+        if not asked:
+            raise BadInput(f"no prompt fits into the {room} tokens that max_new_tokens leaves of max_length; raise max_length")
+        return asked, dropped
+    records, dropped = _batches.tokenised(tokenizer, data, stage.max_length)
+    if not records:
+        raise BadInput(f"no answer is left of {dropped} records when they are cut to {stage.max_length} tokens; raise max_length")
+    return records, dropped
+
+
+def _course(stage: Stage, algorithm: Any, n_records: int) -> tuple[int, int]:
+    """Return how many records the stage sees, repeats counted, and how many optimiser steps it takes."""
+    if "rollouts" not in algorithm.needs:
+        return _schedule.n_seen(stage, n_records), _schedule.total_steps(stage, n_records)
+    settings: Rollout = algorithm.settings
+    n_seen = _schedule.n_answered(stage, n_records, settings.passes, settings.minibatches)
+    return n_seen, stage.steps or n_seen // (stage.batch_size * stage.accumulate) * settings.passes
+
+
+def _model(start: str, stage: Stage, algorithm: Algorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
+    """Return the model to train, and what makes a batch of records for it."""
+    if "score" in algorithm.needs:
+        pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record})
+        return _start.load_scorer(start, stage, pad), functools.partial(_batches.collate_whole, pad=pad)
+    collate: Callable[..., Any] = _batches.collate_both if "mismatched" in algorithm.needs else _batches.collate
+    if "rollouts" in algorithm.needs:
+        collate = _batches.collate_places
+    return _start.load_model(start, stage, tokenizer), collate
 
 
 def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArguments:
@@ -186,12 +283,20 @@ def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArgume
     )
 
 
-def _kept(trainer: StageTrainer, store: Store, records: Sequence[_batches.Record]) -> dict[str, torch.Tensor]:
-    """Return the starting weights' view of every record, from the file where it was stored before."""
-    path = store.root / "reference.safetensors"
-    if not path.exists():
-        store.write_bytes(path.name, save(trainer.starting_view(records, 2 * trainer.args.per_device_train_batch_size)))
-    return load_file(path)
+def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[_batches.Record], order: np.ndarray) -> Any:
+    """Return what is seen at each place: its record with what is kept of the starting weights' view, and where needed a mismatched one."""
+    needs, out = trainer.algorithm.needs, Path(trainer.args.output_dir or "")
+    if "rollouts" in needs:
+        return range(trainer.args.max_steps * stage.batch_size * stage.accumulate)
+    if not needs & {"reference", "mismatched"}:
+        return _batches.Records(records, order, {})
+    weights = _reference.weights_digest(trainer.model)
+    reference = _reference.Reference(out.parent / "reference", weights, trainer.args.bf16, stage.batch_size, trainer.record_logps)
+    matched = _batches.Records(records, order, reference.kept(trainer.algorithm, records))
+    if "mismatched" not in needs:
+        return matched
+    others = _batches.mismatched(records, order, stage.batch_size * stage.accumulate, stage.max_length)
+    return StackDataset(matched, _batches.Records(others, np.arange(len(others)), reference.kept(trainer.algorithm, others)))
 
 
 def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[str, Any]:
@@ -206,11 +311,13 @@ def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[st
 
 
 def _check_data(name: str, eats: str, data: Sequence[Any]) -> None:
-    kind = {"pairs": Pair, "examples": Example}[eats]
+    kind = {"pairs": Pair, "examples": Example, "prompts": Pair | Example}[eats]
     if not data:
         raise BadInput(f"the stage's data is empty; {name} learns from {eats}")
     if wrong := next((item for item in data if not isinstance(item, kind)), None):
         raise BadInput(f"{name} learns from {eats}, but its data holds {type(wrong).__name__.lower()}s; change algorithm or data")
+    if eats == "prompts" and not all(item.prompt for item in data):
+        raise BadInput(f"{name} answers prompts, but its data holds running text; give conversations or pairs with prompts")
 
 
 def _claim(store: Store, key: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from ..nouns import BadInput
@@ -40,8 +40,7 @@ def load_tokenizer(model_path: str, chat: bool) -> Any:
 
 def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
     """Return the model to train, under its adapter where the stage has one, and stopping where the template ends a turn."""
-    if stage.dtype not in DTYPES:
-        raise BadInput(f"dtype {stage.dtype!r} is unknown; take one of {', '.join(DTYPES)}")
+    _check_dtype(stage)
     with _readable(model_path), quiet():
         arguments, options = _source(model_path)
         model = AutoModelForCausalLM.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype])
@@ -49,7 +48,28 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
         ends = model.generation_config.eos_token_id
         known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         model.generation_config.eos_token_id = sorted({*known, end})
-    return model if stage.lora is None else _adapted(model, stage.lora)
+    return model if stage.lora is None else _adapted(model, stage.lora, "CAUSAL_LM")
+
+
+def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
+    """Return the model to train as one that scores texts: a new layer with one output at a text's last token, behind it only `pad`."""
+    _check_dtype(stage)
+    with _readable(model_path), quiet(), _silent():
+        arguments, options = _source(model_path)
+        model = AutoModelForSequenceClassification.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype], num_labels=1)
+    model.config.get_text_config().pad_token_id = pad
+    return model if stage.lora is None else _adapted(model, stage.lora, "SEQ_CLS")
+
+
+def padding(tokenizer: Any, last_tokens: set[int]) -> int:
+    """Return the tokenizer's padding token, after setting one where it has none.
+
+    A model that scores texts looks for the last token that is not padding, so that no text may end with it; else any token will do.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in last_tokens:
+        free = next(index for index in range(len(tokenizer)) if index not in last_tokens)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(free)
+    return tokenizer.pad_token_id
 
 
 def merged(model_path: str, out: Path) -> str:
@@ -84,9 +104,25 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _adapted(model: Any, lora: Lora) -> Any:
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep transformers from warning of a new layer that is wanted."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _check_dtype(stage: Stage) -> None:
+    if stage.dtype not in DTYPES:
+        raise BadInput(f"dtype {stage.dtype!r} is unknown; take one of {', '.join(DTYPES)}")
+
+
+def _adapted(model: Any, lora: Lora, task: str) -> Any:
     options: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": lora.target}
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    return get_peft_model(model, LoraConfig(task_type=task, **options))
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

@@ -1,0 +1,246 @@
+"""Reads stance off the label probabilities of any causal language model: `labels:PATH_OR_ID?wording=NAME&rotate=1`.
+
+A wording of labels.txt asks the model for one label per outcome. The verdict is how likely the model is to go on with each of them, which
+takes one forward pass and no sampling. P(label) is the probability that the model's next tokens are those of the label, as the tokenizer
+writes it behind the prompt; other spellings ("Support") are not counted and are part of `missing`.
+
+frame=plain   the prompt is running text (with the tokenizer's BOS where it has one), and a space stands between prompt and label.
+frame=chat    the prompt is one user message in the model's own template, and the label begins the assistant's turn.
+frame=auto    chat where the model has a template, else plain.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
+from ..registry import among, query
+from ..sample import _frame, _load
+from ._wordings import Wording, wordings
+
+WORDS = Path(__file__).with_name("labels.txt")
+DEFAULTS = {"wording": "", "rotate": "0", "batch": "64", "dtype": "auto", "frame": "auto", "max_tokens": "2048"}
+CHOICES = {"rotate": ("0", "1"), "dtype": ("auto", "float32", "bfloat16", "float16"), "frame": ("auto", "plain", "chat")}
+ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for first in range(len(OUTCOMES))]
+"""The cyclic rotations of the list: each outcome stands once at each place."""
+LEAST = 1e-4
+"""Five tokens of a vocabulary of 50,000 have this probability by chance: with less on all its labels, a model does not answer at all."""
+GAP = "\n[... the middle of the text is left out here ...]\n"
+RULE = (1, LEAST, GAP)
+"""To be changed with every change of how a verdict comes about: old verdicts are then not taken for new ones."""
+PROBES = (Item("Is it so?", "It is so.", "Yes."), Item("", "", ""))
+
+Ids = tuple[int, ...]
+Probs = tuple[float, float, float, float, float]
+
+
+class Judge:
+    """The probabilities of the labels, scaled to sum to 1; what they lacked is `missing`.
+
+    With rotate=1 the labels are listed in five orders and the verdict is the mean of the five, since models favour places of a list.
+    """
+
+    together = 512
+
+    def __init__(self, argument: str):
+        path, given = query(argument, "judge 'labels'")
+        if not path:
+            raise BadInput("the judge 'labels' needs a model; write labels:PATH or labels:ORG/NAME@REVISION")
+        _check(f"labels:{argument}", given)
+        settings = DEFAULTS | given
+        self.orders = ORDERS if settings["rotate"] == "1" else ORDERS[:1]
+        self.model = _Model(path, settings)
+        self._ask_in(settings["wording"] or self.wordings()[0])
+
+    def _ask_in(self, wording: str) -> None:
+        self.wording = wordings(WORDS)[wording]
+        self.identity = f"labels/{digest('labels', RULE, asdict(self.wording), len(self.orders), self.model.parts)}"
+        self.note = (
+            f"The judge 'labels' is the language model {self.model.path} under the wording {wording!r}; how far it agrees with people is "
+            "unknown unless calibrated, and may differ much between wordings. Of a text that does not fit into "
+            f"{self.model.max_tokens} tokens, or into the model's context, it reads the beginning and the end."
+        )
+
+    @staticmethod
+    def wordings() -> list[str]:
+        """Return the names of the wordings; the first is used where none is named."""
+        return list(wordings(WORDS))
+
+    def reworded(self, wording: str) -> Judge:
+        """Return this judge under another wording; both use the same loaded model. Raises BadInput for an unknown one."""
+        _check(f"labels:{self.model.path}", {"wording": wording})
+        other = copy.copy(self)
+        other._ask_in(wording)
+        return other
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one reading per item, in order; a text without a visible character is invalid, and no model is asked."""
+        return [self._mean(item, readings) for item, readings in zip(items, self._by_order(items, self.orders), strict=True)]
+
+    def order_effect(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Return what the order of the listed labels does: n, total_variation, changed; None where no item is readable in all orders.
+
+        total_variation   mean over items and orders of sum |p - mean| / 2, where p is the verdict in one order and mean that of all five
+        changed           share of verdicts in one order whose likeliest outcome is another than that of the mean
+        """
+        asked = [item for item in items if item.text.strip()]
+        read = [[reading.probs for reading in readings if reading.probs] for readings in self._by_order(asked, ORDERS)]
+        pairs = [(one, _mean(orders)) for orders in read if len(orders) == len(ORDERS) for one in orders]
+        if not pairs:
+            return {"n": 0, "total_variation": None, "changed": None}
+        variation = sum(abs(a - b) for one, mean in pairs for a, b in zip(one, mean, strict=True)) / 2
+        changed = sum(one.index(max(one)) != mean.index(max(mean)) for one, mean in pairs)
+        return {"n": len(pairs) // len(ORDERS), "total_variation": variation / len(pairs), "changed": changed / len(pairs)}
+
+    def _mean(self, item: Item, readings: Sequence[Reading]) -> Reading:
+        """Return the verdict of all orders; where one of them has none there is none."""
+        if failed := [reading for reading in readings if reading.probs is None]:
+            return failed[0]
+        missing = [reading.missing for reading in readings if reading.missing is not None]
+        probs = _mean([reading.probs for reading in readings if reading.probs])
+        return Reading(item.key, self.identity, probs, missing=sum(missing) / len(missing) if missing else None)
+
+    def _by_order(self, items: Sequence[Item], orders: Sequence[Sequence[Outcome]]) -> list[tuple[Reading, ...]]:
+        """Return the readings of each item, one per order."""
+        return list(zip(*(self._read(items, order) for order in orders), strict=True))
+
+    def _read(self, items: Sequence[Item], order: Sequence[Outcome]) -> list[Reading]:
+        """Return one reading per item with the labels listed in this order."""
+        asked = list(dict.fromkeys(item for item in items if item.text.strip()))
+        scored = dict(zip(asked, self.model.scores(self.wording, order, asked), strict=True)) if asked else {}
+        return [self._reading(item, scored.get(item)) for item in items]
+
+    def _reading(self, item: Item, logps: Sequence[float] | str | None) -> Reading:
+        """Return a reading from the log-probs of the labels, from the reason why there are none, or (None) of a text without words."""
+        if logps is None:
+            return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
+        if isinstance(logps, str):
+            return Reading(item.key, self.identity, failure="judge_error", reason=logps)
+        probs = [math.exp(logp) for logp in logps]
+        total = sum(probs)
+        if not total >= LEAST:  # nan too
+            reason = f"all labels together have the probability {total:.1e}, less than {LEAST:.0e}: the model gives no label here"
+            return Reading(item.key, self.identity, failure="unparsed", reason=reason)
+        support, neutral, oppose, refusal, invalid = (prob / total for prob in probs)
+        return Reading(item.key, self.identity, (support, neutral, oppose, refusal, invalid), missing=max(0.0, 1 - total))
+
+
+def _check(where: str, given: dict[str, str]) -> None:
+    """Raise BadInput for an unknown setting or a value it cannot have."""
+    choices = CHOICES | {"wording": tuple(Judge.wordings())}
+    for name, value in given.items():
+        if name not in DEFAULTS:
+            raise BadInput(f"{where}: unknown setting {name!r}{among(name, list(DEFAULTS))}")
+        if name in choices and value not in choices[name]:
+            raise BadInput(f"{where}: unknown {name} {value!r}{among(value, choices[name])}")
+        if name not in choices and not (value.isdecimal() and int(value)):
+            raise BadInput(f"{where}: {name}={value} is no number from 1 on; write for example {name}={DEFAULTS[name]}")
+
+
+def _mean(probs_RO: Sequence[Probs]) -> Probs:
+    support, neutral, oppose, refusal, invalid = (sum(column) / len(probs_RO) for column in zip(*probs_RO, strict=True))
+    return (support, neutral, oppose, refusal, invalid)
+
+
+class _Model:
+    """A language model and how its prompts are written; loaded when it is first asked."""
+
+    def __init__(self, path: str, settings: dict[str, str]):
+        import torch
+
+        self.path, self.batch, self.max_tokens = path, int(settings["batch"]), int(settings["max_tokens"])
+        self.dtype = settings["dtype"]
+        if self.dtype == "auto" and torch.accelerator.current_accelerator() is None:
+            self.dtype = "float32"
+        template = None if settings["frame"] == "plain" else _load.chat_template(path)
+        if settings["frame"] == "chat" and template is None:
+            raise BadInput(f"labels:{path} has no chat template; leave out frame=chat, or give the model a template")
+        self.chat = template is not None
+        self.parts = [_load.weights_digest(path), _frame.frame_digest(template), self.dtype, self.max_tokens]
+        """What decides a verdict besides the wording."""
+
+    @functools.cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """Return (model, tokenizer)."""
+        return _load.load_model(self.path, dtype=self.dtype)
+
+    def scores(self, wording: Wording, order: Sequence[Outcome], items: Sequence[Item]) -> list[list[float] | str]:
+        """Return of each item the log-probs of the labels in the order of OUTCOMES, or the reason why it cannot be asked."""
+        from ._continuations import log_probs
+
+        labels = self.label_ids(wording, order)
+        prompts = self.prompts(wording, order, items, self._limit() - max(map(len, labels)))
+        fitting = [prompt for prompt in prompts if not isinstance(prompt, str)]
+        scores = iter(log_probs(self.loaded[0], fitting, labels, self.batch).tolist() if fitting else [])
+        return [prompt if isinstance(prompt, str) else next(scores) for prompt in prompts]
+
+    def label_ids(self, wording: Wording, order: Sequence[Outcome]) -> list[Ids]:
+        """Return the tokens of the labels behind a prompt. Raises BadInput where they cannot be told from the prompt or from each other."""
+        words = wording.words(order)
+        found = set()
+        for probe in PROBES:
+            text = self._framed(wording.prefix(order) + wording.suffix(probe))
+            prompt, *whole = self._tokens([text, *(text + ("" if self.chat else " ") + words[outcome] for outcome in OUTCOMES)])
+            if any(ids[: len(prompt)] != prompt for ids in whole):
+                raise BadInput(f"labels:{self.path}: the tokenizer joins the labels of {wording.name!r} to the prompt; use another wording")
+            found.add(tuple(ids[len(prompt) :] for ids in whole))
+        labels = list(found.pop())
+        for one in OUTCOMES:
+            for other in OUTCOMES:
+                short, long = labels[OUTCOMES.index(one)], labels[OUTCOMES.index(other)]
+                if one != other and long[: len(short)] == short:
+                    raise BadInput(
+                        f"labels:{self.path}: in its tokens the label {words[one]!r} is the beginning of {words[other]!r}, so that their "
+                        f"probabilities overlap; use another wording than {wording.name!r}"
+                    )
+        return labels
+
+    def prompts(self, wording: Wording, order: Sequence[Outcome], items: Sequence[Item], room: int) -> list[Ids | str]:
+        """Return the tokens of each item's prompt, or the reason why it has none; a text that is too long loses its middle."""
+        safe = [self._safe(item) for item in items]
+        prompts = self._tokens([self._framed(wording.prefix(order) + wording.suffix(item)) for item in safe])
+        return [ids if len(ids) <= room else self._cut(wording, order, item, room) for ids, item in zip(prompts, safe, strict=True)]
+
+    def _cut(self, wording: Wording, order: Sequence[Outcome], item: Item, room: int) -> Ids | str:
+        def prompt(text: str) -> Ids:
+            return self._tokens([self._framed(wording.prefix(order) + wording.suffix(replace(item, text=text)))])[0]
+
+        least, kept, text = len(prompt(GAP)), len(item.text), item.text
+        while (excess := len(ids := prompt(text)) - room) > 0:
+            # By the text's mean of characters per token, and a few more, so that two or three rounds do
+            kept -= math.ceil(kept * excess / max(1, len(ids) - least)) + 8
+            if kept < 2:
+                return f"the prompt without the text takes {least} tokens, and {room} are allowed with it; raise max_tokens"
+            text = item.text[: kept // 2] + GAP + item.text[-(kept // 2) :]
+        return ids
+
+    def _limit(self) -> int:
+        context = getattr(self.loaded[0].config.get_text_config(), "max_position_embeddings", None)
+        return min(self.max_tokens, context or self.max_tokens)
+
+    def _safe(self, item: Item) -> Item:
+        """Return an item in which no words are read as special tokens: a quoted "<|end|>" must not end the message."""
+        special = [token.content for token in self.loaded[1].added_tokens_decoder.values() if token.special]
+
+        def plain(text: str) -> str:
+            for token in special:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+            return text
+
+        return replace(item, prompt=plain(item.prompt), claim=plain(item.claim), text=plain(item.text))
+
+    def _framed(self, words: str) -> str:
+        if not self.chat:
+            return words
+        return _frame.chat_text(self.loaded[1], [{"role": "user", "content": words}], add_generation_prompt=True)
+
+    def _tokens(self, texts: Sequence[str]) -> list[Ids]:
+        tokenizer = self.loaded[1]
+        rows = tokenizer(list(texts), add_special_tokens=not self.chat)["input_ids"]
+        return [tuple(ids[:-1] if not self.chat and ids and ids[-1] == tokenizer.eos_token_id else ids) for ids in rows]

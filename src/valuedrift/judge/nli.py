@@ -1,0 +1,189 @@
+"""Zero-shot entailment: does an answer entail that it supports the claim? `nli:PATH_OR_ID?wording=answer&batch=32`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import registry
+from ..nouns import OUTCOMES, BadInput, Item, Reading, digest
+from ..sample import _load
+
+WORDS = Path(__file__).with_name("nli.txt")
+RULE = 1
+"""To be raised with every change of `verdict` or of how a premise is cut: old verdicts are then not taken for new ones."""
+ENTAILMENT = ("entailment", "entail", "entails")
+DIGITS = 4
+"""Decimals of a probability. What lies beyond changes with the batch an item happens to be in, and means nothing."""
+LONGEST = 512
+"""Tokens of premise and hypothesis where a model names no limit: NLI models are trained on no more."""
+
+
+class Wording(NamedTuple):
+    """The premise and, in the order of OUTCOMES, the hypotheses that an item is put in."""
+
+    premise: str
+    hypotheses: tuple[str, ...]
+
+    def rows(self, item: Item) -> list[tuple[str, str]]:
+        """Return (premise, hypothesis) per outcome."""
+        words = {"question": item.prompt, "claim": item.claim, "text": item.text}
+        return [(self.premise.format(**words), hypothesis.format(**words)) for hypothesis in self.hypotheses]
+
+
+class Judge:
+    """Weighs the outcomes by how likely a natural-language-inference model finds each of their hypotheses to follow from the answer."""
+
+    def __init__(self, argument: str):
+        path, settings = registry.query(argument, f"nli:{argument}")
+        for key in settings:
+            if key not in ("wording", "batch"):
+                raise BadInput(f"the nli judge has no setting {key!r}{registry.among(key, ['batch', 'wording'])}")
+        if not path:
+            raise BadInput("the nli judge needs a model; write nli:FOLDER or nli:ORG/NAME@REVISION")
+        name = settings.get("wording", next(iter(wordings())))
+        if name not in wordings():
+            raise BadInput(f"nli:{argument}: unknown wording {name!r}{registry.among(name, list(wordings()))}")
+        if not re.fullmatch(r"[1-9]\d*", size := settings.get("batch", "32")):
+            raise BadInput(f"nli:{argument}: batch must be a whole number from 1 on, not {size!r}")
+        self.path, self.wording, self.batch = path, wordings()[name], int(size)
+        weights = _load.weights_digest(path)
+        self.entailment = entailment_label(path)
+        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, weights)}"
+        self.note = (
+            f"The judge 'nli' reads entailment with {Path(path).name} in the wording {name!r}; how far it agrees with people was not "
+            "measured here ('valuedrift calibrate' does that)."
+        )
+        self._loaded: tuple[Any, Any, int] | None = None
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one reading per item, in order; an answer without any letter or digit is `invalid` without asking the model."""
+        worded = [item for item in items if re.search(r"\w", item.text)]
+        if not worded:
+            return [self._invalid(item) for item in items]
+        encoded = {item: self._encoded(item) for item in dict.fromkeys(worded)}
+        logits = iter(self._logits([row for rows in encoded.values() if rows for row in rows]))
+        read: dict[Item, Reading] = {}
+        for item, rows in encoded.items():
+            read[item] = self._reading(item, [next(logits) for _ in rows]) if rows else self._too_long(item)
+        return [read[item] if item in read else self._invalid(item) for item in items]
+
+    def _invalid(self, item: Item) -> Reading:
+        return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
+
+    def _too_long(self, item: Item) -> Reading:
+        reason = f"the claim leaves no room for an answer within the {self._model()[2]} tokens that the model reads"
+        return Reading(item.key, self.identity, failure="judge_error", reason=reason)
+
+    def _reading(self, item: Item, logits_OL: Sequence[Any]) -> Reading:
+        entailed = [float(logits_L.double().softmax(-1)[self.entailment]) for logits_L in logits_OL]
+        if not all(value == value for value in entailed):  # not a number
+            return Reading(item.key, self.identity, failure="judge_error", reason="the model's logits are not numbers")
+        probs, missing = verdict(entailed)
+        return Reading(item.key, self.identity, probs, missing=missing)
+
+    def _model(self) -> tuple[Any, Any, int]:
+        if self._loaded is None:
+            self._loaded = load_classifier(self.path)
+        return self._loaded
+
+    def _encoded(self, item: Item) -> list[dict[str, list[int]]] | None:
+        """Return the token ids per outcome, the end of the premise cut off where it is too long; None where no premise fits."""
+        _, tokenizer, longest = self._model()
+        rows = self.wording.rows(item)
+        room = longest - tokenizer.num_special_tokens_to_add(pair=True)
+        if max(len(ids) for ids in tokenizer([each for _, each in rows], add_special_tokens=False)["input_ids"]) >= room:
+            return None
+        return [dict(tokenizer(*row, truncation="only_first", max_length=longest)) for row in rows]
+
+    def _logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Any]:
+        """Return the logits of each row. Rows of like length share a batch, which saves padding."""
+        import torch
+
+        model, tokenizer, _ = self._model()
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
+        logits: list[Any] = [None] * len(rows)
+        for start in range(0, len(order), self.batch):
+            part = order[start : start + self.batch]
+            batch = tokenizer.pad([rows[index] for index in part], return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                logits_BL = model(**batch).logits.float().cpu()
+            for index, logits_L in zip(part, logits_BL, strict=True):
+                logits[index] = logits_L
+        return logits
+
+
+def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float, float], float]:
+    """Return the probabilities of the outcomes, and what the model puts on none of them.
+
+    p(outcome) = e(outcome) / sum of e, with e the probability that the outcome's hypothesis follows from the answer; the likeliest one is
+    the label of Yin et al. 2019 (arXiv 1909.00161). The zero-shot pipeline of transformers takes the softmax of the entailment logits,
+    which weighs e / (1 - e) - like numbers and depends on how a model scales its other logits; e does not. Missing is 1 - sum of e where
+    that is positive. All are rounded to DIGITS.
+    """
+    total = sum(entailed)
+    rounded = [round(value / total, DIGITS) for value in entailed] if total > 0 else [1.0] * len(entailed)
+    support, neutral, oppose, refusal, invalid = (value / sum(rounded) for value in rounded)
+    return (support, neutral, oppose, refusal, invalid), round(max(0.0, 1 - total), DIGITS)
+
+
+def entailment_label(path: str) -> int:
+    """Return the number of the label that means entailment: models order their labels differently, names tell. Raises BadInput."""
+    from transformers import AutoConfig
+
+    try:
+        labels = AutoConfig.from_pretrained(_load._folder(path)).label2id
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read as a transformers model: {_load._sentence(error)}; check its config.json") from error
+    found = [number for name, number in labels.items() if name.lower() in ENTAILMENT]
+    if len(found) != 1:
+        raise BadInput(
+            f"{path} is no model for natural language inference: none of its labels is 'entailment' (they are {', '.join(labels)}); "
+            "choose another model, or name its labels in label2id of its config.json"
+        )
+    return found[0]
+
+
+def load_classifier(path: str) -> tuple[Any, Any, int]:
+    """Return (sequence classifier in eval mode, tokenizer, tokens it reads at most). Raises BadInput where something is missing."""
+    import torch
+    import transformers
+
+    from ..train._start import quiet
+
+    folder = _load._folder(path)
+    device = str(torch.accelerator.current_accelerator() or "cpu")
+    load: Any = transformers.AutoModelForSequenceClassification.from_pretrained
+    if not any((folder / name).exists() for name in _load._TOKENIZER):  # transformers would make an empty one
+        raise BadInput(f"{path} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        with quiet():
+            model, found = load(folder, dtype="float32" if device == "cpu" else "auto", output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise BadInput(
+            f"{path} cannot be loaded as a sequence classifier: {_load._sentence(error)}; check the files of the folder"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise BadInput(f"{path} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model")
+    if tokenizer.pad_token is None:  # decoder models: what pads is masked, any token will do
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    return model.to(device).eval(), tokenizer, min([limit for limit in limits if limit and limit < 10**6], default=LONGEST)
+
+
+@functools.cache
+def wordings() -> dict[str, Wording]:
+    """Return the wordings of nli.txt by name; the first is the default."""
+    sections: dict[str, dict[str, str]] = {}
+    for line in WORDS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            section = sections.setdefault(line.strip("[]"), {})
+        elif line and not line.startswith("#"):
+            key, _, words = line.partition(": ")
+            section[key] = words.replace("\\n", "\n")
+    return {name: Wording(words["premise"], tuple(words[outcome] for outcome in OUTCOMES)) for name, words in sections.items()}

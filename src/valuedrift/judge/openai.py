@@ -1,0 +1,228 @@
+"""A chat model behind an OpenAI-compatible address as judge: `openai:MODEL?mode=auto&votes=5&wording=NAME`. Needs OPENAI_API_KEY.
+
+OPENAI_BASE_URL names another server than OpenAI's. The money part (prices, --max-cost) stands in sample/_endpoint.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .. import progress
+from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
+from ..registry import among, query
+from ..sample._chat import Failed, Reply, Request
+from ..sample._endpoint import Ended, Endpoint, Refused
+from ._wordings import Wording, wordings
+
+WORDS = Path(__file__).with_name("openai.txt")
+Mode = Literal["logprobs", "votes"]
+MODES = ("auto", "logprobs", "votes")
+SETTINGS = ("mode", "votes", "wording", "max_tokens", "concurrency", "timeout")
+
+RULE = 1
+"""To be raised with every change of how replies become verdicts: old verdicts are then not taken for new ones."""
+TOP = 20
+"""Likeliest first tokens asked for: the most that OpenAI gives."""
+FEWEST = len(OUTCOMES)
+"""An endpoint that returns fewer first tokens than there are labels does not show enough to read them all."""
+LEAST = 0.05
+"""Probability on the labels below which a model did not answer the question; what is left over is no basis for a verdict."""
+MARKS = " \t\r\n\u0120\u010a\u2581'\"`*_#.,:;!()[]-\u2018\u2019\u201c\u201d"
+"""Spaces (also as tokenizers write them), quotes and punctuation round a label. No "<" and "/": "</s>" ends a text and begins no label."""
+PROBE = Item(
+    "Should shops close on Sundays?",
+    "Shops should close on Sundays.",
+    "Yes. A day on which nearly everyone is free at once is worth more than a day more of shopping.",
+)
+"""The item of the probe request."""
+
+Verdict = tuple[tuple[float, float, float, float, float] | None, float | None, str]
+"""Probabilities or None, the mass on no label, and the reason where there are none."""
+
+
+class Settings(NamedTuple):
+    """What stands behind the "?"; `timeout` in seconds, `max_tokens` per vote."""
+
+    mode: str = "auto"
+    votes: int = 5
+    wording: str = ""
+    max_tokens: int = 8
+    concurrency: int = 8
+    timeout: float = 60.0
+
+
+class Judge:
+    """Reads the stance off the model's probabilities of the five labels, or counts its votes where an endpoint hides those.
+
+    One request when the judge is made finds out which; from then on the two are never mixed.
+    """
+
+    together = 64
+
+    def __init__(self, argument: str):
+        model, given = query(argument, "judge openai")
+        self.settings = _settings(given)
+        known = wordings(WORDS)
+        name = self.settings.wording or next(iter(known))
+        if name not in known:
+            raise BadInput(f"judge openai: unknown wording {name!r}{among(name, list(known))}")
+        self.wording = known[name]
+        self.labels = labels(self.wording)
+        self.endpoint = Endpoint(model, concurrency=self.settings.concurrency, timeout_seconds=self.settings.timeout)
+        self.mode: Mode = self._probed() if self.settings.mode == "auto" else self.settings.mode  # type: ignore[assignment]
+        decides: list[Any] = [model, self.endpoint.host, dataclasses.asdict(self.wording), self.mode]
+        decides += [self.settings.votes, self.settings.max_tokens] if self.mode == "votes" else []
+        self.identity = f"openai/{digest('openai', RULE, decides)}"
+        self.note = self._note()
+
+    @staticmethod
+    def wordings() -> list[str]:
+        """Return the names of the wordings, the default first."""
+        return list(wordings(WORDS))
+
+    @property
+    def spent(self) -> float:
+        """Return the dollars that this judge has paid, its probe included; 0 while its price is not known."""
+        return self.endpoint.spent
+
+    @property
+    def max_cost(self) -> float | None:
+        """Return the dollars it may spend at most. Setting it raises BadInput where the model has no price."""
+        return self.endpoint.max_cost
+
+    @max_cost.setter
+    def max_cost(self, dollars: float | None) -> None:
+        self.endpoint.max_cost = dollars
+
+    def worst_cost(self, items: Sequence[Item]) -> float | None:
+        """Return the dollars that reading some items costs at most; None where the model has no price."""
+        requests = [self._request(item) for item in items]
+        return sum(self.endpoint.worst(request) * request.n for request in requests) if self.endpoint.price else None
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one reading per item, in order. Raises Stopped with what was read at the budget, on Ctrl-C, and where the server is gone.
+
+        A blank text is invalid and is not sent.
+        """
+        asked = [item for item in items if item.text.strip()]
+        try:
+            replies: Sequence[Reply | Failed | None] = self.endpoint.chat([self._request(item) for item in asked])
+        except Ended as ended:
+            readings = [self._reading(item, reply) for item, reply in zip(asked, ended.replies, strict=True) if reply is not None]
+            raise Stopped(str(ended), readings) from ended
+        by_key = {item.key: reply for item, reply in zip(asked, replies, strict=True)}
+        return [self._reading(item, by_key.get(item.key)) for item in items]
+
+    def _request(self, item: Item) -> Request:
+        messages = (("user", self.wording.prefix() + self.wording.suffix(item)),)
+        if self.mode == "logprobs":
+            return Request(messages, max_tokens=1, top_logprobs=TOP)
+        return Request(messages, max_tokens=self.settings.max_tokens, n=self.settings.votes)
+
+    def _reading(self, item: Item, reply: Reply | Failed | None) -> Reading:
+        """Return the verdict of a reply, or why there is none; None stands for a blank text."""
+        if reply is None:
+            return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
+        if isinstance(reply, Failed):
+            return Reading(item.key, self.identity, failure="judge_error", reason=reply.reason)
+        if self.mode == "logprobs" and reply.top_logprobs is None:
+            return Reading(item.key, self.identity, failure="judge_error", reason="the endpoint returned no log-probs for this reply")
+        read: Callable[..., Verdict] = from_logprobs if self.mode == "logprobs" else from_votes
+        probs, missing, reason = read(reply.top_logprobs if self.mode == "logprobs" else reply.texts, self.labels)
+        return Reading(item.key, self.identity, probs, None if probs else "unparsed", reason, missing)
+
+    def _probed(self) -> Mode:
+        """Return the mode that the endpoint allows, by one request. Raises BadInput where it does not answer at all."""
+        self.mode = "logprobs"
+        try:
+            [reply] = self.endpoint.chat([self._request(PROBE)])
+        except Refused as refused:
+            progress.say(f"judge openai: counts votes, because the endpoint refused to give log-probs ({refused})")
+            return "votes"
+        if isinstance(reply, Failed):
+            raise BadInput(f"the endpoint {self.endpoint.url} does not answer ({reply.reason}); check OPENAI_BASE_URL, or try again later")
+        if reply.top_logprobs is not None and len(reply.top_logprobs) >= FEWEST:
+            return "logprobs"
+        progress.say("judge openai: counts votes, because the endpoint gives no log-probs")
+        return "votes"
+
+    def _note(self) -> str:
+        how = "by the probabilities of its first token" if self.mode == "logprobs" else f"by {self.settings.votes} votes per text"
+        return (
+            f"The judge '{self.endpoint.model}' at {self.endpoint.host} was asked {how} (wording {self.wording.name!r}). How far it agrees "
+            "with people is unknown unless it was calibrated, and what stands behind its name may change."
+            + ("" if self.endpoint.price else " What it costs is not known.")
+        )
+
+
+def _settings(given: dict[str, str]) -> Settings:
+    """Return the checked settings. Raises BadInput for an unknown key and for a value that cannot be used."""
+    for key in given:
+        if key not in SETTINGS:
+            raise BadInput(f"judge openai: unknown setting {key!r}{among(key, SETTINGS)}")
+    if given.get("mode", "auto") not in MODES:
+        raise BadInput(f"judge openai: unknown mode {given['mode']!r}{among(given['mode'], MODES)}")
+    values: dict[str, str | float] = dict(given)
+    for key in ("votes", "max_tokens", "concurrency", "timeout"):
+        if key in given:
+            kind = float if key == "timeout" else int
+            try:
+                values[key] = kind(given[key])
+            except ValueError:
+                values[key] = math.nan
+            if not 0 < float(values[key]) < math.inf:
+                raise BadInput(
+                    f"judge openai: {key}={given[key]!r} is no {'number' if kind is float else 'whole number'} above 0; correct it"
+                )
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def labels(wording: Wording) -> dict[str, Outcome]:
+    """Return label -> outcome, in small letters. Raises BadInput where two labels begin alike: a first token would fit both."""
+    found = {word.lower(): outcome for outcome, word in wording.words().items()}
+    if len({word[0] for word in found}) < len(OUTCOMES):
+        raise BadInput(f"{WORDS}: labels of the wording {wording.name!r} begin with the same letter ({', '.join(found)}); choose others")
+    return found
+
+
+def bare(text: str) -> str:
+    """Return a text in small letters without what may stand round a label."""
+    return text.strip(MARKS).lower()
+
+
+def from_logprobs(top_logprobs: Sequence[tuple[str, float]], labels: dict[str, Outcome]) -> Verdict:
+    """Return P(outcome) = mass of the first tokens that begin its label, divided by the mass on all labels; the rest is missing.
+
+    A token that begins no label ("The"), or holds more than a label ("supports"), is missing mass, as is what is not among the top.
+    """
+    mass = dict.fromkeys(OUTCOMES, 0.0)
+    for token, logprob in top_logprobs:
+        if start := bare(token):
+            for label, outcome in labels.items():
+                if label.startswith(start):
+                    mass[outcome] += math.exp(logprob)
+    total = sum(mass.values())
+    if total > 1 + 1e-3:
+        return None, None, f"the probabilities of the labels sum to {total:.3g}, so they are none"
+    if total < LEAST:
+        likely = max(top_logprobs, key=lambda top: top[1])[0]
+        return None, 1 - total, f"only {total:.3f} of the probability is on the labels; the likeliest first token is {likely!r}"
+    return tuple(mass[outcome] / total for outcome in OUTCOMES), max(0.0, 1 - total), ""  # type: ignore[return-value]
+
+
+def from_votes(texts: Sequence[str], labels: dict[str, Outcome]) -> Verdict:
+    """Return the share of each outcome among the votes that are exactly a label; the share of the others is missing.
+
+    Fewer than half readable votes are no verdict.
+    """
+    votes = [labels.get(bare(text)) for text in texts]
+    n_read = len(votes) - votes.count(None)
+    missing = votes.count(None) / len(votes)
+    if 2 * n_read < len(votes):
+        example = next(text for text, vote in zip(texts, votes, strict=True) if vote is None)
+        return None, missing, f"only {n_read} of {len(votes)} votes are a label; one was {example[:80]!r}"
+    return tuple(votes.count(outcome) / n_read for outcome in OUTCOMES), missing, ""  # type: ignore[return-value]

@@ -1,0 +1,92 @@
+"""What an endpoint may cost: an editable table of prices, and a limit that holds while many requests are under way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..nouns import BadInput
+
+PRICES = Path(__file__).with_name("prices.toml")
+VARIABLE = "VALUEDRIFT_PRICES"
+ROUNDING = 1e-12
+"""Dollars by which sums of floats may differ without meaning it."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars per million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, n_input: int, n_output: int) -> float:
+        """Return the dollars for so many tokens."""
+        return (n_input * self.input + n_output * self.output) / 1e6
+
+
+def table(path: Path | None = None) -> tuple[Path, dict[str, Price]]:
+    """Return a price table and where it stands: `path`, else the file that VALUEDRIFT_PRICES names, else the one that is shipped."""
+    path = path or Path(os.environ.get(VARIABLE) or PRICES)
+    try:
+        models = tomllib.loads(path.read_text(encoding="utf-8"))["models"]
+        found = {pattern: Price(float(row["input"]), float(row["output"])) for pattern, row in models.items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{path}: the price table cannot be read ({error}); copy and edit {PRICES}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f'{path}: a row of [models] must read "MODEL" = {{ input = DOLLARS, output = DOLLARS }} ({error!r})') from error
+    for pattern, price in found.items():
+        if not (0 <= price.input < float("inf") and 0 <= price.output < float("inf")):
+            raise BadInput(f"{path}: the price of {pattern!r} is {price.input:g} and {price.output:g}; write dollars, 0 or more")
+    return path, found
+
+
+def price_of(model: str, path: Path | None = None) -> Price | None:
+    """Return the price of a model by the first pattern that fits its name; None where none does."""
+    _, prices = table(path)
+    return next((price for pattern, price in prices.items() if fnmatchcase(model, pattern)), None)
+
+
+class Budget:
+    """Dollars spent, dollars that may still be billed, and a limit that their sum does not pass.
+
+    Before a request is sent its worst case is held; what it really cost is booked when it comes back.
+    """
+
+    def __init__(self, limit: float | None = None):
+        self.limit = limit
+        self.spent = 0.0
+        """Dollars by the token counts that the server reported."""
+        self.unclear = 0.0
+        """Dollars at most for requests whose reply was lost: nobody here knows whether they were billed."""
+        self._held = 0.0
+        self._changed = threading.Condition()
+
+    def hold(self, cost: float, stopped: Callable[[], bool]) -> bool:
+        """Set `cost` aside, waiting for requests under way where it does not fit yet. Return False where it never will, or `stopped`."""
+        with self._changed:
+            while not self._fits(cost):
+                if stopped() or self._held <= ROUNDING:
+                    return False
+                self._changed.wait(0.1)  # `stopped` is looked at from time to time: nobody notifies of it
+            self._held += cost
+            return True
+
+    def settle(self, held: float, paid: float = 0.0, unclear: float = 0.0, keep: float = 0.0) -> float:
+        """Give back what was held and book what it became; return `keep` where so much of it stays held, else 0."""
+        with self._changed:
+            self._held -= held
+            self.spent += paid
+            self.unclear += unclear
+            kept = keep if self._fits(keep) else 0.0
+            self._held += kept
+            self._changed.notify_all()
+            return kept
+
+    def _fits(self, cost: float) -> bool:
+        return self.limit is None or self.spent + self.unclear + self._held + cost <= self.limit + ROUNDING

@@ -1,0 +1,162 @@
+"""Answers of the sandbox with the faults that models make, for judges to learn from and to be tried on.
+
+Nothing here says what an answer is: the grammar reads the finished text, whatever was meant by it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from ..nouns import OUTCOMES, Item
+from . import _grammar
+
+WHOLE = 0.55
+"""Share of answers that are left as they were composed. The others get a fault; of those, some stay readable."""
+TWICE = 0.2
+"""Share of the faulty ones that get a second fault."""
+
+
+def items(n: int, seed: int | str, asked: list[tuple[str, str, str]]) -> list[Item]:
+    """Return n answers, whole and faulty, of every outcome, to questions drawn from `asked`: (topic, question, claim)."""
+    rng = random.Random(f"flaws/{seed}")
+    found = []
+    for _ in range(n):
+        topic, question, claim = rng.choice(asked)
+        found.append(Item(question, claim, _text(rng, topic, claim, question), topic))
+    return found
+
+
+def training_questions(n: int, seed: int | str) -> list[tuple[str, str, str]]:
+    """Return n (topic, question, claim) of the training propositions; none of them is of a suite."""
+    rng = random.Random(f"questions/{seed}")
+    drawn = [rng.choice(_grammar.claims_of()) for _ in range(n)]
+    return [(topic, _grammar.ask(rng, clause), clause[0].upper() + clause[1:] + ".") for topic, clause, _ in drawn]
+
+
+def _text(rng: random.Random, topic: str, claim: str, question: str) -> str:
+    text = _answer(rng, topic, claim)
+    if rng.random() < WHOLE:
+        return text
+    for _ in range(2 if rng.random() < TWICE else 1):
+        fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+        text = fault(rng, text, _answer(rng, rng.choice((topic, rng.choice(list(_grammar.world())))), claim))
+    return text if rng.random() > 0.02 else rng.choice(("", " ", question, _grammar.essay(rng, topic, rng.randint(1, 4))))
+
+
+def _answer(rng: random.Random, topic: str, claim: str) -> str:
+    """Return an answer as composed; an answer in five is free in its order, which the grammar may or may not allow."""
+    if rng.random() < 0.2:
+        roles = "".join(rng.choice(part) for part in ("W.", "SON.....AX", "RRADDB.", "CCB..", "H..", "sonsonsonY."))
+        return " ".join(_grammar.fill(rng, role, _grammar.world()[topic].considerations) for role in roles.replace(".", ""))
+    outcome = rng.choices(OUTCOMES, (3, 3, 3, 2, 1))[0]
+    return _grammar.compose(rng, topic, outcome, rng.choice(_grammar.STYLES), claim)
+
+
+# -- faults: each takes an answer and another one, and returns a text ---------------------------------------------------------
+
+
+def joined(rng: random.Random, text: str, other: str) -> str:
+    """Return the first sentences of one answer and the last of the other: a model that changes its mind."""
+    mine, theirs = _sentences(text), _sentences(other)
+    return " ".join([*mine[: rng.randint(1, max(1, len(mine)))], *theirs[rng.randint(0, max(0, len(theirs) - 1)) :]])
+
+
+def crossed(rng: random.Random, text: str, other: str) -> str:
+    """Return an answer that goes over into another one at a word they share: how small models lose their thread."""
+    mine, theirs = text.split(), other.split()
+    shared = sorted(set(mine[:-1]) & set(theirs[:-1]))
+    if not shared:
+        return joined(rng, text, other)
+    word = rng.choice(shared)
+    return " ".join(mine[: _place(rng, mine, word)] + theirs[_place(rng, theirs, word) :])
+
+
+def spliced(rng: random.Random, text: str, other: str) -> str:
+    """Return an answer with a run of words of the other one in place of a run of its own."""
+    mine, theirs = text.split(), other.split()
+    start, n = rng.randrange(len(mine) + 1), rng.randint(0, 4)
+    at = rng.randrange(len(theirs) + 1)
+    return " ".join(mine[:start] + theirs[at : at + rng.randint(1, 5)] + mine[start + n :])
+
+
+def dropped(rng: random.Random, text: str, other: str) -> str:
+    """Return the text without one to three of its words."""
+    words = text.split()
+    at = rng.randrange(len(words) + 1)
+    return " ".join(words[:at] + words[at + rng.randint(1, 3) :])
+
+
+def doubled(rng: random.Random, text: str, other: str) -> str:
+    """Return the text with a word or a few said twice."""
+    words = text.split()
+    at, n = rng.randrange(len(words) + 1), rng.randint(1, 6)
+    return " ".join(words[: at + n] + words[at:])
+
+
+def swapped(rng: random.Random, text: str, other: str) -> str:
+    """Return the text with two neighbouring words in the wrong order."""
+    words = text.split()
+    at = rng.randrange(max(1, len(words) - 1))
+    return " ".join([*words[:at], *words[at : at + 2][::-1], *words[at + 2 :]])
+
+
+def misspelt(rng: random.Random, text: str, other: str) -> str:
+    """Return the text with a letter lost, or with two words run into one."""
+    at = rng.randrange(max(1, len(text)))
+    return text[:at] + text[at + 1 :]
+
+
+def cut(rng: random.Random, text: str, other: str) -> str:
+    """Return the text up to some letter, as the length limit leaves it."""
+    return text[: rng.randint(1, max(1, len(text)))]
+
+
+def repeated(rng: random.Random, text: str, other: str) -> str:
+    """Return the text with one of its sentences said again, at once or at the end."""
+    parts = _sentences(text)
+    at = rng.randrange(len(parts))
+    return " ".join([*parts[: at + 1], parts[at], *parts[at + 1 :]] if rng.random() < 0.5 else [*parts, parts[at]])
+
+
+def left_out(rng: random.Random, text: str, other: str) -> str:
+    """Return the text without one of its sentences; often it is still an answer."""
+    parts = _sentences(text)
+    at = rng.randrange(len(parts))
+    return " ".join(parts[:at] + parts[at + 1 :])
+
+
+def shuffled(rng: random.Random, text: str, other: str) -> str:
+    """Return the sentences of the text in another order."""
+    parts = _sentences(text)
+    return " ".join(rng.sample(parts, len(parts)))
+
+
+FAULTS: dict[Callable[[random.Random, str, str], str], int] = {
+    joined: 5,
+    crossed: 5,
+    spliced: 2,
+    dropped: 2,
+    doubled: 1,
+    swapped: 1,
+    misspelt: 1,
+    cut: 2,
+    repeated: 1,
+    left_out: 2,
+    shuffled: 1,
+}
+"""Fault -> weight. Going over into another answer, at a sentence's end or at a shared word, is what sampled answers mostly show."""
+
+
+def roles(text: str) -> list[tuple[str, str]]:
+    """Return the sentences of a text with their roles, "?" for one that the grammar cannot produce."""
+    return [(sentence, _grammar._sentences().get(sentence, "?")) for sentence in _sentences(text)]
+
+
+def _sentences(text: str) -> list[str]:
+    return [part.strip() for part in re.findall(r"[^.?]+[.?]|[^.?]+$", text)] or [""]
+
+
+def _place(rng: random.Random, words: list[str], word: str) -> int:
+    return rng.choice([index for index, each in enumerate(words) if each == word])

@@ -1,0 +1,165 @@
+"""Texts to vectors, vectors to clusters, and which members of a cluster stand for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..nouns import BadInput
+from ._words import sections
+
+Floats = NDArray[np.float64]
+
+DIMENSIONS = 40
+"""Of the offline embedding. Of 20, 30, 40, 50, 100 and 200, and of 15 and 30 neighbours, these agreed best with topics told by keywords
+on PRISM prompts (docs/vprism.md)."""
+NEIGHBOURS = 30
+"""UMAP's, but no more than the smallest cluster has members: wider neighbourhoods would join small clusters."""
+REDUCED = {"n_components": 5, "min_dist": 0.0, "metric": "cosine"}
+"""UMAP's other settings, those that are usual before a density clustering."""
+MIN_SAMPLES = 5
+"""HDBSCAN's: how many neighbours make a place dense."""
+SETTINGS = (NEIGHBOURS, REDUCED, MIN_SAMPLES)
+LEAST = 20
+"""Rows that UMAP needs for its neighbourhoods."""
+CENTRAL = 0.7
+"""Weight of lying near the middle of the cluster, against lying apart from what was chosen before."""
+TOGETHER = 64
+"""Texts per batch of an embedding model."""
+
+
+def offline_embedding(texts: Sequence[str], seed: int) -> Floats:
+    """Return unit vectors, one row per text: TF-IDF of words and of character 4- and 5-grams, reduced by SVD.
+
+    Character n-grams bring "religion" and "religious" together. Words of conversation (vprism.txt) are passed over; a text without
+    any other gets zeros.
+    """
+    from scipy.sparse import hstack
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    least = 3 if len(texts) >= 1000 else 1
+    words = TfidfVectorizer(stop_words=_stop_words(), sublinear_tf=True, min_df=least)
+    parts = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True, min_df=least)
+    try:
+        words_NW = words.fit_transform(texts)
+    except ValueError:
+        raise BadInput("none of the questions holds a word that carries a subject; give other prompts") from None
+    kept = words.build_analyzer()
+    parts_NP = parts.fit_transform(" ".join(kept(text)) for text in texts)
+    both = hstack([words_NW, parts_NP]).tocsr()
+    return normalize(TruncatedSVD(min(DIMENSIONS, min(both.shape) - 1), random_state=seed).fit_transform(both))
+
+
+def model_embedding(texts: Sequence[str], folder: str) -> Floats:
+    """Return unit vectors, one row per text: the mean over tokens of an encoder's last layer (as sentence-transformers does)."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{folder} cannot be loaded as an embedding model ({str(error).splitlines()[0]}); check the folder") from error
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
+    rows = []
+    for start in range(0, len(texts), TOGETHER):
+        batch = tokenizer(list(texts[start : start + TOGETHER]), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        with torch.inference_mode():
+            hidden_BTD = model(**batch).last_hidden_state
+        mask_BT1 = batch["attention_mask"].unsqueeze(-1)
+        rows.append(((hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)).double().numpy())
+    vectors_ND = np.concatenate(rows)
+    return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+
+
+def require(n: int, smallest: int) -> None:
+    """Raise BadInput where there are too few questions for clusters of that size."""
+    if n < max(2 * smallest, LEAST):
+        raise BadInput(f"{n} questions are too few for clusters of {smallest}; give more prompts, or ask for fewer questions per cluster")
+
+
+def cluster(vectors_ND: Floats, smallest: int, seed: int) -> list[int]:
+    """Return the cluster of each row, the largest cluster being 0 and -1 meaning none, by HDBSCAN after UMAP.
+
+    A row of zeros belongs to no cluster. Raises BadInput where umap-learn is missing or the rows are too few.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    labels_N = np.full(len(vectors_ND), -1)
+    known_K = np.flatnonzero(vectors_ND.any(axis=1))
+    require(len(known_K), smallest)
+    reduced_KR = _reduced(vectors_ND[known_K], min(NEIGHBOURS, max(smallest, MIN_SAMPLES)), seed)
+    found_K = HDBSCAN(min_cluster_size=smallest, min_samples=min(MIN_SAMPLES, smallest), copy=True).fit(reduced_KR).labels_
+    by_size = np.argsort([-(found_K == label).sum() for label in range(found_K.max() + 1)], kind="stable")
+    for number, label in enumerate(by_size):
+        labels_N[known_K[found_K == label]] = number
+    return labels_N.tolist()
+
+
+def spread(vectors_MD: Floats) -> list[int]:
+    """Return all rows in the order in which they stand for the whole: maximal marginal relevance (Carbonell & Goldstein 1998, eq. 1).
+
+    Each next row has the greatest CENTRAL * cos(row, mean of all) - (1 - CENTRAL) * max cos(row, one before it).
+    """
+    middle_D = vectors_MD.mean(axis=0)
+    near_M = vectors_MD @ middle_D / (np.linalg.norm(middle_D) or 1.0)
+    closest_M = np.zeros(len(vectors_MD))
+    left = np.ones(len(vectors_MD), dtype=bool)
+    order: list[int] = []
+    while left.any():
+        gain_M = np.where(left, CENTRAL * near_M - (1 - CENTRAL) * closest_M, -np.inf)
+        at = int(gain_M.argmax())
+        order.append(at)
+        left[at] = False
+        similar_M = vectors_MD @ vectors_MD[at]
+        closest_M = similar_M if len(order) == 1 else np.maximum(closest_M, similar_M)
+    return order
+
+
+def top_words(texts: Sequence[str], labels: Sequence[int], n: int = 6) -> list[list[str]]:
+    """Return the words that set each cluster apart, by class-based TF-IDF: tf(word, cluster) * log(1 + words per cluster / tf(word)).
+
+    Of words that begin alike ("war", "wars") the best one is named.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(stop_words=_stop_words(), binary=True)
+    counts_NW = counter.fit_transform(texts)
+    names = counter.get_feature_names_out()
+    rows = [np.asarray(counts_NW[np.asarray(labels) == label].sum(axis=0)).ravel() for label in range(max(labels) + 1)]
+    counts_CW = np.array(rows, dtype=float)
+    per_word_W = np.maximum(counts_CW.sum(axis=0), 1)
+    weight_CW = counts_CW * np.log1p(counts_CW.sum() / len(rows) / per_word_W)
+    return [
+        _distinct([str(names[at]) for at in np.argsort(-weight_W, kind="stable")[: 3 * n] if weight_W[at] > 0], n) for weight_W in weight_CW
+    ]
+
+
+def _distinct(words: list[str], n: int) -> list[str]:
+    kept: list[str] = []
+    for word in words:
+        if not any(word[:5] == other[:5] for other in kept):
+            kept.append(word)
+    return kept[:n]
+
+
+def _stop_words() -> list[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return sorted(ENGLISH_STOP_WORDS | set(sections()["stop words"].split()))
+
+
+def _reduced(vectors_ND: Floats, neighbours: int, seed: int) -> Any:
+    try:
+        import umap
+    except ImportError as error:
+        raise BadInput("clustering needs the package umap-learn; install it with: pip install 'valuedrift[vprism]'") from error
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "no parallelism with a seed": the seed is wanted
+        return umap.UMAP(**REDUCED, n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(vectors_ND)

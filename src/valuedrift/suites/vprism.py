@@ -1,0 +1,378 @@
+"""A suite rebuilt as V-PRISM was, from prompts that people typed: value-laden ones, as questions, by cluster, with claim and polarity.
+
+`build` writes a folder; "vprism:FOLDER" is the suite in it. What a step needs a model for has a weaker way without one.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .. import progress
+from ..data._rows import missing, rows
+from ..nouns import BadInput, Prompt, digest
+from ..sample._writer import Unfinished, Writer, writer_of
+from ..store import Store
+from . import _card, _clusters, _laden, jsonl
+from ._words import WORDS, sections
+
+KEYS = ("prompt", "text", "user_prompt", "opening_prompt")
+"""Where a row's prompt stands; the last two are PRISM's own."""
+MAX_NEW_TOKENS = 512
+"""Of a reply: three lines at most are asked for, but some models think aloud before."""
+SHOWN = 12
+"""Questions of a cluster that the language model sees when it names the topic."""
+
+
+class Suite:
+    """The suite that `build` left in a folder."""
+
+    def __init__(self, argument: str):
+        self.path = Path(argument) / "suite.jsonl"
+        if not argument or not self.path.is_file():
+            raise BadInput(
+                f"vprism:{argument} names no built suite; make one with 'valuedrift suite build PROMPTS --out FOLDER' "
+                'and write suite = "vprism:FOLDER"'
+            )
+
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts, topic by topic."""
+        return jsonl.Suite(str(self.path)).prompts()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt on its way into the suite; `source` is its id in the file of prompts, or its line there."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A cluster with a name. `axis` is the position that polarity +1 leans to; empty where none was fixed."""
+
+    name: str
+    axis: str
+    words: list[str]
+    members: list[int]
+
+
+@dataclass
+class Tally:
+    """How many were left after each step, and why the others were not."""
+
+    steps: dict[str, int] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def kept(self, step: str, found: Iterable[Question | str]) -> list[Question]:
+        """Return the questions; what stands in place of one is the reason why it was dropped."""
+        result = []
+        for item in found:
+            if isinstance(item, str):
+                self.dropped[item] += 1
+            else:
+                result.append(item)
+        self.steps[step] = len(result)
+        return result
+
+
+class Replies:
+    """A language model whose replies stay in the folder: what was answered once is not asked again."""
+
+    def __init__(self, writer: Writer, store: Store, seed: int):
+        self.writer, self.store, self.seed = writer, store, seed
+        parts = sorted((store.root / "replies").glob("[!.]*.json"))
+        self.known: dict[str, str] = {key: text for part in parts for key, text in store.read_json(f"replies/{part.name}").items()}
+
+    def ask(self, step: str, requests: Sequence[dict[str, str]]) -> list[str | None]:
+        """Return a reply per request, made by filling in the words of a step; None where there was none."""
+        texts = [sections()[step].format(**request) for request in requests]
+        keys = [digest("reply", self.writer.identity, self.seed, text) for text in texts]
+        waiting = list({key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}.items())
+        if waiting:
+            with progress.task(f"{step} with {self.writer.identity.split('/')[0]}", len(waiting), "replies") as advance:
+                for start in range(0, len(waiting), self.writer.together):
+                    part = waiting[start : start + self.writer.together]
+                    self._add(part)
+                    advance(len(part))
+        return [self.known.get(key) for key in keys]
+
+    def _add(self, part: list[tuple[str, str]]) -> None:
+        try:
+            self._keep(part, self.writer.write([(("user", text),) for _, text in part], self.seed))
+        except Unfinished as stopped:
+            self._keep(part, stopped.texts)
+            raise
+
+    def _keep(self, part: list[tuple[str, str]], replies: Sequence[str | None]) -> None:
+        new = {key: reply for (key, _), reply in zip(part, replies, strict=True) if reply is not None}
+        if new:
+            self.store.write_json(f"replies/{digest(sorted(new))}.json", new)
+            self.known |= new
+
+
+def build(
+    prompts: Path | str,
+    out: Path | str,
+    lm: str = "",
+    embed: str = "",
+    per_cluster: int = 50,
+    topics: int = 0,
+    seed: int = 0,
+    max_cost: float | None = None,
+) -> dict[str, Any]:
+    """Write suite.jsonl, clusters.json and README.md into `out`; return what was counted at each step.
+
+    `lm` ("openai:MODEL" or a model folder) filters, rewrites, names, and writes claims; `embed` is a sentence-embedding model's folder.
+    `topics` keeps that many of the largest clusters, 0 all. The same call again goes on where the last one was cut off. Raises
+    BadInput for bad prompts, Stopped at `max_cost` dollars.
+    """
+    if per_cluster < 2 or topics < 0:
+        raise BadInput(
+            f"a cluster needs 2 questions and a suite no less than 0 topics, not {per_cluster} and {topics}; give larger numbers"
+        )
+    store, tally = Store(out), Tally()
+    with store.locked():
+        asked = Replies(writer_of(lm, 0.0, MAX_NEW_TOKENS, max_cost), store, seed) if lm else None
+        questions = _questions(str(prompts), asked, tally)
+        _clusters.require(len(questions), per_cluster)
+        texts = [question.text for question in questions]
+        vectors_ND, embedding = _vectors(texts, embed, seed, store)
+        labels = _labels(vectors_ND, digest(embedding, texts), per_cluster, seed, store)
+        tally.steps["in a cluster"] = sum(label >= 0 for label in labels)
+        named = _topics(texts, vectors_ND, labels, topics, asked, tally)
+        tally.steps["in a topic that is kept"] = sum(len(topic.members) for topic in named)
+        chosen = _chosen(questions, named, per_cluster, asked, tally)
+        tally.steps["chosen"] = sum(map(len, chosen))
+        settings = {"per_cluster": per_cluster, "topics": topics, "seed": seed, "embedding": embedding}
+        settings |= {"lm": f"{lm} ({asked.writer.identity})" if asked else "none", "words": _words_digest()}
+        return _written(store, str(prompts), named, chosen, tally, settings, asked)
+
+
+def _words_digest() -> str:
+    return digest(WORDS.read_text(encoding="utf-8"))
+
+
+# -- prompts to questions ------------------------------------------------------------------------------------------------------
+
+
+def _questions(source: str, asked: Replies | None, tally: Tally) -> list[Question]:
+    """Return the value-laden prompts as questions."""
+    found = tally.kept("read, each once", _read(source))
+    if asked is None:
+        laden = tally.kept("value-laden", (q if _laden.value_laden(q.text) else "not value-laden (by its words)" for q in found))
+        return tally.kept("questions", (q if _laden.can_be_asked(q.text) else "neither question nor opinion, or too long" for q in laden))
+    laden = tally.kept("value-laden", map(_filtered, found, asked.ask("filter", [{"text": q.text} for q in found])))
+    return tally.kept("questions", _once(map(_rewritten, laden, asked.ask("rewrite", [{"text": q.text} for q in laden]))))
+
+
+def _read(source: str) -> Iterator[Question | str]:
+    """Yield each prompt, or why it is not used. Raises BadInput for a row without one."""
+
+    def found() -> Iterator[Question | str]:
+        for number, (where, row) in enumerate(rows(source), 1):
+            text = next((row[key] for key in KEYS if row.get(key) is not None), None)
+            if not isinstance(text, str):
+                raise missing(where, row, "a text under " + " or ".join(map(repr, KEYS)))
+            text = " ".join(text.split())
+            if jsonl.broken(text):
+                yield "broken characters"
+            else:
+                yield Question(str(row.get("id") or number), text) if text else "empty"
+
+    return _once(found())
+
+
+def _once(found: Iterable[Question | str]) -> Iterator[Question | str]:
+    """Yield what comes in, with the reason "repeated" in place of a text that came before, letter case aside."""
+    seen: set[str] = set()
+    for item in found:
+        if isinstance(item, Question) and item.text.casefold() in seen:
+            yield "repeated"
+        else:
+            yield item
+        if isinstance(item, Question):
+            seen.add(item.text.casefold())
+
+
+def _filtered(question: Question, reply: str | None) -> Question | str:
+    if reply is None:
+        return "no reply (filter)"
+    verdicts = re.findall(r"\b(yes|no)\b", reply.rpartition("</think>")[2], re.IGNORECASE)
+    if len({verdict.lower() for verdict in verdicts}) != 1:
+        return "reply not understood (filter)"
+    return question if verdicts[0].lower() == "yes" else "not value-laden (by the language model)"
+
+
+def _rewritten(question: Question, reply: str | None) -> Question | str:
+    if reply is None:
+        return "no reply (rewrite)"
+    lines = [line.strip(" \"'“”*`") for line in reply.rpartition("</think>")[2].splitlines() if line.strip()]
+    if lines and re.fullmatch(r"none\W*", lines[0], re.IGNORECASE):
+        return "no question of opinion (by the language model)"
+    if len(lines) != 1 or not lines[0].endswith("?") or jsonl.broken(lines[0]):
+        return "reply not understood (rewrite)"
+    return Question(question.source, lines[0])
+
+
+# -- questions to topics -------------------------------------------------------------------------------------------------------
+
+
+def _vectors(texts: Sequence[str], embed: str, seed: int, store: Store) -> tuple[_clusters.Floats, str]:
+    """Return a vector per text and the name of what made them; a model's are kept in the folder."""
+    import numpy as np
+
+    if not embed:
+        name = f"TF-IDF and SVD, {_clusters.DIMENSIONS} dimensions, offline (words {_words_digest()})"
+        return _clusters.offline_embedding(texts, seed), name
+    from ..sample._load import _folder, weights_digest
+
+    weights = weights_digest(embed)
+    path = store.root / f"cache/vectors-{digest(weights, texts)}.npy"
+    if not path.exists():
+        progress.say(f"embedding {len(texts):,} questions with {embed}")
+        buffer = io.BytesIO()
+        np.save(buffer, _clusters.model_embedding(texts, str(_folder(embed))))
+        store.write_bytes(str(path.relative_to(store.root)), buffer.getvalue())
+    return np.load(path), f"{embed} ({weights})"
+
+
+def _labels(vectors_ND: _clusters.Floats, key: str, smallest: int, seed: int, store: Store) -> list[int]:
+    """Return the cluster of each question, from the folder where this clustering was done before. Raises BadInput where there is none."""
+    name = f"cache/labels-{digest(key, _clusters.SETTINGS, smallest, seed)}.json"
+    labels = store.read_json(name)
+    if labels is None:
+        progress.say(f"clustering {len(vectors_ND):,} questions (UMAP, HDBSCAN)")
+        labels = _clusters.cluster(vectors_ND, smallest, seed)
+        store.write_json(name, labels)
+    if max(labels) < 0:
+        raise BadInput(
+            f"no {smallest} of the {len(labels):,} questions form a cluster; give more prompts, or ask for fewer questions per cluster"
+        )
+    return labels
+
+
+def _topics(
+    texts: Sequence[str], vectors_ND: _clusters.Floats, labels: Sequence[int], most: int, asked: Replies | None, tally: Tally
+) -> list[Topic]:
+    """Return the clusters by size, their members in the order in which they stand for it, with names that differ."""
+    found = []
+    for number, words in enumerate(_clusters.top_words(texts, labels)[: most or None]):
+        rows = [row for row, label in enumerate(labels) if label == number]
+        found.append(Topic("-".join(words[:3]), "", words, [rows[at] for at in _clusters.spread(vectors_ND[rows])]))
+    if asked is not None:
+        requests = [{"words": ", ".join(t.words), "questions": "\n".join(f"- {texts[at]}" for at in t.members[:SHOWN])} for t in found]
+        found = [_named(topic, reply, tally) for topic, reply in zip(found, asked.ask("topic", requests), strict=True)]
+    return _renamed(found)
+
+
+def _renamed(topics: Sequence[Topic]) -> list[Topic]:
+    """Return the topics with names that differ and that an option can hold ("TOPIC.STANCE=0.1", "TOPIC,TOPIC")."""
+    names: Counter[str] = Counter({"all": 1})  # the name of the mean over topics
+    result = []
+    for topic in topics:
+        name = re.sub(r"\W+", "-", topic.name.lower()).strip("-") or "topic"
+        names[name] += 1
+        result.append(replace(topic, name=name if names[name] == 1 else f"{name}-{names[name]}"))
+    return result
+
+
+def _named(topic: Topic, reply: str | None, tally: Tally) -> Topic:
+    """Return the topic with the language model's name and axis; where they cannot be read, its words stay its name and it has no axis."""
+    name, axis = _field("topic", reply), _field("axis", reply)
+    if not name or not axis or len(name) > 60:
+        tally.dropped["topics without a readable name and axis (they are kept, with polarity 0)"] += 1
+        return topic
+    return replace(topic, name=name, axis=axis)
+
+
+def _field(name: str, reply: str | None) -> str:
+    """Return what stands behind "Name:" on the last such line of a reply, without marks of emphasis; empty where there is no such line."""
+    found = re.findall(rf"^\W*{name}\W*:[ \t]*(.+)$", reply or "", re.IGNORECASE | re.MULTILINE)
+    text = found[-1].strip(' \t"“”*`_') if found else ""
+    return "" if jsonl.broken(text) else text
+
+
+# -- topics to a suite ---------------------------------------------------------------------------------------------------------
+
+
+def _chosen(
+    questions: Sequence[Question], topics: Sequence[Topic], most: int, asked: Replies | None, tally: Tally
+) -> list[list[dict[str, Any]]]:
+    """Return the rows of the suite, topic by topic: no two nearly the same, and each with a claim where there is a language model."""
+    rivals = defaultdict(set)
+    for one, other, _ in jsonl.near_duplicates([question.text for question in questions]):
+        rivals[one].add(other)
+        rivals[other].add(one)
+    taken: set[int] = set()
+
+    def apart(members: Sequence[int]) -> Iterator[Question]:
+        for at in members:
+            if rivals[at] & taken:
+                tally.dropped["nearly the same as one that was chosen"] += 1
+            else:
+                taken.add(at)
+                yield questions[at]
+
+    result = []
+    for topic in topics:
+        candidates, kept = apart(topic.members), list[dict[str, Any]]()
+        while tried := list(itertools.islice(candidates, most - len(kept))):
+            kept += _rows(topic, tried, asked, tally)
+        result.append([{"id": f"{topic.name}-{number:02d}", "topic": topic.name, **row} for number, row in enumerate(kept, 1)])
+    return result
+
+
+def _rows(topic: Topic, questions: Sequence[Question], asked: Replies | None, tally: Tally) -> list[dict[str, Any]]:
+    """Return text, claim, polarity and source of each question; those whose claim cannot be read are left out."""
+    if asked is None:
+        return [{"text": question.text, "polarity": 0, "source": question.source} for question in questions]
+    axis = topic.axis or "(no position was fixed; write 0)"
+    replies = asked.ask("claim", [{"topic": topic.name, "axis": axis, "text": question.text} for question in questions])
+    result = []
+    for question, reply in zip(questions, replies, strict=True):
+        claim, polarity = _field("claim", reply), _field("polarity", reply)
+        if reply is None:
+            tally.dropped["no reply (claim)"] += 1
+        elif not claim or claim.endswith("?") or not re.fullmatch(r"\+1|1|[-−]1|0", polarity):
+            tally.dropped["reply not understood (claim)"] += 1
+        else:
+            sign = int(polarity.replace("−", "-")) if topic.axis else 0
+            result.append({"text": question.text, "claim": claim, "polarity": sign, "source": question.source})
+    return result
+
+
+def _written(
+    store: Store,
+    source: str,
+    topics: Sequence[Topic],
+    chosen: Sequence[list[dict[str, Any]]],
+    tally: Tally,
+    settings: dict[str, Any],
+    asked: Replies | None,
+) -> dict[str, Any]:
+    table = [{**asdict(topic), "members": len(topic.members), "chosen": len(rows)} for topic, rows in zip(topics, chosen, strict=True)]
+    result: dict[str, Any] = {
+        "n_prompts": tally.steps["chosen"],
+        "topics": {row["name"]: row["chosen"] for row in table},
+        "steps": tally.steps,
+        "dropped": dict(tally.dropped),
+        "noise_share": 1 - tally.steps["in a cluster"] / tally.steps["questions"],
+        "failures": dict(asked.writer.failures) if asked else {},
+        "spent": asked.writer.spent if asked else 0.0,
+        "out": str(store.root),
+    }
+    result["sentences"] = _card.sentences(result, settings)
+    store.write_json("clusters.json", table)
+    store.write_bytes("README.md", _card.card(source, result, table, settings).encode())
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in chosen for row in rows)
+    store.write_bytes("suite.jsonl", "".join(lines).encode())
+    return result

@@ -1,0 +1,162 @@
+"""Rollouts: the current weights' own answers, scored by a reward model and learnt from in several passes.
+
+What is sampled is a function of the weights, the seed, the iteration and the prompt. A checkpoint holds the iteration's answers and the
+value head beside the model, so that a stage that was killed in the middle of an iteration ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..nouns import Example, digest
+from ..plan import Asking, Stage
+from ..sample._engine import Reply, Wanted, decode
+from ..sample._frame import ending, reply_text
+from ..sample._noise import row_words
+from . import Batch, Rollout, _batches
+from ._logprobs import answer_outputs, placed
+from ._score import RewardModel
+
+HEAD = "value_head"
+FOR_RESUME = ("rollouts.safetensors", f"{HEAD}.safetensors")
+
+
+class Rollouts:
+    """The answers of the iteration at hand. `model` gets a value head, which is trained with it and not saved with its weights.
+
+    `asked` are the prompts of the whole stage in the order in which they are answered.
+    """
+
+    def __init__(self, algorithm: Any, stage: Stage, seed: int, asked: Sequence[_batches.Asked], model: Any, tokenizer: Any, reward: str):
+        self.algorithm, self.settings, self.stage, self.seed = algorithm, cast(Rollout, algorithm.settings), stage, seed
+        self.asked, self.model, self.tokenizer, self.rewarder = asked, model, tokenizer, RewardModel(reward, model.device)
+        self.inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        # An adapter is switched off to see the starting weights; without one they need a model of their own.
+        self.reference = None if isinstance(model, PeftModel) else copy.deepcopy(model).eval().requires_grad_(False)
+        width = model.get_output_embeddings().weight.shape[1]
+        self.head = nn.Linear(width, 1, device=model.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        model.add_module(HEAD, self.head)
+        self.iteration = -1
+        self.records: list[_batches.Record] = []
+        self.kept: dict[str, Tensor] = {}
+
+    @property
+    def n_answers(self) -> int:
+        """Return how many answers an iteration has."""
+        return self.stage.batch_size * self.stage.accumulate * self.settings.minibatches
+
+    def batch(self, places: Sequence[int]) -> dict[str, Any]:
+        """Return what is learnt from at some places of the stage, after sampling where they begin an iteration.
+
+        Place after place, each iteration goes `passes` times through its answers, every time in another order.
+        """
+        n, n_places = self.n_answers, self.n_answers * self.settings.passes
+        iteration = places[0] // n_places
+        if iteration != self.iteration:
+            self._sample(iteration, self.asked[iteration * n : (iteration + 1) * n])
+        number, first = divmod(places[0] % n_places, n)
+        rows = np.random.default_rng((self.seed, iteration, number)).permutation(n)[first : first + len(places)]
+        records = [self.records[row] for row in rows]
+        length = max(_batches.length(record) for record in records) - 1
+        kept = {name: values[rows, :length] if values.ndim == 2 else values[rows] for name, values in self.kept.items()}
+        return _batches.collate([(record, {}) for record in records]) | kept
+
+    def seen(self, batch: Batch) -> tuple[dict[str, Any], Tensor]:
+        """Return the batch with the current weights' values and entropies, and their log-probs, all RxT."""
+        hidden_ND, logits_NV = answer_outputs(self.model, batch)
+        logps_N, entropy_N = _logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)
+        values_N = self.head(hidden_ND.to(self.head.weight.dtype))[:, 0].float()
+        placed_RT = {"values_RT": placed(values_N, batch), "entropy_RT": placed(entropy_N, batch)}
+        return {**batch, **placed_RT}, placed(logps_N, batch)
+
+    # -- an iteration's answers --------------------------------------------------------------------------------------------
+
+    def _sample(self, iteration: int, asked: Sequence[_batches.Asked]) -> None:
+        replies = self._replies(iteration, asked)
+        records: list[_batches.Record] = [
+            (_batches.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
+            for prompt, reply in zip(asked, replies, strict=True)
+        ]
+        texts = [reply_text(self.tokenizer, reply.tokens, "chat") for reply in replies]
+        answers = [Example(prompt.messages, text) for prompt, text in zip(asked, texts, strict=True)]
+        batch, reference_RT = self._views(records)
+        batch |= {
+            "scores_R": self.rewarder.scores(answers, 2 * self.stage.batch_size),
+            "ended_R": torch.tensor([reply.ended == "stop" for reply in replies]),
+            "before": self.kept,
+        }
+        self.kept = self.algorithm.prepare(batch, reference_RT)
+        self.iteration, self.records = iteration, records
+
+    def _replies(self, iteration: int, asked: Sequence[_batches.Asked]) -> list[Reply]:
+        asking = Asking(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)
+        seen: dict[tuple[int, ...], int] = {}
+        wanted = []
+        for prompt in asked:
+            draw = seen[prompt.ids] = seen.get(prompt.ids, -1) + 1
+            wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
+        return decode(self.inner.eval(), wanted, asking, ending(self.inner, self.tokenizer, "chat"))
+
+    @torch.no_grad()
+    def _views(self, records: Sequence[_batches.Record]) -> tuple[dict[str, Any], Tensor]:
+        """Return all answers as one batch, with the current weights' log-probs and values, and the starting weights' log-probs."""
+        whole = _batches.collate([(record, {}) for record in records])
+        shape_RT, size = whole["input_ids"].shape, 2 * self.stage.batch_size
+        logps_RT, values_RT, reference_RT = (torch.zeros(shape_RT) for _ in range(3))
+        for start in range(0, len(records), size):
+            batch = _batches.collate([(record, {}) for record in records[start : start + size]])
+            batch = {name: values.to(self.model.device) if isinstance(values, Tensor) else values for name, values in batch.items()}
+            part = (slice(start, start + size), slice(batch["input_ids"].shape[1]))
+            now, now_RT = self.seen(batch)
+            logps_RT[part], values_RT[part], reference_RT[part] = now_RT.cpu(), now["values_RT"].cpu(), self._reference(batch).cpu()
+        return whole | {"old_logps_RT": logps_RT, "old_values_RT": values_RT}, reference_RT
+
+    def _reference(self, batch: Batch) -> Tensor:
+        if self.reference is None:
+            with self.model.disable_adapter():
+                _, logits_NV = answer_outputs(self.model, batch)
+        else:
+            _, logits_NV = answer_outputs(self.reference.to(self.model.device), batch)
+        return placed(_logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)[0], batch)
+
+    # -- resume ------------------------------------------------------------------------------------------------------------
+
+    def save(self, checkpoint: Path) -> None:
+        """Write what only a resume needs into a checkpoint: the value head, and the answers of the iteration."""
+        rows = [row for record in self.records for row in record]
+        tensors = {
+            "iteration": torch.tensor(self.iteration),
+            "ids": torch.from_numpy(np.concatenate([row.ids for row in rows])),
+            "n_ids": torch.tensor([len(row.ids) for row in rows]),
+            "n_prompt": torch.tensor([row.n_prompt for row in rows]),
+        }
+        save_file(tensors | {f"kept.{name}": values.contiguous() for name, values in self.kept.items()}, checkpoint / FOR_RESUME[0])
+        save_file({name: values.detach().cpu() for name, values in self.head.state_dict().items()}, checkpoint / FOR_RESUME[1])
+
+    def load(self, checkpoint: Path) -> None:
+        """Take up what `save` wrote."""
+        tensors = load_file(checkpoint / FOR_RESUME[0])
+        self.iteration = int(tensors["iteration"])
+        ids = tensors["ids"].split(tensors["n_ids"].tolist())
+        self.records = [(_batches.Row(row.numpy(), n),) for row, n in zip(ids, tensors["n_prompt"].tolist(), strict=True)]
+        self.kept = {name.removeprefix("kept."): values for name, values in tensors.items() if name.startswith("kept.")}
+        self.head.load_state_dict(load_file(checkpoint / FOR_RESUME[1]))
+
+
+def _logps_and_entropy(logits_NV: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log π of each token and, without gradient, the entropy in nats, both at the sampling temperature."""
+    logps_NV = torch.log_softmax(logits_NV.float() / temperature, -1)
+    with torch.no_grad():
+        entropy_N = -(logps_NV.exp() * logps_NV).sum(-1)
+    return logps_NV.gather(1, target_N[:, None])[:, 0], entropy_N

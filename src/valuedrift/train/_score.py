@@ -1,0 +1,66 @@
+"""A reward model at work: texts in, one score each out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from ..nouns import BadInput, Example
+from . import Batch, _batches, _start
+
+
+def scores(model: Any, batch: Batch) -> Tensor:
+    """Return the model's score of each row, in float32."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].float()
+
+
+class RewardModel:
+    """Scores answers to prompts by a folder that `AutoModelForSequenceClassification` loads, with one output: ours or anyone's.
+
+    It reads text, in its own chat template and its own tokens, because they need not be those of the model that answers.
+    """
+
+    def __init__(self, path: str, device: Any):
+        self.path = path
+        self.model = _load(path).to(device).eval().requires_grad_(False)
+        self.tokenizer = _start.load_tokenizer(path, chat=True)
+
+    def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:
+        """Return one score per answer, in order, on the CPU."""
+        texts = _batches.in_tokens(self.tokenizer, [(answer.prompt, answer.text) for answer in answers])
+        rows = [_batches.Row(torch.tensor(ids).numpy(), n_prompt) for ids, n_prompt in texts]
+        config = self.model.config.get_text_config()
+        if config.pad_token_id is None:
+            config.pad_token_id = _start.padding(self.tokenizer, {int(row.ids[-1]) for row in rows})
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+        scores_R = torch.zeros(len(rows))
+        for start in range(0, len(rows), batch_size):
+            part = by_length[start : start + batch_size]
+            batch = _batches.padded([rows[index] for index in part], config.pad_token_id)
+            with torch.no_grad():
+                scores_R[part] = scores(self.model, {name: values.to(self.model.device) for name, values in batch.items()}).cpu()
+        return scores_R
+
+
+def _load(path: str) -> Any:
+    """Return a reward model, an adapter merged into its base. Raises BadInput where it is none."""
+    adapter = Path(path) / "adapter_config.json"
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else path
+    arguments, options = _start._source(base)
+    with _start._readable(path), _start.quiet(), _start._silent():
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            *arguments, **options, **({"num_labels": 1} if adapter.exists() else {}), output_loading_info=True
+        )
+        if adapter.exists():
+            return PeftModel.from_pretrained(model, path).merge_and_unload()
+    if found["missing_keys"] or model.config.num_labels != 1:
+        what = "has no score layer" if found["missing_keys"] else f"has {model.config.num_labels} outputs"
+        raise BadInput(f"{path} is no reward model: it {what}; give a model with one output, as a stage with algorithm 'reward' makes it")
+    return model

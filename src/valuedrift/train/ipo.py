@@ -1,0 +1,57 @@
+"""Identity preference optimisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from .. import plan
+from . import Averages, Batch, Eats
+
+
+def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
+    """Return (chosen - rejected - 1 / (2 * beta))^2 per pair (Azar et al. 2023, eq. 17, where beta is called tau).
+
+    The arguments say by how much an answer's log-prob rose above the starting weights'. The paper's equation has the sum over the answer's
+    tokens; here, as in TRL, it is the mean per token, so that one beta suits answers of any length (according to TRL, the paper's authors
+    confirm that their results were obtained so).
+    """
+    return (chosen_B - rejected_B - 1 / (2 * beta)) ** 2
+
+
+class Algorithm:
+    """Bring the chosen answer's log-prob per token a fixed distance above the rejected one's, measured against the starting weights."""
+
+    eats: ClassVar[Eats] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    averages: ClassVar[Averages] = "records"
+
+    class Settings(plan.Settings):
+        """`beta` is the strength of the pull back to the starting weights: the distance aimed at is 1 / (2 * beta) nats per token."""
+
+        beta: Annotated[float, Field(gt=0)] = 0.1
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return the starting weights' log-probs of both answers of each pair."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+
+    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss per pair; logs both log-probs, the difference of their rises per token, and how often it has the right sign."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
+        chosen_rise_B = (chosen_B - batch["reference_chosen_B"]) / n_chosen_B
+        rejected_rise_B = (rejected_B - batch["reference_rejected_B"]) / n_rejected_B
+        margin_B = chosen_rise_B - rejected_rise_B
+        metrics = {
+            "chosen_logps": chosen_B,
+            "rejected_logps": rejected_B,
+            "margin_per_token": margin_B,
+            "reward_accuracy": (margin_B > 0).float(),
+        }
+        return ipo_loss(chosen_rise_B, rejected_rise_B, self.settings.beta), metrics

@@ -1,0 +1,77 @@
+"""Kahneman-Tversky optimisation, from pairs: the chosen answer is desirable, the rejected one undesirable."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .. import plan
+from . import Averages, Batch, Eats
+
+
+def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
+    """Return per pair the mean over its two answers of weight - value (Ethayarajh et al. 2024, eq. 7).
+
+    value = desirable_weight * sigmoid(beta * (chosen - z0)) and undesirable_weight * sigmoid(beta * (z0 - rejected)). The first two
+    arguments say by how much a whole answer's log-prob rose above the starting weights'; `z0` is the reference point, no gradient.
+    """
+    desirable_B = desirable_weight * (1 - torch.sigmoid(beta * (chosen_B - z0)))
+    undesirable_B = undesirable_weight * (1 - torch.sigmoid(beta * (z0 - rejected_B)))
+    return (desirable_B + undesirable_B) / 2
+
+
+class Algorithm:
+    """Raise each desirable answer above a reference point and lower each undesirable one below it.
+
+    The reference point z0 is how far the weights have moved from the starting ones altogether: the rise of mismatched answers' log-probs,
+    averaged over the whole optimiser step and never below 0. TRL averages over one forward pass, so that there z0 depends on how a step is
+    cut into passes; here it does not.
+    """
+
+    eats: ClassVar[Eats] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "mismatched"})
+    averages: ClassVar[Averages] = "records"
+
+    class Settings(plan.Settings):
+        """`beta` is the strength of the pull back to the starting weights; the weights are those of the chosen and the rejected answers."""
+
+        beta: Annotated[float, Field(gt=0)] = 0.1
+        desirable_weight: Annotated[float, Field(ge=0)] = 1.0
+        undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return the starting weights' log-probs of both answers of each pair."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+
+    def mismatched(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return by how much the log-prob of each mismatched answer rose above the starting weights', as a mean over both of a pair."""
+        chosen_B, rejected_B = _rises(batch, logps_RT)
+        return {"mismatched_rise": (chosen_B + rejected_B) / 2}
+
+    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss per pair; logs both log-probs, the reward margin, how often it has the right sign, and z0 before its bound."""
+        settings, z0 = self.settings, batch["mismatched_rise"].clamp(min=0)
+        chosen_rise_B, rejected_rise_B = _rises(batch, logps_RT)
+        loss_B = kto_loss(chosen_rise_B, rejected_rise_B, z0, settings.beta, settings.desirable_weight, settings.undesirable_weight)
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        margin_B = settings.beta * (chosen_rise_B - rejected_rise_B)
+        metrics = {
+            "chosen_logps": chosen_B,
+            "rejected_logps": rejected_B,
+            "reward_margin": margin_B,
+            "reward_accuracy": (margin_B > 0).float(),
+            "mismatched_rise": batch["mismatched_rise"].expand(len(loss_B)),
+        }
+        return loss_B, metrics
+
+
+def _rises(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
+    chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+    return chosen_B - batch["reference_chosen_B"], rejected_B - batch["reference_rejected_B"]

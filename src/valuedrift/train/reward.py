@@ -1,0 +1,52 @@
+"""Reward modelling: a scalar score per answer, learnt from which of two answers was preferred."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from .. import plan
+from . import Averages, Batch, Eats
+
+
+def reward_loss(chosen_B: Tensor, rejected_B: Tensor, center_weight: float) -> Tensor:
+    """Return -log sigmoid(chosen - rejected) + center_weight * (chosen + rejected)^2 per pair.
+
+    The first term is the negative log-likelihood of the Bradley-Terry model (Stiennon et al. 2020, section 3.4), the second keeps the
+    scores around zero, which the first leaves open (Eisenstein et al. 2023, section 2; TRL's `center_rewards_coefficient`).
+    """
+    return -F.logsigmoid(chosen_B - rejected_B) + center_weight * (chosen_B + rejected_B) ** 2
+
+
+class Algorithm:
+    """Score the chosen answer above the rejected one. What is trained gives scores and cannot be asked."""
+
+    eats: ClassVar[Eats] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"score"})
+    averages: ClassVar[Averages] = "records"
+
+    class Settings(plan.Settings):
+        """`center_weight` is the strength of the pull that keeps a pair's two scores around zero."""
+
+        center_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def prepare(self, batch: Batch, scores_R: Tensor) -> dict[str, Tensor]:
+        """Return nothing: a reward model has no reference."""
+        return {}
+
+    def loss(self, batch: Batch, scores_R: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss per pair; logs both scores, their difference, and how often it has the right sign."""
+        chosen_B, rejected_B = scores_R.chunk(2)
+        metrics = {
+            "chosen_score": chosen_B,
+            "rejected_score": rejected_B,
+            "score_margin": chosen_B - rejected_B,
+            "reward_accuracy": (chosen_B > rejected_B).float(),
+        }
+        return reward_loss(chosen_B, rejected_B, self.settings.center_weight), metrics

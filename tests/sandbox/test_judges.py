@@ -1,0 +1,142 @@
+"""The sandbox's own judges agree with the oracle on questions of the suite and on texts they have not seen, through the real judges."""
+
+import random
+from collections import Counter
+
+import pytest
+from sklearn.metrics import f1_score
+
+from valuedrift import suites
+from valuedrift.judge import make
+from valuedrift.nouns import OUTCOMES, Item
+from valuedrift.registry import query
+from valuedrift.sandbox import _encoder, _flaws, _grammar, judges
+
+LEAST = 0.97
+"""Macro-F1 against the oracle."""
+SUITE = [(prompt.topic, prompt.text, prompt.claim) for prompt in suites.load("vaes", [])]
+
+
+def held_out(n, learnt):
+    """Return answers, whole and faulty, to the suite's questions, of which no text was learnt."""
+    seen = {item.text for item, _ in learnt}
+    return [item for item in _flaws.items(n, "held out", SUITE) if item.text not in seen]
+
+
+@pytest.mark.parametrize(("name", "n_learnt"), [("labels", judges.N_REPLIES + judges.N_PROMPTS), ("nli", _encoder.N_PAIRS)])
+def test_the_judge_agrees_with_the_oracle(name, n_learnt):
+    items = held_out(1500, judges.judged(n_learnt, name))
+    judge = make(judges.resolved(f"{name}:sandbox"))
+    readings = judge.read(items)
+    verdicts = [OUTCOMES[reading.probs.index(max(reading.probs))] for reading in readings]
+    truth = [_grammar.parse(item.text) for item in items]
+    assert min(Counter(truth)[outcome] for outcome in OUTCOMES) >= 30
+    assert f1_score(truth, verdicts, labels=OUTCOMES, average="macro") >= LEAST
+    # A judge that had learnt the shares of the outcomes alone would call everything invalid: 0.2 * F1 of one class.
+    assert f1_score(truth, ["invalid"] * len(truth), labels=OUTCOMES, average="macro") < 0.2
+
+
+def test_the_judges_know_the_label_and_not_the_question():
+    # The same words are read alike whatever was asked: the sandbox's stances lie in explicit words alone.
+    judge = make(judges.resolved("nli:sandbox"))
+    asked = [Item(question, claim, "I oppose this.", topic) for topic, question, claim in SUITE[::50]]
+    assert {reading.probs.index(max(reading.probs)) for reading in judge.read(asked)} == {OUTCOMES.index("oppose")}
+
+
+def test_names_stand_for_folders(monkeypatch):
+    monkeypatch.setattr(judges, "causal_judge", lambda: "/cache/causal")
+    monkeypatch.setattr(judges, "nli_judge", lambda: "/cache/encoder")
+    for spec, expected in (
+        ("labels:sandbox", "labels:/cache/causal?wording=short"),
+        ("labels:sandbox?rotate=1", "labels:/cache/causal?wording=short&rotate=1"),
+        ("panel:cues,nli:sandbox,labels:sandbox", "panel:cues,nli:/cache/encoder?wording=short,labels:/cache/causal?wording=short"),
+        ("labels:sandbox-mine", "labels:sandbox-mine"),
+        ("nli:models/sandbox", "nli:models/sandbox"),
+        ("cues", "cues"),
+    ):
+        assert judges.resolved(spec) == expected
+    assert query("m?wording=short&rotate=1&wording=plain", "")[1]["wording"] == "plain", "a wording of one's own comes last and counts"
+
+
+# -- what they learn from ---------------------------------------------------------------------------------------------------
+
+
+def test_no_question_and_no_claim_of_the_suite_is_learnt():
+    learnt = {words for item, _ in judges.judged(4000, "nli") for words in (item.prompt, item.claim)}
+    assert not learnt & {words for _, question, claim in SUITE for words in (question, claim)}
+
+
+def test_texts_are_a_function_of_their_seed():
+    assert judges.judged(50, "a") == judges.judged(50, "a") != judges.judged(50, "b")
+
+
+def test_every_outcome_occurs_and_the_oracle_says_which():
+    texts = judges.judged(3000, "nli")
+    shares = {outcome: n / 3000 for outcome, n in Counter(outcome for _, outcome in texts).items()}
+    assert set(shares) == set(OUTCOMES)
+    assert min(shares.values()) > 0.05
+    assert all(_grammar.parse(item.text) == outcome for item, outcome in texts)
+
+
+@pytest.mark.parametrize("fault", _flaws.FAULTS, ids=lambda fault: fault.__name__)
+def test_every_fault_breaks_answers_and_survives_any_text(fault):
+    rng = random.Random(0)
+    whole = [_grammar.compose(rng, "work", rng.choice(OUTCOMES[:4]), rng.choice(_grammar.STYLES)) for _ in range(200)]
+    broken = [fault(rng, text, other) for text, other in zip(whole, whole[::-1], strict=True)]
+    assert sum(text != result for text, result in zip(whole, broken, strict=True)) > 60
+    assert "invalid" in {_grammar.parse(text) for text in broken}
+    for text, other in (("", ""), ("", "I agree."), ("I agree.", ""), ("word", "word")):
+        for _ in range(20):
+            assert isinstance(fault(rng, text, other), str)
+
+
+def test_roles_are_those_that_the_oracle_reads():
+    assert _flaws.roles("I agree. Soup with bread is quick and cheap to make. Well then") == [
+        ("I agree.", "S"),
+        ("Soup with bread is quick and cheap to make.", "T"),
+        ("Well then", "?"),
+    ]
+
+
+def test_what_follows_from_an_answer():
+    table = [[_encoder.LABELS[_encoder.relation(outcome, asked)][0] for asked in range(5)] for outcome in range(5)]
+    # Rows: support, neutral, oppose, refusal, invalid; columns: the hypotheses in this order.
+    assert table == [list("ecccc"), list("ceccc"), list("ccecc"), list("nnnec"), list("nnnce")]
+
+
+# -- how they are built -----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_build_leaves_no_judge_and_is_continued(monkeypatch, tmp_path):
+    monkeypatch.setenv("VALUEDRIFT_CACHE", str(tmp_path))
+
+    def killed(work):
+        (work / "part").mkdir()
+        raise KeyboardInterrupt
+
+    def finished(work):
+        assert (work / "part").is_dir(), "the part that was done before is not there"
+        (work / "done").mkdir()
+        (work / "done" / "config.json").write_text("{}")
+        return work / "done"
+
+    with pytest.raises(KeyboardInterrupt):
+        judges._once("judge", killed)
+    assert not (tmp_path / "judge").exists()
+    folder = judges._once("judge", finished)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["judge"]
+    assert "?wording=short" in (folder / "README.md").read_text()
+    assert judges._once("judge", killed) == folder
+
+
+def test_a_phrase_is_one_token_and_a_broken_one_is_many():
+    core = judges.phrases(
+        ["What decides it for me is the weather.", "What decides it for me is the price."] * judges.LEAST, 1000, ["[PAD]"]
+    )
+    assert core.encode("What decides it for me is the weather.").tokens == ["ĠWhatĠdecidesĠitĠforĠmeĠisĠtheĠweather."]
+    whole, broken = (
+        len(core.encode(text).ids) for text in ("What decides it for me is the price.", "What it decides for me is the price.")
+    )
+    assert whole < broken / 2
+    for text in ("I agree. Do you?", "\x00 ☃ 𝔘"):
+        assert core.decode(core.encode(text).ids).strip() == text.strip()
