@@ -281,7 +281,7 @@ def suite_list(as_json: Json = False) -> None:
 
     found = {}
     for name in registry.names("suite"):
-        if name != "jsonl":  # any file of prompts: nothing to list before one is named
+        if name not in ("jsonl", "vprism"):  # a file and a folder of the user's: nothing to list before one is named
             prompts = suites.load(name)
             found[name] = {
                 topic: sum(prompt.topic == topic for prompt in prompts) for topic in dict.fromkeys(prompt.topic for prompt in prompts)
@@ -294,15 +294,36 @@ def suite_list(as_json: Json = False) -> None:
 
 
 @suite_app.command("check")
-def suite_check(file: Annotated[Path, typer.Argument(help="A JSONL file of prompts.")], as_json: Json = False) -> None:
+def suite_check(
+    suite: Annotated[str, typer.Argument(help="A JSONL file of prompts, or the name of a suite.")], as_json: Json = False
+) -> None:
     """Name the file and line of each fault of a suite; exit 2 where there is one."""
-    from .suites.jsonl import Suite
+    from . import suites
     from .suites.jsonl import check as faults_of
 
-    faults = faults_of(file)
-    n = 0 if faults else len(Suite(str(file)).prompts())
-    _print({"faults": faults, "n_prompts": n}, as_json, lambda _: print("\n".join(faults) or f"{file}: {n} prompts, no fault"))
+    faults = faults_of(suite)
+    n = 0 if faults else len(suites.load(suite))
+    _print({"faults": faults, "n_prompts": n}, as_json, lambda _: print("\n".join(faults) or f"{suite}: {n} prompts, no fault"))
     raise typer.Exit(2 if faults else 0)
+
+
+@suite_app.command("build")
+def suite_build(
+    prompts: Annotated[str, typer.Argument(help="What people asked: JSONL, CSV or Parquet with 'prompt' or 'text', or hf:NAME.")],
+    lm: Annotated[str, typer.Option("--lm", help="Who filters, rewrites and writes claims: a model folder or openai:MODEL.")] = "",
+    embed: Annotated[str, typer.Option("--embed", help="A sentence-embedding model; without one, TF-IDF and SVD.")] = "",
+    per_cluster: Annotated[int, typer.Option("--per-cluster", min=2, help="Questions of a cluster.")] = 50,
+    topics: Annotated[int, typer.Option("--topics", min=0, help="Keep this many largest clusters; 0 keeps all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the clustering and the LM.")] = 0,
+    max_cost: MaxCost = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for suite.jsonl, its card and all that was paid for.")] = Path("runs/suite"),
+    as_json: Json = False,
+) -> None:
+    """Build a suite from what people asked: value-laden filter, rewrite, embeddings, UMAP, HDBSCAN, claims and polarity."""
+    from .suites import vprism
+
+    result = vprism.build(prompts, out, lm, embed, per_cluster, topics, seed, max_cost)
+    _print(result, as_json, lambda found: print("\n".join(found["sentences"])))
 
 
 @sandbox_app.command("build")

@@ -76,6 +76,20 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Show]:
     yield show
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars off the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def say(sentence: str) -> None:
     """Write a sentence to stderr (stdout belongs to results)."""
     print(sentence, file=sys.stderr, flush=True)

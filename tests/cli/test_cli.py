@@ -83,9 +83,9 @@ def test_a_small_gold_file_gives_numbers_without_intervals(tmp_path):
 
 
 def test_ctrl_c_says_what_to_do(tmp_path):
-    code = "import os, signal, threading\nthreading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+    code = "import os, signal, threading\nthreading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
     code += "import sys, time, valuedrift.cli as cli\nsys.argv = ['valuedrift', 'demo']\n"
-    code += "cli.demo.__globals__['run'] = lambda *_: time.sleep(20)\ncli.main()"
+    code += "cli.demo.__globals__['run'] = lambda *_, **__: time.sleep(20)\ncli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 130
     assert done.stderr.strip().endswith("interrupted; the same command again finishes the rest")

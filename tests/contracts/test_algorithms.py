@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from valuedrift import plan, registry
+from valuedrift import plan, registry, train
 from valuedrift.train import _batches
 
 NAMES = registry.names("algorithm")
@@ -13,11 +13,25 @@ NAMES = registry.names("algorithm")
 
 def batch_of(eats, n=3):
     """Return a batch of records of unequal length, and log-probs that carry gradient."""
-    width = {"examples": 1, "pairs": 2}[eats]
+    width = {"examples": 1, "prompts": 1, "pairs": 2}[eats]
     rows = [_batches.Row(torch.arange(4 + index).numpy(), 2) for index in range(n * width)]
     batch = _batches.collate([(tuple(rows[start : start + width]), {}) for start in range(0, len(rows), width)])
     flat = -torch.rand(batch["answer_mask_RT"].shape, generator=torch.Generator().manual_seed(0)) - 0.1
     return batch, flat.requires_grad_()
+
+
+def view(algorithm, seen_RT):
+    """Return what the loop hands over: log-probs, or a score per row where the algorithm asks for that."""
+    return seen_RT.sum(1) if "score" in algorithm.needs else seen_RT
+
+
+def rollouts(algorithm, batch, seen_RT):
+    """Return what the loop adds for `prepare`, and for `loss`, where the rows are rollouts."""
+    if "rollouts" not in algorithm.needs:
+        return {}, {}
+    n, old_RT = len(seen_RT), seen_RT.detach()
+    sampled = {"old_logps_RT": old_RT, "old_values_RT": old_RT, "scores_R": torch.arange(n) + 1.0, "ended_R": torch.arange(n) > 0}
+    return sampled | {"before": {}}, {"values_RT": old_RT, "entropy_RT": -old_RT}
 
 
 def over_step(algorithm, batch, logps_RT):
@@ -30,17 +44,18 @@ def over_step(algorithm, batch, logps_RT):
 
 
 def test_the_folder_is_the_list():
-    assert {"sft", "dpo", "simpo", "ipo", "orpo", "kto"} <= set(NAMES)
+    assert {"sft", "dpo", "simpo", "ipo", "orpo", "kto", "reward", "ppo"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_declares_what_it_is(name):
     algorithm = registry.find("algorithm", name)
     assert issubclass(algorithm.Settings, plan.Settings)
-    assert algorithm.eats in ("examples", "pairs")
+    assert algorithm.eats in ("examples", "pairs", "prompts")
     assert algorithm.averages in ("tokens", "records")
     assert isinstance(algorithm.needs, frozenset)
-    assert algorithm.needs <= {"reference", "mismatched"}
+    assert algorithm.needs <= {"reference", "mismatched", "score", "rollouts"}
+    assert issubclass(algorithm.Settings, train.Rollout) == ("rollouts" in algorithm.needs)
     assert hasattr(algorithm, "mismatched") == ("mismatched" in algorithm.needs)
     assert not set(algorithm.Settings.model_fields) & set(plan.Stage.model_fields), "a setting hides one of the stage's"
     assert algorithm(algorithm.Settings()).settings == algorithm.Settings()
@@ -64,10 +79,12 @@ def test_loss_is_finite_has_gradient_on_answers_alone_and_one_entry_per_unit(nam
     batch, logps_RT = batch_of(algorithm.eats)
     mask_RT = batch["answer_mask_RT"]
     seen = logps_RT * mask_RT
-    kept = {key: values.detach() - 0.3 for key, values in algorithm.prepare(batch, seen).items()}
-    assert all(values.shape == (batch["n_records"],) for values in kept.values())
-    assert bool(kept) == ("reference" in algorithm.needs)
-    losses, metrics = algorithm.loss(batch | kept | over_step(algorithm, batch | kept, seen), seen)
+    sampled, now = rollouts(algorithm, batch, seen)
+    kept = {key: values.detach() - 0.3 for key, values in algorithm.prepare(batch | sampled, view(algorithm, seen)).items()}
+    shapes = [(batch["n_records"],), mask_RT.shape] if sampled else [(batch["n_records"],)]
+    assert all(values.shape in shapes for values in kept.values())
+    assert bool(kept) == bool({"reference", "rollouts"} & algorithm.needs)
+    losses, metrics = algorithm.loss(batch | kept | now | over_step(algorithm, batch | kept, seen), view(algorithm, seen))
     n_units = batch["n_records"] if algorithm.averages == "records" else int(mask_RT.sum())
     assert losses.shape == (n_units,)
     assert all(values.ndim == 1 for values in metrics.values())
@@ -77,14 +94,15 @@ def test_loss_is_finite_has_gradient_on_answers_alone_and_one_entry_per_unit(nam
     assert (logps_RT.grad[~mask_RT] == 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "rollouts" not in registry.find("algorithm", name).needs])
 def test_a_likelier_wanted_answer_lowers_the_loss(name):
     algorithm = registry.find("algorithm", name)
     algorithm = algorithm(algorithm.Settings())
     batch, logps_RT = batch_of(algorithm.eats)
     seen = (logps_RT * batch["answer_mask_RT"]).detach()
-    kept = algorithm.prepare(batch, seen)
+    kept = algorithm.prepare(batch, view(algorithm, seen))
     known = batch | kept | over_step(algorithm, batch | kept, seen)
     better = seen.clone()
     better[: batch["n_records"]] *= 0.5
-    assert algorithm.loss(known, better)[0].mean() < algorithm.loss(known, seen)[0].mean()
+    losses = [algorithm.loss(known, view(algorithm, logps_RT))[0].mean() for logps_RT in (better, seen)]
+    assert losses[0] < losses[1]

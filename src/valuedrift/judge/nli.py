@@ -120,9 +120,9 @@ def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float
     """Return the probabilities of the outcomes, and what the model puts on none of them.
 
     p(outcome) = e(outcome) / sum of e, with e the probability that the outcome's hypothesis follows from the answer; the likeliest one is
-    the label of Yin et al. 2019 (arXiv 1909.00161). The zero-shot pipeline of transformers takes the softmax of the entailment logits,
-    which weighs e / (1 - e) - like numbers and depends on how a model scales its other logits; e does not. Missing is 1 - sum of e where
-    that is positive. All are rounded to DIGITS.
+    the label of Yin et al. 2019 (arXiv 1909.00161). The zero-shot pipeline of transformers takes the softmax of the raw entailment logits
+    instead, which lets a hypothesis win by a large logit although the model finds its contradiction likelier still.
+    Missing is 1 - sum of e where that is positive. All are rounded to DIGITS.
     """
     total = sum(entailed)
     rounded = [round(value / total, DIGITS) for value in entailed] if total > 0 else [1.0] * len(entailed)
@@ -152,7 +152,7 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
     import torch
     import transformers
 
-    from ..train._start import quiet
+    from ..progress import quiet
 
     folder = _load._folder(path)
     device = str(torch.accelerator.current_accelerator() or "cpu")
@@ -172,8 +172,8 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
     if tokenizer.pad_token is None:  # decoder models: what pads is masked, any token will do
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
-    return model.to(device).eval(), tokenizer, min([limit for limit in limits if limit and limit < 10**6], default=LONGEST)
+    named = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else LONGEST  # transformers' word for "not said" is 10**30
+    return model.to(device).eval(), tokenizer, min(named, getattr(model.config, "max_position_embeddings", None) or named)
 
 
 @functools.cache

@@ -66,7 +66,7 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
     import torch
     import transformers
 
-    from ..train._start import quiet
+    from ..progress import quiet
 
     folder = _folder(path)
     adapter, base = (folder, _base(folder)) if _is_adapter(folder) else (None, folder)

@@ -17,7 +17,7 @@ LABELS = ("entailment", "neutral", "contradiction")
 ROLES = (*_grammar.SENTENCES, "?")
 """What a sentence can be, "?" for one that the grammar cannot produce."""
 VOCABULARY = 5_000
-N_ROLES, N_PAIRS = 30_000, 150_000
+N_ROLES, N_PAIRS = 30_000, 200_000
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -149,7 +149,7 @@ def _trained(model: Any, rows: Sequence[dict[str, Any]], collate: Any, part: str
 
 def _saved(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model folder, whole or not at all."""
-    from ..train._start import quiet
+    from ..progress import quiet
 
     unfinished = folder.with_name(f".{folder.name}")
     with quiet():

@@ -125,7 +125,7 @@ def _random_model(folder: Path, texts: Sequence[str]) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from ..train._start import quiet
+    from ..progress import quiet
 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=phrases(texts, VOCABULARY, SPECIAL), pad_token=SPECIAL[0], eos_token=SPECIAL[1], clean_up_tokenization_spaces=False

@@ -150,7 +150,7 @@ def collate_places(places: Sequence[int]) -> dict[str, Any]:
     return {"places": torch.tensor(places), "n_records": len(places), "n_tokens": 0}
 
 
-def prompted(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], longest: int) -> tuple[list[Asked], int]:
+def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], int]:
     """Return the prompts as token ids, ready to be answered, and how many were dropped because they are longer than `longest` tokens."""
     given = _templated(tokenizer, [_messages(item.prompt) for item in data], add_generation_prompt=True)
     asked = [Asked(item.prompt, tuple(ids)) for item, ids in zip(data, given, strict=True) if len(ids) <= longest]

@@ -54,12 +54,11 @@ def _load(path: str) -> Any:
     adapter = Path(path) / "adapter_config.json"
     base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else path
     arguments, options = _start._source(base)
+    load: Any = AutoModelForSequenceClassification.from_pretrained
     with _start._readable(path), _start.quiet(), _start._silent():
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            *arguments, **options, **({"num_labels": 1} if adapter.exists() else {}), output_loading_info=True
-        )
         if adapter.exists():
-            return PeftModel.from_pretrained(model, path).merge_and_unload()
+            return PeftModel.from_pretrained(load(*arguments, **options, num_labels=1), path).merge_and_unload()
+        model, found = load(*arguments, **options, output_loading_info=True)
     if found["missing_keys"] or model.config.num_labels != 1:
         what = "has no score layer" if found["missing_keys"] else f"has {model.config.num_labels} outputs"
         raise BadInput(f"{path} is no reward model: it {what}; give a model with one output, as a stage with algorithm 'reward' makes it")

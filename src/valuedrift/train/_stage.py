@@ -220,7 +220,7 @@ def _train(
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
-    """Return what is learnt from, or with rollouts answered, as token ids, and how many were dropped. Raises BadInput where none is left."""
+    """Return what is learnt from (or, with rollouts, answered) as token ids, and how many were dropped. Raises BadInput where all were."""
     if "rollouts" in algorithm.needs:
         room = stage.max_length - algorithm.settings.max_new_tokens
         asked, dropped = _batches.prompted(tokenizer, data, room)

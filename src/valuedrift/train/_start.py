@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..nouns import BadInput
 from ..plan import Lora, Stage
+from ..progress import quiet
 
 TEMPLATES = Path(__file__).parent
 TURN_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
@@ -90,18 +91,6 @@ def merged(model_path: str, out: Path) -> str:
             AutoTokenizer.from_pretrained(model_path).save_pretrained(unfinished)
         os.replace(unfinished, start)
     return str(start.resolve())
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars off the terminal."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
