@@ -380,7 +380,7 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in rows:
@@ -388,6 +388,7 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 140  # a file or a pipe has no width of its own
+    console.print(escape(title), soft_wrap=True)  # a title inside the table would be cut to the table's width
     console.print(table)
 
 

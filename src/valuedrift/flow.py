@@ -100,6 +100,7 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
                 "seed": node.seed,
                 "algorithm": node.stage.algorithm,
                 "data": node.stage.data,
+                "settings": digest("settings", node.stage.model_dump(exclude={"after"}), node.stage.own().model_dump()),
                 "total_steps": record["steps"][-1],
                 "steps": [step for step, _ in paths],
                 "seconds": record.get("seconds"),
@@ -390,6 +391,7 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     """Write the tables `profiles` and `drifts` from the stored scores; return the drifts."""
     from .measure.correct import corrected_drifts, corrected_profiles
     from .measure.drift import drifts as drifts_of
+    from .measure.effects import effects as effects_of
     from .measure.judges import by_judge as by_judge_of
     from .measure.profile import profiles as profiles_of
 
@@ -397,6 +399,8 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     store.write_table("profiles", profiles_of(scores, view))
     drifts = drifts_of(scores, stages, view)
     store.write_table("drifts", drifts)
+    effects = effects_of(scores, stages, view)
+    store.keep_table("effects", effects if effects.height else None)
     by_judge = store.read_table("scores_by_judge") if store.has_table("scores_by_judge") else None
     members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
     labels = store.read_table("labels") if store.has_table("labels") else None

@@ -80,7 +80,7 @@ def test_loss_is_finite_has_gradient_on_answers_alone_and_one_entry_per_unit(nam
     mask_RT = batch["answer_mask_RT"]
     seen = logps_RT * mask_RT
     sampled, now = rollouts(algorithm, batch, seen)
-    kept = {key: values.detach() - 0.3 for key, values in algorithm.prepare(batch | sampled, view(algorithm, seen)).items()}
+    kept = {key: values.detach() - 0.1 for key, values in algorithm.prepare(batch | sampled, view(algorithm, seen)).items()}
     shapes = [(batch["n_records"],), mask_RT.shape] if sampled else [(batch["n_records"],)]
     assert all(values.shape in shapes for values in kept.values())
     assert bool(kept) == bool({"reference", "rollouts"} & algorithm.needs)

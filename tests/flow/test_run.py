@@ -176,7 +176,7 @@ def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
     path.write_text(text + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
     result = flow.run(plan.load(path), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]
-    assert len(list((tmp_path / "out" / "stages").iterdir())) == 3
+    assert len(list((tmp_path / "out" / "stages").glob("*-seed*"))) == 3
 
 
 def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
@@ -208,3 +208,11 @@ def test_where_no_stage_can_be_trained_the_reason_is_given(plan_file, tmp_path, 
     monkeypatch.setattr(flow, "_train", lambda *_: (_ for _ in ()).throw(Stopped("the loss is nan at step 2")))
     with pytest.raises(Stopped, match="the loss is nan"):
         flow.run(plan.load(plan_file), tmp_path / "out")
+
+
+def test_effects_stand_in_the_run_and_on_the_page(plan_file, tmp_path):
+    plan_file.write_text(plan_file.read_text() + '\n[stage.alone]\nlike = "dpo"\nafter = "base"\n')
+    flow.run(plan.load(plan_file), tmp_path / "out")
+    effects = Store(tmp_path / "out").read_table("effects")
+    assert set(effects.select("kind", "first", "second").unique().rows()) == {("stage", "sft", "alone"), ("start", "dpo", "alone")}
+    assert "the same stage from another start" in (tmp_path / "out" / "report.html").read_text()

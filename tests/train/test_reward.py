@@ -79,7 +79,7 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
     algorithm = reward.Algorithm(reward.Algorithm.Settings(center_weight=0.3))
     loss_B, metrics = algorithm.loss(batch, _score.scores(model, batch))
     assert loss_B.mean().item() == pytest.approx(theirs.item(), abs=1e-5)
-    assert metrics["score_margin"].mean().item() == pytest.approx(trainer._metrics["train"]["margin"][0], rel=1e-4)
+    assert metrics["score_margin"].mean().item() == pytest.approx(trainer._metrics["eval"]["margin"][0], rel=1e-4)
     loss_B.mean().backward()
     theirs.backward()
     for mine, its in zip(model.parameters(), other.parameters(), strict=True):

@@ -33,10 +33,11 @@ HEDGE = 0.25
 """A "perhaps" weighs as much as this many "on the other hand"."""
 REFUSED = 0.9
 """Probability of a refusal where one is found, in line with how often that was right; the rest follows the other cues."""
-RULE = (1, OPENING, OWN_VOICE, DOUBT, SHARPNESS, NEUTRAL, BALANCE, MOST_BALANCE, HEDGE, REFUSED)
 
 NEGATED = re.compile(r"(?:\b(?:not|no|never|hardly|without|lack of|nor|less)|n't)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
 DENIED = re.compile(r"\b(?:not|never|no|nobody|nothing)\b|n't\b", re.IGNORECASE)
+RULE = (2, OPENING, OWN_VOICE, DOUBT, SHARPNESS, NEUTRAL, BALANCE, MOST_BALANCE, HEDGE, REFUSED, NEGATED.pattern, DENIED.pattern)
+"""What decides a verdict beside the words; the number stands for the code of `counts` and `probabilities`."""
 
 
 class Counts(NamedTuple):

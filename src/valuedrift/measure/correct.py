@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from ..nouns import OUTCOMES, STANCES
-from ._cells import ALL, KEYS, Cells, viewed, cells
+from ._cells import ALL, KEYS, Cells, cells, viewed
 from ._resample import TINY, Sample, difference, mean_over, nanmean, share_interval
 from .profile import by_topic, frame
 

@@ -23,7 +23,7 @@ COLUMNS = {
     ),
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
 }
-OPTIONAL = ("judges", "corrected_profiles", "corrected_drifts")
+OPTIONAL = ("effects", "judges", "corrected_profiles", "corrected_drifts")
 """Tables that not every run has."""
 Row = dict[str, Any]
 
@@ -41,6 +41,8 @@ class Run:
     prompts: list[Prompt]
     checkpoints: list[Checkpoint]
     provenance: Row
+    effects: pl.DataFrame | None = None
+    """What a choice of the pipeline changes; None where no two stages differ in one choice alone."""
     judges: pl.DataFrame | None = None
     """What each member of a panel says of every drift; None where one judge alone has read."""
     corrected_profiles: pl.DataFrame | None = None

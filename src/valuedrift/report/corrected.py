@@ -20,8 +20,8 @@ class Panel:
         rows = [row for row in run.corrected_drifts.iter_rows(named=True) if row["stance"] in STANCES]
         known = [row for row in rows if row["value"] is not None]
         hint = (
-            '<p class="hint">Prediction-powered: the labels of a random sample of the answers correct the judge, which stays in use as far as '
-            "it agrees with them (its weight). The other numbers on this page are uncorrected.</p>"
+            '<p class="hint">Prediction-powered: the labels of a random sample of the answers correct the judge, which counts as far '
+            "as it agrees with them (its weight). The other numbers on this page are uncorrected.</p>"
         )
         if not known:
             return f"{hint}<p>The labels are too few for any corrected drift: {NO_EVIDENCE}.</p>"

@@ -1,0 +1,53 @@
+"""What a choice of the pipeline changes: a stage in place of another, another start, another order."""
+
+from __future__ import annotations
+
+from ..nouns import STANCES
+from ._run import ALL, Row, Run
+from ._words import count, esc, estimate, outcome
+
+SAID = {
+    "stage": "{second} in place of {first}, from the same start",
+    "start": "{second} and not {first}: the same stage from another start",
+    "order": "{second} and not {first}: the same stages in another order",
+}
+
+
+class Panel:
+    """One table per comparison: the mean over topics, and the topics on which it is resolved."""
+
+    order = 24
+    title = "Effects"
+
+    def html(self, run: Run) -> str:
+        """Return the comparisons; "" where no two stages differ in one choice alone."""
+        if run.effects is None:
+            return ""
+        hint = (
+            '<p class="hint">The share at the end of the second stage less that at the end of the first, paired by prompt and seed, '
+            "with 95 % intervals; resolved where Holm’s p within the comparison is below 0.05.</p>"
+        )
+        groups: dict[tuple[str, str, str], list[Row]] = {}
+        for row in run.effects.iter_rows(named=True):
+            groups.setdefault((row["kind"], row["first"], row["second"]), []).append(row)
+        return hint + "".join(_comparison(key, rows) for key, rows in groups.items())
+
+
+def _comparison(key: tuple[str, str, str], rows: list[Row]) -> str:
+    kind, first, second = key
+    rows = [row for row in rows if row["outcome"] in STANCES]
+    resolved = [row for row in rows if row["resolved"] and row["topic"] != ALL]
+    body = "".join(_line(row) for row in rows if row["topic"] == ALL) + "".join(_line(row) for row in resolved)
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("topic", "stance", "difference [95 %]", "resolved", "prompts"))
+    n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
+    return (
+        f"<h3>{esc(SAID[kind].format(first=first, second=second))}</h3><p>{len(resolved)} of {n} resolved.</p>"
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _line(row: Row) -> str:
+    mark = "yes" if row["resolved"] else ""
+    topic = "all topics" if row["topic"] == ALL else row["topic"]
+    numbers = f'<td class="nums">{esc(estimate(row, sign=True))}</td><td>{mark}</td><td class="nums">{row["n"]:,}</td>'
+    return f'<tr><th scope="row">{esc(topic)}</th><td>{outcome(row["outcome"])}</td>{numbers}</tr>'
