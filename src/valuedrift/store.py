@@ -127,7 +127,7 @@ class Store:
     def _parts(self, kind: str, schema: dict[str, Any]) -> pl.DataFrame:
         paths = sorted((self.root / kind).glob("[!.]*.parquet"))
         empty = pl.DataFrame(schema=schema)
-        return pl.concat([empty, *(_read_parquet(path) for path in paths)])
+        return pl.concat([empty, *(_read_parquet(path) for path in paths)], how="diagonal")  # older parts may lack a column
 
     def answers(self) -> pl.DataFrame:
         """Return every stored answer, one row each (columns of ANSWER_SCHEMA)."""

@@ -16,7 +16,7 @@ from valuedrift.plan import Asking, Stage
 from valuedrift.sample._engine import Wanted, decode
 from valuedrift.sample._frame import ending, reply_text
 from valuedrift.sample._noise import row_words
-from valuedrift.train import _batches, _logprobs, _rollout, _score, _stage, _start, ppo
+from valuedrift.train import _batches, _logprobs, _rollout, _score, _start, ppo
 from valuedrift.train._stage import run_stage
 
 MASK_RT = torch.tensor([[False, True, True, True], [True, True, False, False]])
@@ -216,20 +216,20 @@ def test_an_iteration_goes_through_its_answers_in_passes(made):
 def test_what_is_shown_of_an_iteration(made):
     algorithm = Kept(ppo.Algorithm.Settings(**stage().model_extra))
     source = rollouts(made, algorithm)
-    before = [source.records for _ in [source.batch(range(3))]][0]
+    source.batch(range(3))
     batch, reference_RT = algorithm.shown[0]
     model, words = AutoModelForCausalLM.from_pretrained(made[0]), _start.load_tokenizer(made[0], chat=True)
     torch.testing.assert_close(batch["old_logps_RT"], reference_RT)  # no step was taken yet
     assert (batch["old_values_RT"] == 0).all()
     ends = {1, words.convert_tokens_to_ids("<|end|>")}
-    for index, (row,) in enumerate(before):
+    for index, (row,) in enumerate(source.records):
         alone = _batches.collate([((row,), {})])
         _, logits_NV = _logprobs.answer_outputs(model, alone)
         logps_N = torch.log_softmax(logits_NV / 0.8, -1).gather(1, alone["target_N"][:, None])[:, 0]
         torch.testing.assert_close(reference_RT[index][batch["answer_mask_RT"][index]], logps_N.detach(), atol=1e-4, rtol=0)
         assert batch["ended_R"][index] == (int(row.ids[-1]) in ends)
         assert row.n_answer <= 6
-    texts = [reply_text(words, row.ids[row.n_prompt :].tolist(), "chat") for (row,) in before]
+    texts = [reply_text(words, row.ids[row.n_prompt :].tolist(), "chat") for (row,) in source.records]
     answers = [Example(prompt.messages, text) for prompt, text in zip(source.asked, texts, strict=False)]
     torch.testing.assert_close(batch["scores_R"], _score.RewardModel(made[1], "cpu").scores(answers, 1))
 
@@ -280,8 +280,7 @@ def test_an_adapter_is_measured_against_its_base(made, tmp_path):
     assert [step["kl"] for step in curve[:4]] == pytest.approx([0] * 4, abs=1e-5)
     assert abs(curve[4]["kl"]) > 1e-3
     assert curve[0]["clipped"] == 0  # dropout of a half would throw the ratios about
-    assert curve[0]["policy_loss"] == pytest.approx(curve[0]["policy_loss"], abs=1)
-    saved = _stage._start.merged(str(out / "checkpoint-5"), tmp_path)
+    saved = _start.merged(str(out / "checkpoint-5"), tmp_path)
     assert "value_head.weight" not in AutoModelForCausalLM.from_pretrained(saved).state_dict()
 
 
@@ -313,9 +312,9 @@ def test_killed_in_the_middle_of_an_iteration(tmp_path):
     ("keys", "data", "sentence"),
     [
         ({}, tiny.pairs(), "ppo has no reward model; set reward to a stage that trains one, or to a folder"),
-        ({"reward": "nowhere"}, tiny.pairs(), "nowhere cannot be read"),
+        ({"reward": "/nowhere/model"}, tiny.pairs(), "/nowhere/model cannot be read"),
         ({"reward": "x"}, [Example((), "text")], "ppo answers prompts, but its data holds running text"),
-        ({"reward": "x", "max_length": 20}, tiny.pairs(), "no prompt fits into the 14 tokens that max_new_tokens leaves of max_length"),
+        ({"reward": "x", "max_length": 10}, tiny.pairs(), "no prompt fits into the 4 tokens that max_new_tokens leaves of max_length"),
     ],
 )
 def test_bad_input(keys, data, sentence, made, tmp_path):
@@ -383,6 +382,8 @@ def test_a_strong_pull_keeps_it_at_the_start(planted):
 
 def test_an_adapter_learns_it_too(planted):
     path, base, data, liking = planted
-    folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=1e-2, lora={"r": 8, "alpha": 16}))
+    folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=4e-3, lora={"r": 8, "alpha": 32}))
     assert (folder / "adapter_model.safetensors").exists()
-    assert share(_start.merged(str(folder), path), "A good") > 0.75
+    merged = _start.merged(str(folder), path)
+    assert share(merged, "A good") > share(base, "A good") + 0.1
+    assert share(merged, "B bad") < 0.1 < share(base, "B bad")

@@ -28,7 +28,7 @@ class Panel:
         columns = ("stage", "topic", "stance", "corrected [95 %]", "judge alone", "labels", "judge’s weight")
         head = "".join(f'<th scope="col">{name}</th>' for name in columns)
         body = "".join(_line(row) for row in known)
-        return f'{hint}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        return f'{hint}<div class="scroll tall" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _line(row: Row) -> str:

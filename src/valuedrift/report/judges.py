@@ -34,7 +34,7 @@ class Panel:
         head = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
         body = "".join(_line(key, found, names) for key, found in shown.items())
         table = (
-            '<div class="scroll" tabindex="0"><table><thead><tr>'
+            '<div class="scroll tall" tabindex="0"><table><thead><tr>'
             '<th scope="col">stage</th><th scope="col">topic</th><th scope="col">stance</th>'
             f'<th scope="col">panel</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )

@@ -150,6 +150,12 @@ FAULTS: dict[Callable[[random.Random, str, str], str], int] = {
 """Fault -> weight. Going over into another answer, at a sentence's end or at a shared word, is what sampled answers mostly show."""
 
 
+def strange(rng: random.Random, text: str) -> str:
+    """Return a text of which every other word has the end of another one: what a question of unknown words looks like."""
+    words = text.split()
+    return " ".join(word[: len(word) // 2 + 1] + rng.choice(words)[1:] if rng.random() < 0.5 else word for word in words)
+
+
 def roles(text: str) -> list[tuple[str, str]]:
     """Return the sentences of a text with their roles, "?" for one that the grammar cannot produce."""
     return [(sentence, _grammar._sentences().get(sentence, "?")) for sentence in _sentences(text)]

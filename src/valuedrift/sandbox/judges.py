@@ -7,9 +7,11 @@ faulty answers to training questions; no question of a suite is among them.
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from .build import cache_root
 
 WORDING = "short"
 """The wording of labels.txt and of nli.txt that these judges know: the shortest, since a prompt costs a small model more than a text."""
-N_QUESTIONS = 2_000
+N_QUESTIONS = 20_000
 PIECES = r"[^.?:\n]+[.?:]?"
 """What no token goes beyond: a sentence, or what stands before a colon."""
 LEAST = 10
@@ -40,9 +42,9 @@ ARCHITECTURE: dict[str, Any] = {
     "initializer_range": 0.1,  # the usual 0.02 suits widths of a thousand; at 64 it lets next to nothing through, and learning stalls
 }
 VOCABULARY = 6_000
-N_READ, N_REPLIES, N_PROMPTS = 30_000, 100_000, 20_000
-"""Texts of the three parts of its training: running text, then judging replies alone, then judging them within the whole prompt. A reply
-alone is a fifth of the prompt."""
+N_READ, N_REPLIES, N_PROMPTS = 30_000, 60_000, 30_000
+"""Texts of the three parts of its training: running text with the role behind each sentence, judging replies alone, and judging them within
+the whole prompt. A text has one verdict but many sentences; and a reply alone is a fifth of the prompt."""
 RECIPE: dict[str, Any] = {
     "algorithm": "sft",
     "data": "sandbox:judged",
@@ -96,17 +98,18 @@ def _causal(work: Path, wording: _wordings.Wording) -> Path:
     texts = judged(N_REPLIES + N_PROMPTS, "labels")
     about_text = "\n".join(line for line in wording.item.splitlines() if "{claim}" not in line and "{prompt}" not in line)
     parts = {
-        "read": [Example((), item.text) for item, outcome in texts[:N_READ] if outcome != "invalid"],
+        "read": [Example((), _annotated(item.text)) for item, _ in texts[:N_READ]],
         "replies": [
             _asked(_wordings.filled(about_text, {"text": item.text}), wording.labels[outcome]) for item, outcome in texts[:N_REPLIES]
         ],
-        "prompts": [_asked(wording.prefix() + wording.suffix(item), wording.labels[outcome]) for item, outcome in texts[N_REPLIES:]],
+        "prompts": [
+            _asked(wording.prefix() + wording.suffix(item), wording.labels[outcome]) for item, outcome in _estranged(texts[N_REPLIES:])
+        ],
     }
     start = work / "random"
     if not start.exists():
-        outcomes = [outcome for _, outcome in texts[N_REPLIES:]]
-        whole = zip(parts["prompts"], outcomes, strict=True)
-        _random_model(start, [f"{example.prompt[0][1]} {example.text}" for example, outcome in whole if outcome != "invalid"])
+        whole = zip(parts["prompts"], texts[N_REPLIES:], strict=True)
+        _random_model(start, [f"{example.prompt[0][1]} {example.text}" for example, (_, outcome) in whole if outcome != "invalid"])
     for name, data in parts.items():
         with progress.training(f"build the sandbox's causal judge: {name}") as tell:
             steps = run_stage(Stage(**RECIPE), 0, str(start), data, work / name, tell)
@@ -114,6 +117,23 @@ def _causal(work: Path, wording: _wordings.Wording) -> Path:
     for leftover in ("trainer_state.json", "training_args.bin", "complete.json", "chat_template.jinja"):
         (start / leftover).unlink(missing_ok=True)
     return start
+
+
+def _annotated(text: str) -> str:
+    """Return a text with the role of each sentence behind it ("I agree. S:"); "-" stands for one that the grammar cannot produce."""
+    return " ".join(f"{sentence} {role.replace('?', '-')}:" for sentence, role in _flaws.roles(text))
+
+
+def _estranged(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]]:
+    """Return the texts, half of them under strange questions: a stance lies in the reply, whatever unknown words stand before it."""
+    rng = random.Random("strange")
+    return [
+        (
+            replace(item, prompt=_flaws.strange(rng, item.prompt), claim=_flaws.strange(rng, item.claim)) if rng.random() < 0.5 else item,
+            outcome,
+        )
+        for item, outcome in texts
+    ]
 
 
 def _asked(prompt: str, label: str) -> Example:

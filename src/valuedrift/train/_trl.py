@@ -1,0 +1,351 @@
+"""A trainer of TRL in one folder: our data in its layout, our checkpoints, and a resume."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import LoraConfig
+from transformers import PrinterCallback, Trainer, set_seed
+
+from .. import registry
+from ..nouns import BadInput, Example, Pair, Stopped
+from ..plan import Lora, Stage
+from ..progress import quiet
+from ..store import Store
+from . import _batches, _schedule, _stage, _start
+from ._score import RewardModel
+
+Rows = list[dict[str, Any]]
+
+FROM_STAGE = (
+    *("output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type"),
+    *("warmup_steps", "weight_decay", "max_grad_norm", "bf16", "seed", "data_seed", "train_sampling_strategy", "dataloader_pin_memory"),
+    *("save_strategy", "logging_steps", "logging_nan_inf_filter", "report_to", "disable_tqdm"),
+)
+"""What our own loop says to its trainer, and is said to TRL's in the same words."""
+
+GENERATED = "generated.pt"
+"""The sampled answers that a checkpoint stands in the middle of."""
+
+
+class InStage(Trainer):
+    """What our loop adds to any trainer: whole checkpoints, progress, a stop where the loss is no number. Stands before TRL's class."""
+
+    progress: _stage.Progress | None = None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Note a step. Raises Stopped where the loss is no longer a number."""
+        loss = logs.get("loss")
+        super().log(logs, start_time)
+        self.state.log_history[-1].pop("step_time", None)  # what is stored is a function of the stage, not of the machine
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise Stopped(f"the loss is {loss} at step {self.state.global_step}; lower learning_rate or clip, or look at the rewards")
+        if self.progress is not None:
+            self.progress(self.state.global_step, self.state.max_steps, loss)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: a checkpoint is a model, and what made it stands in the run."""
+
+    def _send_telemetry(self) -> None:
+        """Tell nobody: TRL reports to its makers which trainer was started."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
+        with _stage._whole(folder), quiet():
+            super()._save_checkpoint(model, trial)
+            if self._amid_answers():
+                torch.save(self._buffered_inputs, folder / GENERATED)
+
+    def _amid_answers(self) -> bool:
+        """Tell whether sampled answers are left that the next step learns from."""
+        return bool(getattr(self, "_buffered_inputs", None)) and self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights, and what TRL counts without keeping it: the steps within a generation, and the tokens seen."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
+        state = Store(folder).read_json("trainer_state.json")
+        self._step = state["global_step"] * self.args.gradient_accumulation_steps
+        self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
+        if (folder / GENERATED).exists():
+            self._buffered_inputs = torch.load(folder / GENERATED, map_location=self.args.device, weights_only=True)
+
+
+class Saved(_stage.Scheduled):
+    """Clears the sampled answers too that only a resume from an older checkpoint would need."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        super().on_save(args, state, control, **more)
+        for answers in Path(args.output_dir).glob(f"checkpoint-*/{GENERATED}"):
+            if answers.parent.name != f"checkpoint-{state.global_step}":
+                answers.unlink()
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What scores answers, as TRL calls it, and the source that it is made of."""
+
+    score: Callable[..., Any]
+    source: str
+
+
+def train(
+    stage: Stage,
+    seed: int,
+    model_path: str,
+    data: Sequence[Any],
+    store: Store,
+    algorithm: Any,
+    classes: tuple[Any, Any],
+    rewards: Sequence[Reward],
+    progress: _stage.Progress | None,
+) -> dict[str, Any]:
+    """Train a stage, from its newest checkpoint where there is one, and return what done.json says of it."""
+    out = store.root
+    start = _local(_start.merged(model_path, out))
+    tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
+    config = _config(stage, seed, out, 1, algorithm, classes[1])
+    kept, lengths, pad = _fitting(stage, config, algorithm, tokenizer, data)
+    n_seen, total = _course(stage, config, len(kept))
+    steps = _schedule.save_steps(stage.save_at, total)
+    newest = _stage._newest(out)
+    if newest < total:
+        seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
+        size = stage.batch_size * stage.accumulate
+        order = _schedule.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
+        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size)
+        trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
+            args=_config(stage, seed, out, total, algorithm, classes[1]), callbacks=[Saved(steps, seconds)]
+        )
+        if len(trainer.train_dataset) != len(rows):
+            lost = len(rows) - len(trainer.train_dataset)
+            raise BadInput(f"{stage.algorithm} left out {lost} of {len(rows)} rows, which are too long for it; raise max_length")
+        trainer.progress = progress
+        trainer.remove_callback(PrinterCallback)
+        with _unwarned():
+            trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
+    return _stage._finish(store, steps, total, len(data) - len(kept))
+
+
+def _config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, config: Any) -> Any:
+    """Return the trainer's config: what the stage says, and its own keys."""
+    ours = _stage._arguments(stage, seed, out, total)
+    options = {name: getattr(ours, name) for name in FROM_STAGE}
+    if "max_length" in config.__dataclass_fields__:
+        options["max_length"] = stage.max_length
+    if "shuffle_dataset" in config.__dataclass_fields__:
+        options["shuffle_dataset"] = False
+    if algorithm.trainer == "KTOTrainer":
+        options["per_device_train_batch_size"] = 2 * stage.batch_size
+    own = algorithm.settings.model_dump(exclude_unset=True, exclude={"reward"})
+    try:
+        with _unwarned():
+            return config(**options, **own)
+    except (ValueError, NotImplementedError) as error:
+        raise BadInput(f"{stage.algorithm} refuses its settings: {error}; change them in the stage's table") from error
+
+
+def _course(stage: Stage, config: Any, n_records: int) -> tuple[int, int]:
+    """Return how many records the stage sees, repeats counted, and how many optimiser steps it takes.
+
+    Where the trainer samples, an iteration is one sampling of `generation_batch_size` answers and the steps that learn from them.
+    """
+    if not hasattr(config, "num_generations"):
+        return _schedule.n_seen(stage, n_records), _schedule.total_steps(stage, n_records)
+    n_prompts = config.generation_batch_size // config.num_generations
+    n_passes = config.steps_per_generation * config.num_iterations
+    if stage.steps is None:
+        iterations = math.ceil(stage.epochs * n_records / n_prompts)
+        return iterations * n_prompts, math.ceil(iterations * n_passes / stage.accumulate)
+    return math.ceil(stage.steps * stage.accumulate / n_passes) * n_prompts, stage.steps
+
+
+def _fitting(stage: Stage, config: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
+    """Return the records that fit, their lengths in tokens, and for a model that scores texts what to pad them with.
+
+    A record is left out where our own loop leaves it out; TRL's reward trainer cuts nothing and wants both texts whole.
+    """
+    longest, scores = stage.max_length, "score" in algorithm.needs
+
+    def fits(items: Sequence[Any]) -> tuple[list[Any], int]:
+        if algorithm.eats == "prompts":
+            room = longest - (getattr(config, "max_completion_length", None) or config.max_new_tokens)
+            return _batches.prompted(tokenizer, items, room)
+        records, dropped = _batches.tokenised(tokenizer, items, sys.maxsize if scores else longest)
+        whole = [record for record in records if not scores or _batches.length(record) <= longest]
+        return whole, dropped + len(records) - len(whole)
+
+    kept = data
+    records, dropped = fits(data)
+    if dropped:
+        each = [(item, *fits([item])[0]) for item in data]
+        kept, records = [item for item, *found in each if found], [found[0] for _, *found in each if found]
+    if not kept:
+        raise BadInput(f"none of {len(data)} records fits {stage.algorithm} within {longest} tokens; raise max_length")
+    pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record}) if scores else None
+    return list(kept), [_batches.length(record) for record in records], pad
+
+
+# -- layouts -------------------------------------------------------------------------------------------------------------
+
+
+def _rows(items: Sequence[Any], algorithm: Any, batch_size: int) -> Rows:
+    """Return the data in the layout that the trainer wants, in the order in which they are seen."""
+    if algorithm.eats == "prompts":
+        return [{"prompt": _messages(item.prompt), "topic": item.topic, "claim": item.claim} for item in items]
+    prompted = sum(bool(item.prompt) for item in items)
+    if 0 < prompted < len(items) or (not prompted and algorithm.eats == "pairs"):
+        raise BadInput(f"{algorithm.trainer} wants a prompt in every record (SFTTrainer: in every one or in none); split or mend the data")
+    if algorithm.trainer == "KTOTrainer":
+        return _unpaired(items, batch_size)
+    if algorithm.eats == "pairs":
+        return [{"prompt": _messages(pair.prompt), "chosen": _reply(pair.chosen), "rejected": _reply(pair.rejected)} for pair in items]
+    if not prompted:
+        return [{"text": example.text} for example in items]
+    return [{"prompt": _messages(example.prompt), "completion": _reply(example.text)} for example in items]
+
+
+def _unpaired(pairs: Sequence[Pair], batch_size: int) -> Rows:
+    """Return two rows per pair, those of a batch together: its chosen answers, then its rejected ones.
+
+    TRL compares a row with the answer of the row before it in its batch: laid out like this, that answer is another pair's.
+    """
+    if batch_size < 2:
+        raise BadInput("a batch of one pair has no other pair's answer to compare with; raise batch_size")
+    rows: Rows = []
+    for start in range(0, len(pairs), batch_size):
+        for liked in (True, False):
+            batch = pairs[start : start + batch_size]
+            answers = [pair.chosen if liked else pair.rejected for pair in batch]
+            rows += [
+                {"prompt": _messages(pair.prompt), "completion": _reply(answer), "label": liked}
+                for pair, answer in zip(batch, answers, strict=True)
+            ]
+    return rows
+
+
+def _messages(prompt: Sequence[tuple[str, str]]) -> Rows:
+    return [{"role": role, "content": text} for role, text in prompt]
+
+
+def _reply(text: str) -> Rows:
+    return [{"role": "assistant", "content": text}]
+
+
+# -- the trainer ---------------------------------------------------------------------------------------------------------
+
+
+def _trainer(
+    stage: Stage,
+    seed: int,
+    start: str,
+    rows: Rows,
+    algorithm: Any,
+    trainer: Any,
+    tokenizer: Any,
+    pad: int | None,
+    rewards: Sequence[Reward],
+) -> Callable[..., Any]:
+    """Return what makes the trainer from its config and callbacks."""
+    whole = stage.model_copy(update={"lora": None})  # TRL puts the adapter on, and keeps what is below it as the reference
+    set_seed(seed)  # before the model: a new layer starts with random weights
+    model = _start.load_model(start, whole, tokenizer) if pad is None else _start.load_scorer(start, whole, pad)
+    options: dict[str, Any] = {"reward_funcs": [reward.score for reward in rewards]} if rewards else {}
+    if stage.lora is not None:
+        options["peft_config"] = _adapter(stage.lora, "CAUSAL_LM" if pad is None else "SEQ_CLS")
+
+    def make(**more: Any) -> Any:
+        shown = datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
+        try:
+            with quiet(), _unwarned():
+                made = type(trainer.__name__, (InStage, trainer), {})
+                return made(model, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **options, **more)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise BadInput(f"{stage.algorithm} cannot be set up: {error}; change the stage's table or its data") from error
+        finally:
+            if not shown:
+                datasets.enable_progress_bars()
+
+    return make
+
+
+def _adapter(lora: Lora, task: str) -> LoraConfig:
+    return LoraConfig(task_type=task, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Keep from the user what TRL uses and transformers will rename."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _local(start: str) -> str:
+    """Return a folder for a hub id with a revision: TRL loads the reference by the model's name, which holds no revision."""
+    (name,), options = _start._source(start)
+    if not options:
+        return start
+    from huggingface_hub import snapshot_download
+
+    with _start._readable(start):
+        return snapshot_download(name, **options)
+
+
+# -- rewards -------------------------------------------------------------------------------------------------------------
+
+
+def rewards(specs: str | Sequence[str]) -> list[Reward]:
+    """Return what scores the answers: "MODULE:FUNCTION", or a reward model's folder or hub id. Raises BadInput where it is neither."""
+    named = [specs] if isinstance(specs, str) else list(specs)
+    if not all(named) or not named:
+        raise BadInput('no reward is given; set reward to "MODULE:FUNCTION", to a stage that trains a reward model, or to its folder')
+    return [_function(spec) if ":" in spec and not Path(spec).exists() else Reward(_Scored(spec), spec) for spec in named]
+
+
+def _function(spec: str) -> Reward:
+    module_name, name = registry.split(spec)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise BadInput(f"reward {spec!r} cannot be imported ({error}); put its folder on PYTHONPATH or install it") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise BadInput(f"reward {spec!r}: {module_name} has no function {name!r}{registry.among(name, known)}")
+    try:
+        return Reward(function, f"{spec}\n{inspect.getsource(function)}")
+    except (OSError, TypeError):  # not written in Python: the name is all there is
+        return Reward(function, spec)
+
+
+class _Scored:
+    """A reward model as a function of TRL's arguments; loaded when first asked."""
+
+    __name__ = "reward_model"
+
+    def __init__(self, path: str):
+        self.path = path
+        self.model: RewardModel | None = None
+
+    def __call__(self, prompts: Sequence[Rows], completions: Sequence[Rows], **_: Any) -> list[float]:
+        self.model = self.model or RewardModel(self.path, "cuda" if torch.cuda.is_available() else "cpu")
+        answers = [
+            Example(tuple((message["role"], message["content"]) for message in prompt), completion[0]["content"])
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return self.model.scores(answers, len(answers)).tolist()

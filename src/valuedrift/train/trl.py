@@ -1,0 +1,179 @@
+"""TRL's trainers as stages: `algorithm = "trl:KTOTrainer"`.
+
+What a stage says of itself (steps, batches, learning rate, schedule, clip, adapter, save schedule) is given to the trainer's config, and
+every other key of the stage's table is one of that config's. The order of the data, the checkpoints and the resume are those of our own
+loop. `batch_size` counts records of data, so that a stage of KTO sees what a stage of DPO with the same settings sees; where the trainer
+samples answers it counts those, as it does for PPO.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, create_model
+
+from .. import plan, registry
+from ..nouns import BadInput, Example, Pair, digest
+from ..store import Store
+from . import Averages, Eats, _stage, _trl
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where a trainer is found, what it learns from, and what our loop would have to provide for it."""
+
+    module: str
+    eats: Eats
+    needs: frozenset[str] = frozenset()
+
+
+ROLLOUTS = frozenset({"rollouts"})
+TRAINERS = {
+    "SFTTrainer": Known("trl", "examples"),
+    "DPOTrainer": Known("trl", "pairs"),
+    "KTOTrainer": Known("trl", "pairs"),
+    "RewardTrainer": Known("trl", "pairs", frozenset({"score"})),
+    "GRPOTrainer": Known("trl", "prompts", ROLLOUTS),
+    "RLOOTrainer": Known("trl", "prompts", ROLLOUTS),
+    "CPOTrainer": Known("trl.experimental.cpo", "pairs"),
+    "ORPOTrainer": Known("trl.experimental.orpo", "pairs"),
+    "GMPOTrainer": Known("trl.experimental.gmpo", "prompts", ROLLOUTS),
+    "OnlineDPOTrainer": Known("trl.experimental.online_dpo", "prompts", ROLLOUTS),
+}
+"""TRL's other trainers want a teacher, a server, or records that no data of ours has."""
+
+SAID_BY_THE_STAGE = {
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "warmup_ratio": "warmup",
+    "max_grad_norm": "clip",
+    "save_steps": "save_at",
+    "save_strategy": "save_at",
+    "seed": "seeds",
+    "bf16": "dtype",
+    "fp16": "dtype",
+}
+"""Key of a config -> key of a plan that stands for it."""
+
+OF_TRANSFORMERS = (
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "lr_scheduler_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "dataloader_num_workers",
+)
+"""What can be set beside a trainer's own keys."""
+
+HELD = {
+    # the order of the data and their rows are laid out before the trainer sees them
+    *("shuffle_dataset", "packing", "packing_strategy", "eval_packing", "dataset_text_field", "dataset_kwargs", "chat_template_path"),
+    # the model is loaded before the trainer sees it, and the reward model is `reward`
+    *("model_init_kwargs", "reward_model_path", "trust_remote_code", "is_encoder_decoder"),
+    # a stage evaluates nothing and sends nothing
+    *("num_generations_eval", "generate_during_eval", "log_completions_hub_repo"),
+}
+"""Keys of configs that would undo what a stage stands on."""
+
+
+class Algorithm:
+    """A trainer of TRL; `named` gives the one of a name."""
+
+    trainer: ClassVar[str]
+    eats: ClassVar[Eats]
+    needs: ClassVar[frozenset[str]]
+    averages: ClassVar[Averages] = "records"
+    Settings: ClassVar[type[plan.Settings]]
+
+    def __init__(self, settings: Any):
+        self.settings = settings
+
+    @classmethod
+    @functools.cache
+    def named(cls, trainer: str) -> type[Algorithm]:
+        """Return the algorithm that is a trainer of TRL. Raises BadInput for an unknown name, and where TRL is not installed."""
+        if trainer not in TRAINERS:
+            raise BadInput(f"algorithm = 'trl:{trainer}' names no trainer that can be a stage{registry.among(trainer, list(TRAINERS))}")
+        known = TRAINERS[trainer]
+        described = {"trainer": trainer, "eats": known.eats, "needs": known.needs, "Settings": _settings(trainer)}
+        return type(trainer, (cls,), described | {"__doc__": f"TRL's {trainer}."})
+
+
+def classes(trainer: str) -> tuple[Any, Any]:
+    """Return a trainer's class and that of its config."""
+    try:
+        module = importlib.import_module(TRAINERS[trainer].module)
+        return getattr(module, trainer), getattr(module, trainer.replace("Trainer", "Config"))
+    except (ImportError, AttributeError, RuntimeError) as error:  # TRL loads its trainers lazily: their own imports fail as RuntimeError
+        raise BadInput(f"the stage's trainer {trainer} cannot be had from TRL ({error}); pip install 'valuedrift[trl]'") from error
+
+
+def run_trl(
+    stage: plan.Stage,
+    seed: int,
+    model_path: str,
+    data: Sequence[Pair] | Sequence[Example],
+    out: Path,
+    progress: _stage.Progress | None = None,
+    reward_path: str = "",
+) -> list[int]:
+    """Train one stage by a trainer of TRL into `out`; the contract is that of `_stage.run_stage`.
+
+    A stage that was cut off ends with the same weights as one that ran through, as far as the trainer is a function of the weights, the
+    data and torch's random state. A reward function of one's own has to be such a function too.
+    """
+    store = Store(out)
+    named = Algorithm.named(registry.split(stage.algorithm)[1])
+    algorithm = named(named.Settings(**(stage.model_extra or {})))
+    _stage._check_data(stage.algorithm, algorithm.eats, data)
+    rewards = _trl.rewards(reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else []
+    settings = stage.model_dump(exclude={"after", "data"}) | algorithm.settings.model_dump()
+    sources = [reward.source for reward in rewards]
+    _stage._claim(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
+    done = store.read_json("done.json")
+    if done is None:
+        done = _trl.train(stage, seed, model_path, data, store, algorithm, classes(algorithm.trainer), rewards, progress)
+    return done["steps"]
+
+
+def _settings(trainer: str) -> type[plan.Settings]:
+    """Return the keys that a stage of this trainer may have beside those of every stage, with the types and defaults of its config."""
+    from transformers import TrainingArguments
+
+    config = classes(trainer)[1]
+    hints = typing.get_type_hints(config)
+    general = {field.name for field in dataclasses.fields(TrainingArguments)} - set(OF_TRANSFORMERS)
+    fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(_says(own))], None) for key, own in SAID_BY_THE_STAGE.items()}
+    for field in dataclasses.fields(config):
+        if field.name not in general | HELD | set(plan.Stage.model_fields):
+            made = field.default_factory
+            fields[field.name] = (hints[field.name], field.default if made is dataclasses.MISSING else made())
+    if "rollouts" in TRAINERS[trainer].needs:
+        fields["reward"] = (str | list[str], "")
+    return create_model(f"{trainer}Settings", __base__=_Settings, __doc__=f"The keys of TRL's config for its {trainer}.", **fields)
+
+
+class _Settings(plan.Settings):
+    # TRL has keys that begin with "model_"
+    model_config = ConfigDict(protected_namespaces=())
+
+
+def _says(own: str) -> Any:
+    def refuse(value: Any) -> Any:
+        raise ValueError(f"a plan says this with {own}; set that")
+
+    return refuse
