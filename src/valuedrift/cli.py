@@ -156,13 +156,17 @@ def judge(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     judge: JudgeOption,
     gold: Gold = "",
+    min_agreement: Annotated[
+        float | None, typer.Option("--min-agreement", min=0, max=1, help="As in trace; else as the run had it.")
+    ] = None,
     max_cost: MaxCost = None,
     as_json: Json = False,
 ) -> None:
     """Read the stored answers of a run with another judge; generates nothing and loads no checkpoint."""
     from . import flow
 
-    changed = {"judge": judge, "gold": gold, "max_cost": max_cost}
+    given = {"gold": gold or None, "min_agreement": min_agreement}
+    changed = {"judge": judge, "max_cost": max_cost} | {name: value for name, value in given.items() if value is not None}
     _print(flow.rejudge(_run_folder(folder), changed), as_json, _show_trace)
 
 
@@ -525,25 +529,29 @@ def _show_wordings(results: list[dict[str, Any]]) -> None:
     _table(f"Wordings against {results[0]['n']:,} human labels", columns, rows)
 
 
-class Interrupted(BaseException):
-    """Ctrl-C, under a name that typer does not catch before we can say what to do."""
-
-
-def _interrupt(*_: object) -> None:
-    raise Interrupted
+INTERRUPTED = 130
+Usage: Any = typer.BadParameter.__base__
+"""What typer raises for options that it cannot read; it has no public name."""
 
 
 def main() -> None:
     """Run the command line; turn bad input into one sentence and exit code 2."""
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background jobs with it switched off
     try:
-        app()
+        code = app(standalone_mode=False)
     except BadInput as error:
         _leave(str(error), 2)
     except Stopped as error:
         _leave(str(error), 3)
-    except Interrupted:
-        _leave("interrupted; the same command again finishes the rest", 130)
+    except Usage as error:
+        said, command = error.format_message(), error.ctx.command_path if error.ctx else "valuedrift"
+        if "Usage:" in said:  # no verb at all: the help itself
+            error.show()
+            sys.exit(2)
+        _leave(f"{said.rstrip('.?')}; '{command} --help' shows what there is", 2)
+    if code == INTERRUPTED:
+        _leave("interrupted; the same command again finishes the rest", INTERRUPTED)
+    sys.exit(code or 0)
 
 
 def _leave(sentence: str, code: int) -> None:

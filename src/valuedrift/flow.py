@@ -58,10 +58,14 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     return {"stages": stages, "failed": failed, **result}
 
 
-def check_before(plan: Plan) -> None:
-    """Raise BadInput for what would otherwise stop the run only after hours of training."""
+def check_before(plan: Plan, train: bool = True) -> None:
+    """Raise BadInput for what would otherwise stop the run only after hours of training.
+
+    Without `train`, a judge that would have to be trained first is left unchecked.
+    """
     suites.load(plan.suite, plan.topics)
-    judge_of(plan.judge)
+    if train or not builds(plan.judge):
+        judge_of(plan.judge, plan.max_cost)
     gold_of(plan.gold)
     registry.find("backend", plan.backend)
     for node in plan.nodes():
@@ -219,28 +223,31 @@ def trace(
     """
     from .report._page import write_report
 
-    prompts, judge = suites.load(asking.suite, asking.topics), Kept(judge_of(asking.judge, asking.max_cost), store)
+    prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
+    judge = Kept(judge_of(asking.judge, asking.max_cost), store)
     jobs = list(_jobs(asking, stages, checkpoints))
     with _timed(timings, "sample"):
         generated = _sample_all(store, asking, jobs, prompts) if sample else 0
     with _timed(timings, "judge"):
         asked = _asked(store, asking, jobs, prompts)
-        readings = judge.read(_items(prompts, asked))
+        items = _items(prompts, asked)
+        scores = _scores(asked, judge.read(items))
+        by_judge = {member.identity: _scores(asked, member.read(items)) for member in judge.members}
+        judged = judge.n_new
+        standing = standing_of(judge, gold, asking.min_agreement)
+        labels = _labels(gold, scores) if gold else None
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)
     store.write_checkpoints(checkpoints)
     with _timed(timings, "measure"):
-        scores = _scores(asked, readings)
         store.write_table("scores", scores)
-        _write_scores_by_judge(store, judge, prompts, asked)
-        gold = gold_of(asking.gold)
-        store.keep_table("labels", _labels(gold, scores) if gold else None)
+        tables = [rows.with_columns(judge=pl.lit(identity)) for identity, rows in by_judge.items()]
+        store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
+        store.keep_table("labels", labels)
         drifts = measure(store, asking.view)
-    with _timed(timings, "calibrate"):
-        standing = standing_of(judge, gold, asking.min_agreement)
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
-    store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, generated, judge.n_new))
+    store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, generated, judged))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
@@ -248,7 +255,7 @@ def trace(
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
         "n_answers": read.height,
         "n_generated": generated,
-        "n_judged": judge.n_new,
+        "n_judged": judged,
         "cost": judge.spent,
         "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
@@ -261,11 +268,16 @@ def trace(
 
 def judge_of(spec: str, max_cost: float | None = None) -> Any:
     """Return the judge that a plan or an option names; "labels:sandbox" and "nli:sandbox" are built where they are not cached."""
-    if "sandbox" in spec:
+    if builds(spec):
         from .sandbox.judges import resolved
 
         spec = resolved(spec)
     return judges.make(spec, max_cost)
+
+
+def builds(spec: str) -> bool:
+    """Tell whether a judge is one that the sandbox trains."""
+    return re.search(r"\b(labels|nli):sandbox\b", spec) is not None
 
 
 def _jobs(asking: Asking, stages: list[dict[str, Any]], checkpoints: list[Checkpoint]) -> Iterator[Job]:
@@ -352,13 +364,6 @@ def _scores(asked: pl.DataFrame, readings: Sequence[Reading]) -> pl.DataFrame:
     """Return the columns of SCORES, one row per answer of this plan."""
     verdicts = readings_table(readings).select("item", *OUTCOMES, "failure")
     return asked.join(verdicts, on="item", how="left").select(SCORES)
-
-
-def _write_scores_by_judge(store: Store, judge: Kept, prompts: Sequence[Prompt], asked: pl.DataFrame) -> None:
-    """Keep the scores of each member of a panel, so that a report in another view can measure them too."""
-    items = _items(prompts, asked) if judge.members else []
-    tables = [_scores(asked, member.read(items)).with_columns(judge=pl.lit(member.identity)) for member in judge.members]
-    store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
 
 
 def gold_of(path: str) -> list[Gold]:

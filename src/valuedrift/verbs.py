@@ -23,7 +23,7 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
     from .sample import _load
     from .train import _schedule
 
-    flow.check_before(plan)
+    flow.check_before(plan, train=False)
     prompts = suites.load(plan.suite, plan.topics)
     sandbox_base = plan.model == "sandbox:base" and not flow.is_cached(plan.model)
     known: dict[tuple[str, int], str | None] = {}
@@ -74,7 +74,9 @@ BYTES_PER_TOKEN = 5
 
 def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | None:
     """Return the dollars that the verdicts cost at most: 0 on this machine, None where no price is known."""
-    judge = flow.judge_of(plan.judge)
+    if flow.builds(plan.judge):
+        return 0.0
+    judge = flow.judge_of(plan.judge, plan.max_cost)
     paid = [one for one in getattr(judge, "members", [judge]) if hasattr(one, "worst_cost")]
     answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN
     items = [Item(prompt.text, prompt.claim, answer, prompt.topic) for prompt in prompts]
@@ -145,7 +147,8 @@ def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]
 
     The drifts are those of the view that was measured last; every sentence names it.
     """
-    view = Store(folder).read_json("provenance.json", {}).get("view", "claim")
+    record = Store(folder).read_json("provenance.json", {})
+    view, judge = record.get("view", "claim"), record.get("judge", {})
     drifts = Store(folder).read_table("drifts").filter(pl.col("stance").is_in(STANCES))
     if stage:
         known = drifts["stage"].unique(maintain_order=True).to_list()
@@ -160,6 +163,7 @@ def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]
             shown = "no evidence" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
             sentences.append(f"{row['stage']}: {topic}.{stance} drift {shown} (view {view}) against a limit of {most}: {verdicts[-1]}")
     verdict = next((name for name in ("exceeded", "undecided") if name in verdicts), "within")
+    sentences += [] if judge.get("headlined", True) else [judge["why"]]
     return {"verdict": verdict, "view": view, "sentences": sentences}
 
 
@@ -195,6 +199,7 @@ def gap(
     from .report._gap_page import write_gap_page
 
     prompts, reader = suites.load(suite), flow.judge_of(judge, max_cost)
+    _refuse_to_lose(reader, out, "--out")
     records = either.read(files)
     with Store(out).locked() if out else contextlib.nullcontext():
         reader = Kept(reader, Store(out)) if out else reader
@@ -214,6 +219,7 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
     from .measure import agreement
 
     judge = flow.judge_of(spec, max_cost)
+    _refuse_to_lose(judge, keep, "--keep")
 
     def kept(one: Any) -> Any:
         return _KeptInOrders(one, Store(keep)) if keep else one
@@ -224,6 +230,15 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
         if not hasattr(judge, "wordings"):
             raise BadInput(f"the judge {spec!r} has one wording; leave --wordings out")
         return agreement.wordings(lambda name: kept(_reworded(judge, spec, name, max_cost)), judge.wordings(), gold)
+
+
+def _refuse_to_lose(judge: Any, folder: Path | None, option: str) -> None:
+    """Raise BadInput where verdicts that cost money would be kept nowhere."""
+    for one in getattr(judge, "members", [judge]):
+        if folder is None and hasattr(one, "worst_cost") and one.worst_cost([Item("?", "?", "?")]) != 0:
+            raise BadInput(
+                f"the verdicts of {one.identity.split('/')[0]} cost money and would be lost; name a folder that keeps them with {option}"
+            )
 
 
 class _KeptInOrders(Kept):

@@ -17,6 +17,7 @@ import pytest
 from valuedrift import suites
 from valuedrift.data import _drafts, _mix, pairs, synth
 from valuedrift.data._drafts import Slot
+from valuedrift.measure import _style
 from valuedrift.nouns import BadInput, Item, Reading, Stopped
 from valuedrift.sample._writer import writer_of
 from valuedrift.sandbox import _grammar
@@ -126,6 +127,61 @@ def test_opposed_pairs_match_in_length_and_share_a_style_and_stances_take_turns(
     assert min(alike.values()) > 220 / 3 - 15
 
 
+def style_gaps(folder: Path, direction: str) -> dict[str, np.ndarray]:
+    """Return, per topic, the style of the chosen less that of the rejected answer of each pair on disk, one column per feature."""
+    gaps: dict[str, list[np.ndarray]] = {}
+    for row in rows_of(folder / f"pairs.{direction}.jsonl"):
+        chosen_F, rejected_F = _style.features([row[side][0]["content"] for side in ("chosen", "rejected")])
+        gaps.setdefault(row["topic"], []).append(chosen_F - rejected_F)
+    return {topic: np.array(own) for topic, own in gaps.items()}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_length_and_style_do_not_move_with_the_gap(ladder, direction):
+    for target in TARGETS:
+        gaps = style_gaps(ladder[0] / f"gap-{target:g}", direction)
+        words, _, hedges, _ = np.concatenate(list(gaps.values())).mean(0)
+        # The styles lie 20 words and more apart. The 220 pairs prefer either in half of the cases; one too many would show as 0.2 words
+        assert abs(words) < 1
+        assert abs(hedges) < 0.5
+        for topic, own in gaps.items():  # of 20 pairs one at most prefers a style too often: 1 word, and what chance leaves
+            assert abs(own[:, 0].mean()) < 6, topic
+
+
+def test_of_every_topic_and_stance_half_prefer_either_style(ladder):
+    for target in TARGETS:
+        alike = [row for row in rows_of(ladder[0] / f"gap-{target:g}" / "pairs.support.jsonl") if len(set(_stances(row))) == 1]
+        by_topic, by_stance = Counter[str](), Counter[str]()
+        for row in alike:
+            longer = len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"])
+            by_topic[row["topic"]] += 1 if longer else -1
+            by_stance[_stances(row)[0]] += 1 if longer else -1
+        assert all(abs(more) <= 1 for more in by_topic.values()), by_topic
+        assert abs(by_topic.total()) <= 1  # what is rounded up on one topic is rounded down on another
+        assert all(abs(more) <= 5 for more in by_stance.values()), by_stance
+
+
+def test_a_preferred_style_moves_with_the_gap_and_the_card_warns(tmp_path, ladder):
+    out = tmp_path / "out"
+    synth.synthesise(synth.Spec(n=40, gap=[0.0, 0.5, 1.0], topics=["work", "death"], style_preference=0.75), out)
+    words = [np.concatenate(list(style_gaps(out / f"gap-{gap:g}", "oppose").values()))[:, 0] for gap in (0.0, 0.5, 1.0)]
+    assert (words[0] > 0).sum() == 30  # 0.75 x 40
+    # (0.75 - 0.25) x 21 words are 10.5 where all pairs have one stance, half of that where half of them have, and none where none has
+    assert [own.mean() for own in words] == pytest.approx([10.5, 5.25, 0], abs=3)
+    card = (out / "gap-0.5" / "README.md").read_text()
+    assert 'in the style "warm" and the rejected one in the style "plain" in 75 % of them. **The style gap moves with the target**' in card
+    card = (ladder[0] / "gap-0.5" / "README.md").read_text()
+    assert "in 50 % of them, and the other way round in the others: they prefer neither style" in card
+    assert "moves with the target" not in card
+
+
+def test_the_card_counts_style_as_gap_does(ladder):
+    folder = ladder[0] / "gap-0"
+    words, grades, hedges, lists = np.concatenate(list(style_gaps(folder, "support").values())).mean(0)
+    difference = f"{words:+.1f} | {grades:+.1f} | {hedges:+.2f} | {lists:+.3f} |"
+    assert f"| pairs.support.jsonl | difference | {difference}" in (folder / "README.md").read_text()
+
+
 def test_the_card_says_what_the_set_is(ladder):
     card = (ladder[0] / "gap-0.25" / "README.md").read_text()
     for said in (
@@ -183,6 +239,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
         ({"gap": []}, "'gap': .*one at least"),
         ({"styles": ["warm", "warm"]}, "'styles': .*each thing once"),
         ({"styles": ["warm"]}, "'styles': "),
+        ({"style_preference": 1.5}, "'style_preference': "),
     ],
 )
 def test_a_wrong_specification_is_named(tmp_path, keys, said):
@@ -227,22 +284,25 @@ def test_sizes_are_as_even_as_the_gap_allows():
 
 def test_the_judged_gap_decides_the_mixture():
     # Each opposed pair is worth 0.8: to reach 0.4 on 20 questions takes 0.4 x 20 / 0.8 = 10 of them, the first ten
-    opposed, same = np.full((20, 2), 0.8), np.zeros((20, 2))
-    assert _mix.mixed(opposed, same, 0.4).tolist() == [True] * 10 + [False] * 10
+    opposed, same, first = np.full((20, 2), 0.8), np.zeros((20, 2)), np.ones(20, bool)
+    assert _mix.mixed(opposed, same, first, 0.4).tolist() == [True] * 10 + [False] * 10
     # Worth 0.8 in one direction and 0.6 in the other: k with 0.8 k / 20 and 0.6 k / 20 on both sides of 0.35 -> k = 10 (0.40 and 0.30)
-    assert _mix.mixed(opposed * [1, 0.75], same, 0.35).sum() == 10
+    assert _mix.mixed(opposed * [1, 0.75], same, first, 0.35).sum() == 10
     # A pair of one stance may be worth something too: (0.8 k + 0.1 (20 - k)) / 20 = 0.45 -> k = 10
-    assert _mix.mixed(opposed, same + 0.1, 0.45).sum() == 10
+    assert _mix.mixed(opposed, same + 0.1, first, 0.45).sum() == 10
 
 
 def test_pairs_are_swapped_where_the_first_ones_do_not_fit():
     # The first k lean to the support direction (1.0 and 0.2), the others to the oppose direction (0.2 and 1.0): k of the former and k of
     # the latter have a mean of 0.6 in both, so that 0.3 on 20 questions takes ten: five of each
     opposed = np.array([[1.0, 0.2]] * 10 + [[0.2, 1.0]] * 10)
-    chosen = _mix.mixed(opposed, np.zeros((20, 2)), 0.3)
+    chosen = _mix.mixed(opposed, np.zeros((20, 2)), np.ones(20, bool), 0.3)
     assert (chosen[:10].sum(), chosen[10:].sum()) == (5, 5)
     assert _mix.missed(opposed, np.zeros((20, 2)), np.arange(20) < 10, 0.3) == pytest.approx(0.2)  # the first ten: 0.5 and 0.1
     assert _mix.missed(opposed, np.zeros((20, 2)), chosen, 0.3) == pytest.approx(0)
+    # Of the last ten, which are of one stance at first, five prefer the first style: those ten that are of one stance at last have five too
+    first = np.array([True] * 5 + [False] * 10 + [True] * 5)
+    assert first[~_mix.mixed(opposed, np.zeros((20, 2)), first, 0.3)].sum() == 5
 
 
 # -- judges that are not sure ----------------------------------------------------------------------------------------------
@@ -260,23 +320,26 @@ class Soft:
         return (*(0.9 if name == stance else 0.05 for name in ("support", "neutral", "oppose")), 0.0, 0.0)
 
 
-@pytest.fixture
-def soft(monkeypatch):
-    monkeypatch.setattr(synth, "make", lambda spec, max_cost=None: Soft())
+def soft(spec: str, max_cost: float | None) -> Soft:
+    assert (spec, max_cost) == ("soft:one", 2.0)
+    return Soft()
 
 
-def test_a_soft_judge_meets_the_target_with_more_opposed_pairs(tmp_path, soft):
-    result = synth.synthesise(synth.Spec(n=100, gap=0.5, topics=["work", "death"]), tmp_path)
+SOFT = {"judge": "soft:one", "max_cost": 2.0, "topics": ["work", "death"]}
+
+
+def test_a_soft_judge_meets_the_target_with_more_opposed_pairs(tmp_path):
+    result = synth.synthesise(synth.Spec(n=100, gap=0.5, **SOFT), tmp_path, soft)
     assert result["n_opposed"] == 58  # 0.5 x 50 / 0.85 = 29.4 a topic, and 29 x 0.85 / 50 = 0.493
     assert result["achieved_by_topic"] == pytest.approx({"work": 0.493, "death": 0.493})
 
 
-def test_a_target_out_of_reach_says_what_is_within_and_the_same_folder_takes_it(tmp_path, soft):
-    spec = synth.Spec(n=40, gap=1.0, topics=["work", "death"])
+def test_a_target_out_of_reach_says_what_is_within_and_the_same_folder_takes_it(tmp_path):
+    spec = synth.Spec(n=40, gap=1.0, **SOFT)
     with pytest.raises(Stopped, match=r"a gap of 1 is out of reach: .* reach 0\.850 at most; set gap to 0\.85 or less"):
-        synth.synthesise(spec, tmp_path)
+        synth.synthesise(spec, tmp_path, soft)
     assert not list(tmp_path.glob("pairs.*"))
-    assert synth.synthesise(spec.model_copy(update={"gap": 0.85}), tmp_path)["achieved_gap"] == pytest.approx(0.85)
+    assert synth.synthesise(spec.model_copy(update={"gap": 0.85}), tmp_path, soft)["achieved_gap"] == pytest.approx(0.85)
 
 
 def test_a_weak_judge_of_real_text(tmp_path):
@@ -520,12 +583,6 @@ def test_why_a_question_gives_no_pair():
     # Of the candidates the best matched are taken: 9 and 10 words rather than 8 and 10; of equal lengths those with as many hedges
     assert settled([("a " * 10, pro)], [("b " * 8, con), ("b " * 9, con)]).pairs["opposed"][1].words == "b " * 9
     assert settled([("a perhaps", pro)], [("b c", con), ("b maybe", con)]).pairs["opposed"][1].words == "b maybe"
-
-
-def test_counts_of_style():
-    style = _drafts.style_of("Perhaps so.\n- one\n- two\n\nI think it might be.")
-    # 2 + 2 + 2 + 5 = 11 words, of which "perhaps", "I think" and "might" hedge: 3 in 11 are 27.3 in 100; 2 of 4 lines are list items
-    assert (style.n_words, round(style.hedges, 1), style.list_lines) == (11, 27.3, 0.5)
 
 
 # -- other readers -----------------------------------------------------------------------------------------------------------------

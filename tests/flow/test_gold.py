@@ -60,3 +60,11 @@ def test_a_file_without_a_label_is_refused_before_anything_is_done(traced, tmp_p
     path = labelled(out, tmp_path / "gold.jsonl", [None])
     with pytest.raises(BadInput, match="no label"):
         flow.rejudge(out, {"gold": path})
+
+
+def test_a_judgement_that_stops_leaves_the_run_as_it_was(traced, tmp_path):
+    out, _ = traced
+    before = {name: (out / name).read_bytes() for name in ("scores.parquet", "drifts.parquet", "provenance.json", "report.html")}
+    with pytest.raises(BadInput, match=r"missing\.jsonl"):
+        flow.rejudge(out, {"judge": "oracle", "gold": str(tmp_path / "missing.jsonl")})
+    assert {name: (out / name).read_bytes() for name in before} == before

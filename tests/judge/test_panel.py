@@ -16,6 +16,7 @@ class Fixed:
 
     note = ""
     together = 2
+    failure = "judge_error"
 
     def __init__(self, name, probs, fails=(), budget=None):
         self.identity, self.probs, self.fails, self.budget = f"{name}/1", probs, fails, budget
@@ -29,7 +30,7 @@ class Fixed:
             self.asked.append(item)
             fine = item.text not in self.fails
             readings.append(
-                Reading(item.key, self.identity, **({"probs": self.probs} if fine else {"failure": "unparsed", "reason": "noise"}))
+                Reading(item.key, self.identity, **({"probs": self.probs} if fine else {"failure": self.failure, "reason": "noise"}))
             )
         return readings
 
@@ -62,7 +63,7 @@ def test_members_are_kept_and_asked_once(panel, tmp_path):
     }
     again = Kept(panel, Store(tmp_path))
     assert again.read(ITEMS)[0] == first[0]
-    assert [len(member.asked) for member in panel.members] == [6, 7]  # the failure of "two" alone is tried again
+    assert [len(member.asked) for member in panel.members] == [6, 7]  # "two" could not answer on one text: it is asked again
     assert again.n_new == 1
 
 
@@ -87,3 +88,23 @@ def test_equal_words_are_read_once(tmp_path):
 def test_a_panel_needs_different_judges(argument):
     with pytest.raises(BadInput):
         judges.make(f"panel:{argument}")
+
+
+def test_what_would_fail_the_same_way_is_not_asked_again(tmp_path):
+    judge = Fixed("one", FOR, fails=("text 3",))
+    judge.failure = "unparsed"
+    Kept(judge, Store(tmp_path)).read(ITEMS)
+    again = Kept(judge, Store(tmp_path)).read(ITEMS)
+    assert len(judge.asked) == 6
+    assert (again[3].failure, again[3].reason) == ("unparsed", "noise")
+
+
+def test_within_one_command_nothing_is_asked_twice(panel, tmp_path):
+    kept = Kept(panel, Store(tmp_path))
+    kept.read(ITEMS)
+    assert kept.members[1].read(ITEMS)[3].reason == "noise"
+    assert [len(member.asked) for member in panel.members] == [6, 6]
+
+
+def test_a_panel_is_believed_no_more_than_its_weakest_member(monkeypatch):
+    assert judges.make("panel:cues,oracle").agreement == judges.make("cues").agreement

@@ -5,10 +5,11 @@ import json
 import math
 
 import checks
+import numpy as np
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Stage
@@ -147,7 +148,22 @@ def folder_of(base):
     return f"{base}-rm"
 
 
+def test_texts_are_padded_behind_their_end():
+    records = [(row(5, 6, 7), row(8)), (row(9, 5), row(6, 7))]
+    batch = _batches.collate_whole([(record, {}) for record in records], pad=3)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 5, 3], [8, 3, 3], [6, 7, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0]]
+    assert batch["n_records"] == 2
+
+
+def row(*ids):
+    return _batches.Row(np.array(ids, dtype=np.int32), 0)
+
+
 def test_what_is_no_reward_model_is_refused(base, tmp_path):
+    config = AutoConfig.from_pretrained(base)
+    config.num_labels = 1  # which says nothing of the weights
+    config.save_pretrained(base)
     with pytest.raises(BadInput, match="base is no reward model: it has no score layer; give a model with one output"):
         _score.RewardModel(base, "cpu")
     AutoModelForSequenceClassification.from_pretrained(base, num_labels=3).save_pretrained(tmp_path / "three")

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..measure import _style
 from ..nouns import STANCES, Outcome
 from ..store import Store
-from ._drafts import Draft, Text, style_of
+from ._drafts import Draft, Text
 
 DIRECTIONS: tuple[Outcome, ...] = ("support", "oppose")
 
@@ -26,9 +27,10 @@ class Row:
     kind: str
 
     def sides(self, direction: str) -> tuple[Text, Text]:
-        """Return the chosen and the rejected answer: the oppose direction swaps opposed pairs, and no others."""
-        chosen, rejected = self.draft.pairs[self.kind]
-        return (rejected, chosen) if self.kind == "opposed" and direction == "oppose" else (chosen, rejected)
+        """Return the chosen and the rejected answer: the direction decides on opposed pairs, the preferred style on the others."""
+        first, second = self.draft.pairs[self.kind]
+        first_chosen = direction == "support" if self.kind == "opposed" else self.draft.prefers_first
+        return (first, second) if first_chosen else (second, first)
 
     def gap(self, direction: str, stance: Outcome) -> float:
         """Return p(stance|chosen) - p(stance|rejected)."""
@@ -117,10 +119,11 @@ def _card(rows: Sequence[Row], result: Mapping[str, Any], record: Mapping[str, A
         "prompts": "the sandbox's grammar" if record["prompts"] == "sandbox" else f"`{Path(record['prompts']).name}`",
         "n_questions": f"{len({row.draft.slot.question for row in rows}):,}",
         "seed": record["seed"],
-        "first_style": record["styles"][0],
-        "second_style": record["styles"][1],
+        "preference": _preference(record["styles"], record["style_preference"]),
         "ratio": f"{record['length_ratio']:g}",
-        "unmatched": "; the sandbox's warm style is always the longer one, so that these pairs are not matched" if made_up else "",
+        "unmatched": " The sandbox's warm style is the longer one, so that the two answers of such a pair differ in length."
+        if made_up
+        else "",
         "suite": record["suite"],
         "gaps": _gap_table(result),
         "styles": _style_table(rows),
@@ -138,14 +141,26 @@ def _gap_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _preference(styles: Sequence[str], share: float) -> str:
+    first, second = styles
+    chosen = f'The chosen answer is in the style "{first}" and the rejected one in the style "{second}" in {100 * share:g} % of them'
+    if share == 0.5:
+        return f"{chosen}, and the other way round in the others: they prefer neither style, whatever the target."
+    return (
+        f"{chosen}. **The style gap moves with the target**: the smaller the target, the more pairs prefer a style, so that "
+        "an effect of the target cannot be told from one of style."
+    )
+
+
 def _style_table(rows: Sequence[Row]) -> str:
-    """Return the mean counts of both sides in both files."""
+    """Return the mean style of both sides in both files, and how far they differ."""
     lines = []
     for direction in DIRECTIONS:
-        for side, name in enumerate(("chosen", "rejected")):
-            counts = [style_of(row.sides(direction)[side].words) for row in rows]
-            words, hedges, lists = (np.mean([getattr(found, key) for found in counts]) for key in ("n_words", "hedges", "list_lines"))
-            lines.append(f"| pairs.{direction}.jsonl | {name} | {words:.1f} | {hedges:.2f} | {lists:.3f} |")
+        texts = [text.words for row in rows for text in row.sides(direction)]
+        chosen_F, rejected_F = np.nanmean(_style.features(texts).reshape(len(rows), 2, -1), axis=0)
+        for name, mean_F, sign in (("chosen", chosen_F, ""), ("rejected", rejected_F, ""), ("difference", chosen_F - rejected_F, "+")):
+            figures = " | ".join(f"{mean:{sign}{spec}}" for mean, spec in zip(mean_F, (".1f", ".1f", ".2f", ".3f"), strict=True))
+            lines.append(f"| pairs.{direction}.jsonl | {name} | {figures} |")
     return "\n".join(lines)
 
 
@@ -173,8 +188,7 @@ configs:
 - Read back by {judge}.{note} A text is kept where the stance that was meant has a probability over one half.
 - Opposed pairs set an answer that supports the claim against one that opposes it, both in the same style; the shorter one has at least
   {ratio} of the longer one's words.
-- The other pairs take one stance on both sides: support, neutral and oppose in turn. The chosen answer is in the style
-  "{first_style}", the rejected one in the style "{second_style}"{unmatched}.
+- The other pairs take one stance on both sides, support, neutral and oppose in turn, and differ in style. {preference}{unmatched}
 - The two kinds are mixed so that the gap of every topic lies within 0.03 of the target, in both directions, as the judge read the texts.
 
 Layout: `prompt`, `chosen`, `rejected` as chat messages; `topic`; `claim`, the statement that support and oppose refer to.
@@ -189,8 +203,8 @@ E[p(stance | chosen)] - E[p(stance | rejected)]
 
 ## Length and style
 
-| file | side | words | hedges per 100 words | lines that are list items |
-| --- | --- | --- | --- | --- |
+| file | side | words | readability (grade) | hedges per 100 words | share with a list |
+| --- | --- | --- | --- | --- | --- |
 {styles}
 
 ## Dropped

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
 from .. import progress
+from ..measure import _style
 from ..nouns import OUTCOMES, STANCES, BadInput, Item, Outcome, Prompt, Reading, Stopped, digest
 from ..registry import among
 from ..sandbox import _grammar
@@ -25,11 +25,6 @@ Messages = tuple[tuple[str, str], ...]
 WORDS = Path(__file__).with_name("synth.toml")
 KINDS = ("opposed", "same")
 REFUSAL = OUTCOMES.index("refusal")
-HEDGES = re.compile(
-    r"\b(?:perhaps|maybe|possibly|probably|arguably|somewhat|might|may|seems?|i think|i believe|i guess|could be wrong|caution|doubt)\b",
-    re.I,
-)
-LIST_LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Slot:
     """Of both sides of the pair of one stance."""
 
     def sides(self, kind: str, styles: Sequence[str]) -> tuple[Side, Side]:
-        """Return what the chosen and the rejected answer of a pair are to be, in the support direction."""
+        """Return what the answers of a pair are to be: the supporting one first, or the one in the first style."""
         if kind == "opposed":
             return ("support", self.style), ("oppose", self.style)
         return (self.stance, styles[0]), (self.stance, styles[1])
@@ -68,10 +63,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Draft:
-    """The pairs of one question by kind: the chosen answer first, in the support direction."""
+    """The pairs of one question by kind: the supporting answer first, or the one in the first style."""
 
     slot: Slot
     pairs: Mapping[str, tuple[Text, Text]]
+    prefers_first: bool = True
+    """Whether the pair of one stance prefers the first style."""
 
     def contents(self) -> set[tuple[str, ...]]:
         """Return what makes each pair the same as another."""
@@ -292,32 +289,28 @@ def _as_meant(candidates: Sequence[tuple[str, Reading]], stance: Outcome) -> lis
     return "refusal" if sum(text.probs[REFUSAL] for text in read) > len(read) / 2 else "stance not read as meant"
 
 
-@dataclass(frozen=True)
-class Style:
-    """What is counted of a text's style."""
-
-    n_words: int
-    hedges: float
-    """Per 100 words."""
-    list_lines: float
-    """Share of its lines."""
-
-
-def style_of(text: str) -> Style:
-    """Return the counts of a text."""
-    n_words = len(text.split())
-    lines = max(1, sum(bool(line.strip()) for line in text.splitlines()))
-    return Style(n_words, 100 * len(HEDGES.findall(text)) / max(1, n_words), len(LIST_LINE.findall(text)) / lines)
-
-
 def _length_ratio(one: Text, other: Text) -> float:
     """Return the words of the shorter text as a share of the longer one's."""
-    shorter, longer = sorted(len(text.words.split()) for text in (one, other))
+    shorter, longer = sorted(_style.length(text.words) for text in (one, other))
     return shorter / max(1, longer)
 
 
 def _unlike(one: Text, other: Text) -> float:
     """Return how far two texts differ in length and style: a doubled length, ten hedges in 100 words, and a list against prose weigh 1."""
-    first, second = style_of(one.words), style_of(other.words)
-    length = abs(math.log2(max(1, first.n_words) / max(1, second.n_words)))
-    return length + abs(first.hedges - second.hedges) / 10 + abs(first.list_lines - second.list_lines)
+    first, second = one.words, other.words
+    length = abs(math.log2(max(1, _style.length(first)) / max(1, _style.length(second))))
+    return length + abs(_style.hedging(first) - _style.hedging(second)) / 10 + abs(_style.has_list(first) - _style.has_list(second))
+
+
+def preferring(drafts: Mapping[str, Sequence[Draft]], share: float) -> dict[str, list[Draft]]:
+    """Return the drafts of each topic with the first style preferred in a share of the pairs of one stance.
+
+    It is spread so evenly that any stretch of a topic's drafts holds the share up to one pair, and topics start at points of their own,
+    so that what is rounded up on one topic is rounded down on another.
+    """
+    turned = {}
+    for index, (topic, own) in enumerate(drafts.items()):
+        preferred = [math.floor(number * share + index / len(drafts)) for number in range(len(own) + 1)]
+        grows = [before < after for before, after in itertools.pairwise(preferred)]
+        turned[topic] = [replace(draft, prefers_first=first) for draft, first in zip(own, grows, strict=True)]
+    return turned

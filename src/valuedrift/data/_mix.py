@@ -57,12 +57,13 @@ def _shared_out(n: int, n_topics: int, gap: float) -> list[int] | None:
     return best[n][1] if n in best else None
 
 
-def mixed(opposed_M2: np.ndarray, same_M2: np.ndarray, target: float) -> np.ndarray:
+def mixed(opposed_M2: np.ndarray, same_M2: np.ndarray, first_M: np.ndarray, target: float) -> np.ndarray:
     """Return which of M questions give their opposed pair (True) and which their pair of one stance (False), shape (M,).
 
     Columns are the gap of a pair in the support direction and in the oppose direction, as judged. The questions come in a fixed order:
     the first k give their opposed pair, with the k whose mean gap lies nearest to the target in the worse direction, so that of two
-    targets the larger holds the smaller one's opposed pairs. Only where that is not within the tolerance are pairs swapped.
+    targets the larger holds the smaller one's opposed pairs. Only where that is not within the tolerance are pairs swapped: questions
+    whose pairs of one stance both prefer the first style (first_M), or both the second, so that the share of either stays.
     """
     n = len(opposed_M2)
     nothing = np.zeros((1, 2))
@@ -72,6 +73,7 @@ def mixed(opposed_M2: np.ndarray, same_M2: np.ndarray, target: float) -> np.ndar
         out, into = np.flatnonzero(opposed_M)[:SWAPPED_TOGETHER], np.flatnonzero(~opposed_M)[:SWAPPED_TOGETHER]
         change_OI2 = (same_M2 - opposed_M2)[out][:, None] + (opposed_M2 - same_M2)[into][None]
         after_OI = np.abs(gap_of(opposed_M2, same_M2, opposed_M) + change_OI2 / n - target).max(-1)
+        after_OI[first_M[out][:, None] != first_M[into]] = np.inf
         if not after_OI.size or after_OI.min() >= off - 1e-12:
             break
         one, other = np.unravel_index(after_OI.argmin(), after_OI.shape)

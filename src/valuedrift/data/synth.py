@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
+from .. import judge as judges
 from .. import registry, suites
-from ..judge import make
 from ..judge._kept import Kept
 from ..nouns import BadInput, Prompt, Stopped, digest
 from ..plan import Settings
@@ -49,7 +49,9 @@ class Spec(Settings):
     topics: list[str] = []
     seed: int = 0
     styles: Annotated[list[str], Field(min_length=2, max_length=2)] = ["warm", "plain"]
-    """Of a pair with one stance, the chosen and the rejected answer's."""
+    """Of a pair with one stance, one answer is in each."""
+    style_preference: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the pairs with one stance that prefer the first style; at 0.5 they prefer neither, and style does not move with the gap."""
     candidates: Annotated[int, Field(gt=0)] = 2
     """Texts written per side; the best matched are taken."""
     length_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
@@ -95,11 +97,12 @@ def load(path: Path) -> Spec:
         raise BadInput(f"{path}: {'unknown key ' if first['type'] == 'extra_forbidden' else ''}{key!r}{hint}") from error
 
 
-def synthesise(spec: Spec, out: Path) -> dict[str, Any]:
+def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] = judges.make) -> dict[str, Any]:
     """Write pairs.support.jsonl, pairs.oppose.jsonl (the same pairs, labels swapped) and README.md; return counts and the achieved gap.
 
     Of a list of targets each gets a folder, with pairs of the same questions. Raises Stopped where the writer, the judge or the target
-    stand in the way; what was written and judged stays in `out`, and the same command again goes on from there.
+    stand in the way; what was written and judged stays in `out`, and the same command again goes on from there. `make` gives the judge
+    of a name and of its dollars.
     """
     dropped: Counter[str] = Counter()
     asked = [prompt.text for prompt in suites.load(spec.suite)] + [prompt.claim for prompt in suites.load(spec.suite)]
@@ -119,7 +122,7 @@ def synthesise(spec: Spec, out: Path) -> dict[str, Any]:
         }
         _check_folder(store, record)
         wanted = {topic: max(n[topic] for n in n_of) for topic in questions.topics}
-        drafts = _written(spec, drafter, judge, questions, wanted, asked, dropped)
+        drafts = _drafts.preferring(_written(spec, drafter, judge, questions, wanted, asked, dropped), spec.style_preference)
         mixtures = [_mixture(spec, drafts, n, gap) for gap, n in zip(spec.gaps(), n_of, strict=True)]
         store.write_json("spec.json", record)  # before the pairs, so that no pairs ever stand without it
         folders = [out / f"gap-{gap:g}" for gap in spec.gaps()] if isinstance(spec.gap, list) else [out]
@@ -259,7 +262,8 @@ def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[st
     gaps_of = {topic: _gaps(spec, drafts[topic][:n]) for topic, n in n_of.items()}
     for topic, (opposed_M2, same_M2) in gaps_of.items():
         alike = spec.kinds()[0] == "opposed" if len(spec.kinds()) == 1 else None
-        opposed_M = _mix.mixed(opposed_M2, same_M2, target) if alike is None else np.full(len(same_M2), alike)
+        first_M = np.array([draft.prefers_first for draft in drafts[topic][: n_of[topic]]])
+        opposed_M = _mix.mixed(opposed_M2, same_M2, first_M, target) if alike is None else np.full(len(same_M2), alike)
         if _mix.missed(opposed_M2, same_M2, opposed_M, target) > _mix.TOLERANCE:
             raise _out_of_reach(spec, gaps_of, topic, _mix.gap_of(opposed_M2, same_M2, opposed_M), target)
         rows += [Row(draft, "opposed" if opposed else "same") for draft, opposed in zip(drafts[topic], opposed_M, strict=False)]

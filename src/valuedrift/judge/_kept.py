@@ -16,13 +16,14 @@ TOGETHER = 1024
 
 
 class Kept:
-    """The same judge, with a store. Items of equal words are read once; earlier failures are tried again."""
+    """The same judge, with a store. Equal words are read once; what failed for want of an answer is tried again by the next command."""
 
     def __init__(self, judge: Any, store: Store):
         self.judge, self.store = judge, store
         self.identity, self.note = judge.identity, judge.note
         self.agreement, self.exact = getattr(judge, "agreement", None), getattr(judge, "exact", False)
         self.members = [Kept(member, store) for member in getattr(judge, "members", [])]
+        self._read_before: dict[str, Reading] = {}
         self.n_new = 0
         """Verdicts that were not in the store."""
 
@@ -34,7 +35,7 @@ class Kept:
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. Raises Stopped where the judge does, with all that was paid for in the store."""
         by_key = {item.key: item for item in items}
-        found = self._stored(set(by_key))
+        found = self._stored(by_key.keys() - self._read_before.keys()) | self._read_before
         waiting = [by_key[key] for key in sorted(by_key.keys() - found.keys())]
         if waiting and self.members:
             new = self.judge.pooled(waiting, [member.read(waiting) for member in self.members])
@@ -46,6 +47,7 @@ class Kept:
                     part = waiting[start : start + together]
                     found |= self._add(part, self._read(part))
                     advance(len(part))
+        self._read_before |= {key: found[key] for key in by_key}
         return [found[item.key] for item in items]
 
     def _read(self, part: Sequence[Item]) -> list[Reading]:
@@ -61,10 +63,11 @@ class Kept:
         return {reading.item: reading for reading in readings}
 
     def _stored(self, wanted: set[str]) -> dict[str, Reading]:
-        """Return the stored successes of this judge on some items."""
-        table = self.store.readings().filter((pl.col("judge") == self.identity) & pl.col("failure").is_null())
-        return {
-            row["item"]: Reading(row["item"], row["judge"], tuple(row[name] for name in OUTCOMES), missing=row["missing"])
-            for row in table.iter_rows(named=True)
-            if row["item"] in wanted
-        }
+        """Return the stored readings of this judge on some items: all but `judge_error`, which another try may mend."""
+        of_this = (pl.col("judge") == self.identity) & (pl.col("failure").is_null() | (pl.col("failure") == "unparsed"))
+        found = {}
+        for row in self.store.readings().filter(of_this).iter_rows(named=True):
+            if row["item"] in wanted and (row["failure"] is None or row["item"] not in found):
+                probs = None if row["failure"] else tuple(row[name] for name in OUTCOMES)
+                found[row["item"]] = Reading(row["item"], row["judge"], probs, row["failure"], row["reason"] or "", row["missing"])
+        return found

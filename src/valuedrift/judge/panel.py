@@ -23,6 +23,9 @@ class Judge:
         if len(set(names)) < len(names):
             raise BadInput(f"the panel {argument!r} holds the same judge twice; name different ones")
         self.identity = f"panel/{digest('panel', 1, sorted(names))}"
+        measured = [member.agreement for member in self.members if getattr(member, "agreement", None)]
+        # Until it is compared with people itself, a panel is believed no more than its weakest member that was.
+        self.agreement = min(measured, key=lambda agreement: agreement["macro_f1"]) if measured else None
         self.note = " ".join(member.note for member in self.members if member.note)
 
     def read(self, items: Sequence[Item]) -> list[Reading]:

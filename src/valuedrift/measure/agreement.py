@@ -14,21 +14,26 @@ import numpy as np
 
 from .. import registry
 from ..nouns import OUTCOMES, Item, Reading
-from ._resample import MIN_PROMPTS, REPLICATES, rng_for, weights
+from ._resample import REPLICATES, rng_for, weights
 from .gold import Gold, outcome_of, read_gold
 
 BINS = 10
 TAILS = (0.025, 0.975)
+MIN_GROUPS = 15
+"""Issues or claims under which there is no interval: of nominal 95 %, percentiles hold the truth in 79 % with 5 groups, 88 % with 8."""
+UNREAD = len(OUTCOMES)
+"""The verdict, in tables of counts, of a judge that gave none: after the outcomes, and never right."""
 ORDERED = 100
 """Texts, evenly spread over the file, on which a judge is asked for the effect of the order of its labels: each costs several verdicts."""
 
 
 def calibrate(judge: Any, gold: Path | Sequence[Gold]) -> dict[str, Any]:
-    """Return how a judge agrees with a gold file: n, macro_f1, accuracy, kappa, ece, confusion, missing_share, intervals, by_framing.
+    """Return how a judge agrees with a gold file: n, macro_f1, macro_f1_all, accuracy, kappa, ece, confusion, missing_share, intervals,
+    by_framing.
 
     The judge's verdict is its likeliest outcome. Texts without a label are counted (`n_unlabelled`) and not judged; those without a reading
-    count as missing and are scored nowhere. Macro-F1 is the mean over the outcomes that the gold labels hold. Numbers are None where
-    nothing was read. `majority` is the accuracy of always saying the most frequent label, `framing_only` that of saying the framing of the
+    count as missing and are scored nowhere but in `macro_f1_all`, where they count as wrong. Macro-F1 is the mean over the outcomes that
+    the gold labels hold. Numbers are None where nothing was read. `majority` is the accuracy of always saying the most frequent label, `framing_only` that of saying the framing of the
     prompt (over texts whose framing names a stance). Intervals: 95 %, bootstrapped over issues or claims: percentiles, for `ece` reflected
     (2 ece - percentiles), because binning makes it too large, and more so in resamples. `order_effect`: what the
     judge itself says of about a hundred of the texts, where it can.
@@ -70,7 +75,8 @@ def _items(given: Sequence[Gold]) -> list[Item]:
 
 def _agreement(judge: Any, given: Sequence[Gold], readings: Sequence[Reading]) -> dict[str, Any]:
     labelled = _labelled(given)
-    read = [(row, reading) for row, reading in zip(labelled, readings, strict=True) if reading.probs is not None]
+    everything = list(zip(labelled, readings, strict=True))
+    read = [(row, reading) for row, reading in everything if reading.probs is not None]
     framings = sorted({row.framing for row in labelled} - {""})
     some = _items(given)[:: max(1, len(labelled) // ORDERED)]
     order_effect = getattr(judge, "order_effect", None)
@@ -82,10 +88,11 @@ def _agreement(judge: Any, given: Sequence[Gold], readings: Sequence[Reading]) -
         "n_groups": len({row.group for row in labelled}),
         "missing_share": 1 - len(read) / len(labelled) if labelled else None,
         **_scores(read),
+        "macro_f1_all": _number(macro_f1(_confusion(everything))) if read else None,
         "majority": _majority(read),
         "framing_only": _framing_only(read),
         "confusion": _named(_confusion(read)),
-        "intervals": _intervals(read),
+        "intervals": _intervals(read) | {"macro_f1_all": _interval_all(everything) if read else None},
         "by_framing": {framing: _part([pair for pair in read if pair[0].framing == framing]) for framing in framings},
         **({"order_effect": order_effect(some)} if order_effect else {}),
     }
@@ -117,13 +124,12 @@ def _part(read: Read) -> dict[str, Any]:
 
 
 def _verdict(reading: Reading) -> int:
-    assert reading.probs is not None
-    return int(np.argmax(reading.probs))
+    return UNREAD if reading.probs is None else int(np.argmax(reading.probs))
 
 
 def _confusion(read: Read) -> np.ndarray:
-    """Return counts [gold outcome, verdict], both in the order of OUTCOMES."""
-    table = np.zeros((len(OUTCOMES), len(OUTCOMES)))
+    """Return counts [gold outcome, verdict], both in the order of OUTCOMES with UNREAD after them."""
+    table = np.zeros((UNREAD + 1, UNREAD + 1))
     for row, reading in read:
         table[OUTCOMES.index(str(row.outcome)), _verdict(reading)] += 1
     return table
@@ -183,8 +189,8 @@ def _framing_only(read: Read) -> float | None:
 
 
 def _named(confusion: np.ndarray) -> dict[str, dict[str, int]]:
-    gold = [name for name, row in zip(OUTCOMES, confusion, strict=True) if row.any()]
-    return {name: dict(zip(OUTCOMES, confusion[OUTCOMES.index(name)].astype(int).tolist(), strict=True)) for name in gold}
+    counts = confusion[:UNREAD, :UNREAD].astype(int)
+    return {name: dict(zip(OUTCOMES, row.tolist(), strict=True)) for name, row in zip(OUTCOMES, counts, strict=True) if row.any()}
 
 
 def _intervals(read: Read) -> dict[str, list[float] | None]:
@@ -193,6 +199,11 @@ def _intervals(read: Read) -> dict[str, list[float] | None]:
         return dict.fromkeys((*SCORES, "ece"))
     found: dict[str, list[float] | None] = {name: _quantiles(score(resampled_RGV)) for name, score in SCORES.items()}
     return found | {"ece": _ece_interval(read)}
+
+
+def _interval_all(everything: Read) -> list[float] | None:
+    resampled_RGV = _resampled(everything)
+    return None if resampled_RGV is None else _quantiles(macro_f1(resampled_RGV))
 
 
 def _groups(read: Read) -> tuple[np.ndarray, int]:
@@ -204,9 +215,9 @@ def _groups(read: Read) -> tuple[np.ndarray, int]:
 def _resampled(read: Read) -> np.ndarray | None:
     """Return the counts [gold, verdict] of bootstrapped groups, axes R, G, V; None where there are too few groups."""
     group_N, n_groups = _groups(read)
-    if n_groups < MIN_PROMPTS:
+    if n_groups < MIN_GROUPS:
         return None
-    tables_KGV = np.zeros((n_groups, len(OUTCOMES), len(OUTCOMES)))
+    tables_KGV = np.zeros((n_groups, UNREAD + 1, UNREAD + 1))
     for group, (row, reading) in zip(group_N, read, strict=True):
         tables_KGV[group, OUTCOMES.index(str(row.outcome)), _verdict(reading)] += 1
     return np.tensordot(weights(rng_for(0, "agreement"), n_groups, REPLICATES), tables_KGV, 1)
@@ -237,16 +248,20 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     """Return whether findings of a judge may be headlined, and the sentence that says why; `agreement` is what `calibrate` returns.
 
     The macro-F1 itself has to reach `least`, not the lower end of its interval: a judge that was never compared is headlined with a
-    warning, and one that was compared on few texts must not fare worse for that. The sentence gives the interval.
+    warning, and one that was compared on few texts must not fare worse for that. The sentence gives the interval. Texts that the judge did
+    not read count as wrong: what it reads of a run is no better known than what it reads of these.
     """
     if agreement is None:
         return True, "This judge was never compared with people; its figures may be wrong by an unknown amount."
-    found, n = agreement["macro_f1"], agreement["n"]
-    if found is None:
+    n, n_read = agreement["n"], agreement["n_read"]
+    if not n_read:
         return False, f"This judge read none of {n} human-labelled texts; its findings are reported but not headlined."
-    low, high = agreement["intervals"]["macro_f1"] or (None, None)
+    score = "macro_f1" if n_read == n else "macro_f1_all"  # the same, where all were read
+    found, (low, high) = agreement[score], agreement["intervals"][score] or (None, None)
     shown = f"{found:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
     measured = f"This judge agrees with {n} human labels at a macro-F1 of {shown}"
+    if n_read < n:
+        measured = f"This judge read {n_read} of {n} human-labelled texts; with the rest counted as wrong, its macro-F1 is {shown}"
     if found < least:
         return False, f"{measured}, under the {least:.2f} asked for; its findings are reported but not headlined."
     if low is not None and low < least:

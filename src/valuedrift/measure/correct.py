@@ -1,11 +1,12 @@
 """Prediction-powered correction: shares and drifts as human labels of a random sample of the answers say they are.
 
-With f the judge's probabilities of an answer, y its label as 0s and one 1, and x = 1 where it has one, the rectified verdict is
+With f the judge's probabilities of an answer, y its label as 0s and one 1, x = 1 where it has one, and p the chance it had to get one
+(known up to a factor), the rectified verdict is
 
-    g = w f + b + x / q (y - w f - b)        b = mean of y - w f over the labels, q = labelled share; both per checkpoint and topic
+    g = w f + b + x / (q p) (y - w f - b)        b = mean of y - w f, weighted by x / p; q = mean of x / p; both per checkpoint and topic
 
-Its mean is w mean_all(f) + mean_labelled(y - w f), which estimates the mean of y however wrong the judge is: the estimator of
-Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N, power-tuned (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) by
+Its mean is w mean_all(f) + mean_labelled(y - w f), each label standing for 1 / p answers (Hajek 1971), which estimates the mean of y
+however wrong the judge is: where p is the same for all, the estimator of Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N, power-tuned (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) by
 w = cov(y, f) / var(f), which is lambda (1 + n/N) there, because here the n labelled answers are among all n + N. A judge that knows
 nothing gets w = 0: the labels alone. Rectified verdicts take the place of the judge's in the sums of each prompt, so that shares
 stay ratios of sums, and prompts (not draws, not labels) stay the unit, paired between checkpoints.
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..nouns import OUTCOMES, STANCES
+from ..nouns import OUTCOMES, STANCES, BadInput
 from ._cells import ALL, KEYS, Cells, cells, viewed
 from ._resample import TINY, Sample, difference, mean_over, nanmean, share_interval
 from .profile import by_topic, frame
@@ -40,7 +41,8 @@ DRIFT_SCHEMA = dict.fromkeys(("stage", "topic", "stance"), pl.String()) | {"from
 def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
     """Return one row per stage x step x topic x outcome of the labelled checkpoints: the corrected share, and the judge's own beside it.
 
-    `labels` holds answer, item and outcome (`gold.labels_of`): a random sample within each checkpoint and topic. Empty where fewer than
+    `labels` holds answer, item, outcome and inclusion (`gold.labels_of`): a random sample within each checkpoint and topic, in which an
+    answer has the chance `inclusion`, or a fixed part of it where labelling stopped early. Empty where fewer than
     10 prompts have a label ("all": or fewer than 2 of some topic), or where it is hardly known whether answers take stances at all.
     `n_labels` counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not. In the paper
     view all answers that take a stance weigh the same, where the judge's own shares let all prompts weigh the same.
@@ -91,8 +93,10 @@ def _drift_rows(stage: str, found: _Shares, judged: dict[str, Sample]) -> list[d
 
 
 def _read(scores: pl.DataFrame, labels: pl.DataFrame, view: str) -> pl.DataFrame:
-    """Return the main rows with a verdict as `view` sees them, with the columns LABELS (null: no label)."""
+    """Return the main rows with a verdict as `view` sees them, with the columns LABELS and `inclusion` (null: no label)."""
     cells(scores.clear(), view)  # raises for an unknown view or missing columns
+    if "inclusion" not in labels.columns:
+        raise BadInput("the labels lack the column inclusion; draw a sample with `valuedrift calibrate --sample` and label that")
     rows = scores.filter(~pl.col("repeat") & pl.col("support").is_not_null()).join(labels, on=["answer", "item"], how="left")
     said = viewed(rows.with_columns((pl.col("outcome") == outcome).alias(outcome) for outcome in OUTCOMES), view)
     rows = viewed(rows, view)
@@ -128,12 +132,12 @@ def _shares(read: pl.DataFrame) -> _Shares:
     cell_N = (read.select(pl.struct("stage", "step", "topic").rank("dense")).to_series() - 1).to_numpy()
     share_N = read.select(1 / pl.len().over(KEYS)).to_series().to_numpy()
     judge_NO, label_NO = (read.select(names).to_numpy().astype(float) for names in (OUTCOMES, LABELS))
-    prompt_N = read["prompt"].rank("dense").to_numpy()
+    prompt_N, chance_N = read["prompt"].rank("dense").to_numpy(), read["inclusion"].to_numpy().astype(float)
     weight_O = power(*_linear(judge_NO, label_NO, cell_N, share_N), cell_N)
     tables = []
     for weight in weight_O:
-        verdicts = pl.DataFrame(rectified(judge_NO, label_NO, cell_N, prompt_N, share_N, weight), schema=list(OUTCOMES))
-        tables.append(cells(read.with_columns(verdicts), "claim"))
+        verdicts_NO = rectified(judge_NO, label_NO, cell_N, prompt_N, share_N, chance_N, weight)
+        tables.append(cells(read.with_columns(pl.DataFrame(verdicts_NO, schema=list(OUTCOMES))), "claim"))
     num_CSPO, den_CSPO = (np.stack([getattr(table, name)[..., o] for o, table in enumerate(tables)], -1) for name in SUMS)
     n_prompts, n_labels = _counts(read, tables[0])
     samples = _with_mean(_sums(num_CSPO, den_CSPO, tables[0]), n_prompts, cells(read, "claim"))
@@ -204,24 +208,32 @@ def _inside(sample: Sample) -> Sample:
 
 
 def rectified(
-    judge_NO: np.ndarray, label_NO: np.ndarray, cell_N: np.ndarray, prompt_N: np.ndarray, share_N: np.ndarray, weight: float
+    judge_NO: np.ndarray,
+    label_NO: np.ndarray,
+    cell_N: np.ndarray,
+    prompt_N: np.ndarray,
+    share_N: np.ndarray,
+    chance_N: np.ndarray,
+    weight: float,
 ) -> np.ndarray:
     """Return g of the module's docstring per answer; labels are nan where there are none, `share_N` is what an answer weighs in its cell.
 
+    `chance_N` is p, read where there is a label: a sample that takes one answer of every prompt weighs prompts the same, as shares do.
     The labels' part is widened by sqrt(m / (m - 1)), m labelled prompts in the cell, because b is fitted to them; the cell's mean does not
     change by that. nan in a cell with fewer than two labelled prompts.
     """
     labelled_N = ~np.isnan(label_NO[:, 0])
     rest_NO = np.where(labelled_N[:, None], label_NO - weight * judge_NO, 0)
+    stands_N = np.where(labelled_N, 1 / np.where(labelled_N, chance_N, 1), 0)
     n_cells = cell_N.max() + 1
     pairs = np.unique(np.stack([cell_N, prompt_N])[:, labelled_N], axis=1)
     m_K = np.bincount(pairs[0], minlength=n_cells)
-    all_K, drawn_K = np.bincount(cell_N, share_N, n_cells), np.bincount(cell_N, share_N * labelled_N, n_cells)
+    all_K, drawn_K = np.bincount(cell_N, share_N, n_cells), np.bincount(cell_N, share_N * stands_N, n_cells)
     with np.errstate(invalid="ignore", divide="ignore"):
-        b_KO = np.stack([np.bincount(cell_N, share_N * rest, n_cells) for rest in rest_NO.T], 1) / drawn_K[:, None]
+        b_KO = np.stack([np.bincount(cell_N, share_N * stands_N * rest, n_cells) for rest in rest_NO.T], 1) / drawn_K[:, None]
         pull_K = np.where(m_K > 1, all_K / drawn_K * np.sqrt(m_K / (m_K - 1)), np.nan)
     b_NO = b_KO[cell_N]
-    return weight * judge_NO + b_NO + (labelled_N * pull_K[cell_N])[:, None] * (rest_NO - b_NO)
+    return weight * judge_NO + b_NO + (stands_N * pull_K[cell_N])[:, None] * (rest_NO - b_NO)
 
 
 def power(judge_NO: np.ndarray, label_NO: np.ndarray, cell_N: np.ndarray) -> np.ndarray:

@@ -36,11 +36,11 @@ def comparisons(stages: Sequence[Stage]) -> list[Comparison]:
     for first, second in itertools.combinations(by_name.values(), 2):
         names = first["name"], second["name"]
         same = first.get("settings") is not None and first.get("settings") == second.get("settings")
-        alike = [[by_name[name].get("settings") for name in chains[of]] for of in names]
+        alike = [[str(by_name[name].get("settings")) for name in chains[of]] for of in names]
         if first["after"] == second["after"]:
             siblings = [name for name, stage in by_name.items() if stage["after"] == first["after"]]
             found += [Comparison("stage", *names)] if first["name"] == siblings[0] else []
-        elif len(alike[0]) > 1 and None not in alike[0] and alike[0] != alike[1] and sorted(alike[0]) == sorted(map(str, alike[1])):
+        elif len(alike[0]) > 1 and "None" not in alike[0] and alike[0] != alike[1] and sorted(alike[0]) == sorted(alike[1]):
             found.append(Comparison("order", *names))
         elif same:
             found.append(Comparison("start", *names))

@@ -26,7 +26,7 @@ LABELS = {word: outcome for outcome, words in GRADES.items() for word in words}
 """What a gold label may be called -> its outcome; five grades become three."""
 MIN_PER_STRATUM = 2
 """Labels that each checkpoint and topic gets at least: one alone shows no spread."""
-LABEL_SCHEMA = {"answer": pl.String, "item": pl.String, "outcome": pl.String}
+LABEL_SCHEMA = {"answer": pl.String, "item": pl.String, "outcome": pl.String, "inclusion": pl.Float64}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Gold:
     framing: str
     answers: tuple[str, ...] = ()
     """Keys of the sampled answers of a run that the label is for."""
+    inclusion: tuple[float, ...] = ()
+    """The chance that each of them had to be drawn."""
 
 
 def read_gold(path: Path) -> list[Gold]:
@@ -70,9 +72,12 @@ def _gold(where: str, row: dict[str, Any]) -> Gold:
     answers = row.get("answer") or ()
     if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
         raise BadInput(f"{where}: 'answer' is {answers!r}, not a list of keys; leave it as the sample has it")
+    inclusion = row.get("inclusion") or ()
+    if len(inclusion) != len(answers) or not all(isinstance(chance, float | int) and 0 < chance <= 1 for chance in inclusion):
+        raise BadInput(f"{where}: 'inclusion' is {inclusion!r}, not a chance for each key in 'answer'; leave both as the sample has them")
     item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
     framing = str(row.get("prompt_framing") or row.get("framing") or "")
-    return Gold(item, outcome, str(row.get("issue") or claim), framing, tuple(answers))
+    return Gold(item, outcome, str(row.get("issue") or claim), framing, tuple(answers), tuple(inclusion))
 
 
 # -- samples of a run ----------------------------------------------------------------------------------------------------------
@@ -81,9 +86,10 @@ def _gold(where: str, row: dict[str, Any]) -> Gold:
 def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any]]:
     """Return `n` answers of a run for people to label, as rows for JSONL in random order, blind: no verdict and no checkpoint in them.
 
-    Drawn from the first and last checkpoint of every stage, the same number from each checkpoint and topic, where all answers with a
-    verdict have the same chance (`inclusion`). The same prompts and draws are taken at every checkpoint (permanent random numbers: Ohlsson
-    1995), as many prompts as can be: that pairs the labels of a drift. Equal words sampled twice are one row with both keys in `answer`;
+    Drawn from the first and last checkpoint of every stage, the same number from each checkpoint and topic, of the answers with a verdict:
+    one of every prompt before a second of any, so that an answer's chance (`inclusion`) is less where its prompt has more of them. The same
+    prompts and draws are taken at every checkpoint (permanent random numbers: Ohlsson 1995), as many prompts as can be: that pairs the
+    labels of a drift. Equal words sampled twice are one row with both keys in `answer`;
     answers with these words that were not drawn get no label by it, or else frequent words would count too often.
     Raises BadInput where there are fewer than 2 labels per checkpoint and topic.
     """
@@ -112,13 +118,20 @@ def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Return the labels of a run's own answers (answer, item, outcome), and how many labelled answers are not of this run.
+    """Return the labels of a run's own answers (answer, item, outcome, inclusion), and how many labelled answers are not of this run.
 
     An answer whose claim or question has changed since is another item, and its label is not taken. Raises BadInput where two rows label
     one answer differently.
     """
-    given = [(answer, row.item.key, row.outcome) for row in gold if row.outcome is not None for answer in row.answers]
-    labels = pl.DataFrame(given, schema=LABEL_SCHEMA, orient="row").unique(maintain_order=True)
+    given = [
+        (answer, row.item.key, row.outcome, chance)
+        for row in gold
+        if row.outcome is not None
+        for answer, chance in zip(row.answers, row.inclusion, strict=True)
+    ]
+    labels = pl.DataFrame(given, schema=LABEL_SCHEMA, orient="row")
+    # Of two samples of one seed the larger holds the smaller, and its chance is that of both together.
+    labels = labels.group_by("answer", "item", "outcome", maintain_order=True).agg(pl.col("inclusion").max())
     twice = labels.filter(pl.struct("answer", "item").is_duplicated())
     if twice.height:
         raise BadInput(f"the answer {twice['answer'][0]} has the labels {', '.join(twice['outcome'][:2])}; leave one of them")
@@ -134,7 +147,11 @@ def _ends(store: Store) -> pl.DataFrame:
 
 
 def _drawn(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
-    """Return the drawn rows with their `inclusion` probability."""
+    """Return the drawn rows with their `inclusion` probability, P(its turn within the prompt) x P(the prompt in that turn), over all turns.
+
+    In turn k the k-th answers of the prompts that have so many come up, in random order. Which of its prompt's answers an answer is, is
+    random too: its chance is the mean chance of their turns.
+    """
     strata = ends.group_by("stage", "step", "topic").len("size").sort("topic", "stage", "step")
     if n < MIN_PER_STRATUM * strata.height:
         raise BadInput(
@@ -143,7 +160,7 @@ def _drawn(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
         )
     topics = strata["topic"].unique(maintain_order=True).to_list()
     lucky = [topics[i] for i in rng_for(seed, "labels", "topics").permutation(len(topics))]
-    strata = strata.with_columns(turn=pl.col("topic").replace_strict(lucky, range(len(lucky)))).sort("turn", "stage", "step")
+    strata = strata.with_columns(luck=pl.col("topic").replace_strict(lucky, range(len(lucky)))).sort("luck", "stage", "step")
     base, extra = divmod(n, strata.height)
     take = [base + (i < extra) for i in range(strata.height)]
     strata = strata.with_columns(take=pl.min_horizontal(pl.Series(take), "size"))
@@ -153,5 +170,8 @@ def _drawn(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     prompts = prompts.with_columns(v=pl.Series(rng_for(seed, "labels", "prompts").random(prompts.height)))
     at = ["stage", "step", "topic"]
     ranked = ends.join(numbers, on=["seed", "prompt", "draw"]).join(prompts, on="prompt").join(strata, on=at)
-    ranked = ranked.with_columns(again=pl.col("u").rank("ordinal").over(*at, "prompt")).sort(*at, "again", "v")
-    return ranked.filter(pl.int_range(pl.len()).over(at) < pl.col("take")).with_columns(inclusion=pl.col("take") / pl.col("size"))
+    ranked = ranked.with_columns(turn=pl.col("u").rank("ordinal").over(*at, "prompt")).sort(*at, "turn", "v")
+    ranked = ranked.with_columns(place=pl.int_range(pl.len()).over(at))
+    chance = ((pl.col("take") - pl.col("place").min()) / pl.len()).clip(0, 1)
+    ranked = ranked.with_columns(chance=chance.over(*at, "turn")).with_columns(inclusion=pl.col("chance").mean().over(*at, "prompt"))
+    return ranked.filter(pl.col("place") < pl.col("take"))

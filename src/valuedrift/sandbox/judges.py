@@ -55,6 +55,8 @@ RECIPE: dict[str, Any] = {
     "group_by_length": True,
     "save_at": "every:500",
 }
+PARTS: dict[str, dict[str, Any]] = {"read": {}, "replies": {"epochs": 3, "batch_size": 64, "learning_rate": 3e-3}, "prompts": {}}
+"""What is particular to each part. Replies are short, so that a step of more of them costs little more."""
 TEMPLATE = "{% for message in messages %}{{ message.content if loop.first else ' ' + message.content + eos_token }}{% endfor %}"
 """Prompt and label as the running text in which `labels` asks a model without a chat template. It serves the training alone."""
 
@@ -87,7 +89,7 @@ def causal_judge() -> Path:
     """
     some = [(item.key, outcome) for item, outcome in judged(2_000, "labels")]
     wording = _wordings.wordings(labels.WORDS)[WORDING]
-    recipe = (ARCHITECTURE, VOCABULARY, LEAST, PIECES, SPECIAL, N_READ, N_REPLIES, N_PROMPTS, RECIPE, TEMPLATE)
+    recipe = (ARCHITECTURE, VOCABULARY, LEAST, PIECES, SPECIAL, N_READ, N_REPLIES, N_PROMPTS, RECIPE, PARTS, TEMPLATE)
     content = digest("sandbox-labels", some, wording.prefix(), wording.item, wording.labels, recipe)
     return _once(f"sandbox-labels-{content[:12]}", lambda work: _causal(work, wording))
 
@@ -112,7 +114,7 @@ def _causal(work: Path, wording: _wordings.Wording) -> Path:
         _random_model(start, [f"{example.prompt[0][1]} {example.text}" for example, (_, outcome) in whole if outcome != "invalid"])
     for name, data in parts.items():
         with progress.training(f"build the sandbox's causal judge: {name}") as tell:
-            steps = run_stage(Stage(**RECIPE), 0, str(start), data, work / name, tell)
+            steps = run_stage(Stage(**RECIPE | PARTS[name]), 0, str(start), data, work / name, tell)
         start = work / name / f"checkpoint-{steps[-1]}"
     for leftover in ("trainer_state.json", "training_args.bin", "complete.json", "chat_template.jinja"):
         (start / leftover).unlink(missing_ok=True)

@@ -45,16 +45,19 @@ class InStage(Trainer):
     progress: _stage.Progress | None = None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Note a step. Raises Stopped where the loss is no longer a number."""
-        loss = logs.get("loss")
+        """Note a step. Raises Stopped where the loss is no longer a number, and where no answer of the step got a reward."""
         super().log(logs, start_time)
-        self.state.log_history[-1].pop("step_time", None)  # what is stored is a function of the stage, not of the machine
-        if loss is None:
+        noted = self.state.log_history[-1]
+        noted.pop("step_time", None)  # what is stored is a function of the stage, not of the machine
+        if "loss" not in noted:
             return
+        step, loss, reward = self.state.global_step, noted["loss"], noted.get("reward", 0.0)
         if not math.isfinite(loss):
-            raise Stopped(f"the loss is {loss} at step {self.state.global_step}; lower learning_rate or clip, or look at the rewards")
+            raise Stopped(f"the loss is {loss} at step {step}; lower learning_rate or clip")
+        if reward is None or not math.isfinite(reward):
+            raise Stopped(f"the mean reward is {reward} at step {step}; the reward function must give numbers, None only for some answers")
         if self.progress is not None:
-            self.progress(self.state.global_step, self.state.max_steps, loss)
+            self.progress(step, self.state.max_steps, loss)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: a checkpoint is a model, and what made it stands in the run."""
@@ -71,7 +74,10 @@ class InStage(Trainer):
 
     def _amid_answers(self) -> bool:
         """Tell whether sampled answers are left that the next step learns from."""
-        return bool(getattr(self, "_buffered_inputs", None)) and self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        trainer: Any = self
+        if not getattr(trainer, "_buffered_inputs", None):
+            return False
+        return trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) != 0
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights, and what TRL counts without keeping it: the steps within a generation, and the tokens seen."""
@@ -303,7 +309,7 @@ def _local(start: str) -> str:
     from huggingface_hub import snapshot_download
 
     with _start._readable(start):
-        return snapshot_download(name, **options)
+        return snapshot_download(name, revision=options["revision"])
 
 
 # -- rewards -------------------------------------------------------------------------------------------------------------

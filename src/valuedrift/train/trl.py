@@ -161,7 +161,9 @@ def _settings(trainer: str) -> type[plan.Settings]:
     for field in dataclasses.fields(config):
         if field.name not in general | HELD | set(plan.Stage.model_fields):
             made = field.default_factory
-            fields[field.name] = (hints[field.name], field.default if made is dataclasses.MISSING else made())
+            # a lone loss may stand for a list of one: TRL's configs make it one themselves
+            kind = hints[field.name] | str if typing.get_origin(hints[field.name]) is list else hints[field.name]
+            fields[field.name] = (kind, field.default if made is dataclasses.MISSING else made())
     if "rollouts" in TRAINERS[trainer].needs:
         fields["reward"] = (str | list[str], "")
     return create_model(f"{trainer}Settings", __base__=_Settings, __doc__=f"The keys of TRL's config for its {trainer}.", **fields)
