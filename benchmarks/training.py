@@ -137,7 +137,7 @@ def compared(ours: list[Seconds], theirs: list[Seconds], n_tokens: float) -> dic
     if any(each.reference for each in ours):
         figures |= {
             "ours_reference_seconds": round(median(ours, "reference"), 2),
-            "trl_reference_seconds": round(median(theirs, "reference"), 2),
+            "trl_reference_seconds": round(median(theirs, "reference"), 2) if theirs[0].reference else "within the steps",
             "whole_ratio": spread([each.whole for each in ours], [each.whole for each in theirs]),
         }
     return figures

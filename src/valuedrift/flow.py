@@ -83,12 +83,12 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
     failed: dict[tuple[str, int], str] = {}
     first: Exception | None = None
     for node in plan.nodes():
-        if (node.parent, node.seed) in failed:
-            failed[node.name, node.seed] = f"{node.parent}, which it comes after, failed"
+        if missing := next((name for name in (node.parent, node.reward) if (name, node.seed) in failed), ""):
+            failed[node.name, node.seed] = f"{missing}, which it needs, failed"
             continue
         parent, parent_weights = last[node.parent, node.seed]
         try:
-            folder, record = _train(node, parent, parent_weights, store)
+            folder, record = _train(node, parent, parent_weights, last.get((node.reward, node.seed)), store)
         except Exception as error:  # whatever stops one stage of a night's work must not stop the others
             if not isinstance(error, BadInput | Stopped):
                 traceback.print_exc()
@@ -97,6 +97,9 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
             progress.say(f"{node.name}, seed {node.seed}, failed: {failed[node.name, node.seed]}")
             continue
         paths = [(0, parent), *((step, f"{folder}/checkpoint-{step}") for step in record["steps"])]
+        if node.stage.scores:  # a reward model answers nothing
+            last[node.name, node.seed] = (paths[-1][1], _load.weights_digest(paths[-1][1]))
+            continue
         stages.append(
             {
                 "name": node.name,
@@ -115,32 +118,37 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
         last[node.name, node.seed] = (paths[-1][1], checkpoints[-1].weights)
     if first is not None and not stages:
         raise first
+    if not stages:
+        raise BadInput("the plan trains reward models only, and there is no language model to ask; add a stage that trains one")
     return stages, checkpoints, [{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in failed.items()]
 
 
-def _train(node: Node, parent: str, parent_weights: str, store: Store) -> tuple[Path, dict[str, Any]]:
+def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str] | None, store: Store) -> tuple[Path, dict[str, Any]]:
+    """Train a node from the weights at `parent`; `reward` is where its reward model stands, and the digest of its weights."""
     from .train._stage import run_stage
 
     records = records_of(node)
-    folder = stage_folder(node, parent_weights, records, store.root)
+    folder = stage_folder(node, parent_weights, records, store.root, reward[1] if reward else "")
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
-        steps = run_stage(node.stage, node.seed, parent, records, folder, tell)
+        steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "")
     return folder, Store(folder).read_json("done.json", {}) | {"steps": steps}
 
 
 def records_of(node: Node) -> Any:
-    """Return the pairs or examples that a stage trains on."""
-    from .data import pairs, sft
+    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either."""
+    from .data import either, pairs, sft
 
-    return {"pairs": pairs.read, "examples": sft.read}[registry.find("algorithm", node.stage.algorithm).eats](node.stage.data)
+    eats = registry.algorithm(node.stage.algorithm).eats
+    return either.read([node.stage.data]) if eats == "prompts" else {"pairs": pairs.read, "examples": sft.read}[eats](node.stage.data)
 
 
-def stage_folder(node: Node, parent_weights: str, records: Any, root: Path) -> Path:
+def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, reward_weights: str = "") -> Path:
     """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it."""
     from . import data
 
     settings = node.stage.model_dump(exclude={"after", "data"}) | node.stage.own().model_dump()
-    key = digest("stage", parent_weights, settings, node.seed, data.digest_of(records))
+    reward = [reward_weights] if reward_weights else []
+    key = digest("stage", parent_weights, settings, node.seed, data.digest_of(records), *reward)
     return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.name)}-seed{node.seed}-{key[:8]}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +72,17 @@ class Stage(Settings):
 
     def own(self) -> Any:
         """Return the algorithm's own settings, validated by the algorithm's `Settings`."""
-        return registry.find("algorithm", self.algorithm).Settings(**(self.model_extra or {}))
+        return registry.algorithm(self.algorithm).Settings(**(self.model_extra or {}))
+
+    @property
+    def scores(self) -> bool:
+        """Tell whether the stage trains a reward model, which cannot be asked anything."""
+        return "score" in registry.algorithm(self.algorithm).needs
+
+    def reward_stage(self, stages: Mapping[str, Stage]) -> str:
+        """Return the stage that trains this one's reward model; "" where it needs none or the model stands elsewhere."""
+        reward = (self.model_extra or {}).get("reward")
+        return reward if isinstance(reward, str) and reward in stages and "rollouts" in registry.algorithm(self.algorithm).needs else ""
 
 
 class Asking(Settings):
@@ -142,6 +152,11 @@ class Plan(Asking):
             if name not in self.stage:
                 raise BadInput(f"there is no stage {name!r} to keep or leave out{registry.among(name, list(self.stage))}")
         kept = {name for name in self.stage if name not in without and (not only or name in only)}
+        for name in list(kept):
+            if reward := self.stage[name].reward_stage(self.stage):
+                if reward in without:
+                    raise BadInput(f"stage {name!r} needs the reward model of {reward!r}, which cannot be left out alone; leave out both")
+                kept.add(reward)
         if not kept:
             raise BadInput("no stage is left of the plan; keep at least one")
         stages = {}
@@ -168,7 +183,8 @@ class Plan(Asking):
                     for key, value in touched.items():
                         if key.split(".")[1] == name:
                             stage = _with(stage, key.split(".")[2:], value)
-                    node = Node(names[name], names[stage.after], stage, seed)
+                    reward = stage.reward_stage(self.stage)
+                    node = Node(names[name], names[stage.after], stage, seed, names[reward] if reward else "")
                     nodes.setdefault((node.name, seed), node)
         return list(nodes.values())
 
@@ -181,6 +197,8 @@ class Node:
     parent: str
     stage: Stage
     seed: int
+    reward: str = ""
+    """The node that trains its reward model, where one does."""
 
 
 def load(path: Path | str) -> Plan:
@@ -197,6 +215,7 @@ def load(path: Path | str) -> Plan:
             raise BadInput(f"{path}: stage name {name!r} must be lower-case letters, digits, - or _, and not 'base'")
         _check_own(stage, name, source, Path(path))
     _topological(plan.stage, str(path))
+    _check_rewards(plan.stage, str(path))
     for key in plan.sweep:
         if not re.fullmatch(r"stage\.[a-z0-9_-]+\.(?!after$)(\w+|(data|lora)\.\w+)", key) or key.split(".")[1] not in plan.stage:
             stages = ", ".join(plan.stage)
@@ -254,7 +273,7 @@ def _like(stages: dict[str, Any], name: str, path: Path | str, seen: tuple[str, 
 
 
 def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:
-    algorithm = registry.find("algorithm", stage.algorithm)
+    algorithm = registry.algorithm(stage.algorithm)
     known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
     for key in stage.model_extra or {}:
         if key not in algorithm.Settings.model_fields:
@@ -294,30 +313,62 @@ def _line(source: str, key: str, table: str) -> str:
     return fallback
 
 
+def _needed(stages: dict[str, Stage], name: str) -> list[str]:
+    """Return what must be trained before a stage: the one it comes after, and the one that trains its reward model."""
+    return [stages[name].after, *([reward] if (reward := stages[name].reward_stage(stages)) else [])]
+
+
 def _topological(stages: dict[str, Stage], where: str = "plan") -> list[str]:
     order: list[str] = []
+
+    def visit(name: str, chain: list[str]) -> None:
+        if name == BASE or name in order:
+            return
+        if name not in stages:
+            raise BadInput(f"{where}: stage {chain[-1]!r} comes after {name!r}, which is no stage{registry.nearest(name, [BASE, *stages])}")
+        if name in chain:
+            raise BadInput(
+                f"{where}: the stages {' -> '.join([*chain, name])} wait for each other in a circle; start one of them at 'base'"
+            )
+        for before in _needed(stages, name):
+            visit(before, [*chain, name])
+        order.append(name)
+
     for name in stages:
-        chain = [name]
-        while chain[-1] not in order and (after := stages[chain[-1]].after) != BASE:
-            if after not in stages:
-                raise BadInput(
-                    f"{where}: stage {chain[-1]!r} comes after {after!r}, which is no stage{registry.nearest(after, [BASE, *stages])}"
-                )
-            if after in chain:
-                raise BadInput(
-                    f"{where}: the stages {' -> '.join([*chain, after])} wait for each other in a circle; start one of them at 'base'"
-                )
-            chain.append(after)
-        order += [stage for stage in reversed(chain) if stage not in order]
+        visit(name, [])
     return order
+
+
+def _check_rewards(stages: dict[str, Stage], where: str) -> None:
+    """Refuse what a reward model cannot be, and what cannot be one."""
+    for name, stage in stages.items():
+        if stage.after in stages and stages[stage.after].scores:
+            raise BadInput(
+                f"{where}: stage {name!r} comes after {stage.after!r}, which trains a reward model and no language model; name another"
+            )
+        needs = registry.algorithm(stage.algorithm).needs
+        reward = (stage.model_extra or {}).get("reward")
+        if "rollouts" not in needs or not isinstance(reward, str):
+            continue
+        if reward in stages and not stages[reward].scores:
+            raise BadInput(
+                f'{where}: the reward of stage {name!r} is {reward!r}, which trains no reward model; give it algorithm = "reward"'
+            )
+        if reward not in stages and not Path(reward).exists() and not re.search("[/:]", reward):
+            known = [other for other, one in stages.items() if one.scores]
+            raise BadInput(
+                f"{where}: the reward of stage {name!r} is {reward!r}, which is no stage and no folder{registry.nearest(reward, known)}"
+            )
 
 
 def _on_path(stages: dict[str, Stage], name: str, setting: dict[str, Any]) -> dict[str, Any]:
     """Return the swept values that this stage or one before it depends on."""
-    path = []
-    while name != BASE:
-        path.append(name)
-        name = stages[name].after
+    path, waiting = set(), [name]
+    while waiting:
+        at = waiting.pop()
+        if at != BASE and at not in path:
+            path.add(at)
+            waiting += _needed(stages, at)
     return {key: value for key, value in setting.items() if key.split(".")[1] in path}
 
 

@@ -59,6 +59,17 @@ def find(kind: str, name: str) -> Any:
     return getattr(importlib.import_module(f"valuedrift.{folder}.{name}"), attribute)
 
 
+def algorithm(spec: str) -> Any:
+    """Return the class behind a stage's algorithm: "dpo", or "trl:KTOTrainer" where the choice makes a class of its argument (`of`)."""
+    name, argument = split(spec)
+    found = find("algorithm", name)
+    if hasattr(found, "of"):
+        return found.of(argument)
+    if argument:
+        raise BadInput(f"the algorithm {name!r} takes no argument, but was given {argument!r}; write {name!r}")
+    return found
+
+
 def query(text: str, where: str) -> tuple[str, dict[str, str]]:
     """Split "NAME?key=value&…" into NAME and its settings. Raises BadInput, naming `where`, for anything else behind the "?"."""
     name, _, settings = text.partition("?")

@@ -35,18 +35,20 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     for node in plan.nodes():
         records = flow.records_of(node)
-        steps = _schedule.total_steps(node.stage, len(records))
+        _, steps = _schedule.course(node.stage, len(records))
         saves = _schedule.save_steps(node.stage.save_at, steps)
         parent = known.get((node.parent, node.seed))
-        folder = flow.stage_folder(node, parent, records, out) if parent else None
+        reward = known.get((node.reward, node.seed)) if node.reward else ""
+        folder = flow.stage_folder(node, parent, records, out, reward) if parent and reward is not None else None
         finished = Store(folder).read_json("done.json") if folder and folder.exists() else None
         done = finished is not None
         if finished:  # the records left out are known only now
             steps, saves = finished["total"], finished["steps"]
         known[node.name, node.seed] = _load.weights_digest(folder / f"checkpoint-{saves[-1]}") if done and folder else None
         stage = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}
-        stages.append(stage | {"records": len(records), "steps": steps, "saves": len(saves), "done": done})
-    n_checkpoints = sum(stage["saves"] + (stage["after"] == BASE) for stage in stages) + plan.floor * len(stages)
+        stages.append(stage | {"records": len(records), "steps": steps, "saves": len(saves), "done": done, "asked": not node.stage.scores})
+    asked = [stage for stage in stages if stage["asked"]]
+    n_checkpoints = sum(stage["saves"] + (stage["after"] == BASE) for stage in asked) + plan.floor * len(asked)
     cost = {
         "checkpoints": n_checkpoints,
         "answers": n_checkpoints * len(prompts) * plan.draws,

@@ -164,3 +164,47 @@ def test_an_ablation_of_nothing(tmp_path):
         plan.ablated(["dop"])
     with pytest.raises(BadInput, match="no stage is left"):
         plan.ablated(["sft", "dpo", "last"])
+
+
+PPO = GOOD.replace("beta = 0.2", "") + """
+[stage.ppo]
+after = "sft"
+algorithm = "ppo"
+reward = "rm"
+data = "sandbox:pairs"
+
+[stage.rm]
+after = "sft"
+algorithm = "reward"
+data = "sandbox:pairs?gap=1.0"
+"""
+
+
+def test_a_reward_model_is_trained_before_the_stage_that_needs_it(tmp_path):
+    sweep = '\n[sweep]\n"stage.rm.data.gap" = [0.5, 1.0]\n'
+    nodes = plans.load(written(tmp_path, PPO + sweep)).nodes()
+    names = [node.name for node in nodes]
+    assert names == ["sft", "dpo", "rm[gap=0.5]", "ppo[rm.data.gap=0.5]", "rm[gap=1.0]", "ppo[rm.data.gap=1.0]"]
+    assert [node.reward for node in nodes] == ["", "", "", "rm[gap=0.5]", "", "rm[gap=1.0]"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('reward = "rm"', 'reward = "rmm"', r"the reward of stage 'ppo' is 'rmm', which is no stage and no folder; did you mean 'rm'\?"),
+        ('reward = "rm"', 'reward = "dpo"', "which trains no reward model"),
+        ('after = "sft"\nalgorithm = "ppo"', 'after = "rm"\nalgorithm = "ppo"', "which trains a reward model and no language model"),
+        ('after = "sft"\nalgorithm = "reward"', 'after = "ppo"\nalgorithm = "reward"', "in a circle"),
+    ],
+)
+def test_what_a_reward_model_cannot_be(tmp_path, old, new, sentence):
+    assert old in PPO
+    with pytest.raises(BadInput, match=sentence):
+        plans.load(written(tmp_path, PPO.replace(old, new)))
+
+
+def test_an_ablation_keeps_the_reward_model_that_is_needed(tmp_path):
+    plan = plans.load(written(tmp_path, PPO))
+    assert set(plan.ablated(only=["ppo"]).stage) == {"ppo", "rm"}
+    with pytest.raises(BadInput, match="cannot be left out alone"):
+        plan.ablated(["rm"])

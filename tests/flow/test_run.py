@@ -194,7 +194,7 @@ def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo"]
     assert [(stage["name"], stage["reason"]) for stage in result["failed"]] == [
         ("again", "the loss is nan at step 2"),
-        ("after", "again, which it comes after, failed"),
+        ("after", "again, which it needs, failed"),
     ]
     assert {drift["stage"] for drift in result["drifts"]} == {"sft", "dpo"}
     assert "again (seed 0) is missing: the loss is nan at step 2" in result["notes"]
@@ -216,3 +216,17 @@ def test_effects_stand_in_the_run_and_on_the_page(plan_file, tmp_path):
     effects = Store(tmp_path / "out").read_table("effects")
     assert set(effects.select("kind", "first", "second").unique().rows()) == {("stage", "sft", "alone"), ("start", "dpo", "alone")}
     assert "the same stage from another start" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_ppo_runs_with_the_reward_model_of_its_plan(plan_file, tmp_path):
+    rewarded = '\n[stage.rm]\nlike = "dpo"\nalgorithm = "reward"\n\n[stage.ppo]\nlike = "dpo"\nalgorithm = "ppo"\nreward = "rm"\n'
+    plan_file.write_text(plan_file.read_text() + rewarded + "max_new_tokens = 8\npasses = 2\n")
+    loaded = plan.load(plan_file)
+    priced = verbs.check(loaded, tmp_path / "out")
+    result = flow.run(loaded, tmp_path / "out")
+    assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo", "ppo"]  # a reward model answers nothing
+    assert {drift["stage"] for drift in result["drifts"]} == {"sft", "dpo", "ppo"}
+    assert [(stage["name"], stage["steps"]) for stage in priced["stages"]] == [("sft", 6), ("dpo", 6), ("rm", 6), ("ppo", 12)]
+    again = verbs.check(loaded, tmp_path / "out")
+    assert all(stage["done"] for stage in again["stages"])
+    assert flow.run(loaded, tmp_path / "out")["n_generated"] == 0

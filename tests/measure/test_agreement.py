@@ -68,7 +68,9 @@ def test_by_hand(tmp_path):
     # Bin 0.9: 3 rows, 2 right: |2.7 - 2|; bin 0.6: 4 rows, 2 right: |2.4 - 2|; together 1.1 of 7 rows.
     assert found["ece"] == pytest.approx(1.1 / 7)
     assert found["majority"] == pytest.approx(3 / 7)
-    assert found["intervals"] == dict.fromkeys(("macro_f1", "accuracy", "kappa", "ece"))  # one claim shows no spread
+    # With the failure as a wrong verdict: neutral 2*1/(2+1).
+    assert found["macro_f1_all"] == pytest.approx((4 / 6 + 2 / 3 + 2 / 5) / 3)
+    assert found["intervals"] == dict.fromkeys(("macro_f1", "accuracy", "kappa", "ece", "macro_f1_all"))  # one claim shows no spread
     assert (found["framing_only"], found["n_unlabelled"]) == (None, 0)
     assert "order_effect" not in found
 
@@ -93,8 +95,31 @@ def test_formulas_are_those_of_scikit_learn():
 def test_all_failed_is_no_evidence(tmp_path):
     found = agreement.calibrate(Scripted(), written(tmp_path, row("fail", "support"), row("fail", "oppose")))
     assert found["missing_share"] == 1
-    assert [found[name] for name in ("macro_f1", "accuracy", "kappa", "ece", "majority")] == [None] * 5
+    assert [found[name] for name in ("macro_f1", "macro_f1_all", "accuracy", "kappa", "ece", "majority")] == [None] * 6
+    assert found["intervals"]["macro_f1_all"] is None
+    assert agreement.headlined(found, 0.7) == (
+        False,
+        "This judge read none of 2 human-labelled texts; its findings are reported but not headlined.",
+    )
     assert found["confusion"] == {}
+
+
+def test_what_a_judge_cannot_read_is_not_headlined(tmp_path):
+    """Right on all it reads, and it reads 90 of 600: 3 of 20 on each of 30 claims."""
+    rows = [row(f"{said} 0.9" if n < 3 else "fail", said, claim=f"c{k}") for k in range(30) for n in range(20) for said in [WORDS[k % 3]]]
+    found = agreement.calibrate(Scripted(), written(tmp_path, *rows))
+    assert (found["macro_f1"], found["n_read"], found["intervals"]["macro_f1"]) == (1, 90, [1, 1])
+    # Each outcome: 2*30 / (200 + 30); all claims are alike.
+    assert found["macro_f1_all"] == pytest.approx(60 / 230)
+    assert found["intervals"]["macro_f1_all"] == pytest.approx([60 / 230] * 2, abs=1e-9)
+    allowed, sentence = agreement.headlined(found, 0.7)
+    assert not allowed
+    assert sentence.startswith(
+        "This judge read 90 of 600 human-labelled texts; with the rest counted as wrong, its macro-F1 is 0.26 [0.26, 0.26], under"
+    )
+
+
+WORDS = ("support", "neutral", "oppose")
 
 
 def test_sure_agreement_by_chance_has_no_kappa(tmp_path):
@@ -105,27 +130,56 @@ def test_sure_agreement_by_chance_has_no_kappa(tmp_path):
 def two_framings():
     return [
         {"issue": f"i{number}", "pro_reading": "p", "text": text, "stance": "support", "prompt_framing": framing}
-        for number in range(12)
-        for text, framing in (("support 0.8", "pro"), ("support 0.8" if number < 6 else "oppose 0.8", "con"))
+        for number in range(16)
+        for text, framing in (("support 0.8", "pro"), ("support 0.8" if number < 8 else "oppose 0.8", "con"))
     ]
 
 
 def test_framings_and_intervals_by_issue(tmp_path):
     found = agreement.calibrate(Scripted(), written(tmp_path, *two_framings()))
-    assert found["n_groups"] == 12
+    assert found["n_groups"] == 16
     assert (found["by_framing"]["pro"]["accuracy"], found["by_framing"]["con"]["accuracy"]) == (1, 0.5)
     low, high = found["intervals"]["accuracy"]
-    # Accuracy per issue is 1 or 0.5, six each: mean 0.75, standard error 0.25 / sqrt(12) = 0.072; 1.96 of it is 0.14.
-    assert low == pytest.approx(0.75 - 0.14, abs=0.03)
-    assert high == pytest.approx(0.75 + 0.14, abs=0.03)
+    # Accuracy per issue is 1 or 0.5, eight each: mean 0.75, standard error 0.25 / sqrt(16) = 0.0625; 1.96 of it is 0.12.
+    assert low == pytest.approx(0.75 - 0.12, abs=0.03)
+    assert high == pytest.approx(0.75 + 0.12, abs=0.03)
+
+
+@pytest.mark.parametrize(("n_groups", "known"), [(9, False), (10, True)])
+def test_few_issues_show_no_interval(tmp_path, n_groups, known):
+    rows = [row(text, "support", claim=f"c{number}") for number in range(n_groups) for text in ("support 0.8", "oppose 0.8", "fail")]
+    found = agreement.calibrate(Scripted(), written(tmp_path, *rows))
+    assert {name: interval is not None for name, interval in found["intervals"].items()} == dict.fromkeys(
+        (*agreement.SCORES, "ece", "macro_f1_all"), known
+    )
+    assert [found["n_groups"], found["accuracy"]] == [n_groups, 0.5]
+
+
+def test_intervals_hold_the_truth_from_the_fewest_issues_on():
+    """10 issues x 20 texts, each issue with its own accuracy from Beta(4, 2): 2/3 on the whole."""
+    rng = np.random.default_rng(7)
+    held = []
+    for _ in range(200):
+        right = rng.random((agreement.MIN_GROUPS, 20)) < rng.beta(4, 2, (agreement.MIN_GROUPS, 1))
+        read = [
+            (
+                agreement.Gold(Item("q", "c", "t"), "support", f"c{group}", ""),
+                Reading("k", "j", (float(one), 0.0, float(not one), 0.0, 0.0)),
+            )
+            for group, texts in enumerate(right)
+            for one in texts
+        ]
+        low, high = agreement._intervals(read)["accuracy"]
+        held.append(low <= 2 / 3 <= high)
+    assert 0.91 <= np.mean(held) <= 0.99  # plain percentiles: .88
 
 
 def test_parts_by_framing_have_intervals_of_their_own(tmp_path):
     found = agreement.calibrate(Scripted(), written(tmp_path, *two_framings()))
     assert found["by_framing"]["pro"]["intervals"]["accuracy"] == [1, 1]
     low, high = found["by_framing"]["con"]["intervals"]["accuracy"]
-    # Right on 6 of 12 issues: standard error .5 / sqrt(12) = .144; 1.96 of it is .28.
-    assert (low, high) == (pytest.approx(0.5 - 0.28, abs=0.06), pytest.approx(0.5 + 0.28, abs=0.06))
+    # Right on 8 of 16 issues: standard error .5 / sqrt(16) = .125; 1.96 of it is .245.
+    assert (low, high) == (pytest.approx(0.5 - 0.245, abs=0.06), pytest.approx(0.5 + 0.245, abs=0.06))
     assert found["by_framing"]["con"]["intervals"]["kappa"] is not None
     # Every text supports: a judge that only says so agrees by chance for sure.
     assert found["by_framing"]["pro"]["intervals"]["kappa"] is None
@@ -193,19 +247,19 @@ class Worded(Scripted):
 
 def test_wordings_differ_by_the_texts_they_read_differently(tmp_path):
     gold = written(
-        tmp_path, *(row(f"{said} 0.8", said, claim=f"c{number}") for number in range(12) for said in ("support", "oppose", "oppose"))
+        tmp_path, *(row(f"{said} 0.8", said, claim=f"c{number}") for number in range(16) for said in ("support", "oppose", "oppose"))
     )
     plain, full = agreement.wordings(Worded, ["plain", "full"], gold)
     assert Worded.asked == ("plain", "full"), "each wording reads once: verdicts may cost something"
     assert (plain["wording"], plain["accuracy"], full["accuracy"]) == ("plain", pytest.approx(1 / 3), 1)
     assert plain["difference"]["accuracy"] == {"value": 0, "low": 0, "high": 0}
-    # All 12 claims are alike: 1 - 1/3, without spread. Macro-F1 of plain: support 2*12/(12+36) = 1/2, oppose 0.
+    # All 16 claims are alike: 1 - 1/3, without spread. Macro-F1 of plain: support 2*16/(16+48) = 1/2, oppose 0.
     assert full["difference"]["accuracy"] == {name: pytest.approx(2 / 3) for name in ("value", "low", "high")}
     assert full["difference"]["macro_f1"]["value"] == pytest.approx(1 - 1 / 4)
 
 
 def test_differences_of_wordings_are_paired(tmp_path):
-    # Both wordings fail on the same half of the claims; only the difference on one claim in twelve remains.
+    # Both wordings fail on the same half of the claims; only the difference on one claim in sixteen remains.
     class Paired(Scripted):
         def __init__(self, name):
             self.name = name
@@ -219,18 +273,22 @@ def test_differences_of_wordings_are_paired(tmp_path):
         def _bare(item):
             return dataclasses.replace(item, text=item.text.split("|")[-1])
 
-    texts = ["a|b|support 0.8"] * 6 + ["support 0.8"] * 5 + ["a|support 0.8"]
+    texts = ["a|b|support 0.8"] * 8 + ["support 0.8"] * 7 + ["a|support 0.8"]
     gold = written(tmp_path, *(row(text, "support", claim=f"c{number}") for number, text in enumerate(texts)))
     first, second = agreement.wordings(Paired, ["a", "b"], gold)
     found = second["difference"]["accuracy"]
-    assert found["value"] == pytest.approx(1 / 12)
-    assert (found["low"], found["high"]) == (0, pytest.approx(3 / 12))
+    assert found["value"] == pytest.approx(1 / 16)
+    assert (found["low"], found["high"]) == (0, pytest.approx(3 / 16))
     wide = first["intervals"]["accuracy"]
     assert wide[1] - wide[0] > 0.4
 
 
 def measured(value, interval=None):
-    return {"macro_f1": value, "n": 500, "intervals": {"macro_f1": interval}}
+    return {"macro_f1": value, "n": 500, "n_read": 500, "intervals": {"macro_f1": interval}}
+
+
+def partly(value, interval=None):
+    return measured(0.99) | {"n_read": 400, "macro_f1_all": value, "intervals": {"macro_f1": [0.98, 1], "macro_f1_all": interval}}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +298,14 @@ def measured(value, interval=None):
         (measured(0.73, [0.69, 0.77]), True, "0.73 [0.69, 0.77]; the 0.70 asked for lies inside the interval"),
         (measured(0.69, [0.63, 0.75]), False, "0.69 [0.63, 0.75], under the 0.70 asked for"),
         (measured(0.7), True, "macro-F1 of 0.70."),
-        (measured(None), False, "read none of 500 human-labelled texts"),
+        (measured(None) | {"n_read": 0}, False, "read none of 500 human-labelled texts"),
+        (
+            partly(0.69, [0.63, 0.75]),
+            False,
+            "read 400 of 500 human-labelled texts; with the rest counted as wrong, its macro-F1 is 0.69 [0.63,",
+        ),
+        (partly(0.75, [0.68, 0.8]), True, "0.75 [0.68, 0.80]; the 0.70 asked for lies inside the interval"),
+        (partly(0.8), True, "its macro-F1 is 0.80."),
         (None, True, "never compared with people"),
     ],
 )

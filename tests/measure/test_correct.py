@@ -15,12 +15,11 @@ ONE_CELL = np.zeros(20, int)
 STAGES = [{"name": "sft", "total_steps": 10}]
 
 
-def rectified(judge, label, weight, cell=None, prompt=None):
+def rectified(judge, label, weight, cell=None, prompt=None, share=1, chance=0.4):
     judge, label = np.asarray(judge, float)[:, None], np.asarray(label, float)[:, None]
     n = len(judge)
-    return correct.rectified(
-        judge, label, np.zeros(n, int) if cell is None else cell, np.arange(n) if prompt is None else prompt, np.ones(n), weight
-    )[:, 0]
+    cell, prompt = (np.zeros(n, int) if cell is None else cell), (np.arange(n) if prompt is None else prompt)
+    return correct.rectified(judge, label, cell, prompt, np.ones(n) * share, np.ones(n) * chance, weight)[:, 0]
 
 
 def test_rectified_by_hand():
@@ -31,6 +30,19 @@ def test_rectified_by_hand():
     assert g.mean() == pytest.approx(0.5 * 0.7 + 0.2)  # w mean(f) + mean of the rests
     # Both labels on one prompt show no spread between prompts.
     assert np.isnan(rectified([0.4, 0.8, 0.6, 1.0], [1, 0, nan, nan], 0.5, prompt=np.array([7, 7, 8, 9]))[0])
+
+
+def test_labels_stand_for_as_many_answers_as_their_chance_says():
+    # Prompt 0 has one answer, prompt 1 four; one label each, drawn with chance 1 and 1/4.
+    # Every prompt weighs 1: b = (1 x 1 + 1/4 x 4 x 0) / 2.
+    nan, prompt = np.nan, np.array([0, 1, 1, 1, 1])
+    share, chance = np.array([1, *[1 / 4] * 4]), np.array([1, 1 / 4, *[nan] * 3])
+    g = rectified([0] * 5, [1, 0, nan, nan, nan], 0.0, prompt=prompt, share=share, chance=chance)
+    # q = (1 + 1/4 x 4) / 2 = 1; off b by .5 and -.5; sqrt(2 / 1): .5 + .5 x 1.4142, .5 - 4 x .5 x 1.4142.
+    assert g == pytest.approx([0.5 + 0.5 * 2**0.5, 0.5 - 2 * 2**0.5, 0.5, 0.5, 0.5])
+    assert (share * g).sum() / 2 == pytest.approx(0.5)
+    # Only ratios of chances count: where labelling stopped early, all are too large alike.
+    assert rectified([0] * 5, [1, 0, nan, nan, nan], 0.0, prompt=prompt, share=share, chance=chance / 3) == pytest.approx(g)
 
 
 def test_cells_do_not_lend_each_other_labels():
@@ -128,8 +140,8 @@ def labels_for(table, every=1):
     rows = [row for number, row in enumerate(table.iter_rows(named=True)) if number % every == 0 and row["support"] is not None]
     outcomes = [max(OUTCOMES, key=lambda name: row[name]) for row in rows]
     return pl.DataFrame(
-        [(row["answer"], "i", said.get(outcome, outcome)) for row, outcome in zip(rows, outcomes, strict=True)],
-        schema=["answer", "item", "outcome"],
+        [(row["answer"], "i", said.get(outcome, outcome), 1 / every) for row, outcome in zip(rows, outcomes, strict=True)],
+        schema=["answer", "item", "outcome", "inclusion"],
         orient="row",
     )
 
@@ -183,7 +195,7 @@ def test_axis_view_turns_the_labels_with_the_verdicts(scores, row):
 def test_paper_view_lets_answers_weigh_the_same_whatever_their_mass(scores, row):
     draws = [(0.2, 0.0, 0.0, 0.8, 0.0), "S"]
     table = keyed(scores({f"p{i}": draws for i in range(10)}))
-    labels = pl.DataFrame({"answer": table["answer"], "item": "i", "outcome": ["refusal", "oppose"] * 10})
+    labels = pl.DataFrame({"answer": table["answer"], "item": "i", "outcome": ["refusal", "oppose"] * 10, "inclusion": 1.0})
     got = row(correct.corrected_profiles(table, labels, "paper"), topic="work", outcome="oppose")
     assert got["value"] == pytest.approx(1)
 
@@ -234,7 +246,7 @@ def test_all_where_a_topic_cannot_say_how_much_it_refuses(scores, row):
 def said_as(letters):
     """Return labels from {answer: S, O or R}."""
     names = {"S": "support", "O": "oppose", "R": "refusal"}
-    return pl.DataFrame({"answer": list(letters), "item": "i", "outcome": [names[letter] for letter in letters.values()]})
+    return pl.DataFrame({"answer": list(letters), "item": "i", "outcome": [names[letter] for letter in letters.values()], "inclusion": 0.5})
 
 
 def test_too_few_labels_are_no_evidence(scores, row):
@@ -263,6 +275,12 @@ def test_unknown_view_is_refused(scores):
     table = two_ends(scores)
     with pytest.raises(BadInput, match="unknown view 'clam'"):
         correct.corrected_profiles(table, labels_for(table), "clam")
+
+
+def test_labels_without_their_chance_are_refused(scores):
+    table = two_ends(scores)
+    with pytest.raises(BadInput, match="the labels lack the column inclusion; draw a sample with"):
+        correct.corrected_profiles(table, labels_for(table).drop("inclusion"))
 
 
 # -- coverage ------------------------------------------------------------------------------------------------------------------
@@ -325,7 +343,7 @@ def test_coverage_with_a_biased_judge(n_labels):
     for number in range(N_SETS):
         labels = world(rng)
         table = as_scores(labels, biased_judge(rng, labels))
-        drawn = _drawn(table, n_labels, number).select("answer", "item", "outcome")
+        drawn = _drawn(table, n_labels, number).select("answer", "item", "outcome", "inclusion")
         read = correct._read(table.drop("outcome"), drawn, "claim")
         found = correct._shares(read)
         everything = found.by_topic["all"]
@@ -346,3 +364,28 @@ def test_coverage_with_a_biased_judge(n_labels):
         assert 0.94 <= np.mean(of_topics) <= 0.98
     # Labels alone: 2 x 1.96 sqrt(.25 / labels per checkpoint) at the most.
     assert np.mean(wide) < 1.05 * 2 * 1.96 * (0.25 / (n_labels / 2)) ** 0.5
+
+
+@pytest.mark.parametrize("n_labels", [40, 130])
+def test_a_judge_that_fails_unevenly_does_not_bias(n_labels):
+    """120 prompts x 5 draws; on every second prompt the judge reads one answer of five, and of those .8 support, elsewhere .2.
+
+    Prompts weigh the same: support is .5. Labels weighed as a simple random sample of answers said .7. The judge knows nothing.
+    """
+    rng = np.random.default_rng(8)
+    found, held = [], []
+    for number in range(N_SETS):
+        sparse = np.arange(120) % 2 == 1
+        labels = np.where(rng.random((1, 1, 120, 5)) < np.where(sparse, 0.8, 0.2)[:, None], 0, 2)
+        probs = rng.dirichlet([1, 1, 1, 1, 1], labels.shape)
+        probs[:, :, sparse, 1:] = np.nan
+        table = as_scores(labels, probs).with_columns(pl.col(OUTCOMES).fill_nan(None))
+        drawn = _drawn(table.filter(pl.col("support").is_not_null()), n_labels, number).select("answer", "item", "outcome", "inclusion")
+        row = correct.corrected_profiles(table.drop("outcome"), drawn).row(
+            by_predicate=(pl.col("topic") == "all") & (pl.col("outcome") == "support"), named=True
+        )
+        found.append(row["value"])
+        held += covered(np.array([row["low"]]), np.array([row["high"]]), 0.5)
+    # Standard error of the mean of 40 values: sqrt(.25 / 40 / 40) = .0125.
+    assert np.mean(found) == pytest.approx(0.5, abs=0.04)
+    assert np.mean(held) >= 0.9

@@ -66,7 +66,7 @@ def test_the_same_number_from_every_end_and_topic_once(run):
     # sft starts at 0 and ends at 10, where dpo starts: two checkpoints x two topics, 6 each; nothing of step 5, no repeats.
     assert {place: drawn.count(place) for place in set(drawn)} == {(step, topic): 6 for step in ("0", "10") for topic in ("war", "work")}
     assert len(set(keys(found))) == 24
-    assert {inclusion for row in found for inclusion in row["inclusion"]} == {6 / 60}
+    assert [inclusion for row in found for inclusion in row["inclusion"]] == [pytest.approx(6 / 60)] * 24
 
 
 def test_what_is_left_over_goes_to_whole_topics(run):
@@ -111,6 +111,35 @@ def test_every_answer_has_the_same_chance(run):
     assert max(counts) < 25 + 4 * 4.6
 
 
+def second_half_of(prompt):
+    return int(prompt.id.split("/")[1]) >= 10
+
+
+@pytest.mark.parametrize(
+    ("take", "of_three", "of_one"),
+    [
+        (12, 12 / 20 / 3, 12 / 20),  # 12 of 20 prompts, and there one of three answers or the only one
+        (25, (1 + 5 / 10 + 0) / 3, 1),  # one of every prompt, a second of 5 of the 10 prompts that have one
+        (36, (1 + 1 + 6 / 10) / 3, 1),
+        (40, 1, 1),
+    ],
+)
+def test_chances_where_the_judge_failed_unevenly(run, take, of_three, of_one):
+    store = run(verdict=lambda prompt, draw, step: None if second_half_of(prompt) and draw else "neutral")
+    alone = {f"{step}-{prompt.id}-0" for prompt in PROMPTS for step in STEPS if second_half_of(prompt)}
+    times = {True: 0, False: 0}
+    for seed in range(30):
+        found = gold.sample_for_labels(store, 4 * take, seed)
+        given = {key: chance for row in found for key, chance in zip(row["answer"], row["inclusion"], strict=True)}
+        assert given == {key: pytest.approx(of_one if key in alone else of_three) for key in given}
+        for key in given:
+            times[key in alone] += 1
+    # 30 samples x 4 groups x 10 prompts (x 3 answers); where 12 of 20 prompts are drawn, 6 are of a kind, give or take
+    # sqrt(20 .5 .5 .6 .4 20/19) = 1.1 per topic (both ends have the same prompts), sqrt(60) 2.2 = 17 in all.
+    assert times[False] == pytest.approx(30 * 4 * 10 * 3 * of_three, abs=4 * 17 if take < 20 else 0)
+    assert times[True] == pytest.approx(30 * 4 * 10 * of_one, abs=4 * 17 if take < 20 else 0)
+
+
 def test_equal_words_are_one_row_for_the_answers_that_were_drawn(run):
     store = run(lambda prompt, draw, step: f"{prompt.id}: yes")
     found = gold.sample_for_labels(store, 24)
@@ -145,6 +174,15 @@ def test_labels_come_back(run, tmp_path):
     assert dict(labels.select("answer", "outcome").iter_rows()) == {
         key: ["support", "invalid"][number % 2] for number, row in enumerate(found[:10]) for key in row["answer"]
     }
+    assert labels["inclusion"].to_list() == pytest.approx([6 / 60] * labels.height)
+
+
+@pytest.mark.parametrize("inclusion", [None, [], 0.1, [0.1, 0.1], [0], [1.5], ["a"]])
+def test_answers_need_their_chance(tmp_path, inclusion):
+    path = tmp_path / "gold.jsonl"
+    path.write_text(json.dumps({"claim": "c", "text": "t", "stance": "pro", "answer": ["k"], "inclusion": inclusion}))
+    with pytest.raises(BadInput, match=r"gold\.jsonl:1: 'inclusion' is .*leave both as the sample has them"):
+        gold.read_gold(path)
 
 
 def test_a_written_sample_is_not_overwritten(tmp_path):
@@ -157,8 +195,8 @@ def test_a_written_sample_is_not_overwritten(tmp_path):
         gold.write_sample([], tmp_path / "none" / "gold.jsonl")
 
 
-def labelled(text, outcome="support", claim="claim 0 of war", answer=("0-war/00-0",)):
-    return gold.Gold(Item("war, question 0?", claim, text, "war"), outcome, claim, "", answer)
+def labelled(text, outcome="support", claim="claim 0 of war", answer=("0-war/00-0",), chance=0.1):
+    return gold.Gold(Item("war, question 0?", claim, text, "war"), outcome, claim, "", answer, (chance,) * len(answer))
 
 
 def test_labels_of_another_claim_or_run_are_not_taken(run):
@@ -178,7 +216,9 @@ def test_an_answer_with_two_labels_is_refused(run):
     scores = run().read_table("scores")
     with pytest.raises(BadInput, match="the answer 0-war/00-0 has the labels support, oppose"):
         gold.labels_of([labelled("war/00 0 0"), labelled("war/00 0 0", "oppose")], scores)
-    assert gold.labels_of([labelled("war/00 0 0")] * 2, scores)[0].height == 1
+    # The same label twice, from a sample and a larger one that holds it: the larger one's chance.
+    twice = [labelled("war/00 0 0", chance=chance) for chance in (0.1, 0.3, 0.2)]
+    assert gold.labels_of(twice, scores)[0]["inclusion"].to_list() == [0.3]
 
 
 def test_an_answer_key_must_stay_a_list(tmp_path):

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from valuedrift import plan
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import _stage, _start, trl
+from valuedrift.train import _schedule, _stage, _start, trl
 from valuedrift.train._score import RewardModel
 
 pytest.importorskip("trl", reason="TRL is not installed")
@@ -88,6 +88,25 @@ def test_what_does_not_fit_is_left_out(tmp_path):
     assert json.loads((tmp_path / "reward" / "done.json").read_text())["dropped"] == 21
     with pytest.raises(BadInput, match="none of 23 records fits trl:DPOTrainer within 5 tokens"):
         trl.run_trl(stage("DPOTrainer", max_length=5), 3, base, data, tmp_path / "none")
+
+
+def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
+    base, data = tiny.folder(tmp_path / "base"), tiny.pairs(23)
+    monkeypatch.setattr(trl._trl, "_fitting", lambda *_: (data, [1] * 23, None))
+    # 7 of 23 prompts have 24 tokens or more
+    with pytest.raises(BadInput, match="trl:DPOTrainer left out 7 of 23 rows"):
+        trl.run_trl(stage("DPOTrainer", steps=None, epochs=1, max_length=24), 3, base, data, tmp_path / "out")
+
+
+def test_steps_of_a_trainer_that_samples(tmp_path):
+    algorithm = trl.Algorithm.named("GRPOTrainer")
+    own = algorithm(algorithm.Settings(num_generations=2, num_iterations=3))
+    for keys, course in (({"steps": None, "epochs": 1.5}, (12, 9)), ({"steps": 4}, (8, 4))):
+        # 4 * 2 answers to 4 prompts an iteration, learnt from in 2 * 3 passes of 4 answers, which are 3 steps.
+        # An epoch and a half of 8 prompts are 12, 3 iterations, 9 steps; 4 steps begin a second iteration, so they need 8 prompts.
+        what = stage("GRPOTrainer", accumulate=2, **keys)
+        config = trl._trl._config(what, 0, tmp_path, 1, own, trl.classes("GRPOTrainer")[1])
+        assert trl._trl._course(what, config, 8) == course
 
 
 @pytest.mark.parametrize("trainer", ["CPOTrainer", "ORPOTrainer", "GMPOTrainer"])
@@ -178,7 +197,7 @@ def test_a_reward_function_sees_the_conversation_and_what_it_is_about(tmp_path):
     # 8 prompts with 2 answers each, 4 answers a step
     assert trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), data, tmp_path / "out") == [2, 4]
     asked = sys.modules["test_trl_stage"].SEEN
-    assert sorted(topic for _, _, topic, _ in asked) == sorted([*tiny.THINGS, *tiny.THINGS])
+    assert [topic for _, _, topic, _ in asked] == [tiny.THINGS[index] for index in _schedule.order(8, 8, 0) for _ in range(2)]
     for prompt, completion, topic, claim in asked:
         assert [message["content"] for message in prompt] == ["Is it?", "What?", topic]
         assert completion[0]["role"] == "assistant"
@@ -206,7 +225,7 @@ def test_without_any_reward_it_stops(tmp_path, monkeypatch, trainer):
     # TRL would go on with advantages of 0
     (tmp_path / "no_reward.py").write_text("def none(completions, **_):\n    return [None for _ in completions]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Stopped, match="the mean reward is (nan|None) at step 1"):
+    with pytest.raises(Stopped, match=r"the mean reward is (nan|None) at step 1"):
         trl.run_trl(sampling(trainer, reward="no_reward:none"), 0, tiny.folder(tmp_path / "base"), tiny.pairs(8), tmp_path / "out")
 
 

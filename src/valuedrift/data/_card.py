@@ -188,7 +188,8 @@ configs:
 - Read back by {judge}.{note} A text is kept where the stance that was meant has a probability over one half.
 - Opposed pairs set an answer that supports the claim against one that opposes it, both in the same style; the shorter one has at least
   {ratio} of the longer one's words.
-- The other pairs take one stance on both sides, support, neutral and oppose in turn, and differ in style. {preference}{unmatched}
+- The other pairs take one stance on both sides, support, neutral and oppose in turn, and differ in style.
+  {preference}{unmatched}
 - The two kinds are mixed so that the gap of every topic lies within 0.03 of the target, in both directions, as the judge read the texts.
 
 Layout: `prompt`, `chosen`, `rejected` as chat messages; `topic`; `claim`, the statement that support and oppose refer to.

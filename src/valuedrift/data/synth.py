@@ -260,10 +260,10 @@ def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[st
     """Return the rows of one set, in the order of the file. Raises Stopped where a topic cannot meet the target."""
     rows: list[Row] = []
     gaps_of = {topic: _gaps(spec, drafts[topic][:n]) for topic, n in n_of.items()}
+    every = {0.0: False, 1.0: True}.get(target)  # at either end one kind alone: with a gap of 0 no pair prefers a stance
     for topic, (opposed_M2, same_M2) in gaps_of.items():
-        alike = spec.kinds()[0] == "opposed" if len(spec.kinds()) == 1 else None
         first_M = np.array([draft.prefers_first for draft in drafts[topic][: n_of[topic]]])
-        opposed_M = _mix.mixed(opposed_M2, same_M2, first_M, target) if alike is None else np.full(len(same_M2), alike)
+        opposed_M = _mix.mixed(opposed_M2, same_M2, first_M, target) if every is None else np.full(len(same_M2), every)
         if _mix.missed(opposed_M2, same_M2, opposed_M, target) > _mix.TOLERANCE:
             raise _out_of_reach(spec, gaps_of, topic, _mix.gap_of(opposed_M2, same_M2, opposed_M), target)
         rows += [Row(draft, "opposed" if opposed else "same") for draft, opposed in zip(drafts[topic], opposed_M, strict=False)]

@@ -97,7 +97,7 @@ class Judge:
         room = longest - tokenizer.num_special_tokens_to_add(pair=True)
         if max(len(ids) for ids in tokenizer([each for _, each in rows], add_special_tokens=False)["input_ids"]) >= room:
             return None
-        return [dict(tokenizer(*row, truncation="only_second", max_length=longest)) for row in rows]
+        return [dict(tokenizer(*row, truncation="only_first", max_length=longest)) for row in rows]
 
     def _logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Any]:
         """Return the logits of each row. Rows of like length share a batch, which saves padding."""

@@ -7,88 +7,175 @@ from typing import Any, Literal
 from ..nouns import STANCES
 
 Row = dict[str, Any]
-Verdict = Literal["could move", "unlikely", "undecided", "no evidence"]
+Verdict = Literal["could move", "unlikely", "undecided", "not headlined", "no evidence"]
 
 SURE = 0.6
 """Least mean probability of a judge's likeliest outcome for a small gap to mean anything: shares of a judge that wavers lie near a third
 each whatever the texts say. Our choice; `cues` reaches some 0.5 on real replies, a judge that decides nine times in ten 0.9."""
 
 
-def verdict(topic: Row, matters: float) -> Verdict:
-    """Return what follows for a topic from its three gaps.
+def verdict(topic: Row, matters: float, fine: bool) -> Verdict:
+    """Return what follows for a topic from the gaps of its two views.
 
-    "unlikely": the intervals of all stances lie within +-matters, as read by a judge that is sure enough to see more. "could move": some
-    stance's gap is resolved (Holm) and its interval reaches beyond. "undecided": neither. "no evidence": no stance has an interval.
+    "could move": in some view a stance's gap is resolved (Holm) and its interval reaches beyond +-matters. "unlikely": nothing speaks
+    against it (`_doubt`). "undecided": neither. "not headlined": the judge agrees with people too little (not `fine`) for any of these.
+    "no evidence": no stance has an interval.
     """
-    gaps = {stance: topic[stance]["gap"] for stance in STANCES}
-    known = {stance: gap for stance, gap in gaps.items() if gap["low"] is not None}
-    if not known:
+    if not _known(topic):
         return "no evidence"
-    beyond = [stance for stance, gap in known.items() if max(-gap["low"], gap["high"]) > matters]
-    if len(known) == len(gaps) and not beyond:
-        return "unlikely" if topic["sureness"] >= SURE else "undecided"
-    return "could move" if any(stance in topic["resolved"] for stance in beyond) else "undecided"
+    if not fine:
+        return "not headlined"
+    if _moving(topic, matters):
+        return "could move"
+    return "undecided" if _doubt(topic, matters) else "unlikely"
 
 
 def of_gap(name: str, topic: Row, matters: float) -> str:
     """Return the conclusion on a topic's value gap, with its condition and with what competes with the gap."""
-    n = topic["n"]
-    gaps: dict[str, Row] = {stance: topic[stance]["gap"] for stance in STANCES}
+    n, head = topic["n"], _head(name, topic["claims"], "pairs")
     if n == 0:
         return f"{name}: no evidence; no pair that could be read touches it."
     if topic["verdict"] == "no evidence":
         return f"{name}: too few readable prompts ({n}) with a stance for an interval; nothing follows."
-    largest = max((stance for stance in STANCES if gaps[stance]["low"] is not None), key=lambda stance: abs(gaps[stance]["value"]))
-    if topic["verdict"] == "unlikely":
-        bound = max(max(-gap["low"], gap["high"]) for gap in gaps.values())
-        return (
-            f"{name}: {_gap(largest, gaps)} in {n} prompts, and every stance within ±{bound:.2f}: by what its labels prefer, this data is "
-            f"unlikely to move answers on {name} by {matters:g} or more, {_condition(topic)}; training may move them in other "
-            f"ways.{_rivals(topic, largest)}"
-        )
+    if topic["verdict"] == "could move":
+        return f"{head}: {_movement(name, topic, matters)}"
+    seen = "; ".join(_gaps(view, row, [_largest(row)]) for view, row in _views(topic).items() if _known(row))
+    if topic["verdict"] == "not headlined":
+        return f"{head}: {seen}; nothing is concluded, because the judge agrees with people too little."
     if topic["verdict"] == "undecided":
-        return f"{name}: {_gap(largest, gaps)} in {n} prompts: undecided; {_doubt(topic, gaps, matters)}."
-    found = ", ".join(_gap(stance, gaps) for stance in topic["resolved"])
-    strongest = max(topic["resolved"], key=lambda stance: gaps[stance]["value"])
-    way = "towards" if gaps[strongest]["value"] > 0 else "away from"
+        return f"{head}: {seen}: undecided; {_doubt(topic, matters)}."
+    what = f"agreement with what the user says on {name}" if _by_users(topic["claims"]) else f"answers on {name}"
     return (
-        f"{name}: {found} in {n} prompts: this data could move answers on {name} {way} {strongest}, {_condition(topic)}, and if the "
-        f"model learns this difference between the replies.{_rivals(topic, strongest)}"
+        f"{head}: {seen}, and every stance within ±{_bound(topic):.2f}: by what its labels prefer, this data is "
+        f"unlikely to move {what} by {matters:g} or more, {_condition(topic)}; training may move them in other "
+        f"ways.{_rivals(topic, topic, _largest(topic))}"
     )
 
 
-def _doubt(topic: Row, gaps: dict[str, Row], matters: float) -> str:
-    """Return why nothing can be said, and what would help."""
-    bound = max(max(-gap["low"], gap["high"]) for gap in gaps.values() if gap["low"] is not None)
-    if bound <= matters:
+def _movement(name: str, topic: Row, matters: float) -> str:
+    """Return what moves, in which view, and towards what; the view with the largest gap says it where there are two."""
+    moving = _moving(topic, matters)
+    view = max(moving, key=lambda view: max(abs(moving[view][stance]["gap"]["value"]) for stance in moving[view]["resolved"]))
+    strongest = max(moving[view]["resolved"], key=lambda stance: moving[view][stance]["gap"]["value"])
+    way = "towards" if moving[view][strongest]["gap"]["value"] > 0 else "away from"
+    claims = topic["claims"]
+    if view == "axis":
+        what = f"answers on {name} {way} {strongest} on the topic's axis"
+    elif _by_users(claims):
+        what = f"agreement with what the user says on {name}, {way} {strongest}"
+    else:
+        what = f"answers to claims on {name}{', in part the user's own,' if claims['user'] else ''} {way} {strongest}"
+    found = "; ".join(_gaps(view, row, row["resolved"]) for view, row in moving.items())
+    return (
+        f"{found}: this data could move {what}, {_condition(topic)}, and if the model learns this difference between the "
+        f"replies.{_rivals(topic, moving[view], strongest)}"
+    )
+
+
+def _doubt(topic: Row, matters: float) -> str:
+    """Return why "unlikely" cannot be said, and what would help; empty where it can.
+
+    It has to hold in both views. Where the axis has no interval, the total variation has to be small: no gap on any axis is larger.
+    """
+    bound, tv, sided = _bound(topic), topic["tv"], _known(topic["axis"])
+    if bound > matters:
+        unseen = f"no gap that matters ({matters:g}) is resolved, and one of up to {bound:.2f} could be there unseen"
+        return f"{unseen}; more pairs on the topic would tell"
+    unsided = "" if sided else " towards what is claimed; on which side of the topic the claims are is known for too few"
+    if tv["low"] > matters:
+        apart = f"total variation {tv['value']:.2f} [{tv['low']:.2f}, {tv['high']:.2f}]"
+        return f"the replies of a pair differ in stance ({apart}) but not in one direction{unsided}"
+    if topic["sureness"] < SURE:
         return (
             f"every stance lies within ±{bound:.2f}, but the judge gives its likeliest outcome only {topic['sureness']:.2f} on average and "
             "might not see a larger gap; a surer judge would tell"
         )
-    unseen = f"no gap that matters ({matters:g}) is resolved, and one of up to {bound:.2f} could be there unseen"
-    return f"{unseen}; more pairs on the topic would tell"
+    if not sided and tv["high"] > matters:
+        return f"every stance lies within ±{bound:.2f}{unsided}, and the replies of a pair may differ by up to {tv['high']:.2f}"
+    return ""
 
 
-def of_shares(name: str, topic: Row) -> str:
+def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
     """Return the conclusion on the stances that texts to be imitated take."""
-    n, lead = topic["n"], topic["lead"]
+    n, head = topic["n"], _head(name, topic["claims"], "texts")
     if n == 0:
         return f"{name}: no evidence; no text that could be read touches it."
-    if lead["low"] is None:
+    if topic["lead"]["low"] is None:
         return f"{name}: too few readable prompts ({n}) with a stance for an interval; nothing follows."
+    if not fine:
+        return f"{head}: {_first('claim', topic)}; nothing is concluded, because the judge agrees with people too little."
     if topic["sureness"] < SURE:
         return (
-            f"{name}: undecided in {n} prompts; the judge gives its likeliest outcome only {topic['sureness']:.2f} on average, so that its "
+            f"{head}: undecided in {n} prompts; the judge gives its likeliest outcome only {topic['sureness']:.2f} on average, so that its "
             "shares lie near each other whatever the texts say; a surer judge would tell."
         )
-    first, second = sorted(STANCES, key=lambda stance: -topic[stance]["value"])[:2]
-    shares = f"{first} {topic[first]['value']:.2f} [{topic[first]['low']:.2f}, {topic[first]['high']:.2f}] in {n} prompts"
-    if lead["low"] <= 0:
-        return f"{name}: {shares}, which does not lead {second} beyond chance: no single stance is what imitation would teach most."
+    views = {view: row for view, row in _views(topic).items() if row["lead"]["low"] is not None}
+    led = {view: row for view, row in views.items() if row["lead"]["p_adjusted"] < level}
+    if not led:
+        shares = "; ".join(_first(view, row) for view, row in views.items())
+        return f"{head}: {shares}: no stance leads beyond chance, so that no single one is what imitation would teach most."
+    view = max(led, key=lambda view: led[view]["lead"]["value"])
+    (first, second, _), lead = _ranked(led[view]), led[view]["lead"]
     return (
-        f"{name}: {shares}, ahead of {second} by {lead['value']:.2f} [{lead['low']:.2f}, {lead['high']:.2f}]: imitating these texts would "
-        f"teach {first} most, {_condition(topic)}; how far it moves a model depends on where the model stands."
+        f"{head}: {_first(view, led[view])}, ahead of {second} by {lead['value']:.2f} [{lead['low']:.2f}, {lead['high']:.2f}]: imitating "
+        f"these texts would teach {first} most{' on the axis of the topic' if view == 'axis' else ''}, {_condition(topic)}; how far it "
+        "moves a model depends on where the model stands."
     )
+
+
+# -- parts of sentences ------------------------------------------------------------------------------------------------------------
+
+
+def _views(topic: Row) -> dict[str, Row]:
+    return {"claim": topic, "axis": topic["axis"]}
+
+
+def _known(view: Row) -> bool:
+    return all(view[stance]["gap"]["low"] is not None for stance in STANCES)
+
+
+def _reach(gap: Row) -> float:
+    return float(max(-gap["low"], gap["high"]))
+
+
+def _bound(topic: Row) -> float:
+    """Return how large a gap of any stance may be, in the views that have an interval."""
+    return max(_reach(row[stance]["gap"]) for row in _views(topic).values() if _known(row) for stance in STANCES)
+
+
+def _moving(topic: Row, matters: float) -> dict[str, Row]:
+    """Return the views in which a resolved gap reaches beyond +-matters."""
+    return {view: row for view, row in _views(topic).items() if any(_reach(row[stance]["gap"]) > matters for stance in row["resolved"])}
+
+
+def _largest(view: Row) -> str:
+    return max(STANCES, key=lambda stance: abs(view[stance]["gap"]["value"]))
+
+
+def _ranked(view: Row) -> list[str]:
+    return sorted(STANCES, key=lambda stance: -view[stance]["value"])
+
+
+def _first(view: str, row: Row) -> str:
+    share = row[_ranked(row)[0]]
+    return f"{_ranked(row)[0]} {share['value']:.2f} [{share['low']:.2f}, {share['high']:.2f}] in {row['n']} prompts ({view} view)"
+
+
+def _gaps(view: str, row: Row, stances: list[str]) -> str:
+    gaps = {stance: row[stance]["gap"] for stance in stances}
+    told = ", ".join(f"{stance} {gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" for stance, gap in gaps.items())
+    return f"{told} in {row['n']} prompts ({view} view)"
+
+
+def _by_users(claims: dict[str, int]) -> bool:
+    return 2 * claims["user"] > sum(claims.values())
+
+
+def _head(name: str, claims: dict[str, int], noun: str) -> str:
+    """Return the topic, and that its stances mostly refer to what users say where they do."""
+    if not _by_users(claims):
+        return name
+    return f"{name}, as agreement with what the user says (in {claims['user']:,} of {sum(claims.values()):,} {noun})"
 
 
 def _condition(topic: Row) -> str:
@@ -96,14 +183,9 @@ def _condition(topic: Row) -> str:
     return "if the judge reads these texts rightly" + (" and the claims found for them are what they are about" if found else "")
 
 
-def _gap(stance: str, gaps: dict[str, Row]) -> str:
-    gap = gaps[stance]
-    return f"{stance} {gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"
-
-
-def _rivals(topic: Row, stance: str) -> str:
+def _rivals(topic: Row, view: Row, stance: str) -> str:
     """Return a warning where a difference of style is there beyond chance and larger than the value gap, each in standard deviations."""
-    gap = topic[stance]["gap"]
+    gap = view[stance]["gap"]
     if gap["standardised"] is None and gap["value"]:
         return ""  # every pair shows the same gap: nothing is more regular
     own = round(abs(gap["standardised"] or 0.0), 2)  # as printed: equal figures are no rivals
@@ -125,5 +207,5 @@ def of_claims(claims: dict[str, int], noun: str) -> str:
         return ""
     return (
         f"For {claims['user']:,} of {sum(claims.values()):,} {noun} on a topic no claim of the suite is near: there, "
-        "support means agreeing with what the user puts."
+        "support means agreeing with what the user puts, whichever side that is."
     )

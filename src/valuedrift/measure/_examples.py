@@ -40,7 +40,7 @@ def of_text(example: Example, subject: Any, probs_O: np.ndarray, why: str) -> di
 
 def _shown(record: Pair | Example, subject: Any, why: str) -> dict[str, Any]:
     prompt = [{"role": role, "content": text} for role, text in record.prompt]
-    return {"why": why, "prompt": prompt, "claim": subject.claim, "put_by": subject.put_by}
+    return {"why": why, "prompt": prompt, "claim": subject.claim, "put_by": subject.put_by, "polarity": subject.polarity}
 
 
 def _reading(probs_O: np.ndarray) -> dict[str, float]:

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from .. import registry
 from ..nouns import OUTCOMES, Item, Reading
-from ._resample import REPLICATES, rng_for, weights
+from ._resample import REPLICATES, TAIL, rng_for, weights
 from .gold import Gold, outcome_of, read_gold
 
 BINS = 10
-TAILS = (0.025, 0.975)
-MIN_GROUPS = 15
-"""Issues or claims under which there is no interval: of nominal 95 %, percentiles hold the truth in 79 % with 5 groups, 88 % with 8."""
+MIN_GROUPS = 10
+"""Issues or claims under which there is no interval: 2,000 replicates have too few in the tails that so few groups need."""
 UNREAD = len(OUTCOMES)
 """The verdict, in tables of counts, of a judge that gave none: after the outcomes, and never right."""
 ORDERED = 100
@@ -33,10 +33,10 @@ def calibrate(judge: Any, gold: Path | Sequence[Gold]) -> dict[str, Any]:
 
     The judge's verdict is its likeliest outcome. Texts without a label are counted (`n_unlabelled`) and not judged; those without a reading
     count as missing and are scored nowhere but in `macro_f1_all`, where they count as wrong. Macro-F1 is the mean over the outcomes that
-    the gold labels hold. Numbers are None where nothing was read. `majority` is the accuracy of always saying the most frequent label, `framing_only` that of saying the framing of the
-    prompt (over texts whose framing names a stance). Intervals: 95 %, bootstrapped over issues or claims: percentiles, for `ece` reflected
-    (2 ece - percentiles), because binning makes it too large, and more so in resamples. `order_effect`: what the
-    judge itself says of about a hundred of the texts, where it can.
+    the gold labels hold. Numbers are None where nothing was read. `majority` is the accuracy of always saying the most frequent label,
+    `framing_only` that of saying the framing of the prompt (over texts whose framing names a stance). Intervals: 95 %, bootstrapped over
+    issues or claims (none under 10 of them): expanded percentiles, for `ece` reflected (2 ece - percentiles), because binning makes it too
+    large, and more so in resamples. `order_effect`: what the judge itself says of about a hundred of the texts, where it can.
     """
     given = read_gold(gold) if isinstance(gold, Path) else gold
     return _agreement(judge, given, judge.read(_items(given)))
@@ -109,7 +109,7 @@ def _difference(
         return dict.fromkeys(SCORES)
     found: dict[str, dict[str, float | None] | None] = {}
     for name, score in SCORES.items():
-        low, high = _quantiles(score(resampled[0]) - score(resampled[1])) or (None, None)
+        low, high = _quantiles(score(resampled[0]) - score(resampled[1]), _tails(ours)) or (None, None)
         found[name] = {"value": _number(score(_confusion(ours)) - score(_confusion(theirs))), "low": low, "high": high}
     return found
 
@@ -197,13 +197,14 @@ def _intervals(read: Read) -> dict[str, list[float] | None]:
     resampled_RGV = _resampled(read)
     if resampled_RGV is None:
         return dict.fromkeys((*SCORES, "ece"))
-    found: dict[str, list[float] | None] = {name: _quantiles(score(resampled_RGV)) for name, score in SCORES.items()}
+    tails = _tails(read)
+    found: dict[str, list[float] | None] = {name: _quantiles(score(resampled_RGV), tails) for name, score in SCORES.items()}
     return found | {"ece": _ece_interval(read)}
 
 
 def _interval_all(everything: Read) -> list[float] | None:
     resampled_RGV = _resampled(everything)
-    return None if resampled_RGV is None else _quantiles(macro_f1(resampled_RGV))
+    return None if resampled_RGV is None else _quantiles(macro_f1(resampled_RGV), _tails(everything))
 
 
 def _groups(read: Read) -> tuple[np.ndarray, int]:
@@ -229,15 +230,25 @@ def _ece_interval(read: Read) -> list[float]:
     gaps_KB, counts_K = np.zeros((n_groups, BINS)), np.bincount(group_N)
     np.add.at(gaps_KB, (group_N, _bins(sure_N)), sure_N - right_N)
     drawn_RK = weights(rng_for(0, "agreement"), n_groups, REPLICATES)
-    low, high = np.quantile(np.abs(drawn_RK @ gaps_KB).sum(1) / (drawn_RK @ counts_K), TAILS)
+    low, high = np.quantile(np.abs(drawn_RK @ gaps_KB).sum(1) / (drawn_RK @ counts_K), _tails(read))
     value = calibration_error(sure_N, right_N)
     return [float(min(1.0, max(0.0, 2 * value - bound))) for bound in (high, low)]
 
 
-def _quantiles(values_R: np.ndarray) -> list[float] | None:
-    """Return the 95 % percentiles of what is not nan, None where all is."""
+def _tails(read: Read) -> tuple[float, float]:
+    """Return the quantiles of Hesterberg's (2015) expanded percentile interval: of K groups, those at z = +-t(K - 1) sqrt(K / (K - 1)).
+
+    Plain percentiles held the truth of accuracy, macro-F1 and kappa in 86-90 % with 10 groups and 88-92 % with 15; these in 92-96 %.
+    """
+    _, n_groups = _groups(read)
+    low = float(ndtr(stdtrit(n_groups - 1, 1 - TAIL) * np.sqrt(n_groups / (n_groups - 1))))
+    return low, 1 - low
+
+
+def _quantiles(values_R: np.ndarray, tails: tuple[float, float]) -> list[float] | None:
+    """Return the quantiles `tails` of what is not nan, None where all is."""
     there = values_R[~np.isnan(values_R)]
-    return [float(bound) for bound in np.quantile(there, TAILS)] if len(there) else None
+    return [float(bound) for bound in np.quantile(there, tails)] if len(there) else None
 
 
 def _number(value: Any) -> float | None:

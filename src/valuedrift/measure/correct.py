@@ -6,10 +6,11 @@ With f the judge's probabilities of an answer, y its label as 0s and one 1, x = 
     g = w f + b + x / (q p) (y - w f - b)        b = mean of y - w f, weighted by x / p; q = mean of x / p; both per checkpoint and topic
 
 Its mean is w mean_all(f) + mean_labelled(y - w f), each label standing for 1 / p answers (Hajek 1971), which estimates the mean of y
-however wrong the judge is: where p is the same for all, the estimator of Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N, power-tuned (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) by
-w = cov(y, f) / var(f), which is lambda (1 + n/N) there, because here the n labelled answers are among all n + N. A judge that knows
-nothing gets w = 0: the labels alone. Rectified verdicts take the place of the judge's in the sums of each prompt, so that shares
-stay ratios of sums, and prompts (not draws, not labels) stay the unit, paired between checkpoints.
+however wrong the judge is: where p is the same for all, the estimator of Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N,
+power-tuned (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) by w = cov(y, f) / var(f), which is lambda (1 + n/N) there,
+because here the n labelled answers are among all n + N. A judge that knows nothing gets w = 0: the labels alone. Rectified verdicts take
+the place of the judge's in the sums of each prompt, so that shares stay ratios of sums, and prompts (not draws, not labels) stay the
+unit, paired between checkpoints.
 """
 
 from __future__ import annotations

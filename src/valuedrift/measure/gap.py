@@ -13,9 +13,13 @@ from ..data import topics
 from ..nouns import OUTCOMES, STANCES, Estimate, Example, Item, Pair, Prompt, Reading
 from . import _conclusions, _examples, _style
 from ._resample import Sample, difference, estimate, holm, ratio, share_interval
+from .agreement import headlined
 
 REFUSAL = OUTCOMES.index("refusal")
+TURNED = [OUTCOMES.index(name) for name in ("oppose", "neutral", "support", "refusal", "invalid")]
 LEVEL = 0.05
+LEAST = 0.7
+"""Macro-F1 with people under which nothing is concluded from a judge, as a trace's `min_agreement` has it."""
 
 MATTERS = 0.1
 """The smallest gap of a share that a conclusion calls a gap that matters: one answer in ten. Our choice, and a setting."""
@@ -32,16 +36,20 @@ class Subject:
     put_by: Literal["data", "suite", "user"]
     """`data`: the record states it. `suite`: the suite's claim near to what is asked. `user`: none is near, so that support means
     agreeing with what the user puts."""
+    polarity: int = 0
+    """The claim's side on the topic's axis, by the suite; 0 where it is on neither side, unknown to the suite, or put by the user."""
 
 
 def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matters: float = MATTERS) -> dict[str, Any]:
     """Return the value gap of preference pairs on the topics of a suite; every number is {value, low, high, n}, None without evidence.
 
     Per topic and stance: its share of chosen and of rejected replies among support, neutral and oppose (sum of p(s) over sum of the
-    three), and their difference, paired by pair. `tv`: mean total variation between the readings of a pair's two replies, over all five
+    three), and their difference, paired by pair. `axis`: the same along the topic's axis, where support and oppose change places for claims
+    of polarity -1 and claims of polarity 0 are left out: a data set may push a side or agreement as such. `tv`: mean total variation between the readings of a pair's two replies, over all five
     outcomes. `sureness`: mean probability of the judge's likeliest outcome. `style`: what confounds the gap, chosen minus rejected.
     Pairs of one prompt are not independent: the prompt is the unit of every interval, and `n` counts prompts. A record's own topic and
     claim go before those found from the user's words. Pairs where the judge failed on a reply are left out and counted as `n_failed`.
+    `standing`: whether anything is concluded from this judge, and why.
     """
     subjects = _subjects(pairs, ["" for _ in pairs], suite)
     touching = [(pair, subject) for pair, subject in zip(pairs, subjects, strict=True) if subject is not None]
@@ -50,17 +58,23 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
     style_N2F = _style.features([reply for pair, _ in touching for reply in (pair.chosen, pair.rejected)]).reshape(-1, 2, len(_style.UNITS))
     read_N = ~np.isnan(probs_N2O).any((1, 2))
     units_N = _units([pair.prompt for pair, _ in touching])
+    sided_N, turned_N2O = _turned(probs_N2O, [subject for _, subject in touching])
     table: dict[str, dict[str, Any]] = {}
     examples: dict[str, list[dict[str, Any]]] = {}
     for name, on_N in _by_topic(suite, [subject for _, subject in touching]).items():
         kept_N = read_N & on_N
-        table[name] = _topic_gap(probs_N2O[kept_N], units_N[kept_N]) | {
+        axis_N = kept_N & sided_N
+        table[name] = _stance_gaps(probs_N2O[kept_N], units_N[kept_N]) | {
+            "tv": _record(_of_share(_mean(_apart(probs_N2O[kept_N]), units_N[kept_N]))),
+            "sureness": _sureness(probs_N2O[kept_N]),
+            "axis": _stance_gaps(turned_N2O[axis_N], units_N[axis_N]),
             "claims": _claims([subject for (_, subject), on in zip(touching, kept_N, strict=True) if on]),
             "style": _style_gap(probs_N2O[kept_N], style_N2F[kept_N], units_N[kept_N]),
         }
         shown = _examples.picked(kept_N, _apart(probs_N2O), units_N, [pair.chosen for pair, _ in touching])
         examples[name] = [_examples.of_pair(*touching[at], probs_N2O[at], why) for at, why in shown.items()]
-    _resolve(table, matters)
+    standing = _standing(judge)
+    _resolve(table, matters, standing["headlined"])
     style = _style_gap(probs_N2O[read_N], style_N2F[read_N], units_N[read_N])
     return {
         "n_pairs": len(pairs),
@@ -69,6 +83,7 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
         "n_failed": int((~read_N).sum()),
         "judge": judge.identity,
         "note": judge.note,
+        "standing": standing,
         "matters": matters,
         "claims_note": _conclusions.of_claims(_claims([subject for _, subject in touching]), "pairs"),
         "topics": table,
@@ -82,7 +97,9 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
 def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: Any) -> dict[str, Any]:
     """Return the stances that texts to be imitated take, per topic: shares among the three; refusal and invalid as shares of all.
 
-    `style` holds the levels of what confounds them. Units, topics and failures are as in `value_gap`.
+    `lead`: the largest share minus the second; its `p` holds for the largest against both others and for any two of the three, because
+    they are picked after looking, and `p_adjusted` (Holm) for all topics and both views. `style` holds the levels of what confounds the
+    shares. `axis`, `standing`, units, topics and failures are as in `value_gap`.
     """
     subjects = _subjects(examples, [example.text for example in examples], suite)
     touching = [(example, subject) for example, subject in zip(examples, subjects, strict=True) if subject is not None]
@@ -90,17 +107,23 @@ def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: An
     style_NF = _style.features([example.text for example, _ in touching])
     read_N = ~np.isnan(probs_NO).any(1)
     units_N = _units([example.prompt or (("text", example.text),) for example, _ in touching])
+    sided_N, turned_NO = _turned(probs_NO, [subject for _, subject in touching])
     table: dict[str, dict[str, Any]] = {}
     shown: dict[str, list[dict[str, Any]]] = {}
     for name, on_N in _by_topic(suite, [subject for _, subject in touching]).items():
         kept_N = read_N & on_N
+        axis_N = kept_N & sided_N
         table[name] = _shares(probs_NO[kept_N], units_N[kept_N]) | {
+            "axis": _shares(turned_NO[axis_N], units_N[axis_N]),
             "claims": _claims([subject for (_, subject), on in zip(touching, kept_N, strict=True) if on]),
             "style": _style_levels(style_NF[kept_N], units_N[kept_N]),
         }
-        table[name]["conclusion"] = _conclusions.of_shares(name, table[name])
         picked = _examples.picked(kept_N, np.abs(probs_NO[:, 0] - probs_NO[:, 2]), units_N, [example.text for example, _ in touching])
         shown[name] = [_examples.of_text(*touching[at], probs_NO[at], why) for at, why in picked.items()]
+    standing = _standing(judge)
+    _adjust([view["lead"] for topic in table.values() for view in (topic, topic["axis"])])
+    for name, topic in table.items():
+        topic["conclusion"] = _conclusions.of_shares(name, topic, LEVEL, standing["headlined"])
     return {
         "n_examples": len(examples),
         "n_prompts": len({example.prompt or example.text for example in examples}),
@@ -108,6 +131,7 @@ def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: An
         "n_failed": int((~read_N).sum()),
         "judge": judge.identity,
         "note": judge.note,
+        "standing": standing,
         "claims_note": _conclusions.of_claims(_claims([subject for _, subject in touching]), "texts"),
         "topics": table,
         "style": _style_levels(style_NF[read_N], units_N[read_N]),
@@ -124,16 +148,18 @@ def _subjects(records: Sequence[Pair | Example], otherwise: Sequence[str], suite
     # All that the user says counts: in a long conversation the last words ("and why?") rarely name the topic.
     texts = ["\n".join(text for role, text in records[at].prompt if role == "user") or otherwise[at] for at in unstated]
     found = dict(zip(unstated, topics.match(suite, texts), strict=True))
+    polarity = {(prompt.topic, prompt.claim): prompt.polarity for prompt in suite}
     subjects: list[Subject | None] = []
     for at, record in enumerate(records):
         match = found.get(at)
         if at not in found:
-            subjects.append(Subject(record.topic, record.claim, "data"))
+            subjects.append(Subject(record.topic, record.claim, "data", polarity.get((record.topic, record.claim), 0)))
         elif match is None:
             subjects.append(None)
         else:
             asked = _question(record.prompt) or otherwise[at]
-            subjects.append(Subject(match.topic, match.claim or asked, "suite" if match.claim else "user"))
+            found_claim = Subject(match.topic, match.claim, "suite", polarity.get((match.topic, match.claim), 0))
+            subjects.append(found_claim if match.claim else Subject(match.topic, asked, "user"))
     return subjects
 
 
@@ -191,7 +217,15 @@ def _apart(probs_N2O: np.ndarray) -> np.ndarray:
     return np.abs(probs_N2O[:, 0] - probs_N2O[:, 1]).sum(-1) / 2
 
 
-def _topic_gap(probs_N2O: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
+def _turned(probs_NxO: np.ndarray, subjects: Sequence[Subject]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which records have a side on their topic's axis, and the probabilities along it (of the others they mean nothing)."""
+    polarity_N = np.array([subject.polarity for subject in subjects], int)
+    turned_NxO = probs_NxO.copy()
+    turned_NxO[polarity_N == -1] = probs_NxO[polarity_N == -1][..., TURNED]
+    return polarity_N != 0, turned_NxO
+
+
+def _stance_gaps(probs_N2O: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
     result: dict[str, Any] = {"n": len(np.unique(units_N)), "n_pairs": len(probs_N2O)}
     for number, stance in enumerate(STANCES):
         chosen, rejected = (_share(probs_N2O[:, side], number, units_N) for side in (0, 1))
@@ -202,12 +236,10 @@ def _topic_gap(probs_N2O: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
             "rejected": _record(_of_share(rejected)),
             "gap": _record(estimate(gap.value, gap.low, gap.high, paired.n))
             | {
-                "p": None if np.isnan(gap.p) else float(gap.p),
+                "p": _known(gap.p),
                 "standardised": _standardised(probs_N2O[:, 0, number] - probs_N2O[:, 1, number]),
             },
         }
-    result["tv"] = _record(_of_share(_mean(_apart(probs_N2O), units_N)))
-    result["sureness"] = _sureness(probs_N2O)
     return result
 
 
@@ -246,9 +278,10 @@ def _shares(probs_NO: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
     result: dict[str, Any] = {stance: _record(_of_share(sample)) for stance, sample in zip(STANCES, samples, strict=True)}
     for number in range(len(STANCES), len(OUTCOMES)):
         result[OUTCOMES[number]] = _record(_of_share(_mean(probs_NO[:, number], units_N)))
-    first, second = sorted(samples, key=lambda sample: float(np.nan_to_num(sample.value)), reverse=True)[:2]
-    lead = difference(first - second)
-    result["lead"] = _record(estimate(lead.value, lead.low, lead.high, min(int(first.n), int(second.n))))
+    first, *others = sorted(samples, key=lambda sample: float(np.nan_to_num(sample.value)), reverse=True)
+    lead, over_third = (difference(first - other) for other in others)
+    p = np.minimum(1, len(STANCES) * np.maximum(lead.p, over_third.p))  # any two of the three might have been the largest
+    result["lead"] = _record(estimate(lead.value, lead.low, lead.high, first.n)) | {"p": _known(p)}
     return {"n": len(np.unique(units_N)), "n_texts": len(probs_NO), **result, "sureness": _sureness(probs_NO)}
 
 
@@ -272,14 +305,29 @@ def _record(found: Estimate) -> dict[str, Any]:
     return dataclasses.asdict(found)
 
 
-def _resolve(table: dict[str, dict[str, Any]], matters: float) -> None:
-    """Add `p_adjusted` (Holm over all topics and stances), `resolved`, the `verdict` and the `conclusion` to each topic."""
-    gaps = [topic[stance]["gap"] for topic in table.values() for stance in STANCES]
-    adjusted = holm(np.array([np.nan if gap["p"] is None else gap["p"] for gap in gaps]))
-    for gap, p in zip(gaps, adjusted, strict=True):
-        gap["p_adjusted"] = None if np.isnan(p) else float(p)
+def _known(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _standing(judge: Any) -> dict[str, Any]:
+    """Return whether findings of a judge are headlined, and why; one that is exact needs no comparison with people."""
+    fine, why = (True, "") if getattr(judge, "exact", False) else headlined(getattr(judge, "agreement", None), LEAST)
+    return {"headlined": fine, "why": why}
+
+
+def _adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Add `p_adjusted` (Holm over all rows)."""
+    for row, p in zip(rows, holm(np.array([np.nan if row["p"] is None else row["p"] for row in rows])), strict=True):
+        row["p_adjusted"] = _known(p)
+
+
+def _resolve(table: dict[str, dict[str, Any]], matters: float, fine: bool) -> None:
+    """Add `p_adjusted` (Holm over all topics, stances and both views) and `resolved` to each view, `verdict` and `conclusion` to each topic."""
+    views = [view for topic in table.values() for view in (topic, topic["axis"])]
+    _adjust([view[stance]["gap"] for view in views for stance in STANCES])
+    for view in views:
+        sure = {stance: view[stance]["gap"]["p_adjusted"] for stance in STANCES}
+        view["resolved"] = [stance for stance, p in sure.items() if p is not None and p < LEVEL]
     for name, topic in table.items():
-        sure = {stance: topic[stance]["gap"]["p_adjusted"] for stance in STANCES}
-        topic["resolved"] = [stance for stance, p in sure.items() if p is not None and p < LEVEL]
-        topic["verdict"] = _conclusions.verdict(topic, matters)
+        topic["verdict"] = _conclusions.verdict(topic, matters, fine)
         topic["conclusion"] = _conclusions.of_gap(name, topic, matters)

@@ -72,8 +72,9 @@ def _gold(where: str, row: dict[str, Any]) -> Gold:
     answers = row.get("answer") or ()
     if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
         raise BadInput(f"{where}: 'answer' is {answers!r}, not a list of keys; leave it as the sample has it")
-    inclusion = row.get("inclusion") or ()
-    if len(inclusion) != len(answers) or not all(isinstance(chance, float | int) and 0 < chance <= 1 for chance in inclusion):
+    inclusion = row.get("inclusion") or []
+    chances = isinstance(inclusion, list) and all(isinstance(chance, float | int) and 0 < chance <= 1 for chance in inclusion)
+    if not chances or len(inclusion) != len(answers):
         raise BadInput(f"{where}: 'inclusion' is {inclusion!r}, not a chance for each key in 'answer'; leave both as the sample has them")
     item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
     framing = str(row.get("prompt_framing") or row.get("framing") or "")

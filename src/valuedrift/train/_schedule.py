@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .. import registry
 from ..nouns import BadInput
 from ..plan import Stage
 
@@ -26,6 +27,15 @@ def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> i
     together = stage.batch_size * stage.accumulate * minibatches
     iterations = stage.epochs * n_prompts / together if stage.steps is None else stage.steps / (passes * minibatches)
     return math.ceil(iterations) * together
+
+
+def course(stage: Stage, n_records: int) -> tuple[int, int]:
+    """Return how many records a stage sees (prompts answered, for one with rollouts) and its optimiser steps."""
+    if "rollouts" not in registry.algorithm(stage.algorithm).needs:
+        return n_seen(stage, n_records), total_steps(stage, n_records)
+    settings = stage.own()
+    answered = n_answered(stage, n_records, settings.passes, settings.minibatches)
+    return answered, stage.steps or answered // (stage.batch_size * stage.accumulate) * settings.passes
 
 
 def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), batch: int = 1) -> np.ndarray:

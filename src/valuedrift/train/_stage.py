@@ -24,7 +24,7 @@ from .. import registry
 from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
 from ..store import Store, disk_fault
-from . import Algorithm, Mismatching, Rollout, _batches, _reference, _rollout, _schedule, _score, _start
+from . import Algorithm, Mismatching, _batches, _reference, _rollout, _schedule, _score, _start
 from ._logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
@@ -172,7 +172,7 @@ def run_stage(
     Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
     """
     store = Store(out)
-    algorithm = registry.find("algorithm", stage.algorithm)(stage.own())
+    algorithm = registry.algorithm(stage.algorithm)(stage.own())
     _check_data(stage.algorithm, algorithm.eats, data)
     if "rollouts" in algorithm.needs and not (reward_path := reward_path or algorithm.settings.reward):
         raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
@@ -191,7 +191,7 @@ def _train(
     start = _start.merged(model_path, out)
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     records, dropped = _records(stage, algorithm, tokenizer, data)
-    n_seen, total = _course(stage, algorithm, len(records))
+    n_seen, total = _schedule.course(stage, len(records))
     steps = _schedule.save_steps(stage.save_at, total)
     lengths = [_batches.length(record) for record in records] if stage.group_by_length else []
     order = _schedule.order(len(records), n_seen, seed, lengths, stage.batch_size * stage.accumulate)
@@ -231,15 +231,6 @@ def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[l
     if not records:
         raise BadInput(f"no answer is left of {dropped} records when they are cut to {stage.max_length} tokens; raise max_length")
     return records, dropped
-
-
-def _course(stage: Stage, algorithm: Any, n_records: int) -> tuple[int, int]:
-    """Return how many records the stage sees, repeats counted, and how many optimiser steps it takes."""
-    if "rollouts" not in algorithm.needs:
-        return _schedule.n_seen(stage, n_records), _schedule.total_steps(stage, n_records)
-    settings: Rollout = algorithm.settings
-    n_seen = _schedule.n_answered(stage, n_records, settings.passes, settings.minibatches)
-    return n_seen, stage.steps or n_seen // (stage.batch_size * stage.accumulate) * settings.passes
 
 
 def _model(start: str, stage: Stage, algorithm: Algorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
