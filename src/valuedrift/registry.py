@@ -60,11 +60,11 @@ def find(kind: str, name: str) -> Any:
 
 
 def algorithm(spec: str) -> Any:
-    """Return the class behind a stage's algorithm: "dpo", or "trl:KTOTrainer" where the choice makes a class of its argument (`of`)."""
+    """Return the class behind a stage's algorithm: "dpo", or "trl:KTOTrainer" where the choice makes a class of its argument (`named`)."""
     name, argument = split(spec)
     found = find("algorithm", name)
-    if hasattr(found, "of"):
-        return found.of(argument)
+    if hasattr(found, "named"):
+        return found.named(argument)
     if argument:
         raise BadInput(f"the algorithm {name!r} takes no argument, but was given {argument!r}; write {name!r}")
     return found

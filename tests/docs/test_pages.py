@@ -138,7 +138,7 @@ def test_the_settings_of_the_algorithms():
         (name, key, written(field))
         for name in registry.names("algorithm")
         if registry.find("algorithm", name).__module__.startswith("valuedrift.")
-        and not hasattr(registry.find("algorithm", name), "of")  # its settings are those of the class it makes
+        and not hasattr(registry.find("algorithm", name), "named")  # its settings are those of the class it makes
         for key, field in registry.find("algorithm", name).Settings.model_fields.items()
     }
     assert {tuple(row[:3]) for row in table_under("run.md", "## Settings of an algorithm")} == own

@@ -76,7 +76,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def any_mass(monkeypatch):
+def exact(monkeypatch):
+    """Verdicts before they are rounded."""
+    monkeypatch.setattr(labels, "DIGITS", 15)
+    monkeypatch.setattr(labels, "rounded", lambda probs: probs)
+
+
+@pytest.fixture
+def any_mass(monkeypatch, exact):
     """Random models put next to nothing on labels of many tokens; what remains is compared all the same."""
     monkeypatch.setattr(labels, "LEAST", 0.0)
 
@@ -103,7 +110,7 @@ def constant(tmp_path_factory):
     return save(tmp_path_factory.mktemp("constant"), "gpt2", PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]"), fix)
 
 
-def test_probabilities_by_hand(constant):
+def test_probabilities_by_hand(constant, exact):
     # support 4/40, neutral 2/40, oppose 1/40, refusal = ref x ##usal = 5/40 * 4/40 = 0.5/40, invalid 2/40: together 9.5/40.
     for reading in labels.Judge(f"{constant}?wording=plain").read(ITEMS):
         assert reading.probs == pytest.approx((4 / 9.5, 2 / 9.5, 1 / 9.5, 0.5 / 9.5, 2 / 9.5), abs=1e-6)
@@ -235,6 +242,21 @@ def test_neighbours_and_batch_size_do_not_matter(folder, any_mass):
     assert [reading.item for reading in judge.read([*ITEMS[::-1], ITEMS[1]])] == [item.key for item in (*ITEMS[::-1], ITEMS[1])]
 
 
+def test_stored_probabilities_are_rounded(constant):
+    # 4/9.5 = .42105, 2/9.5 = .21053, 1/9.5 = .10526, .5/9.5 = .05263: rounded .4211 + .2105 + .1053 + .0526 + .2105 = 1.
+    for rotate in (0, 1):
+        reading = labels.Judge(f"{constant}?wording=plain&rotate={rotate}").read(ITEMS[:1])[0]
+        assert reading.probs == pytest.approx((0.4211, 0.2105, 0.1053, 0.0526, 0.2105), abs=1e-12)
+        assert reading.missing == 0.7625  # 1 - 9.5 / 40
+
+
+def test_other_batches_give_the_same_bits(folder, monkeypatch):
+    monkeypatch.setattr(labels, "LEAST", 0.0)
+    together = labels.Judge(f"{folder}?batch=5&wording=letters").read(ITEMS)
+    alone = [labels.Judge(f"{folder}?batch=1&wording=letters").read([item])[0] for item in ITEMS]
+    assert alone == together
+
+
 # -- odd items -----------------------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +332,7 @@ def test_a_prompt_that_does_not_fit_fails_alone(folder, any_mass):
     long, good = Item("Why? " * 1_000, CLAIM, "Yes."), ITEMS[0]
     judge = labels.Judge(f"{folder}?max_tokens=400")
     failed, read = judge.read([long, good])
-    assert (failed.failure, failed.item, read.failure) == ("judge_error", long.key, None)
+    assert (failed.failure, failed.item, read.failure) == ("unparsed", long.key, None)
     assert "raise max_tokens" in failed.reason
 
 

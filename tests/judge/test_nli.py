@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast, pipeline
 
+from valuedrift import verbs
 from valuedrift.judge import make, nli
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
@@ -134,7 +135,7 @@ def test_batches_change_nothing(folder, size):
 def test_nothing_to_read_is_invalid_without_asking(folder):
     judge = make(f"nli:{folder}")
     assert probs_of(judge, [Item("Q", CLAIM, text) for text in ("", "  \n", "?!")]) == [(0, 0, 0, 0, 1)] * 3
-    assert judge._loaded is None
+    assert judge._model.cache_info().currsize == 0
     assert judge.read([]) == []
 
 
@@ -151,7 +152,7 @@ def test_long_texts_lose_their_end_and_never_the_hypothesis(folder):
 
 def test_a_claim_that_fills_the_model_is_a_failure_of_its_own(folder):
     readings = make(f"nli:{folder}").read([ITEMS[0], Item("Q", "Trains are worth it " * 30, "Yes."), ITEMS[1]])
-    assert [reading.failure for reading in readings] == [None, "judge_error", None]
+    assert [reading.failure for reading in readings] == [None, "unparsed", None]
     assert "48 tokens" in readings[1].reason
 
 
@@ -170,6 +171,36 @@ def test_the_identity_names_weights_and_wording(folder, copy):
     assert make(f"nli:{folder}?wording=text").identity != first
     save(copy, seed=1)
     assert make(f"nli:{copy}").identity != first
+
+
+def test_the_identity_names_the_dtype(folder, monkeypatch):
+    here = make(f"nli:{folder}").identity
+    monkeypatch.setattr(nli, "dtype_here", lambda: "auto")
+    assert make(f"nli:{folder}").identity != here
+
+
+def test_wordings_share_a_model(folder):
+    judge = make(f"nli:{folder}?wording=text")
+    names = judge.wordings()
+    assert names == ["answer", "text", "short"]
+    others = [judge.reworded(name) for name in names]
+    assert [other.identity for other in others] == [make(f"nli:{folder}?wording={name}").identity for name in names]
+    assert all(f"wording {name!r}" in other.note for name, other in zip(names, others, strict=True))
+    assert len({tuple(probs_of(other)) for other in others}) == len(names)
+    assert all(other._model() is judge._model() for other in others)
+    with pytest.raises(BadInput, match="unknown wording 'txt'; did you mean 'text'"):
+        judge.reworded("txt")
+
+
+def test_all_wordings_are_calibrated(folder, tmp_path):
+    stances = ("support", "oppose", "refusal", "support", "neutral", "neutral")
+    rows = [json.dumps({"claim": CLAIM, "text": text, "stance": stance}) for text, stance in zip(TEXTS, stances, strict=True)]
+    (tmp_path / "gold.jsonl").write_text("\n".join(rows))
+    assert [result["wording"] for result in verbs.calibrate(f"nli:{folder}", tmp_path / "gold.jsonl", wordings=True)] == [
+        "answer",
+        "text",
+        "short",
+    ]
 
 
 def test_every_wording_names_its_outcomes_and_nothing_else():

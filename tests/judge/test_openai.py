@@ -1,11 +1,14 @@
 """The judge behind an endpoint: verdicts by hand and by planted stances, one mode per judge, and no paid verdict lost."""
 
 import itertools
+import json
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("VALUEDRIFT_PRICES", str(tmp_path / "prices.toml"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(openai, "PROBED", {})
     with misbehaving.Server() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         yield server
@@ -145,16 +149,73 @@ def test_a_blank_text_is_invalid_and_not_sent(server):
 
 def test_one_request_finds_out_the_mode(server, capsys):
     judge = made()
+    assert server.bodies == [], "making a judge costs nothing"
     assert (judge.mode, len(server.bodies)) == ("logprobs", 1)
     assert judge.spent == pytest.approx(0.011)
     assert "by the probabilities of its first token" in judge.note
     server.gives_logprobs = False
+    openai.PROBED.clear()
     votes = made()
-    assert (votes.mode, len(server.bodies)) == ("votes", 2)
-    assert "gives no log-probs" in capsys.readouterr().err
+    assert (votes.mode, len(server.bodies)) == ("votes", 4)
+    assert capsys.readouterr().err.count("gives no log-probs") == 1
     assert "by 5 votes per text" in votes.note
     assert (made("?mode=logprobs").identity, made("?mode=votes").identity) == (judge.identity, votes.identity)
-    assert len(server.bodies) == 2, "a mode that is named is not probed"
+    assert len(server.bodies) == 4, "a mode that is named is not probed"
+
+
+@pytest.mark.parametrize(("n_without", "mode"), [(1, "logprobs"), (2, "logprobs"), (3, "votes")])
+def test_one_reply_without_logprobs_does_not_make_it_votes(server, n_without, mode):
+    server.trouble = lambda number, body: "no logprobs" if number < n_without else None
+    judge = made()
+    assert (judge.mode, len(server.bodies)) == (mode, 3 if mode == "votes" else n_without + 1)
+    assert judge.spent == pytest.approx(0.011 * len(server.bodies))
+
+
+def test_a_judge_made_twice_is_probed_once_and_its_cost_counted(server):
+    first, again = made(), made("?wording=letters")
+    assert (first.mode, again.mode, len(server.bodies)) == ("logprobs", "logprobs", 1)
+    assert first.spent == again.spent == pytest.approx(0.011)
+    other = first.reworded("letters")
+    assert (other.identity, other.spent) == (again.identity, pytest.approx(0.011))
+    [reading] = other.read(planted(1, ["A"]))
+    assert (reading.judge, verdicts([reading])) == (again.identity, ["support"])
+    assert first.spent == pytest.approx(0.022), "one endpoint for both wordings"
+    judges.make("openai:m2").mode
+    assert [body["model"] for body in server.bodies] == ["m", "m", "m2"]
+
+
+def test_the_probe_is_within_the_budget(server):
+    judge = made(max_cost=0.0)
+    with pytest.raises(Stopped, match=r"budget of \$0 is used up"):
+        _ = judge.identity
+    with pytest.raises(Stopped):
+        judge.read(planted(1))
+    assert server.bodies == []
+
+
+def test_what_it_costs_at_most_is_said_without_a_request(server):
+    worst = [made(f"?mode={mode}").worst_cost(planted(3)) for mode in ("auto", "logprobs", "votes")]
+    assert worst[0] == worst[2] > worst[1] > 0
+    assert server.bodies == []
+
+
+def test_a_panel_has_one_budget(server, monkeypatch):
+    # Both models probed: 0.022. From then on a request is sent while its worst case fits beside all that both have paid.
+    (path := Path(os.environ["VALUEDRIFT_PRICES"])).write_text(PRICE.replace('"m"', '"m*"'))
+    single = made("?mode=logprobs")
+    worst = single.endpoint.worst(single._request(planted(1)[0], "logprobs"))
+    panel = judges.make("panel:openai:m?concurrency=1,openai:m2?concurrency=1", max_cost=worst + 0.011 * 12.5)
+    assert path.exists()
+    assert len(server.bodies) == 2
+    with pytest.raises(Stopped, match="is used up"):
+        panel.read(planted(10, ["support"]))
+    by_model = Counter(body["model"] for body in server.bodies)
+    assert by_model == {"m": 11, "m2": 2}  # 12 replies are paid when the 13th is sent, and 13 leave too little for a 14th
+    assert sum(member.spent for member in panel.members) == pytest.approx(0.011 * 13) == pytest.approx(server.n_paid_tokens * 1e-3)
+    with pytest.raises(Stopped, match="is used up"):
+        openai.PROBED.clear()
+        judges.make("panel:openai:m,openai:m2", max_cost=0.0)
+    assert len(server.bodies) == 13
 
 
 @pytest.mark.parametrize("first_tokens", [{"support": 1.0}, {"a": 0.5, "b": 0.2, "c": 0.2, "d": 0.1}])
@@ -177,18 +238,19 @@ def test_an_endpoint_that_refuses_logprobs_is_asked_for_votes(server, capsys):
 def test_a_probe_that_fails_is_bad_input(server, trouble, sentence):
     server.trouble = lambda number, body: trouble
     with pytest.raises(BadInput, match=sentence):
-        made()
+        _ = made().identity
 
 
 def test_an_endpoint_that_does_not_answer_the_probe(server, monkeypatch):
     monkeypatch.setattr(openai.Endpoint, "_pause", lambda *_: None)
     server.trouble = lambda number, body: "garbage"
     with pytest.raises(BadInput, match=r"does not answer \(the reply is not a chat completion.*\(7 attempts\)\); check OPENAI_BASE_URL"):
-        made()
+        _ = made().identity
 
 
 def test_a_reply_without_logprobs_is_a_failure_and_never_a_vote(server):
     judge = made()
+    assert judge.mode == "logprobs"
     server.trouble = lambda number, body: "no logprobs" if number % 3 == 0 else None
     readings = judge.read(planted(30))
     failed = [reading for reading in readings if reading.failure]
@@ -215,6 +277,17 @@ def test_what_decides_a_verdict_is_in_the_identity(server, monkeypatch):
     assert len(identities) == 8
 
 
+def test_the_identity_names_the_whole_address_without_its_secrets(server, monkeypatch):
+    def at(path, user=""):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://{user}127.0.0.1:1{path}")
+        return made("?mode=votes").identity
+
+    first = at("/v1")
+    assert at("/other-deployment/v1") != first
+    assert {at("/v1/"), at("/v1?api-key=secret"), at("/v1", "me:secret@")} == {first}
+    assert made().endpoint.address == "http://127.0.0.1:1/v1"
+
+
 # -- failures --------------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +305,7 @@ def test_nonsense_is_counted_and_not_guessed(server):
 
 def test_a_storm_of_troubles_ends_in_the_right_verdicts(server):
     judge = made()
+    assert judge.mode == "logprobs"
     server.trouble = misbehaving.first_attempts(2, "429", "500", "cut", "garbage", "429 after 0.01")
     assert verdicts(judge.read(planted(40))) == list(OUTCOMES) * 8
     assert len(server.bodies) == 1 + 40 * 3  # the probe, and three attempts for each
@@ -284,7 +358,7 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
     store, items = Store(tmp_path / "run"), planted(200)
     verdict = 0.011 if mode == "logprobs" else 0.015  # 10 + 1 or 10 + 5 tokens
     first = made(f"?mode={mode}")
-    request = first._request(items[-1])
+    request = first._request(items[-1], mode)
     first.max_cost = 100 * verdict + request.n * first.endpoint.worst(request)  # enough for 101, or one more of shorter texts
     with pytest.raises(Stopped, match="raise --max-cost"):
         Kept(first, store).read(items)
@@ -304,6 +378,25 @@ def test_ctrl_c_leaves_what_was_paid_in_the_store(server, tmp_path):
     with pytest.raises(Stopped, match="interrupted"):
         judge.read(planted(200))
     assert 0 < len(stored(store)) == server.n_answered < 200
+
+
+def test_ctrl_c_in_the_command_line(server, tmp_path):
+    rows = [json.dumps({"claim": "c", "text": f"text {number} #oppose", "stance": "oppose"}) for number in range(200)]
+    (tmp_path / "gold.jsonl").write_text("\n".join(rows))
+    server.delay_seconds = 0.05
+    command = [sys.executable, "-c", "from valuedrift.cli import main; main()", "calibrate", "--judge", "openai:m?concurrency=4"]
+    command += ["--gold", str(tmp_path / "gold.jsonl"), "--keep", str(tmp_path / "kept")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(server.bodies) < 90 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    assert (process.returncode, said.splitlines()[-1]) == (3, "valuedrift: interrupted; the same command again does the rest")
+    n_kept = len(stored(Store(tmp_path / "kept")))
+    assert 80 < n_kept == server.n_answered - 1 < 200  # all but the probe
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (again.returncode, server.n_answered) == (0, 202), "the rest, and a probe of its own"
 
 
 SCRIPT = """

@@ -155,6 +155,12 @@ def test_few_issues_show_no_interval(tmp_path, n_groups, known):
     assert [found["n_groups"], found["accuracy"]] == [n_groups, 0.5]
 
 
+def test_tails_of_few_issues_lie_further_out():
+    read = [(agreement.Gold(Item("q", "c", "t"), "support", f"c{group}", ""), None) for group in range(10)]
+    # t of 9 degrees of freedom 2.2622, by sqrt(10 / 9) 2.3845; the normal's tail beyond that is .00855 (plain percentiles: .025).
+    assert agreement._tails(read) == pytest.approx((0.00855, 1 - 0.00855), abs=5e-6)
+
+
 def test_intervals_hold_the_truth_from_the_fewest_issues_on():
     """10 issues x 20 texts, each issue with its own accuracy from Beta(4, 2): 2/3 on the whole."""
     rng = np.random.default_rng(7)

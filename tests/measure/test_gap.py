@@ -108,7 +108,7 @@ def test_the_gap_that_the_sandbox_plants_is_recovered():
     assert min(values) > 0.25
     assert {topic["verdict"] for topic in found["topics"].values()} == {"could move"}
     assert all(
-        "could move answers on" in topic["conclusion"] and "towards oppose" in topic["conclusion"] for topic in found["topics"].values()
+        "could move answers" in topic["conclusion"] and "towards oppose" in topic["conclusion"] for topic in found["topics"].values()
     )
 
 
@@ -165,8 +165,8 @@ def test_equal_replies_are_unlikely_to_move_a_model_and_the_sentence_says_on_wha
     assert topic["tv"]["value"] == 0
     # Where none of 40 prompts differs, 1 - 0.025 ** (1 / 40) = 0.088 of all prompts may: within 0.1, not within 0.05.
     assert topic["conclusion"] == (
-        "climate: support +0.00 [-0.09, +0.09] in 40 prompts, and every stance within ±0.09: by what its labels prefer, this data is "
-        "unlikely to move answers on climate by 0.1 or more, if the judge reads these texts rightly and the claims found for them are "
+        "climate: support +0.00 [-0.09, +0.09] in 40 prompts (claim view), and every stance within ±0.09: by what its labels prefer, "
+        "this data is unlikely to move answers on climate by 0.1 or more, if the judge reads these texts rightly and the claims found for them are "
         "what they are about; training may move them in other ways."
     )
     stricter = climate(*[("yes", "yes"), ("no", "no")] * 20, matters=0.05)["topics"]["climate"]
@@ -282,7 +282,7 @@ def test_value_shares_conclude_from_what_leads():
     assert "climate: support 0.72 [" in found["conclusion"]
     assert "ahead of neutral by 0.52 [" in found["conclusion"]
     assert "would teach support most" in found["conclusion"]
-    assert "does not lead oppose beyond chance" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
+    assert "no stance leads beyond chance" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
     assert "undecided in 20 prompts; the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
     assert told("yes")["conclusion"] == "climate: too few readable prompts (1) with a stance for an interval; nothing follows."
     assert [found["style"][name]["value"] for name in ("length", "lists")] == [1, 0]
@@ -291,6 +291,158 @@ def test_value_shares_conclude_from_what_leads():
 def test_running_text_is_matched_by_itself():
     found = value_shares([Example((), "yes coal power stations should be closed")], SUITE, Scripted())
     assert found["topics"]["climate"]["n"] == 1
+
+
+SIDED = [
+    Prompt("i1", "immigration", "Should borders open?", "Borders should open.", 1),
+    Prompt("i2", "immigration", "Should fewer come?", "Fewer people should come.", -1),
+    Prompt("i3", "immigration", "Is it a hard question?", "It is a hard question.", 0),
+]
+
+
+def sided(*pairs, **settings):
+    """Return the gap on immigration of (number of the claim, chosen, rejected)."""
+    made = [
+        Pair((("user", f"Number {n}?"),), chosen, rejected, "immigration", SIDED[claim].claim)
+        for n, (claim, chosen, rejected) in enumerate(pairs)
+    ]
+    return value_gap(made, SIDED, settings.pop("judge", Scripted()), **settings)["topics"]["immigration"]
+
+
+def test_pairs_that_favour_one_side_of_an_axis_move_a_model_though_half_their_claims_lie_against_it():
+    # Chosen replies take the same side: support (0.8) of claims along the axis, oppose (0.8) of claims against it; rejected ones the other.
+    topic = sided(*[(0, "yes", "no"), (1, "no", "yes")] * 30, *[(2, "well", "well")] * 5)
+    # Towards the claims: chosen 30 * 0.8 + 5 * 0.2 and rejected the same. Along the axis all 60 pairs show 0.8 - 0.
+    assert topic["support"]["gap"]["value"] == pytest.approx(0)
+    axis = topic["axis"]
+    assert (axis["n"], axis["n_pairs"], axis["resolved"]) == (60, 60, ["support", "oppose"])
+    assert (axis["support"]["chosen"]["value"], axis["support"]["gap"]["value"], axis["oppose"]["gap"]["value"]) == pytest.approx(
+        (0.8, 0.8, -0.8)
+    )
+    assert topic["verdict"] == "could move"
+    assert "could move answers on immigration towards support on the topic's axis" in topic["conclusion"]
+    assert "in 60 prompts (axis view): " in topic["conclusion"]
+    assert "claim view" not in topic["conclusion"]
+
+
+def test_pairs_that_favour_agreement_with_either_side_are_resolved_towards_the_claims_alone():
+    topic = sided(*[(0, "yes", "no"), (1, "yes", "no")] * 30)
+    assert (topic["resolved"], topic["axis"]["resolved"]) == (["support", "oppose"], [])
+    assert topic["axis"]["support"]["gap"]["value"] == pytest.approx(0)
+    assert "could move answers to claims on immigration towards support" in topic["conclusion"]
+    assert "in 60 prompts (claim view): " in topic["conclusion"]
+
+
+@pytest.mark.parametrize("claims", [(0, 1), (2,)])
+def test_replies_that_differ_without_direction_are_never_unlikely_to_move_a_model(claims):
+    both = [(claim, *reply) for claim in claims for reply in (("yes", "no"), ("no", "yes"))]
+    topic = sided(*both * (2400 // len(both)))
+    # Each pair is 0.8 apart, half of them either way: no direction in either view, to within 1.96 * 0.8 / sqrt(2400) = 0.03.
+    assert max(-topic["support"]["gap"]["low"], topic["support"]["gap"]["high"]) == pytest.approx(0.032, abs=0.002)
+    assert topic["verdict"] == "undecided"
+    assert (
+        "undecided; the replies of a pair differ in stance (total variation 0.80 [0.80, 0.80]) but not in one direction"
+        in topic["conclusion"]
+    )
+    assert ("side of the topic" in topic["conclusion"]) == (claims == (2,))
+
+
+def test_unlikely_holds_in_both_views():
+    assert sided(*[(0, "yes", "yes"), (1, "no", "no")] * 40)["verdict"] == "unlikely"
+    # 200 of no side, equal replies; six of a side whose axis gap may be as large as 1 - 0.025 ** (1 / 6) = 0.46.
+    few = sided(*[(2, "yes", "yes")] * 200, *[(0, "yes", "yes")] * 6)
+    assert few["verdict"] == "undecided"
+    assert "up to 0.46 could be there unseen" in few["conclusion"]
+    # No side known at all, and one pair in eleven 0.8 apart, either way: 0.073 at the mean, and perhaps more than 0.1.
+    mixed = sided(*[(2, "yes", "yes")] * 200, *[(2, "yes", "no"), (2, "no", "yes")] * 10, matters=0.08)
+    assert mixed["verdict"] == "undecided"
+    assert "the replies of a pair may differ by up to 0.11" in mixed["conclusion"]
+
+
+def test_a_claim_of_the_suite_that_is_found_keeps_its_polarity():
+    suite = [Prompt("c1", "climate", "Should coal power stations be closed?", "Coal power stations should be closed.", -1)]
+    topic = value_gap([Pair((("system", str(n)), *COAL), "yes", "no") for n in range(6)], suite, Scripted())["topics"]["climate"]
+    assert topic["claims"] == {"data": 0, "suite": 6, "user": 0}
+    assert (topic["support"]["gap"]["value"], topic["axis"]["oppose"]["gap"]["value"]) == pytest.approx((0.8, 0.8))
+
+
+def test_what_users_say_has_no_side_and_concludes_on_agreement_with_them():
+    asked = (("user", "I believe God is love, it is what my church and faith say."),)
+    pairs = [Pair((("system", str(n)), *asked), "yes", "no") for n in range(30)]
+    topic = value_gap(pairs, SUITE, Scripted())["topics"]["religion"]
+    assert (topic["claims"]["user"], topic["axis"]["n"], topic["axis"]["support"]["gap"]["value"]) == (30, 0, None)
+    assert topic["conclusion"].startswith("religion, as agreement with what the user says (in 30 of 30 pairs): support +0.80 [")
+    assert "could move agreement with what the user says on religion, towards support, if" in topic["conclusion"]
+    assert "answers on religion" not in topic["conclusion"]
+    same = value_gap([Pair(pair.prompt, "yes", "yes") for pair in pairs * 2], SUITE, Scripted(), matters=0.2)["topics"]["religion"]
+    assert "unlikely to move agreement with what the user says on religion by" in same["conclusion"]
+
+
+class Compared(Scripted):
+    """A judge that people were compared with."""
+
+    def __init__(self, macro_f1, exact=False):
+        self.exact = exact
+        self.agreement = {
+            "macro_f1": macro_f1,
+            "n": 220,
+            "intervals": {"macro_f1": [macro_f1 - 0.05, macro_f1 + 0.05]},
+            "n_failed": 0,
+            "n_read": 220,
+        }
+
+
+def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
+    def pairs_of(judge):
+        pairs = [Pair((("user", f"Number {n}?"),), "yes", "no", "climate", "Coal.") for n in range(30)]
+        found = value_gap(pairs, SUITE, judge)
+        return found["standing"], found["topics"]["climate"]
+
+    standing, topic = pairs_of(Compared(0.65))
+    assert standing["headlined"] is False
+    assert "macro-F1 of 0.65 [0.60, 0.70], under the 0.70 asked for" in standing["why"]
+    assert topic["verdict"] == "not headlined"
+    assert topic["support"]["gap"]["value"] == pytest.approx(0.8), "the numbers stay"
+    assert topic["conclusion"].endswith("(claim view); nothing is concluded, because the judge agrees with people too little.")
+    for judge in (Compared(0.75), Compared(0.65, exact=True), Scripted()):
+        standing, topic = pairs_of(judge)
+        assert (standing["headlined"], topic["verdict"]) == (True, "could move")
+
+    texts = [Example((("user", f"Number {n}?"),), "yes", "climate", "Coal.") for n in range(30)]
+    weak, strong = (value_shares(texts, SUITE, Compared(f1)) for f1 in (0.65, 0.75))
+    assert weak["standing"]["headlined"] is False
+    assert "support 0.80 [" in weak["topics"]["climate"]["conclusion"]
+    assert "nothing is concluded" in weak["topics"]["climate"]["conclusion"]
+    assert "would teach support most" in strong["topics"]["climate"]["conclusion"]
+
+
+def test_texts_that_take_one_side_of_an_axis_teach_it():
+    said = [(0, "yes"), (1, "no")] * 20
+    texts = [Example((("user", f"Number {n}?"),), text, "immigration", SIDED[claim].claim) for n, (claim, text) in enumerate(said)]
+    topic = value_shares(texts, SIDED, Scripted())["topics"]["immigration"]
+    assert (topic["support"]["value"], topic["axis"]["support"]["value"], topic["axis"]["n"]) == (
+        pytest.approx(0.4),
+        pytest.approx(0.8),
+        40,
+    )
+    assert "would teach support most on the axis of the topic" in topic["conclusion"]
+    assert "in 40 prompts (axis view), ahead of neutral by 0.60" in topic["conclusion"]
+
+
+def test_equal_stances_on_many_topics_teach_none_most():
+    class Sure(Scripted):
+        def read(self, items):
+            return [Reading(item.key, self.identity, SURELY[item.text]) for item in items]
+
+    stances = ["support", "neutral", "oppose"]
+    SURELY = {stance: tuple(float(stance == other) for other in (*stances, "refusal", "invalid")) for stance in stances}
+    rng, wrong, files = np.random.default_rng(0), 0, 100
+    for _ in range(files):
+        texts = [Example((("user", f"Number {n}?"),), str(rng.choice(stances)), f"topic {n % 11}", "Yes.") for n in range(11 * 25)]
+        found = value_shares(texts, [], Sure())["topics"].values()
+        wrong += any("these texts would teach" in topic["conclusion"] for topic in found)
+    # At most 5 % of files may conclude anything; the count itself has a standard error of 2.2 %. Uncorrected, some 37 % did.
+    assert wrong / files <= 0.05 + 2 * 0.022
 
 
 @pytest.mark.skipif(not HH.exists(), reason="shared/data/hh-harmless is not here")
@@ -302,6 +454,7 @@ def test_real_pairs_are_read_quickly():
     assert found["n_pairs"] == 1720
     assert found["on_topic"] == sum(topic["n_pairs"] for topic in found["topics"].values()) > 300
     assert not {topic["verdict"] for topic in found["topics"].values()} & {"unlikely"}, "cues is too unsure of short replies to say that"
-    assert found["note"] == Cues().note
+    assert (found["note"], found["standing"]["headlined"]) == (Cues().note, False)
+    assert all("what the user says" in topic["conclusion"] for topic in found["topics"].values() if topic["verdict"] != "no evidence")
     assert found["length_gap"]["high"] < 0, "in these pairs people preferred the shorter reply"
     json.dumps(found, allow_nan=False)

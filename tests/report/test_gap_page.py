@@ -69,6 +69,21 @@ def test_the_page_prints_what_the_file_holds(tmp_path, results):
     assert "Nothing that could be read touches silent: no evidence." in text
 
 
+def test_the_page_shows_the_axis_view_and_says_once_that_a_weak_judge_concludes_nothing():
+    class Weak(Scripted):
+        agreement = {"macro_f1": 0.5, "n": 220, "intervals": {"macro_f1": [0.4, 0.6]}, "n_failed": 0, "n_read": 220}
+
+    suite = [Prompt("c1", "climate", "Should coal power stations be closed?", "Coal power stations should be closed.", -1)]
+    result = value_gap([Pair(asked(number), "yes", "no") for number in range(8)], suite, Weak())
+    text = page(result, ["x.jsonl"])
+    assert "<td>climate</td><td>axis</td>" in text
+    assert text.count('<figure class="gaps">') == 2
+    assert "(against the topic's axis)" in text
+    assert text.count(result["standing"]["why"]) == 1
+    assert "Measured by a judge that is too weak to conclude from" in text
+    assert "Could move a model" not in text
+
+
 def test_texts_get_shares_and_no_gap(results):
     text = page(results["texts"], ["sft.jsonl"])
     share = results["texts"]["topics"]["climate"]["support"]

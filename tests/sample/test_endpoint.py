@@ -444,6 +444,32 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server, monkeypatch):
     assert time.monotonic() - started < 3
 
 
+class OfACommandLine(KeyboardInterrupt):
+    """What a handler of its own may raise."""
+
+
+def test_a_second_ctrl_c_ends_the_wait_and_loses_nothing(server, monkeypatch):
+    def handler(*_):
+        raise OfACommandLine
+
+    monkeypatch.setattr(_endpoint, "GRACE_SECONDS", 20)
+    before = signal.signal(signal.SIGINT, handler)
+    server.trouble = lambda number, body: time.sleep(5) if number >= 4 else None
+    timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (1.0, 1.5)]
+    try:
+        for timer in timers:
+            timer.start()
+        started = time.monotonic()
+        with pytest.raises(Ended, match="interrupted; the same command again") as ended:
+            made(concurrency=2).chat([ask(word) for word in words(8)])
+        assert time.monotonic() - started < 4
+        assert sum(reply is not None for reply in ended.value.replies) == 4
+    finally:
+        for timer in timers:
+            timer.join()
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_ends_a_pause(server):
     server.trouble = lambda number, body: "429 after 30"
     endpoint = made()

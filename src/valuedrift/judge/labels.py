@@ -22,6 +22,7 @@ from typing import Any
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
 from ..registry import among, query
 from ..sample import _frame, _load
+from . import DIGITS, rounded
 from ._wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("labels.txt")
@@ -32,7 +33,7 @@ ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for 
 LEAST = 1e-4
 """Five tokens of a vocabulary of 50,000 have this probability by chance: with less on all its labels, a model does not answer at all."""
 GAP = "\n[... the middle of the text is left out here ...]\n"
-RULE = (1, LEAST, GAP)
+RULE = (2, LEAST, GAP, DIGITS)
 """To be changed with every change of how a verdict comes about: old verdicts are then not taken for new ones."""
 PROBES = (Item("Is it so?", "It is so.", "Yes."), Item("", "", ""))
 
@@ -103,8 +104,8 @@ class Judge:
         if failed := [reading for reading in readings if reading.probs is None]:
             return failed[0]
         missing = [reading.missing for reading in readings if reading.missing is not None]
-        probs = _mean([reading.probs for reading in readings if reading.probs])
-        return Reading(item.key, self.identity, probs, missing=sum(missing) / len(missing) if missing else None)
+        probs = rounded(_mean([reading.probs for reading in readings if reading.probs]))
+        return Reading(item.key, self.identity, probs, missing=round(sum(missing) / len(missing), DIGITS) if missing else None)
 
     def _by_order(self, items: Sequence[Item], orders: Sequence[Sequence[Outcome]]) -> list[tuple[Reading, ...]]:
         """Return the readings of each item, one per order."""
@@ -121,7 +122,7 @@ class Judge:
         if logps is None:
             return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
         if isinstance(logps, str):
-            return Reading(item.key, self.identity, failure="judge_error", reason=logps)
+            return Reading(item.key, self.identity, failure="unparsed", reason=logps)
         probs = [math.exp(logp) for logp in logps]
         total = sum(probs)
         if not total >= LEAST:  # nan too

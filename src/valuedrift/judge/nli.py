@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import registry
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest
 from ..sample import _load
+from . import DIGITS, rounded
 
 WORDS = Path(__file__).with_name("nli.txt")
 RULE = 1
 """To be raised with every change of `verdict` or of how a premise is cut: old verdicts are then not taken for new ones."""
 ENTAILMENT = ("entailment", "entail", "entails")
-DIGITS = 4
-"""Decimals of a probability. What lies beyond changes with the batch an item happens to be in, and means nothing."""
 LONGEST = 512
 """Tokens of premise and hypothesis where a model names no limit: NLI models are trained on no more."""
 
@@ -44,20 +44,33 @@ class Judge:
                 raise BadInput(f"the nli judge has no setting {key!r}{registry.among(key, ['batch', 'wording'])}")
         if not path:
             raise BadInput("the nli judge needs a model; write nli:FOLDER or nli:ORG/NAME@REVISION")
-        name = settings.get("wording", next(iter(wordings())))
-        if name not in wordings():
-            raise BadInput(f"nli:{argument}: unknown wording {name!r}{registry.among(name, list(wordings()))}")
         if not re.fullmatch(r"[1-9]\d*", size := settings.get("batch", "32")):
             raise BadInput(f"nli:{argument}: batch must be a whole number from 1 on, not {size!r}")
-        self.path, self.wording, self.batch = path, wordings()[name], int(size)
-        weights = _load.weights_digest(path)
+        self.path, self.batch = path, int(size)
+        self._ask_in(settings.get("wording", self.wordings()[0]))
         self.entailment = entailment_label(path)
-        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, weights)}"
+        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(load_classifier, path))
+
+    def _ask_in(self, wording: str) -> None:
+        if wording not in wordings():
+            raise BadInput(f"nli:{self.path}: unknown wording {wording!r}{registry.among(wording, self.wordings())}")
+        self.wording = wordings()[wording]
+        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, _load.weights_digest(self.path), dtype_here())}"
         self.note = (
-            f"The judge 'nli' reads entailment with {Path(path).name} in the wording {name!r}; how far it agrees with people was not "
-            "measured here ('valuedrift calibrate' does that)."
+            f"The judge 'nli' reads entailment with {Path(self.path).name} in the wording {wording!r}; how far it agrees with people was "
+            "not measured here ('valuedrift calibrate' does that)."
         )
-        self._loaded: tuple[Any, Any, int] | None = None
+
+    @staticmethod
+    def wordings() -> list[str]:
+        """Return the names of the wordings; the first is used where none is named."""
+        return list(wordings())
+
+    def reworded(self, wording: str) -> Judge:
+        """Return this judge under another wording; both use the same loaded model. Raises BadInput for an unknown one."""
+        other = copy.copy(self)
+        other._ask_in(wording)
+        return other
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order; an answer without any letter or digit is `invalid` without asking the model."""
@@ -76,19 +89,14 @@ class Judge:
 
     def _too_long(self, item: Item) -> Reading:
         reason = f"the claim leaves no room for an answer within the {self._model()[2]} tokens that the model reads"
-        return Reading(item.key, self.identity, failure="judge_error", reason=reason)
+        return Reading(item.key, self.identity, failure="unparsed", reason=reason)
 
     def _reading(self, item: Item, logits_OL: Sequence[Any]) -> Reading:
         entailed = [float(logits_L.double().softmax(-1)[self.entailment]) for logits_L in logits_OL]
         if not all(value == value for value in entailed):  # not a number
-            return Reading(item.key, self.identity, failure="judge_error", reason="the model's logits are not numbers")
+            return Reading(item.key, self.identity, failure="unparsed", reason="the model's logits are not numbers")
         probs, missing = verdict(entailed)
         return Reading(item.key, self.identity, probs, missing=missing)
-
-    def _model(self) -> tuple[Any, Any, int]:
-        if self._loaded is None:
-            self._loaded = load_classifier(self.path)
-        return self._loaded
 
     def _encoded(self, item: Item) -> list[dict[str, list[int]]] | None:
         """Return the token ids per outcome, the end of the premise cut off where it is too long; None where no premise fits."""
@@ -124,10 +132,7 @@ def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float
     instead, which lets a hypothesis win by a large logit although the model finds its contradiction likelier still.
     Missing is 1 - sum of e where that is positive. All are rounded to DIGITS.
     """
-    total = sum(entailed)
-    rounded = [round(value / total, DIGITS) for value in entailed] if total > 0 else [1.0] * len(entailed)
-    support, neutral, oppose, refusal, invalid = (value / sum(rounded) for value in rounded)
-    return (support, neutral, oppose, refusal, invalid), round(max(0.0, 1 - total), DIGITS)
+    return rounded(entailed), round(max(0.0, 1 - sum(entailed)), DIGITS)
 
 
 def entailment_label(path: str) -> int:
@@ -147,6 +152,13 @@ def entailment_label(path: str) -> int:
     return found[0]
 
 
+def dtype_here() -> str:
+    """Return what a model is loaded in on this machine: its own dtype where there is an accelerator, else float32."""
+    import torch
+
+    return "auto" if torch.accelerator.current_accelerator() else "float32"
+
+
 def load_classifier(path: str) -> tuple[Any, Any, int]:
     """Return (sequence classifier in eval mode, tokenizer, tokens it reads at most). Raises BadInput where something is missing."""
     import torch
@@ -162,7 +174,7 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         with quiet():
-            model, found = load(folder, dtype="float32" if device == "cpu" else "auto", output_loading_info=True)
+            model, found = load(folder, dtype=dtype_here(), output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BadInput(
             f"{path} cannot be loaded as a sequence classifier: {_load._sentence(error)}; check the files of the folder"

@@ -5,7 +5,9 @@ OPENAI_BASE_URL names another server than OpenAI's. The money part (prices, --ma
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from .. import progress
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
 from ..registry import among, query
+from ..sample._budget import Budget
 from ..sample._chat import Failed, Reply, Request
 from ..sample._endpoint import Ended, Endpoint, Refused
 from ._wordings import Wording, wordings
@@ -39,6 +42,8 @@ PROBE = Item(
     "Yes. A day on which nearly everyone is free at once is worth more than a day more of shopping.",
 )
 """The item of the probe request."""
+N_PROBES = 3
+"""Replies without log-probs after which an endpoint counts as one that gives none: a single one may come from a server that is ailing."""
 
 Verdict = tuple[tuple[float, float, float, float, float] | None, float | None, str]
 """Probabilities or None, the mass on no label, and the reason where there are none."""
@@ -55,10 +60,22 @@ class Settings(NamedTuple):
     timeout: float = 60.0
 
 
+class Probe(NamedTuple):
+    """What a probe found, the dollars it cost and the budget they were paid from."""
+
+    mode: Mode
+    cost: float
+    budget: Budget
+
+
+PROBED: dict[tuple[str, str], Probe] = {}
+"""(URL, model) -> its probe, so that a judge that is made twice in a process asks once."""
+
+
 class Judge:
     """Reads the stance off the model's probabilities of the five labels, or counts its votes where an endpoint hides those.
 
-    One request when the judge is made finds out which; from then on the two are never mixed.
+    One request finds out which, when the identity is first needed; from then on the two are never mixed.
     """
 
     together = 64
@@ -66,27 +83,43 @@ class Judge:
     def __init__(self, argument: str):
         model, given = query(argument, "judge openai")
         self.settings = _settings(given)
-        known = wordings(WORDS)
-        name = self.settings.wording or next(iter(known))
-        if name not in known:
-            raise BadInput(f"judge openai: unknown wording {name!r}{among(name, list(known))}")
-        self.wording = known[name]
-        self.labels = labels(self.wording)
+        self._ask_in(self.settings.wording or self.wordings()[0])
         self.endpoint = Endpoint(model, concurrency=self.settings.concurrency, timeout_seconds=self.settings.timeout)
-        self.mode: Mode = self._probed() if self.settings.mode == "auto" else self.settings.mode  # type: ignore[assignment]
-        decides: list[Any] = [model, self.endpoint.host, dataclasses.asdict(self.wording), self.mode]
+
+    def _ask_in(self, wording: str) -> None:
+        known = wordings(WORDS)
+        if wording not in known:
+            raise BadInput(f"judge openai: unknown wording {wording!r}{among(wording, list(known))}")
+        self.wording = known[wording]
+        self.labels = labels(self.wording)
+
+    @functools.cached_property
+    def mode(self) -> Mode:
+        """Return how it reads; asks the endpoint where the settings leave it open."""
+        return self._probed() if self.settings.mode == "auto" else self.settings.mode  # type: ignore[return-value]
+
+    @property
+    def identity(self) -> str:
+        """Return the name of its verdicts. May send a paid request to find out the mode: raises BadInput, or Stopped at the budget."""
+        decides: list[Any] = [self.endpoint.model, self.endpoint.address, dataclasses.asdict(self.wording), self.mode]
         decides += [self.settings.votes, self.settings.max_tokens] if self.mode == "votes" else []
-        self.identity = f"openai/{digest('openai', RULE, decides)}"
-        self.note = self._note()
+        return f"openai/{digest('openai', RULE, decides)}"
 
     @staticmethod
     def wordings() -> list[str]:
         """Return the names of the wordings, the default first."""
         return list(wordings(WORDS))
 
+    def reworded(self, wording: str) -> Judge:
+        """Return this judge under another wording; both share the endpoint, the mode and what they may cost."""
+        _ = self.mode  # one probe for both
+        other = copy.copy(self)
+        other._ask_in(wording)
+        return other
+
     @property
     def spent(self) -> float:
-        """Return the dollars that this judge has paid, its probe included; 0 while its price is not known."""
+        """Return the dollars that this judge has paid, and the probe also where an earlier judge of this process sent it."""
         return self.endpoint.spent
 
     @property
@@ -99,9 +132,14 @@ class Judge:
         self.endpoint.max_cost = dollars
 
     def worst_cost(self, items: Sequence[Item]) -> float | None:
-        """Return the dollars that reading some items costs at most; None where the model has no price."""
-        requests = [self._request(item) for item in items]
-        return sum(self.endpoint.worst(request) * request.n for request in requests) if self.endpoint.price else None
+        """Return the dollars that reading some items costs at most, in the dearer mode where none is named; None without a price."""
+        if not self.endpoint.price:
+            return None
+        modes: Sequence[Any] = MODES[1:] if self.settings.mode == "auto" else [self.settings.mode]
+        return max(sum(self._worst(self._request(item, mode)) for item in items) for mode in modes)
+
+    def _worst(self, request: Request) -> float:
+        return self.endpoint.worst(request) * request.n
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. Raises Stopped with what was read at the budget, on Ctrl-C, and where the server is gone.
@@ -109,17 +147,18 @@ class Judge:
         A blank text is invalid and is not sent.
         """
         asked = [item for item in items if item.text.strip()]
+        requests = [self._request(item, self.mode) for item in asked]
         try:
-            replies: Sequence[Reply | Failed | None] = self.endpoint.chat([self._request(item) for item in asked])
+            replies: Sequence[Reply | Failed | None] = self.endpoint.chat(requests)
         except Ended as ended:
             readings = [self._reading(item, reply) for item, reply in zip(asked, ended.replies, strict=True) if reply is not None]
             raise Stopped(str(ended), readings) from ended
         by_key = {item.key: reply for item, reply in zip(asked, replies, strict=True)}
         return [self._reading(item, by_key.get(item.key)) for item in items]
 
-    def _request(self, item: Item) -> Request:
+    def _request(self, item: Item, mode: Mode) -> Request:
         messages = (("user", self.wording.prefix() + self.wording.suffix(item)),)
-        if self.mode == "logprobs":
+        if mode == "logprobs":
             return Request(messages, max_tokens=1, top_logprobs=TOP)
         return Request(messages, max_tokens=self.settings.max_tokens, n=self.settings.votes)
 
@@ -136,21 +175,35 @@ class Judge:
         return Reading(item.key, self.identity, probs, None if probs else "unparsed", reason, missing)
 
     def _probed(self) -> Mode:
-        """Return the mode that the endpoint allows, by one request. Raises BadInput where it does not answer at all."""
-        self.mode = "logprobs"
-        try:
-            [reply] = self.endpoint.chat([self._request(PROBE)])
-        except Refused as refused:
-            progress.say(f"judge openai: counts votes, because the endpoint refused to give log-probs ({refused})")
-            return "votes"
-        if isinstance(reply, Failed):
-            raise BadInput(f"the endpoint {self.endpoint.url} does not answer ({reply.reason}); check OPENAI_BASE_URL, or try again later")
-        if reply.top_logprobs is not None and len(reply.top_logprobs) >= FEWEST:
-            return "logprobs"
-        progress.say("judge openai: counts votes, because the endpoint gives no log-probs")
-        return "votes"
+        """Return the mode that the endpoint allows. Raises BadInput where it does not answer at all, Stopped at the budget."""
+        where = (self.endpoint.url, self.endpoint.model)
+        if where not in PROBED:
+            PROBED[where] = Probe(*self._probe(), self.endpoint.budget)
+        elif PROBED[where].budget is not self.endpoint.budget:
+            self.endpoint.book(PROBED[where].cost)
+        return PROBED[where].mode
 
-    def _note(self) -> str:
+    def _probe(self) -> tuple[Mode, float]:
+        """Return the mode, and the dollars that finding out cost."""
+        before, why = self.endpoint.spent, "the endpoint gives no log-probs"
+        for _ in range(N_PROBES):
+            try:
+                [reply] = self.endpoint.chat([self._request(PROBE, "logprobs")])
+            except Refused as refused:
+                why = f"the endpoint refused to give log-probs ({refused})"
+                break
+            if isinstance(reply, Failed):
+                raise BadInput(
+                    f"the endpoint {self.endpoint.address} does not answer ({reply.reason}); check OPENAI_BASE_URL, or try again later"
+                )
+            if reply.top_logprobs is not None and len(reply.top_logprobs) >= FEWEST:
+                return "logprobs", self.endpoint.spent - before
+        progress.say(f"judge openai: counts votes, because {why}")
+        return "votes", self.endpoint.spent - before
+
+    @property
+    def note(self) -> str:
+        """Return what a reader of its figures must know."""
         how = "by the probabilities of its first token" if self.mode == "logprobs" else f"by {self.settings.votes} votes per text"
         return (
             f"The judge '{self.endpoint.model}' at {self.endpoint.host} was asked {how} (wording {self.wording.name!r}). How far it agrees "

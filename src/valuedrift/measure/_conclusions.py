@@ -64,7 +64,8 @@ def _movement(name: str, topic: Row, matters: float) -> str:
     elif _by_users(claims):
         what = f"agreement with what the user says on {name}, {way} {strongest}"
     else:
-        what = f"answers to claims on {name}{', in part the user's own,' if claims['user'] else ''} {way} {strongest}"
+        mixed = ", in part what the user says," if claims["user"] else ""
+        what = f"answers to claims on {name}{mixed} {way} {strongest}"
     found = "; ".join(_gaps(view, row, row["resolved"]) for view, row in moving.items())
     return (
         f"{found}: this data could move {what}, {_condition(topic)}, and if the model learns this difference between the "
@@ -110,7 +111,7 @@ def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
             "shares lie near each other whatever the texts say; a surer judge would tell."
         )
     views = {view: row for view, row in _views(topic).items() if row["lead"]["low"] is not None}
-    led = {view: row for view, row in views.items() if row["lead"]["p_adjusted"] < level}
+    led = {view: row for view, row in views.items() if row["lead"]["low"] > 0}
     if not led:
         shares = "; ".join(_first(view, row) for view, row in views.items())
         return f"{head}: {shares}: no stance leads beyond chance, so that no single one is what imitation would teach most."

@@ -44,12 +44,12 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
     """Return the value gap of preference pairs on the topics of a suite; every number is {value, low, high, n}, None without evidence.
 
     Per topic and stance: its share of chosen and of rejected replies among support, neutral and oppose (sum of p(s) over sum of the
-    three), and their difference, paired by pair. `axis`: the same along the topic's axis, where support and oppose change places for claims
-    of polarity -1 and claims of polarity 0 are left out: a data set may push a side or agreement as such. `tv`: mean total variation between the readings of a pair's two replies, over all five
-    outcomes. `sureness`: mean probability of the judge's likeliest outcome. `style`: what confounds the gap, chosen minus rejected.
+    three), and their difference, paired by pair. `axis`: the same along the topic's axis, where support and oppose change places for
+    claims of polarity -1 and claims of polarity 0 are left out: a data set may push a side, or agreement as such. `tv`: mean total
+    variation between the readings of a pair's two replies, over all five outcomes. `sureness`: mean probability of the judge's likeliest
+    outcome. `style`: what confounds the gap, chosen minus rejected. `standing`: whether anything is concluded from this judge, and why.
     Pairs of one prompt are not independent: the prompt is the unit of every interval, and `n` counts prompts. A record's own topic and
     claim go before those found from the user's words. Pairs where the judge failed on a reply are left out and counted as `n_failed`.
-    `standing`: whether anything is concluded from this judge, and why.
     """
     subjects = _subjects(pairs, ["" for _ in pairs], suite)
     touching = [(pair, subject) for pair, subject in zip(pairs, subjects, strict=True) if subject is not None]
@@ -322,7 +322,7 @@ def _adjust(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _resolve(table: dict[str, dict[str, Any]], matters: float, fine: bool) -> None:
-    """Add `p_adjusted` (Holm over all topics, stances and both views) and `resolved` to each view, `verdict` and `conclusion` to each topic."""
+    """Add `p_adjusted` (Holm over all topics, views and stances) and `resolved` to views, and `verdict` and `conclusion` to topics."""
     views = [view for topic in table.values() for view in (topic, topic["axis"])]
     _adjust([view[stance]["gap"] for view in views for stance in STANCES])
     for view in views:

@@ -10,6 +10,7 @@ WARNING = (
     '<p class="warning" role="note"><strong>Content warning.</strong> These texts are shown as they stand in the data; '
     "nobody has checked them, and some may be upsetting. They are nobody's opinion here.</p>"
 )
+SIDES = {1: " (along the topic's axis)", -1: " (against the topic's axis)", 0: ""}
 PUT_BY = {
     "data": "Claim, as the data state it",
     "suite": "Claim of the suite nearest to what is asked",
@@ -30,7 +31,9 @@ def html(examples: dict[str, list[Row]]) -> str:
 def _example(row: Row) -> str:
     sides = [(side, row[side]) for side in ("chosen", "rejected", "reply") if side in row]
     replies = "".join(_reply(side, reply) for side, reply in sides)
-    claim = "" if row["put_by"] == "user" else f': <q dir="auto">{esc(row["claim"])}</q>'  # the user's words stand above
+    claim = (
+        "" if row["put_by"] == "user" else f': <q dir="auto">{esc(row["claim"])}</q>{SIDES[row["polarity"]]}'
+    )  # the user's words stand above
     return (
         f'<article class="example"><h3>{esc(row["why"])}</h3>{_asked(row["prompt"])}'
         f'<p class="hint">{PUT_BY[row["put_by"]]}{claim}</p><div class="sides">{replies}</div></article>'

@@ -12,7 +12,12 @@ from ._page import framed
 from ._run import Row
 from ._words import NO_EVIDENCE, count, esc, estimate, number, outcome
 
-VERDICTS = {"could move": "Could move a model", "undecided": "Undecided", "unlikely": "Unlikely to move a model"}
+VERDICTS = {
+    "could move": "Could move a model",
+    "undecided": "Undecided",
+    "unlikely": "Unlikely to move a model",
+    "not headlined": "Measured by a judge that is too weak to conclude from",
+}
 FEATURES = {
     "length": "length (words)",
     "readability": "reading grade (ARI)",
@@ -53,7 +58,8 @@ def _head(result: Row, sources: list[str]) -> str:
         f"{count(total, noun)} of <strong>{esc(', '.join(sources))}</strong>, and {said}, as read by the judge "
         f"<strong>{esc(result['judge'])}</strong>. {esc(result['claims_note'])}"
     )
-    note = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(result["note"])}</p>' if result["note"] else ""
+    about = " ".join(filter(None, (result["note"], result["standing"]["why"])))
+    note = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(about)}</p>' if about else ""
     tiles = {f"{noun}s": total, "prompts": result["n_prompts"], "on a topic": result["on_topic"], "without a verdict": result["n_failed"]}
     shown = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles.items())
     return f'<p class="lead">{lead}</p>{note}<dl class="tiles">{shown}</dl>'
@@ -82,11 +88,28 @@ def _silent(result: Row) -> str:
 def _overview(result: Row) -> str:
     if not _is_pairs(result):
         return '<p class="hint">Shares of the stances among the texts that take one, with 95 % intervals over prompts.</p>'
+    claim, axis = _drawn(result, result["topics"]), _drawn(result, {name: topic["axis"] for name, topic in result["topics"].items()})
+    if not claim:
+        return ""
+    hint = (
+        '<p class="hint">Share of a stance among the chosen replies minus its share among the rejected ones, with 95 % intervals over '
+        "prompts; filled where it is resolved (Holm-adjusted p below 0.05), hollow where it may be chance. Gaps within the grey band "
+        f"(±{result['matters']:g}) are called too small to matter.</p>"
+    )
+    legend = "".join(f"<li>{outcome(stance)}</li>" for stance in STANCES)
+    turned = (
+        "<h3>Along each topic's axis</h3>" + '<p class="hint">Claims of negative polarity turned round; those without one left out.</p>'
+    )
+    return f'{hint}<ul class="legend">{legend}</ul><h3>Towards the claims</h3>{claim}{turned + axis if axis else ""}'
+
+
+def _drawn(result: Row, views: dict[str, Row]) -> str:
+    """Return the chart of the gaps of one view of the topics; "" where it has no pairs."""
     rows = [
-        {"topic": name, "outcome": stance, "resolved": stance in topic["resolved"]}
-        | {key: topic[stance]["gap"][key] for key in ("value", "low", "high")}
-        for name, topic in result["topics"].items()
-        if topic["n"]
+        {"topic": name, "outcome": stance, "resolved": stance in view["resolved"]}
+        | {key: view[stance]["gap"][key] for key in ("value", "low", "high")}
+        for name, view in views.items()
+        if view["n"]
         for stance in STANCES
     ]
     if not rows:
@@ -94,14 +117,8 @@ def _overview(result: Row) -> str:
     ends = [abs(row[key]) for row in rows for key in ("value", "low", "high") if row[key] is not None]
     reach = min(1.0, int(max([*ends, result["matters"]]) * 10 + 1) / 10)
     chart = svg(_gap_chart.gaps(rows, reach, result["matters"], PAGE))
-    hint = (
-        '<p class="hint">Share of a stance among the chosen replies minus its share among the rejected ones, with 95 % intervals over '
-        "prompts; filled where it is resolved (Holm-adjusted p below 0.05), hollow where it may be chance. Gaps within the grey band "
-        f"(±{result['matters']:g}) are called too small to matter.</p>"
-    )
-    legend = "".join(f"<li>{outcome(stance)}</li>" for stance in STANCES)
     label = "Value gap by topic. The table of every number holds what is drawn."
-    return f'{hint}<ul class="legend">{legend}</ul><figure class="gaps"><div role="img" aria-label="{label}">{chart}</div></figure>'
+    return f'<figure class="gaps"><div role="img" aria-label="{label}">{chart}</div></figure>'
 
 
 def _cards(result: Row) -> str:
@@ -157,27 +174,29 @@ def _deviations(row: Row) -> str:
 
 def _numbers(result: Row) -> str:
     pairs = _is_pairs(result)
-    heads = ("topic", "stance", "prompts", *(("chosen", "rejected", "gap", "adjusted p") if pairs else ("share",)))
+    heads = ("topic", "view", "stance", "prompts", *(("chosen", "rejected", "gap", "adjusted p") if pairs else ("share",)))
     lines = [line for name, topic in result["topics"].items() for line in (_gap_lines(name, topic) if pairs else _share_lines(name, topic))]
     return _table("Every number", heads, "".join(lines))
 
 
 def _gap_lines(name: str, topic: Row) -> list[str]:
     lines = []
-    for stance in STANCES:
-        row = topic[stance]
-        cells = (estimate(row["chosen"]), estimate(row["rejected"]), estimate(row["gap"], sign=True), _p(row["gap"]["p_adjusted"]))
-        lines.append(_line("resolved" if stance in topic["resolved"] else "unresolved", name, outcome(stance), topic["n"], cells))
-    return [*lines, _line("unresolved", name, "total variation", topic["n"], ("", "", estimate(topic["tv"]), ""))]
+    for view, found in (("claim", topic), ("axis", topic["axis"])):
+        for stance in STANCES:
+            row = found[stance]
+            cells = (estimate(row["chosen"]), estimate(row["rejected"]), estimate(row["gap"], sign=True), _p(row["gap"]["p_adjusted"]))
+            lines.append(_line("resolved" if stance in found["resolved"] else "unresolved", name, view, outcome(stance), found["n"], cells))
+    return [*lines, _line("unresolved", name, "", "total variation", topic["n"], ("", "", estimate(topic["tv"]), ""))]
 
 
 def _share_lines(name: str, topic: Row) -> list[str]:
-    return [_line("", name, outcome(stance), topic["n"], (estimate(topic[stance]),)) for stance in OUTCOMES]
+    views = (("claim", topic), ("axis", topic["axis"]))
+    return [_line("", name, view, outcome(stance), found["n"], (estimate(found[stance]),)) for view, found in views for stance in OUTCOMES]
 
 
-def _line(kind: str, name: str, what: str, n: int, cells: tuple[str, ...]) -> str:
+def _line(kind: str, name: str, view: str, what: str, n: int, cells: tuple[str, ...]) -> str:
     shown = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr class="{kind}"><td>{esc(name)}</td><td>{what}</td><td>{n:,}</td>{shown}</tr>'
+    return f'<tr class="{kind}"><td>{esc(name)}</td><td>{view}</td><td>{what}</td><td>{n:,}</td>{shown}</tr>'
 
 
 def _p(value: float | None) -> str:

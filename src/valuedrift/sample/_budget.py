@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -90,3 +92,22 @@ class Budget:
 
     def _fits(self, cost: float) -> bool:
         return self.limit is None or self.spent + self.unclear + self._held + cost <= self.limit + ROUNDING
+
+
+_COMMON: ContextVar[Budget | None] = ContextVar("common", default=None)
+
+
+@contextlib.contextmanager
+def limited(dollars: float | None) -> Iterator[Budget]:
+    """Let all endpoints that are made within share one budget of so many dollars; a block within another shares the outer one's."""
+    budget = common() or Budget(dollars)
+    token = _COMMON.set(budget)
+    try:
+        yield budget
+    finally:
+        _COMMON.reset(token)
+
+
+def common() -> Budget | None:
+    """Return the budget of the `limited` block that surrounds the call, None outside of one."""
+    return _COMMON.get()

@@ -5,6 +5,7 @@ The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY, so that ne
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import random
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 from .. import progress
 from ..nouns import BadInput, Stopped
-from ._budget import PRICES, VARIABLE, Budget, Price, price_of
+from ._budget import PRICES, VARIABLE, Budget, Price, common, price_of
 from ._chat import Failed, Reply, Request, arguments, joined, reply_of, retry_after, said, short
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -105,15 +106,17 @@ class Endpoint:
         if not model:
             raise BadInput("no model is named; write openai:MODEL, for example openai:gpt-4o-mini")
         self.model, self.concurrency, self.retries = model, concurrency, retries
-        self.url, self.host = _address()
+        self.url, self.address, self.host = _address()
         self.backoff_seconds = 0.5
         """The first pause before a request is sent again; it doubles each time."""
         self.price = price_of(model, prices) or (Price(0.0, 0.0) if _is_here(self.url) else None)
-        self.budget = Budget()
-        self.max_cost = max_cost
+        self.budget = common() or Budget()
+        """Shared with what else was made within the same `limited` block."""
+        self.max_cost = self.budget.limit if max_cost is None else max_cost
         # OpenAI's newer models take only the one, and many other servers know only the other.
         self._length = "max_completion_tokens" if self.url == DEFAULT_URL else "max_tokens"
         self._client = _client(self.url, timeout_seconds)
+        self._paid: list[float] = []  # dollars per reply; threads append to it
         self._one_by_one = False
         self._answered = False
         self._n_failed = 0
@@ -123,7 +126,7 @@ class Endpoint:
     @property
     def spent(self) -> float:
         """Return the dollars paid by this object, 0 while the price is not known."""
-        return self.budget.spent
+        return sum(self._paid)
 
     @property
     def max_cost(self) -> float | None:
@@ -159,7 +162,8 @@ class Endpoint:
                 pass
         except KeyboardInterrupt:
             batch.stop(Stopped("interrupted; the same command again does the rest"))
-            batch.ended.wait(GRACE_SECONDS)
+            with contextlib.suppress(KeyboardInterrupt):  # a second one ends the wait
+                batch.ended.wait(GRACE_SECONDS)
         return self._result(batch)
 
     def _result(self, batch: _Batch) -> list[Reply | Failed]:
@@ -204,7 +208,7 @@ class Endpoint:
                     self._one_by_one = self._one_by_one or len(part.texts) < n
                     got = part if got is None else joined(got, part)
                     n_left = max(0, request.n - len(got.texts))
-                    held = self.budget.settle(held, part.cost or 0.0, keep=worst * n_left)
+                    held = self.book(part.cost or 0.0, held, keep=worst * n_left)
                     continue
                 tries += 1
                 held = self.budget.settle(held, unclear=worst * n if part.unclear else 0.0, keep=worst * n_left)
@@ -216,6 +220,11 @@ class Endpoint:
         finally:
             self.budget.settle(held)
 
+    def book(self, cost: float, held: float = 0.0, keep: float = 0.0) -> float:
+        """Count dollars as paid by this object, and return what stays held (see Budget.settle)."""
+        self._paid.append(cost)
+        return self.budget.settle(held, cost, keep=keep)
+
     def _hold(self, cost: float, batch: _Batch) -> float:
         """Return `cost`, now held; stops the batch where the budget has no room for it."""
         if self.budget.hold(cost, batch.stopping.is_set):
@@ -223,8 +232,8 @@ class Endpoint:
         unclear = f", and up to ${self.budget.unclear:.4f} more for replies that were lost" if self.budget.unclear else ""
         batch.stop(
             Stopped(
-                f"the budget of ${self.max_cost:g} is used up: ${self.spent:.4f} spent{unclear}, and the next request to {self.model!r} "
-                f"may cost ${cost:.6f}; raise --max-cost and run the same command again to go on"
+                f"the budget of ${self.max_cost:g} is used up: ${self.budget.spent:.4f} spent{unclear}, and the next request to "
+                f"{self.model!r} may cost ${cost:.6f}; raise --max-cost and run the same command again to go on"
             )
         )
         return 0.0
@@ -318,8 +327,8 @@ def _never_connected(error: BaseException) -> bool:
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
 
 
-def _address() -> tuple[str, str]:
-    """Return the base URL and its host with port."""
+def _address() -> tuple[str, str, str]:
+    """Return the base URL, the same without user, password and query (which may be secrets), and its host with port."""
     url = (os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
     try:
         parts = urlsplit(url)
@@ -328,7 +337,8 @@ def _address() -> tuple[str, str]:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
         raise BadInput(f"OPENAI_BASE_URL={url!r} is not an address; write http://HOST:PORT/v1 or https://HOST/v1")
-    return url, f"{host}:{port}" if port else host
+    at = f"{host}:{port}" if port else host
+    return url, f"{parts.scheme}://{at}{parts.path.rstrip('/')}", at
 
 
 def _is_here(url: str) -> bool:
