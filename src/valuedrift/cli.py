@@ -493,6 +493,7 @@ def _scored(result: dict[str, Any], name: str) -> str:
 
 def _show_calibration(result: dict[str, Any]) -> None:
     names = ["macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"]
+    names[1:1] = ["macro_f1_all"] if result["missing_share"] else []  # texts without a verdict counted as wrong
     names += ["framing_only"] if result["framing_only"] is not None else []
     title = f"{result['judge']} against {result['n']:,} human labels"
     _table(title, ["measure", "value [95 %]"], [[name.replace("_", " "), _scored(result, name)] for name in names])

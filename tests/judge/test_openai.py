@@ -180,7 +180,7 @@ def test_a_judge_made_twice_is_probed_once_and_its_cost_counted(server):
     [reading] = other.read(planted(1, ["A"]))
     assert (reading.judge, verdicts([reading])) == (again.identity, ["support"])
     assert first.spent == pytest.approx(0.022), "one endpoint for both wordings"
-    judges.make("openai:m2").mode
+    assert judges.make("openai:m2").mode == "logprobs"
     assert [body["model"] for body in server.bodies] == ["m", "m", "m2"]
 
 
@@ -199,21 +199,20 @@ def test_what_it_costs_at_most_is_said_without_a_request(server):
     assert server.bodies == []
 
 
-def test_a_panel_has_one_budget(server, monkeypatch):
+def test_a_panel_has_one_budget(server):
     # Both models probed: 0.022. From then on a request is sent while its worst case fits beside all that both have paid.
-    (path := Path(os.environ["VALUEDRIFT_PRICES"])).write_text(PRICE.replace('"m"', '"m*"'))
+    Path(os.environ["VALUEDRIFT_PRICES"]).write_text(PRICE.replace('"m"', '"m*"'))
     single = made("?mode=logprobs")
     worst = single.endpoint.worst(single._request(planted(1)[0], "logprobs"))
     panel = judges.make("panel:openai:m?concurrency=1,openai:m2?concurrency=1", max_cost=worst + 0.011 * 12.5)
-    assert path.exists()
     assert len(server.bodies) == 2
     with pytest.raises(Stopped, match="is used up"):
         panel.read(planted(10, ["support"]))
     by_model = Counter(body["model"] for body in server.bodies)
     assert by_model == {"m": 11, "m2": 2}  # 12 replies are paid when the 13th is sent, and 13 leave too little for a 14th
     assert sum(member.spent for member in panel.members) == pytest.approx(0.011 * 13) == pytest.approx(server.n_paid_tokens * 1e-3)
+    openai.PROBED.clear()
     with pytest.raises(Stopped, match="is used up"):
-        openai.PROBED.clear()
         judges.make("panel:openai:m,openai:m2", max_cost=0.0)
     assert len(server.bodies) == 13
 

@@ -111,7 +111,7 @@ def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
             "shares lie near each other whatever the texts say; a surer judge would tell."
         )
     views = {view: row for view, row in _views(topic).items() if row["lead"]["low"] is not None}
-    led = {view: row for view, row in views.items() if row["lead"]["low"] > 0}
+    led = {view: row for view, row in views.items() if row["lead"]["p_adjusted"] < level}
     if not led:
         shares = "; ".join(_first(view, row) for view, row in views.items())
         return f"{head}: {shares}: no stance leads beyond chance, so that no single one is what imitation would teach most."
