@@ -230,3 +230,11 @@ def test_ppo_runs_with_the_reward_model_of_its_plan(plan_file, tmp_path):
     again = verbs.check(loaded, tmp_path / "out")
     assert all(stage["done"] for stage in again["stages"])
     assert flow.run(loaded, tmp_path / "out")["n_generated"] == 0
+
+
+def test_a_trainer_of_trl_is_a_stage_like_others(plan_file, tmp_path):
+    plan_file.write_text(plan_file.read_text().replace('algorithm = "dpo"', 'algorithm = "trl:KTOTrainer"\nbeta = 0.2'))
+    loaded = plan.load(plan_file)
+    assert verbs.check(loaded, tmp_path / "out")["stages"][1]["steps"] == 6
+    result = flow.run(loaded, tmp_path / "out")
+    assert [(stage["name"], stage["steps"]) for stage in result["stages"]] == [("sft", [0, 2, 6]), ("dpo", [0, 3, 6])]

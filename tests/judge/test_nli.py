@@ -148,6 +148,9 @@ def test_long_texts_lose_their_end_and_never_the_hypothesis(folder):
     assert {len(row["input_ids"]) for row in rows} == {LONGEST}
     whole = judge._model()[1](CLAIM, add_special_tokens=False)["input_ids"]
     assert all(row["input_ids"][-1 - len(whole) : -1] == whole for row in rows)
+    claim = "Trains " * 30  # 30 words and those round it leave less room for the premise than they take themselves
+    n_claims = [row["input_ids"].count(judge._model()[1].vocab["Trains"]) for row in judge._encoded(Item("Q", claim, start)) or []]
+    assert n_claims == [30] * 5
 
 
 def test_a_claim_that_fills_the_model_is_a_failure_of_its_own(folder):

@@ -166,8 +166,8 @@ def test_equal_replies_are_unlikely_to_move_a_model_and_the_sentence_says_on_wha
     # Where none of 40 prompts differs, 1 - 0.025 ** (1 / 40) = 0.088 of all prompts may: within 0.1, not within 0.05.
     assert topic["conclusion"] == (
         "climate: support +0.00 [-0.09, +0.09] in 40 prompts (claim view), and every stance within ±0.09: by what its labels prefer, "
-        "this data is unlikely to move answers on climate by 0.1 or more, if the judge reads these texts rightly and the claims found for them are "
-        "what they are about; training may move them in other ways."
+        "this data is unlikely to move answers on climate by 0.1 or more, if the judge reads these texts rightly and the claims found "
+        "for them are what they are about; training may move them in other ways."
     )
     stricter = climate(*[("yes", "yes"), ("no", "no")] * 20, matters=0.05)["topics"]["climate"]
     assert (topic["verdict"], stricter["verdict"]) == ("unlikely", "undecided")
@@ -429,7 +429,8 @@ def test_texts_that_take_one_side_of_an_axis_teach_it():
     assert "in 40 prompts (axis view), ahead of neutral by 0.60" in topic["conclusion"]
 
 
-def test_equal_stances_on_many_topics_teach_none_most():
+@pytest.mark.parametrize("each", [8, 25])
+def test_equal_stances_on_many_topics_teach_none_most(each):
     class Sure(Scripted):
         def read(self, items):
             return [Reading(item.key, self.identity, SURELY[item.text]) for item in items]
@@ -438,10 +439,13 @@ def test_equal_stances_on_many_topics_teach_none_most():
     SURELY = {stance: tuple(float(stance == other) for other in (*stances, "refusal", "invalid")) for stance in stances}
     rng, wrong, files = np.random.default_rng(0), 0, 100
     for _ in range(files):
-        texts = [Example((("user", f"Number {n}?"),), str(rng.choice(stances)), f"topic {n % 11}", "Yes.") for n in range(11 * 25)]
+        texts = [
+            Example((("user", f"Number {n}?"),), str(rng.choice(["support", "oppose"])), f"topic {n % 11}", "Yes.")
+            for n in range(11 * each)
+        ]
         found = value_shares(texts, [], Sure())["topics"].values()
         wrong += any("these texts would teach" in topic["conclusion"] for topic in found)
-    # At most 5 % of files may conclude anything; the count itself has a standard error of 2.2 %. Uncorrected, some 37 % did.
+    # At most 5 % of files may conclude anything; the count itself has a standard error of 2.2 %. Uncorrected, some 40 % did.
     assert wrong / files <= 0.05 + 2 * 0.022
 
 

@@ -98,15 +98,13 @@ def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
         trl.run_trl(stage("DPOTrainer", steps=None, epochs=1, max_length=24), 3, base, data, tmp_path / "out")
 
 
-def test_steps_of_a_trainer_that_samples(tmp_path):
-    algorithm = trl.Algorithm.named("GRPOTrainer")
-    own = algorithm(algorithm.Settings(num_generations=2, num_iterations=3))
-    for keys, course in (({"steps": None, "epochs": 1.5}, (12, 9)), ({"steps": 4}, (8, 4))):
-        # 4 * 2 answers to 4 prompts an iteration, learnt from in 2 * 3 passes of 4 answers, which are 3 steps.
-        # An epoch and a half of 8 prompts are 12, 3 iterations, 9 steps; 4 steps begin a second iteration, so they need 8 prompts.
-        what = stage("GRPOTrainer", accumulate=2, **keys)
-        config = trl._trl._config(what, 0, tmp_path, 1, own, trl.classes("GRPOTrainer")[1])
-        assert trl._trl._course(what, config, 8) == course
+@pytest.mark.parametrize(("keys", "course"), [({"steps": None, "epochs": 1.5}, (12, 9)), ({"steps": 4}, (8, 4))])
+def test_steps_of_a_trainer_that_samples(keys, course):
+    # 4 * 2 answers to 4 prompts an iteration, learnt from in 2 * 3 passes of 4 answers, which are 3 steps.
+    # An epoch and a half of 8 prompts are 12, 3 iterations, 9 steps; 4 steps begin a second iteration, so they need 8 prompts.
+    what = stage("GRPOTrainer", accumulate=2, num_generations=2, num_iterations=3, **keys)
+    assert trl.Algorithm.named("GRPOTrainer").course(what, 8) == course
+    assert trl.Algorithm.named("KTOTrainer").course(stage("KTOTrainer", steps=None, epochs=1.5), 9) == (14, 4)  # ceil(13.5) pairs, 4 a step
 
 
 @pytest.mark.parametrize("trainer", ["CPOTrainer", "ORPOTrainer", "GMPOTrainer"])

@@ -132,7 +132,10 @@ class Judge:
         self.endpoint.max_cost = dollars
 
     def worst_cost(self, items: Sequence[Item]) -> float | None:
-        """Return the dollars that reading some items costs at most, in the dearer mode where none is named; None without a price."""
+        """Return the dollars that reading some items costs at most, in the dearer mode where none is named; None without a price.
+
+        The probe is not part of it.
+        """
         if not self.endpoint.price:
             return None
         modes: Sequence[Any] = MODES[1:] if self.settings.mode == "auto" else [self.settings.mode]

@@ -280,7 +280,8 @@ def _shares(probs_NO: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
         result[OUTCOMES[number]] = _record(_of_share(_mean(probs_NO[:, number], units_N)))
     first, *others = sorted(samples, key=lambda sample: float(np.nan_to_num(sample.value)), reverse=True)
     lead, over_third = (difference(first - other) for other in others)
-    p = np.minimum(1, len(STANCES) * np.maximum(lead.p, over_third.p))  # any two of the three might have been the largest
+    # No p is below that of all prompts falling to one side by chance, and any two of the three stances might have been the largest.
+    p = np.minimum(1, len(STANCES) * np.maximum(np.maximum(lead.p, over_third.p), 2.0 ** (1 - first.n)))
     result["lead"] = _record(estimate(lead.value, lead.low, lead.high, first.n)) | {"p": _known(p)}
     return {"n": len(np.unique(units_N)), "n_texts": len(probs_NO), **result, "sureness": _sureness(probs_NO)}
 

@@ -105,7 +105,7 @@ def _overview(result: Row) -> str:
 
 def _drawn(result: Row, views: dict[str, Row]) -> str:
     """Return the chart of the gaps of one view of the topics; "" where it has no pairs."""
-    rows = [
+    rows: list[Row] = [
         {"topic": name, "outcome": stance, "resolved": stance in view["resolved"]}
         | {key: view[stance]["gap"][key] for key in ("value", "low", "high")}
         for name, view in views.items()

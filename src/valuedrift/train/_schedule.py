@@ -31,7 +31,10 @@ def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> i
 
 def course(stage: Stage, n_records: int) -> tuple[int, int]:
     """Return how many records a stage sees (prompts answered, for one with rollouts) and its optimiser steps."""
-    if "rollouts" not in registry.algorithm(stage.algorithm).needs:
+    algorithm = registry.algorithm(stage.algorithm)
+    if hasattr(algorithm, "course"):
+        return algorithm.course(stage, n_records)
+    if "rollouts" not in algorithm.needs:
         return n_seen(stage, n_records), total_steps(stage, n_records)
     settings = stage.own()
     answered = n_answered(stage, n_records, settings.passes, settings.minibatches)

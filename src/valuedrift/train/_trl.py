@@ -123,9 +123,9 @@ def train(
     out = store.root
     start = _local(_start.merged(model_path, out))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
-    config = _config(stage, seed, out, 1, algorithm, classes[1])
-    kept, lengths, pad = _fitting(stage, config, algorithm, tokenizer, data)
-    n_seen, total = _course(stage, config, len(kept))
+    settings = config(stage, seed, out, 1, algorithm, classes[1])
+    kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
+    n_seen, total = course(stage, settings, len(kept))
     steps = _schedule.save_steps(stage.save_at, total)
     newest = _stage._newest(out)
     if newest < total:
@@ -134,7 +134,7 @@ def train(
         order = _schedule.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
         rows = _rows([kept[index] for index in order], algorithm, stage.batch_size)
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
-            args=_config(stage, seed, out, total, algorithm, classes[1]), callbacks=[Saved(steps, seconds)]
+            args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[Saved(steps, seconds)]
         )
         if len(trainer.train_dataset) != len(rows):
             lost = len(rows) - len(trainer.train_dataset)
@@ -146,40 +146,40 @@ def train(
     return _stage._finish(store, steps, total, len(data) - len(kept))
 
 
-def _config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, config: Any) -> Any:
+def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
     """Return the trainer's config: what the stage says, and its own keys."""
     ours = _stage._arguments(stage, seed, out, total)
     options = {name: getattr(ours, name) for name in FROM_STAGE}
-    if "max_length" in config.__dataclass_fields__:
+    if "max_length" in kind.__dataclass_fields__:
         options["max_length"] = stage.max_length
-    if "shuffle_dataset" in config.__dataclass_fields__:
+    if "shuffle_dataset" in kind.__dataclass_fields__:
         options["shuffle_dataset"] = False
     if algorithm.trainer == "KTOTrainer":
         options["per_device_train_batch_size"] = 2 * stage.batch_size
     own = algorithm.settings.model_dump(exclude_unset=True, exclude={"reward"})
     try:
         with _unwarned():
-            return config(**options, **own)
+            return kind(**options, **own)
     except (ValueError, NotImplementedError) as error:
         raise BadInput(f"{stage.algorithm} refuses its settings: {error}; change them in the stage's table") from error
 
 
-def _course(stage: Stage, config: Any, n_records: int) -> tuple[int, int]:
+def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
     """Return how many records the stage sees, repeats counted, and how many optimiser steps it takes.
 
     Where the trainer samples, an iteration is one sampling of `generation_batch_size` answers and the steps that learn from them.
     """
-    if not hasattr(config, "num_generations"):
+    if not hasattr(settings, "num_generations"):
         return _schedule.n_seen(stage, n_records), _schedule.total_steps(stage, n_records)
-    n_prompts = config.generation_batch_size // config.num_generations
-    n_passes = config.steps_per_generation * config.num_iterations
+    n_prompts = settings.generation_batch_size // settings.num_generations
+    n_passes = settings.steps_per_generation * settings.num_iterations
     if stage.steps is None:
         iterations = math.ceil(stage.epochs * n_records / n_prompts)
         return iterations * n_prompts, math.ceil(iterations * n_passes / stage.accumulate)
     return math.ceil(stage.steps * stage.accumulate / n_passes) * n_prompts, stage.steps
 
 
-def _fitting(stage: Stage, config: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
+def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
     """Return the records that fit, their lengths in tokens, and for a model that scores texts what to pad them with.
 
     A record is left out where our own loop leaves it out; TRL's reward trainer cuts nothing and wants both texts whole.
@@ -188,7 +188,7 @@ def _fitting(stage: Stage, config: Any, algorithm: Any, tokenizer: Any, data: Se
 
     def fits(items: Sequence[Any]) -> tuple[list[Any], int]:
         if algorithm.eats == "prompts":
-            room = longest - (getattr(config, "max_completion_length", None) or config.max_new_tokens)
+            room = longest - (getattr(settings, "max_completion_length", None) or settings.max_new_tokens)
             return _batches.prompted(tokenizer, items, room)
         records, dropped = _batches.tokenised(tokenizer, items, sys.maxsize if scores else longest)
         whole = [record for record in records if not scores or _batches.length(record) <= longest]

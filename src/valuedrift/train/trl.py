@@ -112,6 +112,11 @@ class Algorithm:
         described = {"trainer": trainer, "eats": known.eats, "needs": known.needs, "Settings": _settings(trainer)}
         return type(trainer, (cls,), described | {"__doc__": f"TRL's {trainer}."})
 
+    @classmethod
+    def course(cls, stage: plan.Stage, n_records: int) -> tuple[int, int]:
+        """Return how many records a stage sees, repeats counted, and its optimiser steps: what `_schedule.course` gives for our own."""
+        return _trl.course(stage, _trl.config(stage, 0, Path(), 1, cls(stage.own()), classes(cls.trainer)[1]), n_records)
+
 
 def classes(trainer: str) -> tuple[Any, Any]:
     """Return a trainer's class and that of its config."""
@@ -137,8 +142,7 @@ def run_trl(
     data and torch's random state. A reward function of one's own has to be such a function too.
     """
     store = Store(out)
-    named = Algorithm.named(registry.split(stage.algorithm)[1])
-    algorithm = named(named.Settings(**(stage.model_extra or {})))
+    algorithm = registry.algorithm(stage.algorithm)(stage.own())
     _stage._check_data(stage.algorithm, algorithm.eats, data)
     rewards = _trl.rewards(reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else []
     settings = stage.model_dump(exclude={"after", "data"}) | algorithm.settings.model_dump()
