@@ -461,27 +461,29 @@ def _show_compare(result: dict[str, Any]) -> None:
 
 def _show_gap(result: dict[str, Any]) -> None:
     found = {topic: row for topic, row in result["topics"].items() if row["n"]}
-    if "n_pairs" in result:
-        columns = ["topic", "stance", "prompts", "chosen", "rejected", "gap [95 %]"]
-        rows = [
-            [topic, stance, str(row["n"]), *(_interval(row[stance][key]) for key in ("chosen", "rejected", "gap"))]
-            for topic, row in found.items()
-            for stance in STANCES
-        ]
-    else:
-        columns = ["topic", "stance", "prompts", "share [95 %]"]
-        rows = [[topic, stance, str(row["n"]), _interval(row[stance])] for topic, row in found.items() for stance in STANCES]
-    _table("What the texts say of the suite's claims", columns, rows)
+    pairs = "n_pairs" in result
+    columns = ["topic", "stance", "towards", "prompts", *(("chosen", "rejected", "gap [95 %]") if pairs else ("share [95 %]",))]
+    rows = [
+        [topic, stance, towards, str(view["n"])]
+        + ([_interval(view[stance][key]) for key in ("chosen", "rejected", "gap")] if pairs else [_interval(view[stance])])
+        for topic, row in found.items()
+        for towards, view in (("claims", row), ("axis", row["axis"]))
+        for stance in STANCES
+        if view["n"]
+    ]
+    _table("What the texts say: towards the claims, and along the topic's axis (claims of negative polarity turned round)", columns, rows)
     total = result.get("n_pairs", result.get("n_examples"))
     print(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
-    print(result["claims_note"])
+    if result["claims_note"]:
+        print(result["claims_note"])
     of = ", chosen minus rejected" if "n_pairs" in result else ""
     for name, row in result["style"].items():
         print(f"{name}{of}: {_interval(row)} {row.get('unit', '')}".rstrip())
     for row in found.values():
         print(f"- {row['conclusion']}")
-    if result["note"]:
-        print(result["note"])
+    for sentence in (result["standing"]["why"], result["note"]):
+        if sentence:
+            print(sentence)
     if "report" in result:
         print(f"report: {result['report']}")
 
