@@ -65,7 +65,8 @@ def check_before(plan: Plan, train: bool = True) -> None:
     """
     suites.load(plan.suite, plan.topics)
     if train or not builds(plan.judge):
-        judge_of(plan.judge, plan.max_cost)
+        judge = judge_of(plan.judge, plan.max_cost)
+        _ = judge.identity if train else ""  # a judge behind an API finds out here whether it is answered
     gold_of(plan.gold)
     registry.find("backend", plan.backend)
     for node in plan.nodes():

@@ -201,7 +201,7 @@ def gap(
     from .report._gap_page import write_gap_page
 
     prompts, reader = suites.load(suite), flow.judge_of(judge, max_cost)
-    _refuse_to_lose(reader, out, "--out")
+    _refuse_to_lose(judge, reader, out, "--out")
     records = either.read(files)
     with Store(out).locked() if out else contextlib.nullcontext():
         reader = Kept(reader, Store(out)) if out else reader
@@ -221,7 +221,7 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
     from .measure import agreement
 
     judge = flow.judge_of(spec, max_cost)
-    _refuse_to_lose(judge, keep, "--keep")
+    _refuse_to_lose(spec, judge, keep, "--keep")
 
     def kept(one: Any) -> Any:
         return _KeptInOrders(one, Store(keep)) if keep else one
@@ -234,13 +234,11 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
         return agreement.wordings(lambda name: kept(_reworded(judge, spec, name, max_cost)), judge.wordings(), gold)
 
 
-def _refuse_to_lose(judge: Any, folder: Path | None, option: str) -> None:
+def _refuse_to_lose(spec: str, judge: Any, folder: Path | None, option: str) -> None:
     """Raise BadInput where verdicts that cost money would be kept nowhere."""
     for one in getattr(judge, "members", [judge]):
         if folder is None and hasattr(one, "worst_cost") and one.worst_cost([Item("?", "?", "?")]) != 0:
-            raise BadInput(
-                f"the verdicts of {one.identity.split('/')[0]} cost money and would be lost; name a folder that keeps them with {option}"
-            )
+            raise BadInput(f"the verdicts of {spec} cost money and would be lost; name a folder that keeps them with {option}")
 
 
 class _KeptInOrders(Kept):

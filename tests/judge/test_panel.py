@@ -87,7 +87,7 @@ def test_equal_words_are_read_once(tmp_path):
 @pytest.mark.parametrize("argument", ["", "cues", "cues,cues"])
 def test_a_panel_needs_different_judges(argument):
     with pytest.raises(BadInput):
-        judges.make(f"panel:{argument}")
+        _ = judges.make(f"panel:{argument}").identity
 
 
 def test_what_would_fail_the_same_way_is_not_asked_again(tmp_path):

@@ -100,7 +100,7 @@ class Remote:
 
         self.endpoint = Endpoint(model, max_cost=max_cost)
         self.temperature, self.max_new_tokens, self.failures = temperature, max_new_tokens, Counter[str]()
-        self.identity = f"openai/{digest('writer', 1, model, self.endpoint.host, temperature, max_new_tokens)}"
+        self.identity = f"openai/{digest('writer', 1, model, self.endpoint.address, temperature, max_new_tokens)}"
 
     @property
     def spent(self) -> float:
