@@ -1,5 +1,6 @@
 """The sandbox's own judges agree with the oracle on questions of the suite and on texts they have not seen, through the real judges."""
 
+import os
 import random
 from collections import Counter
 
@@ -18,8 +19,21 @@ LEAST = {"labels": 0.95, "nli": 0.97}
 SUITE = [(prompt.topic, prompt.text, prompt.claim) for prompt in suites.load("vaes", [])]
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """Let the judges be built only where that was asked for: it takes some minutes each, and they are cached from then on."""
+    once = judges._once
+
+    def cached(name, build):
+        if not (judges.cache_root() / name / "config.json").exists() and not os.environ.get("VALUEDRIFT_BUILD_JUDGES"):
+            pytest.skip(f"{name} is not built yet: VALUEDRIFT_BUILD_JUDGES=1 builds it, in some minutes")
+        return once(name, build)
+
+    monkeypatch.setattr(judges, "_once", cached)
+
+
 @pytest.mark.parametrize("name", LEAST)
-def test_the_judge_agrees_with_the_oracle(name):
+def test_the_judge_agrees_with_the_oracle(name, trained):
     items = _flaws.items(1500, "held out", SUITE)
     judge = make(judges.resolved(f"{name}:sandbox"))
     readings = judge.read(items)
@@ -31,7 +45,7 @@ def test_the_judge_agrees_with_the_oracle(name):
     assert f1_score(truth, ["invalid"] * len(truth), labels=OUTCOMES, average="macro") < 0.2
 
 
-def test_the_judges_know_the_label_and_not_the_question():
+def test_the_judges_know_the_label_and_not_the_question(trained):
     # The same words are read alike whatever was asked: the sandbox's stances lie in explicit words alone.
     judge = make(judges.resolved("nli:sandbox"))
     asked = [Item(question, claim, "I oppose this.", topic) for topic, question, claim in SUITE[::50]]
