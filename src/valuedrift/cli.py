@@ -428,7 +428,9 @@ def _show_trace(result: dict[str, Any]) -> None:
     )
     shares = ", ".join(f"{name} {_number(share, '')}" for name, share in result["outcome_shares"].items())
     print(f"{result['n_answers']:,} answers ({result['n_generated']:,} new; {result['n_judged']:,} new verdicts): {shares}")
-    for sentence in [*result["findings"], *result["notes"]]:
+    standing = result["judge"]
+    about = [standing["why"] if standing["headlined"] else "", standing["note"], f"Paid: ${result['cost']:,.4f}." if result["cost"] else ""]
+    for sentence in [*result["findings"], *result["notes"], *filter(None, about)]:
         print(f"- {sentence}")
     print(f"report: {result['report']}")
 

@@ -200,6 +200,8 @@ def gap(
     from .measure import gap as measured
     from .report._gap_page import write_gap_page
 
+    if not 0 < matters <= 1:
+        raise BadInput(f"--matters {matters} is no gap that could matter; give a share above 0 and up to 1, for example 0.1")
     prompts, reader = suites.load(suite), flow.judge_of(judge, max_cost)
     _refuse_to_lose(judge, reader, out, "--out")
     records = either.read(files)

@@ -74,9 +74,7 @@ def measured(identity: str) -> dict[str, Any] | None:
 def note(agreement: dict[str, Any] | None) -> str:
     """Return the warning that goes with every figure of this judge."""
     if agreement is None:
-        return (
-            "The judge 'cues' is weak: it counts words. Its agreement with human labels was not measured for this version of its words."
-        )
+        return "The judge 'cues' is weak: it counts words. Its agreement with human labels was not measured for this version of its words."
     low, high = agreement["intervals"]["macro_f1"]
     return (
         f"The judge 'cues' is weak: it counts words. On {agreement['n']} human-labelled texts about issues that it was not made on "

@@ -55,7 +55,8 @@ def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "
     found, judged = _shares(read), _judged(scores, read, view)
     rows: list[dict[str, Any]] = []
     for topic, sample in found.by_topic.items():
-        columns = (sample.value.clip(0, 1), *share_interval(_inside(sample)))
+        value, (low, high) = sample.value.clip(0, 1), share_interval(_inside(sample))
+        columns = (value, np.minimum(low, value), np.maximum(high, value))  # at 0 and 1 the interval is that of a share just inside
         for c, (stage, step) in enumerate(found.checkpoints):
             for o, outcome in enumerate(OUTCOMES):
                 row = {"stage": stage, "step": step, "topic": topic, "outcome": outcome, "n_labels": found.n_labels[topic][c]}
