@@ -277,7 +277,7 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
         return False, f"{measured}, under the {least:.2f} asked for; its findings are reported but not headlined."
     if low is not None and low < least:
         return True, f"{measured}; the {least:.2f} asked for lies inside the interval, so it may well be under it."
-    return True, f"{measured}."
+    return True, f"{measured}; too few issues for an interval, so that it is hardly known." if low is None else f"{measured}."
 
 
 def half(group: str) -> str:
