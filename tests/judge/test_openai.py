@@ -205,6 +205,7 @@ def test_a_panel_has_one_budget(server):
     single = made("?mode=logprobs")
     worst = single.endpoint.worst(single._request(planted(1)[0], "logprobs"))
     panel = judges.make("panel:openai:m?concurrency=1,openai:m2?concurrency=1", max_cost=worst + 0.011 * 12.5)
+    assert panel.identity.startswith("panel/")  # it asks its members, who then ask their server
     assert len(server.bodies) == 2
     with pytest.raises(Stopped, match="is used up"):
         panel.read(planted(10, ["support"]))
@@ -213,7 +214,7 @@ def test_a_panel_has_one_budget(server):
     assert sum(member.spent for member in panel.members) == pytest.approx(0.011 * 13) == pytest.approx(server.n_paid_tokens * 1e-3)
     openai.PROBED.clear()
     with pytest.raises(Stopped, match="is used up"):
-        judges.make("panel:openai:m,openai:m2", max_cost=0.0)
+        _ = judges.make("panel:openai:m,openai:m2", max_cost=0.0).identity
     assert len(server.bodies) == 13
 
 
