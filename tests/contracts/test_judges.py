@@ -29,6 +29,7 @@ def parts(tmp_path_factory):
         ARGUMENTS["nli"] = str(save(tmp_path_factory.mktemp("nli") / "model"))
         yield
 
+
 ITEMS = [
     Item("Should it be allowed?", "It should be allowed.", text, "abortion")
     for text in ("Yes, I agree.", "", "   \n", "No, this is wrong.", "\x00\ufffd 𝔘 ☃", "well " * 50_000, "I cannot answer that.", "?")

@@ -166,7 +166,9 @@ def test_an_ablation_of_nothing(tmp_path):
         plan.ablated(["sft", "dpo", "last"])
 
 
-PPO = GOOD.replace("beta = 0.2", "") + """
+PPO = (
+    GOOD.replace("beta = 0.2", "")
+    + """
 [stage.ppo]
 after = "sft"
 algorithm = "ppo"
@@ -178,6 +180,7 @@ after = "sft"
 algorithm = "reward"
 data = "sandbox:pairs?gap=1.0"
 """
+)
 
 
 def test_a_reward_model_is_trained_before_the_stage_that_needs_it(tmp_path):
