@@ -42,3 +42,15 @@ def placed(values_N: Tensor, batch: Batch) -> Tensor:
     """Return one number per answer token as RxT: where it is predicted, 0 elsewhere."""
     shape_RT = batch["input_ids"].shape
     return torch.zeros(shape_RT.numel(), device=values_N.device).scatter(0, batch["at_N"], values_N).view(shape_RT)
+
+
+def pair_reference(logps_RT: Tensor) -> dict[str, Tensor]:
+    """Return the log-probs of both answers of each pair, under the names that `pair_rises` reads: what a reference is kept as."""
+    chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+    return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+
+
+def pair_rises(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by how much the log-probs of the chosen and of the rejected answers rose above the starting weights'."""
+    chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+    return chosen_B - batch["reference_chosen_B"], rejected_B - batch["reference_rejected_B"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import Averages, Batch, Eats
+from ._logprobs import pair_reference
 
 
 def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor, beta: float) -> Tensor:
@@ -37,8 +38,7 @@ class Algorithm:
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""
-        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
-        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+        return pair_reference(logps_RT)
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both log-probs, the reward margin, and how often it has the right sign."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import plan
 from . import Averages, Batch, Eats
+from ._logprobs import pair_reference, pair_rises
 
 
 def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
@@ -38,15 +39,14 @@ class Algorithm:
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""
-        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
-        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+        return pair_reference(logps_RT)
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both log-probs, the difference of their rises per token, and how often it has the right sign."""
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
-        chosen_rise_B = (chosen_B - batch["reference_chosen_B"]) / n_chosen_B
-        rejected_rise_B = (rejected_B - batch["reference_rejected_B"]) / n_rejected_B
+        chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
+        chosen_rise_B, rejected_rise_B = chosen_rise_B / n_chosen_B, rejected_rise_B / n_rejected_B
         margin_B = chosen_rise_B - rejected_rise_B
         metrics = {
             "chosen_logps": chosen_B,

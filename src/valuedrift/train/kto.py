@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import Averages, Batch, Eats
+from ._logprobs import pair_reference, pair_rises
 
 
 def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
@@ -47,18 +48,17 @@ class Algorithm:
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""
-        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
-        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+        return pair_reference(logps_RT)
 
     def mismatched(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return by how much the log-prob of each mismatched answer rose above the starting weights', as a mean over both of a pair."""
-        chosen_B, rejected_B = _rises(batch, logps_RT)
+        chosen_B, rejected_B = pair_rises(batch, logps_RT)
         return {"mismatched_rise": (chosen_B + rejected_B) / 2}
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both log-probs, the reward margin, how often it has the right sign, and z0 before its bound."""
         settings, z0 = self.settings, batch["mismatched_rise"].clamp(min=0)
-        chosen_rise_B, rejected_rise_B = _rises(batch, logps_RT)
+        chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
         loss_B = kto_loss(chosen_rise_B, rejected_rise_B, z0, settings.beta, settings.desirable_weight, settings.undesirable_weight)
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         margin_B = settings.beta * (chosen_rise_B - rejected_rise_B)
@@ -70,8 +70,3 @@ class Algorithm:
             "mismatched_rise": batch["mismatched_rise"].expand(len(loss_B)),
         }
         return loss_B, metrics
-
-
-def _rises(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
-    chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
-    return chosen_B - batch["reference_chosen_B"], rejected_B - batch["reference_rejected_B"]
