@@ -126,10 +126,7 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
 
 def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str] | None, store: Store) -> tuple[Path, dict[str, Any]]:
     """Train a node from the weights at `parent`; `reward` is where its reward model stands, and the digest of its weights."""
-    if registry.split(node.stage.algorithm)[0] == "trl":
-        from .train.trl import run_trl as run_stage
-    else:
-        from .train._stage import run_stage
+    from .train._stage import run_stage
 
     records = records_of(node)
     folder = stage_folder(node, parent_weights, records, store.root, reward[1] if reward else "")

@@ -171,8 +171,11 @@ def run_stage(
     `reward_path` is where the reward model of a stage with rollouts stands, if its setting `reward` is not a path itself.
     Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
     """
+    chosen = registry.algorithm(stage.algorithm)
+    if hasattr(chosen, "run"):
+        return chosen.run(stage, seed, model_path, data, out, progress, reward_path)
     store = Store(out)
-    algorithm = registry.algorithm(stage.algorithm)(stage.own())
+    algorithm = chosen(stage.own())
     _check_data(stage.algorithm, algorithm.eats, data)
     if "rollouts" in algorithm.needs and not (reward_path := reward_path or algorithm.settings.reward):
         raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")

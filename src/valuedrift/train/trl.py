@@ -112,6 +112,11 @@ class Algorithm:
         described = {"trainer": trainer, "eats": known.eats, "needs": known.needs, "Settings": _settings(trainer)}
         return type(trainer, (cls,), described | {"__doc__": f"TRL's {trainer}."})
 
+    @staticmethod
+    def run(*arguments: Any) -> list[int]:
+        """Train a stage in place of our own loop; `_stage.run_stage` hands it all that it was given."""
+        return run_trl(*arguments)
+
     @classmethod
     def course(cls, stage: plan.Stage, n_records: int) -> tuple[int, int]:
         """Return how many records a stage sees, repeats counted, and its optimiser steps: what `_schedule.course` gives for our own."""
