@@ -1,9 +1,6 @@
 """A stage killed twice ends with the same bytes as one that ran through."""
 
-import subprocess
-import sys
-from pathlib import Path
-
+import checks
 import pytest
 import tiny
 
@@ -11,30 +8,6 @@ from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
 from valuedrift.train._stage import run_stage
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import tiny, torch
-from test_resume import stage, data
-from pathlib import Path
-from valuedrift.train._stage import run_stage
-
-def die(): os.kill(os.getpid(), signal.SIGKILL)
-
-when, algorithms, base, out = sys.argv[2:]
-if when == "saving":
-    def half(content, path):
-        if "checkpoint-8" in str(path): Path(path).write_bytes(b"half"); die()
-        saved(content, path)
-    saved, torch.save = torch.save, half
-progress = lambda step, total, loss: die() if when == str(step) else None
-for algorithm in algorithms.split(","):
-    if child := os.fork():  # the imports, which take longer than the training, are done once
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    else:
-        run_stage(stage(algorithm), 5, base, data(algorithm), Path(out, algorithm, "stage"), progress)
-        os._exit(1)
-"""
 ADAPTED = ("dpo", "kto")
 
 
@@ -50,9 +23,8 @@ def data(algorithm):
     return tiny.examples(26) if algorithm == "sft" else tiny.pairs(26)
 
 
-def killed(when, algorithms, base, out):
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), when, ",".join(algorithms), base, str(out)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+def run(algorithm, root, out, progress=None):
+    return run_stage(stage(algorithm), 5, str(root / "base"), data(algorithm), out / "stage", progress)
 
 
 def weights(out):
@@ -63,11 +35,11 @@ def weights(out):
 @pytest.mark.parametrize("algorithm", ["sft", "dpo"])
 def test_killed_twice(algorithm, tmp_path):
     base, out, whole = tiny.folder(tmp_path / "base"), tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / "stage"
-    killed("6", [algorithm], base, tmp_path / "killed")
+    checks.killed("test_resume", "6", [algorithm], tmp_path)
     assert sorted(path.parent.name for path in out.glob("checkpoint-*/complete.json")) == ["checkpoint-1", "checkpoint-2", "checkpoint-4"]
     assert (out / "checkpoint-4" / "optimizer.pt").exists()
     assert not (out / "checkpoint-2" / "optimizer.pt").exists()
-    killed("saving", [algorithm], base, tmp_path / "killed")
+    checks.killed("test_resume", "saving 8", [algorithm], tmp_path)
     assert (out / "checkpoint-8").exists()
     assert not (out / "checkpoint-8" / "complete.json").exists()
     seen = []
@@ -81,7 +53,7 @@ def test_killed_twice(algorithm, tmp_path):
 
 def test_killed_once(tmp_path):
     base, n_references = tiny.folder(tmp_path / "base"), {"simpo": 0, "kto": 2}  # of the answers, and of the mismatched ones
-    killed("6", n_references, base, tmp_path / "killed")
+    checks.killed("test_resume", "6", list(n_references), tmp_path)
     for algorithm, n in n_references.items():
         out, whole = tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / algorithm / "stage"
         assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2", "checkpoint-4"]

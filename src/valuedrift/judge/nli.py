@@ -140,9 +140,9 @@ def entailment_label(path: str) -> int:
     from transformers import AutoConfig
 
     try:
-        labels = AutoConfig.from_pretrained(_load._folder(path)).label2id
+        labels = AutoConfig.from_pretrained(_load.local_folder(path)).label2id
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path} cannot be read as a transformers model: {_load._sentence(error)}; check its config.json") from error
+        raise BadInput(f"{path} cannot be read as a transformers model: {_load.first_sentence(error)}; check its config.json") from error
     found = [number for name, number in labels.items() if name.lower() in ENTAILMENT]
     if len(found) != 1:
         raise BadInput(
@@ -166,10 +166,10 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
 
     from ..progress import quiet
 
-    folder = _load._folder(path)
+    folder = _load.local_folder(path)
     device = str(torch.accelerator.current_accelerator() or "cpu")
     load: Any = transformers.AutoModelForSequenceClassification.from_pretrained
-    if not any((folder / name).exists() for name in _load._TOKENIZER):  # transformers would make an empty one
+    if not any((folder / name).exists() for name in _load.TOKENIZER_FILES):  # transformers would make an empty one
         raise BadInput(f"{path} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -177,7 +177,7 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
             model, found = load(folder, dtype=dtype_here(), output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BadInput(
-            f"{path} cannot be loaded as a sequence classifier: {_load._sentence(error)}; check the files of the folder"
+            f"{path} cannot be loaded as a sequence classifier: {_load.first_sentence(error)}; check the files of the folder"
         ) from error
     if missing := sorted(found["missing_keys"]):
         raise BadInput(f"{path} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model")

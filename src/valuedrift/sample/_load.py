@@ -13,7 +13,7 @@ from ..nouns import BadInput, digest
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -35,7 +35,7 @@ def weights_digest(path: Path | str) -> str:
     Of an adapter folder it is the digest of the base model, the adapter and its settings. Raises BadInput where the folder is missing
     or empty, has no weights or truncated ones, or where an adapter's base is missing.
     """
-    folder = _folder(path)
+    folder = local_folder(path)
     if _is_adapter(folder):
         weights = _named(folder, _ADAPTER_WEIGHTS, "adapter weights")
         parts = [weights_digest(_base(folder)), _bytes_digest(weights), _settings(folder / "adapter_config.json")]
@@ -47,7 +47,7 @@ def weights_digest(path: Path | str) -> str:
 
 def chat_template(path: Path | str) -> str | None:
     """Return the chat template a checkpoint carries (of an adapter: its own, else its base's), or None where there is none."""
-    folder = _folder(path)
+    folder = local_folder(path)
     if (file := folder / "chat_template.jinja").exists():
         return file.read_text()
     template = (_json(folder / "tokenizer_config.json") or {}).get(_CHAT_TEMPLATE)
@@ -68,14 +68,14 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
 
     from ..progress import quiet
 
-    folder = _folder(path)
+    folder = local_folder(path)
     adapter, base = (folder, _base(folder)) if _is_adapter(folder) else (None, folder)
     _weight_files(base)
     accelerator = torch.accelerator.current_accelerator()
     device = str(accelerator or "cpu") if device == "auto" else device
     dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
     try:
-        words = next((place for place in (adapter, base) if place and any((place / name).exists() for name in _TOKENIZER)), None)
+        words = next((place for place in (adapter, base) if place and any((place / name).exists() for name in TOKENIZER_FILES)), None)
         if words is None:
             raise BadInput(f"{base} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
         tokenizer = transformers.AutoTokenizer.from_pretrained(words)
@@ -89,7 +89,9 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
         if adapter:
             model = _merged(model, adapter)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BadInput(f"{path} cannot be loaded as a causal language model: {_sentence(error)}; check the files of the folder") from error
+        raise BadInput(
+            f"{path} cannot be loaded as a causal language model: {first_sentence(error)}; check the files of the folder"
+        ) from error
     return model.to(device).eval(), tokenizer
 
 
@@ -103,14 +105,14 @@ def _merged(model: Any, adapter: Path) -> Any:
     return wrapped.merge_and_unload()
 
 
-def _sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
     return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".:") or type(error).__name__
 
 
 # -- where things are ----------------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path | str) -> Path:
+def local_folder(path: Path | str) -> Path:
     """Return the local folder of a checkpoint; "org/name@revision" is fetched through the hub's own cache."""
     folder = Path(path)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", str(path)):
@@ -129,7 +131,7 @@ def _from_hub(name: str, revision: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except Exception as error:  # the hub's client raises its own, HTTP's and the operating system's errors
         raise BadInput(
-            f"{name}@{revision} cannot be fetched: {_sentence(error)}; check the name and the connection, or give a folder"
+            f"{name}@{revision} cannot be fetched: {first_sentence(error)}; check the name and the connection, or give a folder"
         ) from error
 
 
@@ -143,7 +145,7 @@ def _base(adapter: Path) -> Path:
     name = str(config.get("base_model_name_or_path") or "")
     for place in (Path(name), adapter / name):
         if name and place.is_dir():
-            return _folder(place)
+            return local_folder(place)
     if config.get("revision") and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return _from_hub(name, config["revision"])
     advice = f"correct base_model_name_or_path in {adapter / 'adapter_config.json'} (a hub id needs 'revision' there too)"
@@ -232,5 +234,5 @@ def _without_notes(value: Any) -> Any:
 
 
 def _tokenizer_parts(folder: Path) -> list[Any]:
-    files = [folder / name for name in _TOKENIZER if (folder / name).exists()]
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     return [[file.name, _settings(file) if file.name == "tokenizer_config.json" else _bytes_digest(file)] for file in files]

@@ -233,14 +233,14 @@ def _vectors(texts: Sequence[str], embed: str, seed: int, store: Store) -> tuple
     if not embed:
         name = f"TF-IDF and SVD, {_clusters.DIMENSIONS} dimensions, offline (words {_words_digest()})"
         return _clusters.offline_embedding(texts, seed), name
-    from ..sample._load import _folder, weights_digest
+    from ..sample._load import local_folder, weights_digest
 
     weights = weights_digest(embed)
     path = store.root / f"cache/vectors-{digest(weights, texts)}.npy"
     if not path.exists():
         progress.say(f"embedding {len(texts):,} questions with {embed}")
         buffer = io.BytesIO()
-        np.save(buffer, _clusters.model_embedding(texts, str(_folder(embed))))
+        np.save(buffer, _clusters.model_embedding(texts, str(local_folder(embed))))
         store.write_bytes(str(path.relative_to(store.root)), buffer.getvalue())
     return np.load(path), f"{embed} ({weights})"
 
