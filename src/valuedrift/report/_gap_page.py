@@ -10,7 +10,7 @@ from . import _gap_chart, _gap_examples
 from ._chart import PAGE, svg
 from ._page import framed
 from ._run import Row
-from ._words import NO_EVIDENCE, count, esc, estimate, number, outcome
+from ._words import NO_EVIDENCE, count, esc, estimate, number, outcome, table
 
 VERDICTS = {
     "could move": "Could move a model",
@@ -159,13 +159,7 @@ def _style(result: Row) -> str:
         for name, row in result["style"].items()
     )
     hint = f'<p class="hint">{what}, over what is on a topic, with 95 % intervals over prompts.{more}</p>'
-    return hint + _table("Style", heads, body)
-
-
-def _table(label: str, heads: tuple[str, ...], body: str) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
+    return hint + table("Style", heads, body)
 
 
 def _deviations(row: Row) -> str:
@@ -176,7 +170,7 @@ def _numbers(result: Row) -> str:
     pairs = _is_pairs(result)
     heads = ("topic", "view", "stance", "prompts", *(("chosen", "rejected", "gap", "adjusted p") if pairs else ("share",)))
     lines = [line for name, topic in result["topics"].items() for line in (_gap_lines(name, topic) if pairs else _share_lines(name, topic))]
-    return _table("Every number", heads, "".join(lines))
+    return table("Every number", heads, "".join(lines))
 
 
 def _gap_lines(name: str, topic: Row) -> list[str]:

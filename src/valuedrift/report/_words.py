@@ -43,6 +43,13 @@ def outcome(name: str) -> str:
     return f'<span class="outcome {esc(name)}"><span aria-hidden="true">{GLYPHS.get(name, "")}</span> {esc(name)}</span>'
 
 
+def table(label: str, heads: Iterable[str], body: str, tall: bool = False) -> str:
+    """Return a table that scrolls by itself (`tall`: downwards too, under its headings). Headings and body are HTML."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    scrolled = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll{" tall" if tall else ""}" tabindex="0" role="region" aria-label="{label}">{scrolled}</div>'
+
+
 def listed(words: Iterable[str]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     words = list(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..nouns import STANCES
 from ._run import Row, Run
-from ._words import NO_EVIDENCE, esc, estimate, number, outcome
+from ._words import NO_EVIDENCE, esc, estimate, number, outcome, table
 
 
 class Panel:
@@ -26,9 +26,7 @@ class Panel:
         if not known:
             return f"{hint}<p>The labels are too few for any corrected drift: {NO_EVIDENCE}.</p>"
         columns = ("stage", "topic", "stance", "corrected [95 %]", "judge alone", "labels", "judge’s weight")
-        head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-        body = "".join(_line(row) for row in known)
-        return f'{hint}<div class="scroll tall" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        return hint + table("Corrected drifts", columns, "".join(map(_line, known)), tall=True)
 
 
 def _line(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..nouns import STANCES
 from ._run import ALL, Row, Run
-from ._words import count, esc, estimate, outcome
+from ._words import count, esc, estimate, outcome, table
 
 SAID = {
     "stage": "{second} in place of {first}, from the same start",
@@ -38,12 +38,10 @@ def _comparison(key: tuple[str, str, str], rows: list[Row]) -> str:
     rows = [row for row in rows if row["outcome"] in STANCES]
     resolved = [row for row in rows if row["resolved"] and row["topic"] != ALL]
     body = "".join(_line(row) for row in rows if row["topic"] == ALL) + "".join(_line(row) for row in resolved)
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("topic", "stance", "difference [95 %]", "resolved", "prompts"))
+    told = esc(SAID[kind].format(first=first, second=second))
+    heads = ("topic", "stance", "difference [95 %]", "resolved", "prompts")
     n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
-    return (
-        f"<h3>{esc(SAID[kind].format(first=first, second=second))}</h3><p>{len(resolved)} of {n} resolved.</p>"
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f"<h3>{told}</h3><p>{len(resolved)} of {n} resolved.</p>{table(told, heads, body)}"
 
 
 def _line(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..nouns import STANCES
 from ._run import ALL, Row, Run
-from ._words import count, esc, estimate, listed, outcome
+from ._words import count, esc, estimate, listed, outcome, table
 
 SAYS = {
     "confirms": "confirms it",
@@ -31,14 +31,10 @@ class Panel:
         for row in rows:
             drifts.setdefault((row["stage"], row["topic"], row["stance"]), {})[row["judge"]] = row
         shown = {key: found for key, found in drifts.items() if any(row["says"] != "none" for row in found.values())}
-        head = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
         body = "".join(_line(key, found, names) for key, found in shown.items())
-        table = (
-            '<div class="scroll tall" tabindex="0"><table><thead><tr>'
-            '<th scope="col">stage</th><th scope="col">topic</th><th scope="col">stance</th>'
-            f'<th scope="col">panel</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
-        return f"<p>{_sentence(list(drifts.values()), names)}</p>{table if shown else ''}"
+        heads = ("stage", "topic", "stance", "panel", *map(esc, names))
+        told = table("Drifts by judge", heads, body, tall=True) if shown else ""
+        return f"<p>{_sentence(list(drifts.values()), names)}</p>{told}"
 
 
 def _sentence(drifts: list[dict[str, Row]], names: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..nouns import OUTCOMES, STANCES
 from ._chart import PAGE, svg, trajectory
 from ._run import ALL, Row, Run, path_of, stage_steps
-from ._words import NO_EVIDENCE, esc, estimate, number, outcome
+from ._words import NO_EVIDENCE, esc, estimate, number, outcome, table
 
 SMALL, LONE, SIDE = (268, 160), (820, 320), (560, 260)
 """Plot sizes in px, near which they are shown so that text keeps its size: small ones, and on wide screens the overall chart,
@@ -87,7 +87,6 @@ def _in_words(shown: list[dict[str, Row]]) -> str:
 
 def _table(run: Run, chain: list[Row], topic: str) -> str:
     """Return the stored rows behind a chart, one line per checkpoint: also what the pointer shows, so numbers stand once."""
-    head = "".join(f'<th scope="col">{outcome(name)}</th>' for name in OUTCOMES)
     lines = []
     for stage in chain:
         for step in stage_steps(stage):
@@ -95,7 +94,4 @@ def _table(run: Run, chain: list[Row], topic: str) -> str:
             cells = "".join(f"<td>{estimate(rows[name]) if name in rows else NO_EVIDENCE}</td>" for name in OUTCOMES)
             n = rows["support"]["n"] if "support" in rows else 0
             lines.append(f'<tr><th scope="row">{esc(stage["name"])} step {step:,}</th>{cells}<td>{n}</td></tr>')
-    header = f'<thead><tr><th scope="col">checkpoint</th>{head}<th scope="col">prompts</th></tr></thead>'
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers"><table>{header}<tbody>{"".join(lines)}</tbody></table></div>'
-    )
+    return table("Numbers", ("checkpoint", *map(outcome, OUTCOMES), "prompts"), "".join(lines))
