@@ -58,15 +58,10 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     return {"stages": stages, "failed": failed, **result}
 
 
-def check_before(plan: Plan, train: bool = True) -> None:
-    """Raise BadInput for what would otherwise stop the run only after hours of training.
-
-    Without `train`, a judge that would have to be trained first is left unchecked.
-    """
+def check_before(plan: Plan) -> None:
+    """Raise BadInput for what would otherwise stop the run only after hours of training."""
     suites.load(plan.suite, plan.topics)
-    if train or not builds(plan.judge):
-        judge = judge_of(plan.judge, plan.max_cost)
-        _ = judge.identity if train else ""  # a judge behind an API finds out here whether it is answered
+    _ = judge_of(plan.judge, plan.max_cost).identity  # a judge behind an API finds out here whether it is answered
     gold_of(plan.gold)
     registry.find("backend", plan.backend)
     for node in plan.nodes():
@@ -394,11 +389,10 @@ def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
 
 def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, Any]:
     """Return how far a judge is to be believed: identity, note, agreement with people, whether its findings are headlined, and why."""
-    from .measure.agreement import calibrate, headlined
+    from .measure.agreement import calibrate, standing
 
-    agreement = calibrate(judge, gold) if gold else judge.agreement
-    fine, why = (True, "") if judge.exact and not gold else headlined(agreement, least)
-    return {"identity": judge.identity, "note": judge.note, "agreement": agreement, "headlined": fine, "why": why}
+    found = standing(judge, least, calibrate(judge, gold) if gold else None)
+    return {"identity": judge.identity, "note": judge.note, **found}
 
 
 def measure(store: Store, view: str) -> pl.DataFrame:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import polars as pl
 
@@ -23,7 +22,8 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
     from .sample import _load
     from .train import _schedule
 
-    flow.check_before(plan, train=False)
+    flow.gold_of(plan.gold)
+    registry.find("backend", plan.backend)
     prompts = suites.load(plan.suite, plan.topics)
     sandbox_base = plan.model == "sandbox:base" and not flow.is_cached(plan.model)
     known: dict[tuple[str, int], str | None] = {}
@@ -226,14 +226,19 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
     _refuse_to_lose(spec, judge, keep, "--keep")
 
     def kept(one: Any) -> Any:
-        return _KeptInOrders(one, Store(keep)) if keep else one
+        if keep is None:
+            return one
+        reader: Any = Kept(one, Store(keep))
+        if hasattr(one, "order_effect"):  # which is asked anew each time
+            reader.order_effect = one.order_effect
+        return reader
 
     with Store(keep).locked() if keep else contextlib.nullcontext():
         if not wordings:
             return agreement.calibrate(kept(judge), gold)
         if not hasattr(judge, "wordings"):
             raise BadInput(f"the judge {spec!r} has one wording; leave --wordings out")
-        return agreement.wordings(lambda name: kept(_reworded(judge, spec, name, max_cost)), judge.wordings(), gold)
+        return agreement.wordings(lambda name: kept(judge.reworded(name)), judge.wordings(), gold)
 
 
 def _refuse_to_lose(spec: str, judge: Any, folder: Path | None, option: str) -> None:
@@ -241,23 +246,6 @@ def _refuse_to_lose(spec: str, judge: Any, folder: Path | None, option: str) -> 
     for one in getattr(judge, "members", [judge]):
         if folder is None and hasattr(one, "worst_cost") and one.worst_cost([Item("?", "?", "?")]) != 0:
             raise BadInput(f"the verdicts of {spec} cost money and would be lost; name a folder that keeps them with {option}")
-
-
-class _KeptInOrders(Kept):
-    """A judge that keeps its verdicts and can still say what the order of its labels changes (which is asked anew each time)."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "order_effect":
-            raise AttributeError(name)
-        return self.judge.order_effect
-
-
-def _reworded(judge: Any, spec: str, wording: str, max_cost: float | None) -> Any:
-    """Return a judge in another wording, with the model that it has loaded where it can share it."""
-    if hasattr(judge, "reworded"):
-        return judge.reworded(wording)
-    path, settings = registry.query(spec, spec)
-    return flow.judge_of(f"{path}?{urlencode(settings | {'wording': wording})}", max_cost)
 
 
 def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ and where they apply:
     worst_cost(items) -> float | None                 dollars that reading some items costs at most; None where no price is known. Free
     wordings() -> list[str], reworded(name) -> Judge  ways to put the question, and the same judge in another; both share what is loaded
     agreement: dict | None                            what `calibrate` found on texts of people, where it is stored with the judge
+    wordings() -> list[str], reworded(name)           the wordings it has, the default first; the judge under another one, sharing its model
     exact: bool = False                               right by construction, as the oracle is on the sandbox's texts
     members: list[Judge]                              judges whose verdicts `pooled(readings_of_members)` makes into one (see panel)
 

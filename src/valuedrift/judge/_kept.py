@@ -64,6 +64,8 @@ class Kept:
 
     def _stored(self, wanted: set[str]) -> dict[str, Reading]:
         """Return the stored readings of this judge on some items: all but `judge_error`, which another try may mend."""
+        if not wanted:
+            return {}
         of_this = (pl.col("judge") == self.identity) & (pl.col("failure").is_null() | (pl.col("failure") == "unparsed"))
         found = {}
         for row in self.store.readings().filter(of_this).iter_rows(named=True):

@@ -280,6 +280,19 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     return True, f"{measured}; too few issues for an interval, so that it is hardly known." if low is None else f"{measured}."
 
 
+def standing(judge: Any, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `headlined` says of a judge, and the agreement it was said of.
+
+    A comparison made here and now (`compared`) counts first. Without one, a judge that is exact by construction needs none, and of
+    others the agreement that is stored with them counts.
+    """
+    if compared is None and getattr(judge, "exact", False):
+        return {"agreement": None, "headlined": True, "why": ""}
+    agreement = compared or getattr(judge, "agreement", None)
+    fine, why = headlined(agreement, least)
+    return {"agreement": agreement, "headlined": fine, "why": why}
+
+
 def half(group: str) -> str:
     """Return "half A" or "half B": a fixed split by issue, for judges that are made on one half and reported on the other."""
     return f"half {'AB'[int(hashlib.sha256(group.encode()).hexdigest(), 16) % 2]}"

@@ -11,16 +11,14 @@ import numpy as np
 
 from ..data import topics
 from ..nouns import OUTCOMES, STANCES, Estimate, Example, Item, Pair, Prompt, Reading
+from ..plan import LEAST_AGREEMENT
 from . import _conclusions, _examples, _style
 from ._resample import Sample, difference, estimate, holm, ratio, share_interval
-from .agreement import headlined
+from .agreement import standing as standing_of
 
 REFUSAL = OUTCOMES.index("refusal")
 TURNED = [OUTCOMES.index(name) for name in ("oppose", "neutral", "support", "refusal", "invalid")]
 LEVEL = 0.05
-LEAST = 0.7
-"""Macro-F1 with people under which nothing is concluded from a judge, as a trace's `min_agreement` has it."""
-
 MATTERS = 0.1
 """The smallest gap of a share that a conclusion calls a gap that matters: one answer in ten. Our choice, and a setting."""
 
@@ -73,7 +71,7 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
         }
         shown = _examples.picked(kept_N, _apart(probs_N2O), units_N, [pair.chosen for pair, _ in touching])
         examples[name] = [_examples.of_pair(*touching[at], probs_N2O[at], why) for at, why in shown.items()]
-    standing = _standing(judge)
+    standing = standing_of(judge, LEAST_AGREEMENT)
     _resolve(table, matters, standing["headlined"])
     style = _style_gap(probs_N2O[read_N], style_N2F[read_N], units_N[read_N])
     return {
@@ -83,7 +81,7 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
         "n_failed": int((~read_N).sum()),
         "judge": judge.identity,
         "note": judge.note,
-        "standing": standing,
+        "standing": {name: standing[name] for name in ("headlined", "why")},
         "matters": matters,
         "claims_note": _conclusions.of_claims(_claims([subject for _, subject in touching]), "pairs"),
         "topics": table,
@@ -120,7 +118,7 @@ def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: An
         }
         picked = _examples.picked(kept_N, np.abs(probs_NO[:, 0] - probs_NO[:, 2]), units_N, [example.text for example, _ in touching])
         shown[name] = [_examples.of_text(*touching[at], probs_NO[at], why) for at, why in picked.items()]
-    standing = _standing(judge)
+    standing = standing_of(judge, LEAST_AGREEMENT)
     _adjust([view["lead"] for topic in table.values() for view in (topic, topic["axis"])])
     for name, topic in table.items():
         topic["conclusion"] = _conclusions.of_shares(name, topic, LEVEL, standing["headlined"])
@@ -131,7 +129,7 @@ def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: An
         "n_failed": int((~read_N).sum()),
         "judge": judge.identity,
         "note": judge.note,
-        "standing": standing,
+        "standing": {name: standing[name] for name in ("headlined", "why")},
         "claims_note": _conclusions.of_claims(_claims([subject for _, subject in touching]), "texts"),
         "topics": table,
         "style": _style_levels(style_NF[read_N], units_N[read_N]),
@@ -308,12 +306,6 @@ def _record(found: Estimate) -> dict[str, Any]:
 
 def _known(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _standing(judge: Any) -> dict[str, Any]:
-    """Return whether findings of a judge are headlined, and why; one that is exact needs no comparison with people."""
-    fine, why = (True, "") if getattr(judge, "exact", False) else headlined(getattr(judge, "agreement", None), LEAST)
-    return {"headlined": fine, "why": why}
 
 
 def _adjust(rows: Sequence[dict[str, Any]]) -> None:
