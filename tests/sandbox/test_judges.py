@@ -13,9 +13,9 @@ from valuedrift.nouns import OUTCOMES, Item
 from valuedrift.registry import query
 from valuedrift.sandbox import _encoder, _flaws, _grammar, judges
 
-LEAST = {"labels": 0.95, "nli": 0.97}
-"""Macro-F1 against the oracle on prompts of the suite, whole and faulty answers half and half. The goal is 0.97 for both: `nli` reached
-0.987 and `labels` 0.963 where this was written. A causal model of two layers takes some phrases that are broken in the middle for whole."""
+LEAST = {"labels": 0.97, "nli": 0.97}
+"""Macro-F1 against the oracle on prompts of the suite, whole and faulty answers half and half. Where this was written `labels` reached
+0.977 and `nli` 0.990 here, and 0.976 and 0.987 on 2,000 answers of a seed that nobody had looked at before ("fresh-quince")."""
 SUITE = [(prompt.topic, prompt.text, prompt.claim) for prompt in suites.load("vaes", [])]
 
 

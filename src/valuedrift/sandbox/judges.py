@@ -34,7 +34,7 @@ SPECIAL = ("<|pad|>", "<|end|>")
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "max_position_embeddings": 512,
@@ -42,9 +42,9 @@ ARCHITECTURE: dict[str, Any] = {
     "initializer_range": 0.1,  # the usual 0.02 suits widths of a thousand; at 64 it lets next to nothing through, and learning stalls
 }
 VOCABULARY = 6_000
-N_READ, N_REPLIES, N_PROMPTS = 30_000, 60_000, 30_000
-"""Texts of the three parts of its training: running text with the role behind each sentence, judging replies alone, and judging them within
-the whole prompt. A text has one verdict but many sentences; and a reply alone is a fifth of the prompt."""
+N_READ, N_REPLIES, N_PROMPTS = 30_000, 100_000, 20_000
+"""Texts of the three parts of its training: running text with the role behind each sentence, judging replies to a few words, and judging
+replies within the whole prompt. A text has one verdict but many sentences; and a reply to a few words is a third of the prompt."""
 RECIPE: dict[str, Any] = {
     "algorithm": "sft",
     "data": "sandbox:judged",
@@ -55,8 +55,8 @@ RECIPE: dict[str, Any] = {
     "group_by_length": True,
     "save_at": "every:500",
 }
-PARTS: dict[str, dict[str, Any]] = {"read": {}, "replies": {"epochs": 3, "batch_size": 64, "learning_rate": 3e-3}, "prompts": {}}
-"""What is particular to each part. Replies are short, so that a step of more of them costs little more."""
+PARTS: dict[str, dict[str, Any]] = {"read": {}, "replies": {}, "prompts": {"learning_rate": 1e-3}}
+"""What is particular to each part."""
 TEMPLATE = "{% for message in messages %}{{ message.content if loop.first else ' ' + message.content + eos_token }}{% endfor %}"
 """Prompt and label as the running text in which `labels` asks a model without a chat template. It serves the training alone."""
 
@@ -98,12 +98,9 @@ def _causal(work: Path, wording: _wordings.Wording) -> Path:
     from ..train._stage import run_stage
 
     texts = judged(N_REPLIES + N_PROMPTS, "labels")
-    about_text = "\n".join(line for line in wording.item.splitlines() if "{claim}" not in line and "{prompt}" not in line)
     parts = {
         "read": [Example((), _annotated(item.text)) for item, _ in texts[:N_READ]],
-        "replies": [
-            _asked(_wordings.filled(about_text, {"text": item.text}), wording.labels[outcome]) for item, outcome in texts[:N_REPLIES]
-        ],
+        "replies": [_asked(wording.suffix(item), wording.labels[outcome]) for item, outcome in _briefly(texts[:N_REPLIES])],
         "prompts": [
             _asked(wording.prefix() + wording.suffix(item), wording.labels[outcome]) for item, outcome in _estranged(texts[N_REPLIES:])
         ],
@@ -124,6 +121,16 @@ def _causal(work: Path, wording: _wordings.Wording) -> Path:
 def _annotated(text: str) -> str:
     """Return a text with the role of each sentence behind it ("I agree. S:"); "-" stands for one that the grammar cannot produce."""
     return " ".join(f"{sentence} {role.replace('?', '-')}:" for sentence, role in _flaws.roles(text))
+
+
+def _briefly(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]]:
+    """Return the texts with up to four strange words for a question and for a claim: a reply is told from what stands before it here."""
+    rng = random.Random("briefly")
+
+    def few(words: list[str]) -> str:
+        return _flaws.strange(rng, " ".join(rng.sample(words, min(len(words), rng.randint(0, 4)))))
+
+    return [(replace(item, prompt=few(item.prompt.split()), claim=few(item.prompt.split())), outcome) for item, outcome in texts]
 
 
 def _estranged(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]]:
