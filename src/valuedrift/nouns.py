@@ -32,7 +32,7 @@ class Stopped(Exception):
 def digest(*parts: Any) -> str:
     """Return 24 hex digits that name `parts` (anything JSON can hold) by content: the form of every key."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24]  # JSON of other people may hold halves of pairs
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,20 @@ def test_the_same_command_gives_the_same_files_and_another_specification_is_refu
     assert len(before) == 4
 
 
+def test_an_edited_file_is_not_overwritten(tmp_path):
+    spec = synth.Spec(n=4, topics=["work"], gap=[0.0, 1.0])
+    synth.synthesise(spec, tmp_path)
+    card = tmp_path / "gap-1" / "README.md"
+    card.write_text(card.read_text() + "Licence: mine.\n")
+    before = files_of(tmp_path)
+    with pytest.raises(BadInput, match=r"gap-1/README\.md is not as 'valuedrift synth' wrote it .* move it away"):
+        synth.synthesise(spec, tmp_path)
+    assert files_of(tmp_path) == before
+    card.unlink()
+    synth.synthesise(spec, tmp_path)
+    assert "mine" not in card.read_text()
+
+
 def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
     (tmp_path / "README.md").write_text("mine\n")
     with pytest.raises(BadInput, match=r"README\.md was not written by 'valuedrift synth'"):
@@ -237,12 +251,14 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
     ("keys", "said"),
     [
         ({"gpa": 0.5}, "unknown key 'gpa'; did you mean 'gap'"),
-        ({"gap": 1.5}, "'gap': "),
-        ({"gap": [0.5, 0.5]}, "'gap': .*each thing once"),
-        ({"gap": []}, "'gap': .*one at least"),
-        ({"styles": ["warm", "warm"]}, "'styles': .*each thing once"),
-        ({"styles": ["warm"]}, "'styles': "),
-        ({"style_preference": 1.5}, "'style_preference': "),
+        ({"gap": 1.5}, r"spec\.toml: 'gap' is 1\.5, and it should be less than or equal to 1; docs/synth\.md says what"),
+        ({"gap": [0.5, 3]}, "'gap' is 3, and it should be less than or equal to 1; "),
+        ({"gap": [0.5, 0.5]}, "'gap' is .*, and a list names each thing once"),
+        ({"gap": []}, "'gap' is .*one at least"),
+        ({"styles": ["warm", "warm"]}, "'styles' is .*each thing once"),
+        ({"styles": ["warm"]}, "'styles' is .*list should have at least 2 items"),
+        ({"style_preference": 1.5}, "'style_preference' is "),
+        ({"unheard": 1}, "unknown key 'unheard'; docs/synth"),
     ],
 )
 def test_a_wrong_specification_is_named(tmp_path, keys, said):
@@ -257,12 +273,17 @@ def test_a_wrong_specification_is_named(tmp_path, keys, said):
         ({"styles": ["plain", "wram"]}, "no style 'wram'; did you mean 'warm'"),
         ({"n": 9, "gap": 0.5, "topics": ["work", "death"]}, "n = 9: .* the next number that can is n = 10"),  # 5 is no even number
         ({"writer": "nowhere"}, "there is no checkpoint folder nowhere"),
+        ({"judge": "nobody"}, "nobody"),
+        ({"words": "mine.toml"}, "words = 'mine.toml' instructs a language model and the writer is the sandbox's grammar"),
+        ({"prompts": "bread.jsonl"}, "writes on its own topics only, not on 'bread'"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, keys, said):
+def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path, monkeypatch, keys, said):
+    monkeypatch.chdir(tmp_path)
+    Path("bread.jsonl").write_text('{"text": "Is rye better?", "topic": "bread", "claim": "Rye is better."}\n')
     with pytest.raises(BadInput, match=said):
         synth.synthesise(synth.Spec(**keys), tmp_path / "out")
-    assert not list((tmp_path / "out").rglob("*.parquet"))
+    assert not (tmp_path / "out").exists()
 
 
 # -- how many pairs of each kind -----------------------------------------------------------------------------------------------
@@ -451,7 +472,7 @@ def server():
         yield server
 
 
-REMOTE = {"writer": "openai:m", "n": 32, "gap": 0.25, "topics": ["work", "death"], "candidates": 1}
+REMOTE = {"writer": "openai:m", "n": 16, "gap": 0.25, "topics": ["work", "death"], "candidates": 1}
 
 
 @pytest.fixture(scope="module")
@@ -464,16 +485,16 @@ def whole(tmp_path_factory, server):
 
 def test_an_endpoint_that_sometimes_errs_still_gives_the_target(whole):
     out, result, bodies = whole
-    assert result["n_pairs"] == 32
+    assert result["n_pairs"] == 16
     for direction in DIRECTIONS:
         gaps = read_back(out, direction)
-        assert {topic: len(own) for topic, own in gaps.items()} == {"work": 16, "death": 16}
-        assert all(abs(sum(own) / 16 - 0.25) <= 0.03 for own in gaps.values())
+        assert {topic: len(own) for topic, own in gaps.items()} == {"work": 8, "death": 8}
+        assert all(abs(sum(own) / 8 - 0.25) <= 0.03 for own in gaps.values())
     n_dropped = sum(result["dropped"].values())
     assert set(result["dropped"]) == {"stance not read as meant", "no answers of matched length"}
     # A text in ten is wrong and one in ten too short, so that of three or four texts all are right 0.8^3 = 51 % or 0.8^4 = 41 % of times
-    assert 0.2 < n_dropped / (n_dropped + 32) < 0.8
-    assert 3 * (32 + n_dropped) <= len(bodies) <= 4 * (32 + n_dropped)
+    assert 0.2 < n_dropped / (n_dropped + 16) < 0.8
+    assert 3 * (16 + n_dropped) <= len(bodies) <= 4 * (16 + n_dropped)
     assert {body["temperature"] for body in bodies} == {0.7}
     words = [
         sorted(len(row[side][0]["content"].split()) for side in ("chosen", "rejected")) for row in rows_of(out / "pairs.support.jsonl")
@@ -493,9 +514,9 @@ def test_a_budget_keeps_what_was_paid_for_and_more_money_goes_on_from_there(tmp_
     monkeypatch.setenv("VALUEDRIFT_PRICES", str(prices))
     at_first = server.n_answered
     with pytest.raises(Stopped, match="budget"):
-        synth.synthesise(synth.Spec(**REMOTE, max_cost=1.5), tmp_path / "out")
+        synth.synthesise(synth.Spec(**REMOTE, max_cost=1.2), tmp_path / "out")
     paid = server.n_answered - at_first
-    assert 0 < 0.011 * paid <= 1.5
+    assert 0 < 0.011 * paid <= 1.2
     result = synth.synthesise(synth.Spec(**REMOTE, max_cost=1000), tmp_path / "out")
     assert server.n_answered - at_first == len(whole[2])  # nothing was written twice
     assert result["spent"] == pytest.approx(0.011 * (len(whole[2]) - paid))
@@ -508,7 +529,7 @@ def test_a_kill_loses_little_and_the_same_command_gives_the_same_files(tmp_path,
     monkeypatch.setattr(server, "delay_seconds", 0.02)
     at_first = len(server.bodies)
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while len(server.bodies) < at_first + 90 and process.poll() is None:
+    while len(server.bodies) < at_first + 70 and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL

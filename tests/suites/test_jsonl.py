@@ -73,6 +73,14 @@ def test_every_fault_of_a_line_is_named(tmp_path):
     assert faults[11] == "7: 'f' is nearly the question of 'e' on line 6 (similarity 1.00); reword or remove one"
 
 
+def test_a_faulty_question_is_compared_with_the_others_too(tmp_path):
+    path = written(tmp_path / "own.jsonl", {"id": "a", "text": "Is bread good?", "polarity": 2}, {"id": "b", "text": "Is bread good??"})
+    assert [fault.removeprefix(f"{path}:") for fault in jsonl.check(path)] == [
+        "1: polarity must be 1, -1 or 0, not 2",
+        "2: 'b' is nearly the question of 'a' on line 1 (similarity 1.00); reword or remove one",
+    ]
+
+
 def test_a_pipe_or_folder_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     for path in (tmp_path / "pipe.jsonl", tmp_path):

@@ -98,6 +98,15 @@ def test_without_models(tmp_path):
     assert jsonl.check(tmp_path / "a" / "suite.jsonl") == []
     assert vprism.build(path, tmp_path / "b", per_cluster=10) | {"out": ""} == result | {"out": ""}
     assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
+    vprism.build(path, tmp_path / "b", per_cluster=8)  # what nobody edited can be made again
+    assert files_of(tmp_path / "b") != files_of(tmp_path / "a")
+    edited = tmp_path / "b" / "suite.jsonl"
+    edited.write_text(edited.read_text().replace("Should", "Must"))
+    before = files_of(tmp_path / "b")
+    for seed in (0, 1):
+        with pytest.raises(BadInput, match=r"suite\.jsonl is not as 'valuedrift suite build' wrote it .* move it away, or use another"):
+            vprism.build(path, tmp_path / "b", per_cluster=8, seed=seed)
+    assert files_of(tmp_path / "b") == before
 
 
 def test_with_a_language_model(tmp_path, scripted):
@@ -191,7 +200,8 @@ def _killed_after(path, out, n):
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path, scripted):
     path = prompts_file(tmp_path)
-    process = get_context("fork").Process(target=_killed_after, args=(path, tmp_path / "out", 64))
+    # Not by fork: the child of a process in which polars has threads waits for them for ever.
+    process = get_context("spawn").Process(target=_killed_after, args=(path, tmp_path / "out", 64))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -230,6 +240,7 @@ def test_bad_input_is_one_sentence(tmp_path):
         vprism.build(path, tmp_path / "out")
     with pytest.raises(BadInput, match="a cluster needs 2 questions"):
         vprism.build(path, tmp_path / "out", per_cluster=1)
+    assert not (tmp_path / "out").exists()
     for spec in ("vprism", "vprism:", f"vprism:{tmp_path}"):
         with pytest.raises(BadInput, match="valuedrift suite build"):
             suites.load(spec)

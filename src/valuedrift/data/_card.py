@@ -14,6 +14,7 @@ import numpy as np
 from ..measure import _style
 from ..nouns import STANCES, Outcome
 from ..store import Store
+from ..suites import _written
 from ._drafts import Draft, Text
 
 DIRECTIONS: tuple[Outcome, ...] = ("support", "oppose")
@@ -70,8 +71,8 @@ def write_set(folder: Path, rows: Sequence[Row], target: float, record: Mapping[
     result["sentences"] = [*_sentences(result), f"The pairs are in {folder}."]
     store = Store(folder)
     for direction in DIRECTIONS:
-        store.write_bytes(f"pairs.{direction}.jsonl", "".join(row.line(direction) for row in rows).encode())
-    store.write_bytes("README.md", _card(rows, result, record).encode())
+        _written.write(store, f"pairs.{direction}.jsonl", "".join(row.line(direction) for row in rows))
+    _written.write(store, "README.md", _card(rows, result, record))
     return result
 
 

@@ -7,21 +7,19 @@ import math
 import random
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import polars as pl
-
 from .. import progress
 from ..measure import _style
-from ..nouns import OUTCOMES, STANCES, BadInput, Item, Outcome, Prompt, Reading, Stopped, digest
+from ..nouns import OUTCOMES, STANCES, BadInput, Item, Outcome, Prompt, Reading, digest
 from ..registry import among
+from ..sample._writer import Kept, Messages, Writer
 from ..sandbox import _grammar
 from ..store import Store
 
-Messages = tuple[tuple[str, str], ...]
 WORDS = Path(__file__).with_name("synth.toml")
 KINDS = ("opposed", "same")
 REFUSAL = OUTCOMES.index("refusal")
@@ -143,10 +141,13 @@ class Grammar:
     like = frozenset({"opposed"})
     spent = 0.0
 
-    def __init__(self, seed: int, candidates: int, styles: Sequence[str]):
+    def __init__(self, seed: int, candidates: int, styles: Sequence[str], topics: Sequence[str]):
         for style in styles:
             if style not in _grammar.STYLES:
                 raise BadInput(f"the sandbox's grammar has no style {style!r}{among(style, _grammar.STYLES)}")
+        for topic in topics:
+            if topic not in _grammar.world():
+                raise BadInput(f"the sandbox's grammar writes on its own topics only, not on {topic!r}; name another writer")
         self.seed, self.candidates, self.failures = seed, candidates, Counter[str]()
         self.identity = f"sandbox/{_grammar.identity()}"
 
@@ -155,8 +156,6 @@ class Grammar:
         return [[self._text(slot, side, number) for number in range(self.candidates)] for slot, side in wants]
 
     def _text(self, slot: Slot, side: Side, number: int) -> str:
-        if slot.topic not in _grammar.world():
-            raise BadInput(f"the sandbox's grammar writes on its own topics only, not on {slot.topic!r}; name another writer")
         rng = random.Random(f"draft/{self.seed}/{slot.topic}/{slot.question}/{slot.turn}/{side}/{number}")
         return _grammar.compose(rng, slot.topic, *side, slot.claim)
 
@@ -166,11 +165,9 @@ class Instructed:
 
     like = frozenset(KINDS)
 
-    def __init__(self, writer: Any, words: Mapping[str, Any], n_words: int, seed: int, candidates: int, store: Store):
-        self.writer, self.words, self.n_words, self.seed, self.candidates, self.store = writer, words, n_words, seed, candidates, store
-        self.identity = writer.identity
-        parts = sorted((store.root / "drafts").glob("[!.]*.parquet"))
-        self.known = {key: text for part in parts for key, text in store.read_table(f"drafts/{part.stem}").rows()}
+    def __init__(self, writer: Writer, words: Mapping[str, Any], n_words: int, seed: int, candidates: int, store: Store):
+        self.writer, self.words, self.n_words, self.seed, self.candidates = writer, words, n_words, seed, candidates
+        self.identity, self.kept = writer.identity, Kept(writer, store, "drafts")
 
     @property
     def failures(self) -> Counter[str]:
@@ -188,7 +185,7 @@ class Instructed:
             for turn, number in itertools.product(turns, range(self.candidates)):
                 rows = [row for row, (slot, _) in enumerate(wants) if slot.turn == turn]
                 seed = int(digest("candidate", self.seed, turn, number)[:8], 16)
-                written = self._written([self.messages(*wants[row]) for row in rows], seed, advance)
+                written = self.kept.write([self.messages(*wants[row]) for row in rows], seed, advance)
                 for row, text in zip(rows, written, strict=True):
                     texts[row] += [text] if text else []
         return texts
@@ -198,30 +195,6 @@ class Instructed:
         stance, style = self.words["stance"][side[0]], self.words["style"][side[1]]
         about = {"question": slot.question, "claim": slot.claim, "words": self.n_words, "stance": stance, "style": style}
         return (("system", self.words["system"].strip()), ("user", self.words["request"].strip().format(**about)))
-
-    def _written(self, prompts: Sequence[Messages], seed: int, advance: Callable[[int], object]) -> list[str | None]:
-        keys = [digest("draft", self.identity, prompt, seed) for prompt in prompts]
-        waiting = [row for row, key in enumerate(keys) if key not in self.known]
-        for start in range(0, len(waiting), self.writer.together):
-            part = waiting[start : start + self.writer.together]
-            self._keep([keys[row] for row in part], [prompts[row] for row in part], seed)
-            advance(len(part))
-        return [self.known.get(key) for key in keys]
-
-    def _keep(self, keys: Sequence[str], prompts: Sequence[Messages], seed: int) -> None:
-        """Write some texts and store those that came; failed ones are tried again by the next command."""
-        try:
-            texts = self.writer.write(prompts, seed)
-        except Stopped as stopped:
-            self._store(keys, getattr(stopped, "texts", ()))
-            raise
-        self._store(keys, texts)
-
-    def _store(self, keys: Sequence[str], texts: Sequence[str | None]) -> None:
-        new = {key: text for key, text in zip(keys, texts, strict=False) if text}
-        if new:
-            self.store.write_table(f"drafts/{digest('drafts', sorted(new))}", pl.DataFrame({"key": list(new), "text": list(new.values())}))
-        self.known |= new
 
 
 def words_of(path: str, styles: Sequence[str]) -> dict[str, Any]:

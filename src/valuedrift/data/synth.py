@@ -19,6 +19,7 @@ from ..nouns import BadInput, Prompt, Stopped, digest
 from ..plan import Settings
 from ..sample._writer import writer_of
 from ..store import Store
+from ..suites._written import refuse_strangers
 from ..suites.jsonl import near_duplicates
 from . import _card, _drafts, _mix
 from ._card import Row
@@ -91,10 +92,13 @@ def load(path: Path) -> Spec:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        hint = registry.nearest(key, list(Spec.model_fields)) if first["type"] == "extra_forbidden" else f": {first['msg']}"
-        raise BadInput(f"{path}: {'unknown key ' if first['type'] == 'extra_forbidden' else ''}{key!r}{hint}") from error
+        # Of what may be a value or a list of them, the fault that lies deepest is that of what was given.
+        first = max(error.errors(), key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
+        key, where = str(first["loc"][0]), "docs/synth.md says what each key takes"
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"{path}: unknown key {key!r}{registry.nearest(key, list(Spec.model_fields)) or f'; {where}'}") from error
+        said = first["msg"].removeprefix("Value error, ").removesuffix(" after validation").replace("Input should", "it should")
+        raise BadInput(f"{path}: {key!r} is {first['input']!r}, and {said[0].lower()}{said[1:]}; {where}") from error
 
 
 def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] = judges.make) -> dict[str, Any]:
@@ -109,10 +113,11 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
     prompts = _prompts(spec, asked, dropped)
     questions = _drafts.Questions(prompts, spec.topics, spec.seed, spec.styles)
     n_of = [dict(zip(questions.topics, _mix.sizes(spec.n, len(questions.topics), gap), strict=True)) for gap in spec.gaps()]
-    store = Store(out)
+    drafter_in, reader = _drafter(spec, questions.topics), make(spec.judge, spec.max_cost)
+    store = Store(out)  # only now: what is refused leaves no folder
     with store.locked():
-        drafter = _drafter(spec, store)
-        judge = Kept(make(spec.judge, spec.max_cost), store)
+        drafter = drafter_in(store)
+        judge = Kept(reader, store)
         record = {
             **spec.model_dump(exclude={"max_cost"}),
             "writer_identity": drafter.identity,
@@ -165,19 +170,33 @@ def _leaked(prompts: Sequence[tuple[str, str]], asked: Sequence[str]) -> set[int
     return {index for index, prompt in enumerate(prompts) if not near.isdisjoint(prompt)}
 
 
-def _drafter(spec: Spec, store: Store) -> Drafter:
+def _drafter(spec: Spec, topics: Sequence[str]) -> Callable[[Store], Drafter]:
+    """Return what makes the drafter that keeps its texts in a store. Raises BadInput where the specification names none that can write."""
     if spec.writer == "sandbox":
-        return _drafts.Grammar(spec.seed, spec.candidates, spec.styles)
+        if spec.words:
+            raise BadInput(
+                f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; take one of them out"
+            )
+        grammar = _drafts.Grammar(spec.seed, spec.candidates, spec.styles, topics)
+        return lambda store: grammar
     words = _drafts.words_of(spec.words, spec.styles)
     writer = writer_of(spec.writer, spec.temperature, spec.max_new_tokens, spec.max_cost)
-    return _drafts.Instructed(writer, words, spec.length, spec.seed, spec.candidates, store)
+    return lambda store: _drafts.Instructed(writer, words, spec.length, spec.seed, spec.candidates, store)
 
 
 def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
     """Raise BadInput where the folder holds finished pairs of another specification, or a file of somebody else's under such a name."""
-    finished = [path for pattern in ("pairs.*.jsonl", "README.md", "gap-*/pairs.*.jsonl") for path in sorted(store.root.glob(pattern))]
+    finished = [
+        path
+        for pattern in ("pairs.*.jsonl", "README.md", "gap-*/pairs.*.jsonl", "gap-*/README.md")
+        for path in sorted(store.root.glob(pattern))
+    ]
     known = store.read_json("spec.json")
-    if not finished or known == record:
+    if known == record:
+        for path in finished:
+            refuse_strangers(path.parent, [path.name], "synth")
+        return
+    if not finished:
         return
     if known is None:
         raise BadInput(f"{finished[0]} was not written by 'valuedrift synth' and would be overwritten; use another --out")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+import polars as pl
 
 from ..nouns import Stopped, digest
 from ..plan import Asking
 from ..registry import split
+from ..store import Store
 
 Messages = tuple[tuple[str, str], ...]
 """Chat messages as (role, text), oldest first."""
@@ -48,6 +51,42 @@ def writer_of(spec: str, temperature: float = 0.7, max_new_tokens: int = 256, ma
     if name == "openai":
         return Remote(argument, temperature, max_new_tokens, max_cost)
     return Local(spec, temperature, max_new_tokens)
+
+
+class Kept:
+    """A writer whose texts stay in a folder of a store: what came is not asked for again, and stays however the work ends."""
+
+    def __init__(self, writer: Writer, store: Store, folder: str):
+        self.writer, self.store, self.folder = writer, store, folder
+        parts = sorted((store.root / folder).glob("[!.]*.parquet"))
+        self.known = {key: text for part in parts for key, text in store.read_table(f"{folder}/{part.stem}").rows()}
+
+    def waiting(self, prompts: Sequence[Messages], seed: int) -> dict[str, Messages]:
+        """Return the prompts without a text, each once, by key; failed ones are among them."""
+        return {key: prompt for prompt in prompts if (key := self._key(prompt, seed)) not in self.known}
+
+    def write(self, prompts: Sequence[Messages], seed: int, advance: Callable[[int], object]) -> list[str | None]:
+        """Return a text per prompt, equal ones for equal prompts; None where the writer failed. Raises Unfinished where it does."""
+        waiting = list(self.waiting(prompts, seed).items())
+        for start in range(0, len(waiting), self.writer.together):
+            part = waiting[start : start + self.writer.together]
+            try:
+                self._store(part, self.writer.write([prompt for _, prompt in part], seed))
+            except Unfinished as stopped:
+                self._store(part, stopped.texts)
+                raise
+            advance(len(part))
+        return [self.known.get(self._key(prompt, seed)) for prompt in prompts]
+
+    def _key(self, prompt: Messages, seed: int) -> str:
+        return digest("text", self.writer.identity, prompt, seed)
+
+    def _store(self, part: Sequence[tuple[str, Messages]], texts: Sequence[str | None]) -> None:
+        new = {key: text for (key, _), text in zip(part, texts, strict=True) if text is not None}
+        if new:
+            table = pl.DataFrame({"key": list(new), "text": list(new.values())})
+            self.store.write_table(f"{self.folder}/{digest('texts', sorted(new))}", table)
+        self.known |= new
 
 
 class Local:

@@ -125,7 +125,10 @@ def _named(spec: str) -> list[tuple[str, Prompt | str]]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Prompt | str]]:
-    """Yield "FILE:LINE" with the line's prompt, or with each sentence that says what is wrong there; blank lines are passed over."""
+    """Yield "FILE:LINE" with the line's prompt, and with each sentence that says what is wrong there; blank lines are passed over.
+
+    A faulty line with a question yields its prompt too, so that others can be compared with it.
+    """
     if not path.exists():
         raise BadInput(f"there is no suite file {path}; give a JSONL file or the name of a suite ('valuedrift suite list')")
     if not path.is_file():
@@ -144,8 +147,8 @@ def _read(path: Path) -> Iterator[tuple[str, Prompt | str]]:
         raise BadInput(f"the suite file {path} holds no prompt; write one JSON object with a 'text' per line")
 
 
-def _items(line: str, number: int, seen: dict[str, int]) -> list[Prompt] | list[str]:
-    """Return the prompt of a line, or all its faults."""
+def _items(line: str, number: int, seen: dict[str, int]) -> list[Prompt | str]:
+    """Return the prompt of a line where it has a question, and all its faults."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -153,9 +156,11 @@ def _items(line: str, number: int, seen: dict[str, int]) -> list[Prompt] | list[
         said = "nested too deeply" if isinstance(error, RecursionError) else error
         return [f"not a JSON object ({said}); mend or remove the line"]
     id = str(row.get("id", number)) if isinstance(row, dict) else ""
-    if faults := [*_faults(row), *_repeated(id, number, seen)]:
-        return faults
-    return [Prompt(id, row.get("topic", "general"), row["text"], row.get("claim", row["text"]), row.get("polarity", 0))]
+    found: list[Prompt | str] = [*_faults(row), *_repeated(id, number, seen)]
+    text: Any = row.get("text") if isinstance(row, dict) else None
+    if isinstance(text, str) and text.strip():
+        found.append(Prompt(id, row.get("topic", "general"), text, row.get("claim", text), row.get("polarity", 0)))
+    return found
 
 
 def _repeated(id: str, number: int, seen: dict[str, int]) -> list[str]:

@@ -18,15 +18,17 @@ from typing import Any
 from .. import progress
 from ..data._rows import missing, rows
 from ..nouns import BadInput, Prompt, digest
-from ..sample._writer import Unfinished, Writer, writer_of
+from ..sample._writer import Kept, Writer, writer_of
 from ..store import Store
-from . import _card, _clusters, _laden, jsonl
+from . import _card, _clusters, _laden, _written, jsonl
 from ._words import WORDS, sections
 
 KEYS = ("prompt", "text", "user_prompt", "opening_prompt")
 """Where a row's prompt stands; the last two are PRISM's own."""
 MAX_NEW_TOKENS = 512
 """Of a reply: three lines at most are asked for, but some models think aloud before."""
+FILES = ("clusters.json", "README.md", "suite.jsonl")
+"""What a finished build writes, the suite last."""
 SHOWN = 12
 """Questions of a cluster that the language model sees when it names the topic."""
 
@@ -88,35 +90,14 @@ class Replies:
     """A language model whose replies stay in the folder: what was answered once is not asked again."""
 
     def __init__(self, writer: Writer, store: Store, seed: int):
-        self.writer, self.store, self.seed = writer, store, seed
-        parts = sorted((store.root / "replies").glob("[!.]*.json"))
-        self.known: dict[str, str] = {key: text for part in parts for key, text in store.read_json(f"replies/{part.name}").items()}
+        self.writer, self.seed, self.kept = writer, seed, Kept(writer, store, "replies")
 
     def ask(self, step: str, requests: Sequence[dict[str, str]]) -> list[str | None]:
         """Return a reply per request, made by filling in the words of a step; None where there was none."""
-        texts = [sections()[step].format(**request) for request in requests]
-        keys = [digest("reply", self.writer.identity, self.seed, text) for text in texts]
-        waiting = list({key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}.items())
-        if waiting:
-            with progress.task(f"{step} with {self.writer.identity.split('/')[0]}", len(waiting), "replies") as advance:
-                for start in range(0, len(waiting), self.writer.together):
-                    part = waiting[start : start + self.writer.together]
-                    self._add(part)
-                    advance(len(part))
-        return [self.known.get(key) for key in keys]
-
-    def _add(self, part: list[tuple[str, str]]) -> None:
-        try:
-            self._keep(part, self.writer.write([(("user", text),) for _, text in part], self.seed))
-        except Unfinished as stopped:
-            self._keep(part, stopped.texts)
-            raise
-
-    def _keep(self, part: list[tuple[str, str]], replies: Sequence[str | None]) -> None:
-        new = {key: reply for (key, _), reply in zip(part, replies, strict=True) if reply is not None}
-        if new:
-            self.store.write_json(f"replies/{digest(sorted(new))}.json", new)
-            self.known |= new
+        prompts = [(("user", sections()[step].format(**request)),) for request in requests]
+        n = len(self.kept.waiting(prompts, self.seed))
+        with progress.task(f"{step} with {self.writer.identity.split('/')[0]}", n, "replies") as advance:
+            return self.kept.write(prompts, self.seed, advance)
 
 
 def build(
@@ -133,16 +114,21 @@ def build(
 
     `lm` ("openai:MODEL" or a model folder) filters, rewrites, names, and writes claims; `embed` is a sentence-embedding model's folder.
     `topics` keeps that many of the largest clusters, 0 all. The same call again goes on where the last one was cut off. Raises
-    BadInput for bad prompts, Stopped at `max_cost` dollars.
+    BadInput for bad prompts and where one of the files in `out` was edited, Stopped at `max_cost` dollars.
     """
     if per_cluster < 2 or topics < 0:
         raise BadInput(
             f"a cluster needs 2 questions and a suite no less than 0 topics, not {per_cluster} and {topics}; give larger numbers"
         )
-    store, tally = Store(out), Tally()
+    _written.refuse_strangers(Path(out), FILES, "suite build")
+    tally = Tally()
+    read = tally.kept("read, each once", _read(str(prompts)))
+    _clusters.require(len(read), per_cluster)
+    writer = writer_of(lm, 0.0, MAX_NEW_TOKENS, max_cost) if lm else None
+    store = Store(out)  # only now: what is refused leaves no folder
     with store.locked():
-        asked = Replies(writer_of(lm, 0.0, MAX_NEW_TOKENS, max_cost), store, seed) if lm else None
-        questions = _questions(str(prompts), asked, tally)
+        asked = Replies(writer, store, seed) if writer else None
+        questions = _questions(read, asked, tally)
         _clusters.require(len(questions), per_cluster)
         texts = [question.text for question in questions]
         vectors_ND, embedding = _vectors(texts, embed, seed, store)
@@ -154,7 +140,7 @@ def build(
         tally.steps["chosen"] = sum(map(len, chosen))
         settings = {"per_cluster": per_cluster, "topics": topics, "seed": seed, "embedding": embedding}
         settings |= {"lm": f"{lm} ({asked.writer.identity})" if asked else "none", "words": _words_digest()}
-        return _written(store, str(prompts), named, chosen, tally, settings, asked)
+        return _finished(store, str(prompts), named, chosen, tally, settings, asked)
 
 
 def _words_digest() -> str:
@@ -164,9 +150,8 @@ def _words_digest() -> str:
 # -- prompts to questions ------------------------------------------------------------------------------------------------------
 
 
-def _questions(source: str, asked: Replies | None, tally: Tally) -> list[Question]:
+def _questions(found: Sequence[Question], asked: Replies | None, tally: Tally) -> list[Question]:
     """Return the value-laden prompts as questions."""
-    found = tally.kept("read, each once", _read(source))
     if asked is None:
         laden = tally.kept("value-laden", (q if _laden.value_laden(q.text) else "not value-laden (by its words)" for q in found))
         return tally.kept("questions", (q if _laden.can_be_asked(q.text) else "neither question nor opinion, or too long" for q in laden))
@@ -350,7 +335,7 @@ def _rows(topic: Topic, questions: Sequence[Question], asked: Replies | None, ta
     return result
 
 
-def _written(
+def _finished(
     store: Store,
     source: str,
     topics: Sequence[Topic],
@@ -371,8 +356,8 @@ def _written(
         "out": str(store.root),
     }
     result["sentences"] = _card.sentences(result, settings)
-    store.write_json("clusters.json", table)
-    store.write_bytes("README.md", _card.card(source, result, table, settings).encode())
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in chosen for row in rows)
-    store.write_bytes("suite.jsonl", "".join(lines).encode())
+    clusters = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+    for name, text in zip(FILES, (clusters, _card.card(source, result, table, settings), "".join(lines)), strict=True):
+        _written.write(store, name, text)
     return result

@@ -1,0 +1,32 @@
+"""Files that a command writes and people edit: it knows by content what it wrote itself, and overwrites nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..nouns import BadInput, digest
+from ..store import Store
+
+RECORD = ".written.json"
+"""Name -> digests of all that was ever written under it in this folder. A digest goes in before its file does, so that a kill between the
+two makes no file a stranger."""
+
+
+def write(store: Store, name: str, text: str) -> Path:
+    """Write a file and remember its content."""
+    record = store.read_json(RECORD, {})
+    store.write_json(RECORD, record | {name: sorted({*record.get(name, []), digest(text)})})
+    return store.write_bytes(name, text.encode())
+
+
+def refuse_strangers(folder: Path, names: Iterable[str], command: str) -> None:
+    """Raise BadInput where a file of one of these names holds anything that `write` did not put there."""
+    there = [folder / name for name in names if (folder / name).exists()]
+    record = Store(folder).read_json(RECORD, {}) if there else {}
+    for path in there:
+        if digest(path.read_bytes().decode(errors="surrogateescape")) not in record.get(path.name, []):
+            raise BadInput(
+                f"{path} is not as 'valuedrift {command}' wrote it (edited, or not written by it) and would be overwritten; "
+                "move it away, or use another --out"
+            )
