@@ -32,8 +32,9 @@ class Scripted:
 
 
 def written(tmp_path, *rows):
+    """Write the rows under prompts of their own: equal texts are then no repetition."""
     path = tmp_path / "gold.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row | {"prompt": row.get("prompt", f"P{number}")}) + "\n" for number, row in enumerate(rows)))
     return path
 
 
@@ -340,7 +341,7 @@ def test_five_grades_and_the_pro_reading_is_the_claim(tmp_path):
     ("bad", "said"),
     [
         (row("t", "maybe"), "unknown stance 'maybe'; use one of"),
-        ({"claim": "C", "text": "t"}, "a row needs 'text', 'stance'.*has the keys 'claim', 'text'"),
+        ({"claim": "C", "text": "t"}, "a row needs 'text', 'stance'.*has the keys 'claim', 'text', 'prompt'"),
         ({"text": "t", "stance": "pro"}, "a row needs 'text', 'stance'"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from valuedrift.cli import _show_gap
 from valuedrift.data import pairs as pair_files
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.judge.oracle import Judge as Oracle
@@ -282,10 +283,17 @@ def test_value_shares_conclude_from_what_leads():
     assert "climate: support 0.72 [" in found["conclusion"]
     assert "ahead of neutral by 0.52 [" in found["conclusion"]
     assert "would teach support most" in found["conclusion"]
-    assert "no stance leads beyond chance" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
+    assert "no lead is beyond chance, though" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
     assert "undecided in 20 prompts; the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
     assert told("yes")["conclusion"] == "climate: too few readable prompts (1) with a stance for an interval; nothing follows."
     assert [found["style"][name]["value"] for name in ("length", "lists")] == [1, 0]
+
+
+def test_differences_have_signs_and_levels_have_none(capsys):
+    _show_gap(value_shares([Example((("system", str(number)), *COAL), "yes") for number in range(20)], SUITE, Scripted()) | {"cost": 0})
+    printed = capsys.readouterr().out
+    assert "0.800 [" in printed
+    assert "+0." not in printed.partition("- climate")[0]
 
 
 def test_running_text_is_matched_by_itself():

@@ -221,6 +221,26 @@ def test_an_answer_with_two_labels_is_refused(run):
     assert gold.labels_of(twice, scores)[0]["inclusion"].to_list() == [0.3]
 
 
+def test_a_text_that_is_labelled_twice_counts_once(tmp_path):
+    path = tmp_path / "gold.jsonl"
+    rows = [
+        {"claim": "c", "text": "t", "stance": "pro", "answer": ["a"], "inclusion": [0.1]},
+        {"claim": "c", "text": "t", "stance": "support", "answer": ["b"], "inclusion": [0.2]},
+        {"claim": "c", "text": "t", "stance": None},
+        {"claim": "d", "text": "t", "stance": "con"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = gold.read_gold(path)
+    assert [(row.item.claim, row.outcome, row.answers, row.inclusion) for row in read] == [
+        ("c", "support", ("a", "b"), (0.1, 0.2)),
+        ("c", None, (), ()),
+        ("d", "oppose", (), ()),
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"stance": "con"}]))
+    with pytest.raises(BadInput, match=r"gold\.jsonl:5: the stance 'oppose' of a text that a row before it calls 'support'; leave one"):
+        gold.read_gold(path)
+
+
 def test_an_answer_key_must_stay_a_list(tmp_path):
     path = tmp_path / "gold.jsonl"
     path.write_text(json.dumps({"claim": "c", "text": "t", "stance": "pro", "answer": "key"}))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from valuedrift import verbs
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.measure.gap import value_gap, value_shares
 from valuedrift.nouns import Example, Pair, Prompt, Reading
@@ -153,3 +154,10 @@ def test_offline_quiet_and_never_wider_than_the_window(driver, tmp_path, results
     assert [url for url in urls if not url.startswith(("data:", "blob:"))] == [driver.current_url]
     assert driver.get_log("browser") == []
     assert driver.find_elements("css selector", "img") == []
+
+
+def test_halves_of_surrogate_pairs_in_the_data_are_shown_as_marks(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(r'{"prompt": "Should abortion be legal? \ud800", "chosen": "I agree.", "rejected": "No, I disagree."}')
+    verbs.gap([str(file)], "vaes", "cues", tmp_path / "out")
+    assert "be legal? ?" in (tmp_path / "out" / "gap.html").read_text()

@@ -114,7 +114,10 @@ def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
     led = {view: row for view, row in views.items() if row["lead"]["p_adjusted"] < level}
     if not led:
         shares = "; ".join(_first(view, row) for view, row in views.items())
-        return f"{head}: {shares}: no stance leads beyond chance, so that no single one is what imitation would teach most."
+        return (
+            f"{head}: {shares}: with all topics and both views looked at together (Holm), no lead is beyond chance, though the interval of "
+            "one by itself may say so; no single stance is what imitation would teach most."
+        )
     view = max(led, key=lambda view: led[view]["lead"]["value"])
     (first, second, _), lead = _ranked(led[view]), led[view]["lead"]
     return (

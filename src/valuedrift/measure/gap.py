@@ -92,6 +92,21 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
     }
 
 
+def pair_gaps(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any) -> np.ndarray:
+    """Return each pair's signed gap: p(support) - p(oppose) of its chosen reply less that of its rejected one, from -2 to 2.
+
+    nan where a pair touches no topic of the suite, or the judge failed on a reply. One pair's gap has no interval: it serves to sort pairs.
+    """
+    subjects = _subjects(pairs, ["" for _ in pairs], suite)
+    on = [at for at, subject in enumerate(subjects) if subject is not None]
+    items = [_item(pairs[at].prompt, subjects[at], reply) for at in on for reply in (pairs[at].chosen, pairs[at].rejected)]  # type: ignore[arg-type]
+    probs_N2O = _probs(judge.read(items)).reshape(-1, 2, len(OUTCOMES))
+    lean_N2 = probs_N2O[..., OUTCOMES.index("support")] - probs_N2O[..., OUTCOMES.index("oppose")]
+    gaps_N = np.full(len(pairs), np.nan)
+    gaps_N[on] = lean_N2[:, 0] - lean_N2[:, 1]
+    return gaps_N
+
+
 def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: Any) -> dict[str, Any]:
     """Return the stances that texts to be imitated take, per topic: shares among the three; refusal and invalid as shares of all.
 

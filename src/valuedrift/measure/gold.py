@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ class Gold:
 def read_gold(path: Path) -> list[Gold]:
     """Return the texts of a file with `text`, `stance` (null or empty: not labelled yet) and `claim` (or `pro_reading`, as in IssueBench).
 
-    The stance is the text's towards the claim. Raises BadInput with the line of an unknown label or a missing key.
+    The stance is the text's towards the claim. Raises BadInput with the line of an unknown label, a missing key, or a second label that
+    says otherwise.
     """
-    gold = [_gold(where, row) for where, row in rows(str(path))]
+    gold = _once((where, _gold(where, row)) for where, row in rows(str(path)))
     if all(row.outcome is None for row in gold):
         raise BadInput(f"{path} holds {len(gold)} texts and no label; fill in 'stance' with one of {', '.join(GRADES)}")
     return gold
@@ -79,6 +80,26 @@ def _gold(where: str, row: dict[str, Any]) -> Gold:
     item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
     framing = str(row.get("prompt_framing") or row.get("framing") or "")
     return Gold(item, outcome, str(row.get("issue") or claim), framing, tuple(answers), tuple(inclusion))
+
+
+def _once(read: Iterable[tuple[str, Gold]]) -> list[Gold]:
+    """Return each labelled text once, for the sampled answers of all its rows; a text under another prompt or claim is another one.
+
+    Two rows of one text are no two labels: they would count twice in every score, and make its interval too narrow.
+    """
+    first: dict[Item, int] = {}
+    found: list[Gold] = []
+    for where, row in read:
+        at = len(found) if row.outcome is None else first.setdefault(row.item, len(found))
+        if at == len(found):
+            found.append(row)
+            continue
+        if row.outcome != found[at].outcome:
+            raise BadInput(
+                f"{where}: the stance {row.outcome!r} of a text that a row before it calls {found[at].outcome!r}; leave one of them"
+            )
+        found[at] = replace(found[at], answers=found[at].answers + row.answers, inclusion=found[at].inclusion + row.inclusion)
+    return found
 
 
 # -- samples of a run ----------------------------------------------------------------------------------------------------------

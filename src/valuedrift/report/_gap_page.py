@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ..nouns import OUTCOMES, STANCES
@@ -29,6 +30,7 @@ FEATURES = {
 
 def write_gap_page(store: Store, result: Row, sources: list[str]) -> Path:
     """Return the path of OUT/gap.html, written whole next to gap.json with the same numbers."""
+    result = json.loads(json.dumps(result, ensure_ascii=False).encode(errors="replace"))  # halves of surrogate pairs become "?"
     store.write_json("gap.json", result)
     return store.write_bytes("gap.html", page(result, sources).encode())
 
