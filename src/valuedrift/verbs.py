@@ -25,7 +25,7 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
     flow.gold_of(plan.gold)
     registry.find("backend", plan.backend)
     prompts = suites.load(plan.suite, plan.topics)
-    sandbox_base = plan.model == "sandbox:base" and not flow.is_cached(plan.model)
+    sandbox_base = not flow.is_cached(plan.model)
     known: dict[tuple[str, int], str | None] = {}
     model_bytes = 0
     if not sandbox_base:
@@ -98,10 +98,24 @@ def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[st
 
     store = Store(folder)
     if view:
+        _refuse_old(store)
         flow.measure(store, view)
         store.write_json("provenance.json", store.read_json("provenance.json", {}) | {"view": view})
     result = {"report": str(_page.write_report(store))}
     return result | ({"picture": str(_page.picture(store, picture))} if picture else {})
+
+
+def _refuse_old(store: Store) -> None:
+    """Raise BadInput where a table lacks a column that is measured from, before any other is written in another view."""
+    from .measure.gold import LABEL_SCHEMA
+
+    for name, columns in (("labels", [*LABEL_SCHEMA]), ("scores_by_judge", [*store.read_table("scores").columns, "judge"])):
+        there = store.read_table(name).columns if store.has_table(name) else columns
+        if lacking := [column for column in columns if column not in there]:
+            raise BadInput(
+                f"{store.root / name}.parquet lacks the columns {', '.join(lacking)} (an older version wrote it); "
+                "run the command that made it again"
+            )
 
 
 def compare(first: Path, second: Path, at: str = "") -> dict[str, Any]:

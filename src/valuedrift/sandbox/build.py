@@ -1,16 +1,18 @@
-"""The sandbox's base model: an ordinary Llama-architecture folder, trained here in minutes and cached by content."""
+"""The sandbox's base models: ordinary Llama-architecture folders, trained here in minutes and cached by content."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import progress
-from ..nouns import digest
+from ..nouns import BadInput, digest
 from ..plan import Stage
+from ..registry import among
 from . import _data
 
 SPECIAL = ("<|pad|>", "<|end|>")
@@ -26,6 +28,12 @@ ARCHITECTURE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 """1.2 M parameters: large enough to write the grammar's sentences on the asked topic, and trained in minutes on two cores."""
+SIZES: dict[str, dict[str, Any]] = {
+    "sandbox:base-small": {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3},
+    "sandbox:base": {},
+    "sandbox:base-large": {"hidden_size": 256, "intermediate_size": 768},
+}
+"""What differs from `ARCHITECTURE`: 0.6, 1.2 and 3.9 M parameters, which read the same texts in the same order."""
 
 VOCABULARY = 2048
 N_DOCUMENTS = 27_200
@@ -49,25 +57,25 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "valuedrift"
 
 
-def cached() -> Path | None:
-    """Return the folder of the base model where it has been built."""
-    folder = _folder()
+def cached(name: str = "sandbox:base") -> Path | None:
+    """Return the folder of a base model where it has been built."""
+    folder = _folder(name)
     return folder if (folder / "config.json").exists() else None
 
 
-def base_model() -> Path:
-    """Return the folder of the base model, training it first where this content has not been built before.
+def base_model(name: str = "sandbox:base") -> Path:
+    """Return the folder of a base model, training it first where this content has not been built before.
 
-    A killed build is continued by the next call. Raises BadInput where the cache folder cannot be written.
+    A killed build is continued by the next call. Raises BadInput for an unknown name and where the cache folder cannot be written.
     """
-    if (ready := cached()) is not None:
+    if (ready := cached(name)) is not None:
         return ready
     from ..train._stage import run_stage
 
-    folder = _folder()
+    folder = _folder(name)
     work = folder.with_name(f".{folder.name}")
-    start = _start(work / "random")
-    with progress.training("build the sandbox's base model") as tell:
+    start = _start(work / "random", ARCHITECTURE | SIZES[name])
+    with progress.training(f"build {name}") as tell:
         steps = run_stage(Stage(**STAGE), 0, str(start), _data.pretraining(N_DOCUMENTS), work / "stage", tell)
     trained = work / "stage" / f"checkpoint-{steps[-1]}"
     for leftover in ("trainer_state.json", "training_args.bin", "complete.json"):
@@ -77,14 +85,16 @@ def base_model() -> Path:
     return folder
 
 
-def _folder() -> Path:
-    """Return the folder named by all that decides the base model: the texts it reads (by their first two thousand) and the recipe."""
+def _folder(name: str) -> Path:
+    """Return the folder named by all that decides a base model: the texts it reads (by their first two thousand) and the recipe."""
+    if name not in SIZES:
+        raise BadInput(f"unknown sandbox model {name!r}{among(name, list(SIZES))}")
     texts = [document.text for document in _data.pretraining(2_000)]
-    content = digest("sandbox-base", texts, SPECIAL, ARCHITECTURE, VOCABULARY, N_DOCUMENTS, STAGE)
-    return cache_root() / f"sandbox-base-{content[:12]}"
+    content = digest("sandbox-base", texts, SPECIAL, ARCHITECTURE | SIZES[name], VOCABULARY, N_DOCUMENTS, STAGE)
+    return cache_root() / f"{name.replace(':', '-')}-{content[:12]}"
 
 
-def _start(folder: Path) -> Path:
+def _start(folder: Path, architecture: Mapping[str, Any] = ARCHITECTURE) -> Path:
     """Return a folder with the tokenizer and random weights, made whole or not at all."""
     if folder.exists():
         return folder
@@ -109,7 +119,7 @@ def _start(folder: Path) -> Path:
     )
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **ARCHITECTURE, **ids))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **architecture, **ids))
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     with quiet():
