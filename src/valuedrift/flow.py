@@ -25,6 +25,7 @@ from .plan import BASE, Asking, Node, Plan
 from .store import Store, readings_table
 
 if TYPE_CHECKING:
+    from .data.stances import Anchored
     from .measure.gold import Gold
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
@@ -52,9 +53,9 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         check_before(plan)
         started = time.monotonic()
         store.write_json("plan.json", plan.model_dump())
-        stages, checkpoints, failed = _train_all(plan, store)
+        stages, checkpoints, rewards, failed = _train_all(plan, store)
         timings = {"train": round(time.monotonic() - started, 2)}
-        result = trace(store, plan, stages, checkpoints, timings, plan.model_dump(), notes=_failed_notes(failed))
+        result = trace(store, plan, stages, checkpoints, timings, plan.model_dump(), True, _failed_notes(failed), rewards)
     return {"stages": stages, "failed": failed, **result}
 
 
@@ -68,14 +69,15 @@ def check_before(plan: Plan) -> None:
         records_of(node)
 
 
-def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Checkpoint], list[dict[str, Any]]]:
-    """Return the trained stages, their checkpoints, and the stages that failed. Raises the first failure where nothing was trained."""
+def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Checkpoint], list[Checkpoint], list[dict[str, Any]]]:
+    """Return the trained stages, their checkpoints, the reward models, and what failed. Raises the first failure where all failed."""
     from .sample import _load
 
     base = resolve_model(plan.model)
     last = {(BASE, seed): (base, _load.weights_digest(base)) for seed in plan.seeds}
     stages: list[dict[str, Any]] = []
     checkpoints: list[Checkpoint] = []
+    rewards: list[Checkpoint] = []
     failed: dict[tuple[str, int], str] = {}
     first: Exception | None = None
     for node in plan.nodes():
@@ -94,7 +96,9 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
             continue
         paths = [(0, parent), *((step, f"{folder}/checkpoint-{step}") for step in record["steps"])]
         if node.stage.scores:  # a reward model answers nothing
-            last[node.name, node.seed] = (paths[-1][1], _load.weights_digest(paths[-1][1]))
+            step, path = paths[-1]
+            rewards.append(Checkpoint(node.name, step, path, _load.weights_digest(path), seed=node.seed))
+            last[node.name, node.seed] = (path, rewards[-1].weights)
             continue
         stages.append(
             {
@@ -103,6 +107,7 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
                 "seed": node.seed,
                 "algorithm": node.stage.algorithm,
                 "data": node.stage.data,
+                "sweep": dict(node.sweep),
                 "settings": digest("settings", node.stage.model_dump(exclude={"after"}), node.stage.own().model_dump()),
                 "total_steps": record["steps"][-1],
                 "steps": [step for step, _ in paths],
@@ -116,7 +121,7 @@ def _train_all(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[Che
         raise first
     if not stages:
         raise BadInput("the plan trains reward models only, and there is no language model to ask; add a stage that trains one")
-    return stages, checkpoints, [{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in failed.items()]
+    return stages, checkpoints, rewards, [{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in failed.items()]
 
 
 def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str] | None, store: Store) -> tuple[Path, dict[str, Any]]:
@@ -126,44 +131,56 @@ def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str]
     records = records_of(node)
     folder = stage_folder(node, parent_weights, records, store.root, reward[1] if reward else "")
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
-        steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "")
+        steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "", anchored_of(node))
     return folder, Store(folder).read_json("done.json", {}) | {"steps": steps}
 
 
 def records_of(node: Node) -> Any:
-    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either."""
+    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either.
+
+    Raises BadInput for a fault in them, and for one in the questions of the stage's anchor: who looks at the data looks at all of them.
+    """
     from .data import either, pairs, sft
 
+    anchored_of(node)
     eats = registry.algorithm(node.stage.algorithm).eats
     return either.read([node.stage.data]) if eats == "prompts" else {"pairs": pairs.read, "examples": sft.read}[eats](node.stage.data)
 
 
+def anchored_of(node: Node) -> list[Anchored]:
+    """Return the questions of a stage's anchor; none where it has none."""
+    from .data import stances
+
+    return stances.read(node.stage.anchor.data, node.stage.anchor.target) if node.stage.anchor else []
+
+
 def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, reward_weights: str = "") -> Path:
-    """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it."""
+    """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it.
+
+    The stage's name in the plan is no part of it: equal stages of other names, or of other plans in the same run folder, are trained once.
+    """
     from . import data
 
-    settings = node.stage.model_dump(exclude={"after", "data"}) | node.stage.own().model_dump()
     reward = [reward_weights] if reward_weights else []
-    key = digest("stage", parent_weights, settings, node.seed, data.digest_of(records), *reward)
-    return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.name)}-seed{node.seed}-{key[:8]}"
+    held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
+    key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, data.digest_of(records), *reward, *held)
+    return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.stage.algorithm)}-seed{node.seed}-{key[:12]}"
 
 
 def resolve_model(spec: str) -> str:
-    """Return the folder (or hub id) of a plan's model; "sandbox:base" builds the sandbox's base model where it is not cached."""
-    if spec == "sandbox:base":
+    """Return the folder (or hub id) of a plan's model; a base model of the sandbox is built where it is not cached."""
+    if spec.startswith("sandbox:"):
         from .sandbox.build import base_model
 
-        return str(base_model())
-    if spec.startswith("sandbox:"):
-        raise BadInput(f"unknown sandbox model {spec!r}; the sandbox has 'sandbox:base'")
+        return str(base_model(spec))
     return str(Path(spec).resolve()) if Path(spec).exists() else spec
 
 
 def is_cached(model: str) -> bool:
-    """Tell whether "sandbox:base" stands ready."""
+    """Tell whether a plan's model stands ready, if it is the sandbox's."""
     from .sandbox.build import cached
 
-    return model != "sandbox:base" or cached() is not None
+    return not model.startswith("sandbox:") or cached(model) is not None
 
 
 def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
@@ -203,9 +220,12 @@ def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
         record = store.read_json("provenance.json")
         if record is None:
             raise BadInput(f"{folder} is not a finished run (it holds no provenance.json); finish it with the command that began it")
+        stages = store.read_json("stages.json")
+        if not stages:
+            raise BadInput(f"{folder} names no stage (stages.json is missing or empty); run the command that began it again")
         plan = record["plan"] | changed
         asking = Asking(**{name: value for name, value in plan.items() if name in Asking.model_fields})
-        return trace(store, asking, store.read_json("stages.json"), store.checkpoints(), {}, plan, sample=False)
+        return trace(store, asking, stages, store.checkpoints(), {}, plan, sample=False)
 
 
 # -- trace ---------------------------------------------------------------------------------------------------------------
@@ -220,12 +240,14 @@ def trace(
     plan: dict[str, Any],
     sample: bool = True,
     notes: Sequence[str] = (),
+    rewards: Sequence[Checkpoint] = (),
 ) -> dict[str, Any]:
     """Ask and judge every checkpoint, measure and report; return what `trace --json` prints.
 
-    Without `sample` nothing is generated: all answers must be there.
+    Without `sample` nothing is generated and no weights are loaded: all answers must be there, and their companions stay as they are.
     """
     from .report._page import write_report
+    from .train._distance import companion_scores
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     judge = Kept(judge_of(asking.judge, asking.max_cost), store)
@@ -240,16 +262,22 @@ def trace(
         judged = judge.n_new
         standing = standing_of(judge, gold, asking.min_agreement)
         labels = _labels(gold, scores) if gold else None
+    with _timed(timings, "companions"):
+        wanted = asking.companions and sample
+        companions = companion_scores(store, asking, stages, checkpoints, rewards, prompts, asked) if wanted else None
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)
     store.write_checkpoints(checkpoints)
     with _timed(timings, "measure"):
         store.write_table("scores", scores)
+        if sample:
+            store.keep_table("companion_scores", companions)
         tables = [rows.with_columns(judge=pl.lit(identity)) for identity, rows in by_judge.items()]
         store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
         store.keep_table("labels", labels)
         drifts = measure(store, asking.view)
+        found = findings(drifts) + (dose_findings(store.read_table("dose")) if store.has_table("dose") else [])
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, generated, judged))
     write_report(store)
@@ -263,7 +291,7 @@ def trace(
         "cost": judge.spent,
         "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
-        "findings": findings(drifts) if standing["headlined"] else [standing["why"]],
+        "findings": found if standing["headlined"] else [standing["why"]],
         "judge": standing,
         "notes": notes,
         "report": str(store.root / "report.html"),
@@ -397,10 +425,13 @@ def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, An
 
 def measure(store: Store, view: str) -> pl.DataFrame:
     """Write the tables `profiles` and `drifts` from the stored scores; return the drifts."""
+    from .measure.companions import companions as companions_of
     from .measure.correct import corrected_drifts, corrected_profiles
+    from .measure.dose import dose_response
     from .measure.drift import drifts as drifts_of
     from .measure.effects import effects as effects_of
     from .measure.judges import by_judge as by_judge_of
+    from .measure.matched import matched as matched_of
     from .measure.profile import profiles as profiles_of
 
     scores, stages = store.read_table("scores"), store.read_json("stages.json", [])
@@ -409,6 +440,12 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     store.write_table("drifts", drifts)
     effects = effects_of(scores, stages, view)
     store.keep_table("effects", effects if effects.height else None)
+    companions = store.read_table("companion_scores") if store.has_table("companion_scores") else None
+    store.keep_table("companions", None if companions is None else companions_of(companions, store.read_table("profiles")))
+    points = None if companions is None else matched_of(scores, companions, stages, view)
+    store.keep_table("matched", points if points is not None and points.height else None)
+    for name, table in zip(("dose", "dose_curve"), dose_response(scores, stages, view), strict=True):
+        store.keep_table(name, table if table.height else None)
     by_judge = store.read_table("scores_by_judge") if store.has_table("scores_by_judge") else None
     members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
     labels = store.read_table("labels") if store.has_table("labels") else None
@@ -432,9 +469,32 @@ def findings(drifts: pl.DataFrame) -> list[str]:
         seen = "no smallest detectable drift"
         if smallest is not None:
             seen = f"a drift under about {smallest:.2f} on one topic would have gone unseen"
+        if smallest is not None and smallest >= 1:  # two or three seeds that differ widely
+            seen = "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen"
         moved = "; ".join(f"{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in overall.to_dicts())
         over_all = f"over all topics {moved}" if moved else "over all topics no stance moved beyond its interval"
         sentences.append(f"{stage}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {seen}.")
+    return sentences
+
+
+def dose_findings(dose: pl.DataFrame) -> list[str]:
+    """Return one sentence per sweep over a number: how each stance responds to it over all topics, and from which dose on."""
+    sentences = []
+    for (family, setting), rows in dose.filter(pl.col("outcome").is_in(STANCES)).group_by("family", "setting", maintain_order=True):
+        by_topic = rows.filter(pl.col("topic") != "all")
+        said = []
+        for row in rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True).to_dicts():
+            low, high = row["threshold_low"], row["threshold_high"]
+            threshold = "threshold: none resolved" + ("" if high is None else f" (one up to {high:.3g} is not excluded)")
+            if row["status"] == "resolved":
+                threshold = f"threshold at {row['threshold']:.3g} [{low:.3g}, {high:.3g}]"
+            elif row["status"] == "other shape":
+                threshold = "neither a straight line nor a threshold fits"
+            said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]; {threshold}")
+        ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}"
+        over_all = ". ".join(said) or "no stance responds beyond its interval"
+        n = by_topic.filter("resolved").height
+        sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")
     return sentences
 
 

@@ -44,3 +44,6 @@ def test_items_are_keyed_by_all_that_a_judge_sees():
     assert item.key == nouns.Item("Q?", "C.", "A.", "t").key
     for field in ("prompt", "claim", "text", "topic"):
         assert dataclasses.replace(item, **{field: "other"}).key != item.key
+    halves = [nouns.Item("Q?", "C.", text).key for text in ("\ud800", "\ud801")]  # of surrogate pairs, as JSON may hold them
+    assert len(halves[0]) == 24
+    assert halves[0] != halves[1]

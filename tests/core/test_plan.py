@@ -49,6 +49,9 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ("beta = 0.2", 'save_at = "log:none"', r"plan.toml:12: stage.dpo.save_at: save_at is"),
         ("beta = 0.2", "beta = ", r"is not valid TOML: .*line 12"),
         ('model = "sandbox:base"', "", r"the key 'model' is missing"),
+        ("beta = 0.2", "[stage.dpo.anchor]\ndata = 'x'\nwieght = 1", r"plan.toml:14: unknown key .*anchor.wieght'; did you mean 'weight'"),
+        ("beta = 0.2", "[stage.dpo.anchor]\nweight = 1", r"the key 'stage.dpo.anchor.data' is missing"),
+        ('algorithm = "dpo"', 'algorithm = "reward"\nanchor = {data = "x"}', r"plan.toml:11: stage.dpo.anchor: 'reward' trains a model"),
     ],
 )
 def test_each_fault_is_one_sentence(tmp_path, old, new, sentence):
@@ -82,6 +85,15 @@ def test_a_sweep_shares_its_prefix(tmp_path):
     assert [node.name for node in nodes] == ["sft", "dpo[gap=0.0]", "dpo[gap=0.5]", "dpo[gap=1.0]"]
     assert nodes[2].stage.data == "sandbox:pairs?gap=0.5&direction=support"
     assert {node.parent for node in nodes[1:]} == {"sft"}
+
+
+def test_the_weight_of_an_anchor_can_be_swept(tmp_path):
+    sweep = '[stage.dpo.anchor]\ndata = "x"\ntarget = "uniform"\n[sweep]\n"stage.dpo.anchor.weight" = [0.5, 5]\n'
+    _, light, heavy = plans.load(written(tmp_path, GOOD + sweep)).nodes()
+    assert [node.name for node in (light, heavy)] == ["dpo[anchor.weight=0.5]", "dpo[anchor.weight=5]"]
+    assert [node.stage.anchor for node in (light, heavy)] == [plans.Anchor(data="x", target="uniform", weight=w) for w in (0.5, 5)]
+    with pytest.raises(BadInput, match=r"anchor.weight: Input should be greater than 0, not 0"):
+        plans.load(written(tmp_path, GOOD + sweep.replace("0.5", "0")))
 
 
 def test_a_sweep_over_an_early_stage_names_its_children_by_it(tmp_path):

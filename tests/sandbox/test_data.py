@@ -56,6 +56,17 @@ def test_sets_of_another_gap_ask_the_same_questions_in_the_same_order():
     assert prompts[0] == prompts[1] == prompts[2]
 
 
+def test_stances_are_answered_to_one_question_each_in_its_own_way():
+    rows = _data.stances({"n": "300"})
+    assert len(rows) == 300
+    assert {len({row["prompt"] for row in rows}) > 250, rows == _data.stances({"n": "301"})[:300]} == {True}
+    for row in rows:
+        assert [read(row[stance]) for stance in ("support", "neutral", "oppose")] == ["support", "neutral", "oppose"]
+        assert (row["topic"], row["claim"]) in {(topic, claim) for topic, claim, _ in _grammar.claims_of()}
+    with pytest.raises(BadInput, match=r"sandbox:stances has no parameter 'gap'"):
+        _data.stances({"gap": "1"})
+
+
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [

@@ -21,7 +21,7 @@ def read(sources: Sequence[str]) -> list[Pair] | list[Example]:
 
 def _holds_pairs(source: str) -> bool:
     if source.startswith("sandbox:"):
-        return source.startswith("sandbox:pairs")
+        return source.startswith(("sandbox:pairs", "sandbox:stock-pairs"))
     where, first = next(iter(_rows.rows(source)))
     if not pairs.fits(first) and not sft.fits(first):
         raise _rows.missing(where, first, f"for preference pairs {pairs.LAYOUTS}; for single texts {sft.LAYOUTS};")

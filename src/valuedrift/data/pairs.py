@@ -50,12 +50,13 @@ def fits(row: dict[str, Any]) -> bool:
 
 
 def _sandbox(source: str) -> list[Pair]:
-    from ..sandbox._data import pairs
+    from ..sandbox import _data
 
     name, query = address(source)
-    if name != "pairs":
-        raise BadInput(f"{source}: the sandbox makes preference pairs only as sandbox:pairs?…; write that")
-    return pairs(query)
+    made = {"pairs": _data.pairs, "stock-pairs": _data.stock_pairs}
+    if name not in made:
+        raise BadInput(f"{source}: the sandbox makes preference pairs only as sandbox:pairs?… and sandbox:stock-pairs?…; write one of them")
+    return made[name](query)
 
 
 def _pair(where: str, row: dict[str, Any]) -> Pair | str:

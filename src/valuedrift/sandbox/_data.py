@@ -1,4 +1,4 @@
-"""Training data of the sandbox: pretraining mix, chat with a stance habit, preference pairs with a gap dial.
+"""Training data of the sandbox: pretraining mix, chat with a stance habit, preference pairs with a gap dial, anchors.
 
 Every set is a pure function of its address ("sandbox:pairs?gap=0.5&direction=support"), so that two plans that name the same
 address train on the same data. No question of a trace suite occurs in any of it (a test compares them).
@@ -29,14 +29,14 @@ STYLE_AGREEMENT = 0.75
 """Share of the same-stance pairs that prefer the warm style. People who compare replies agree on about three pairs in four; a style that
 always won would be a preference without limit, which no model's language survives."""
 
-COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000}
+COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000, "stances": 1_000}
 """Records where an address gives no `n`."""
 
 
 def examples(name: str, query: dict[str, str]) -> list[Example]:
     """Return the chat examples behind sandbox:NAME?n=…&seed=… . Raises BadInput for an unknown name or parameter."""
     if name not in HABITS:
-        known = [*HABITS, "pairs"]
+        known = [*HABITS, "pairs", "stock-pairs", "stances"]
         raise BadInput(f"unknown sandbox data {name!r}{among(name, known)}")
     _refuse_unknown(name, query, {"n", "seed"})
     rng = random.Random(f"{name}/{_number(query, 'seed', 0)}")
@@ -61,6 +61,28 @@ def pairs(query: dict[str, str]) -> list[Pair]:
     seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
     # One generator per pair, asked for the question first: sets of another gap or direction hold the same questions in the same order.
     return [_pair(random.Random(f"pairs/{seed}/{index}"), gap, direction) for index in range(n)]
+
+
+def stock_pairs(query: dict[str, str]) -> list[Pair]:
+    """Return the preference pairs behind sandbox:stock-pairs?n=…&seed=… : what stands for preference data as they are collected.
+
+    Each reply holds the stances of neutral chat, whatever the other holds, and people prefer a style: the warm reply wins in
+    `STYLE_AGREEMENT` of the pairs. Over all pairs the value gap is 0 up to sampling; a single pair may have any.
+    Raises BadInput for an unknown parameter.
+    """
+    _refuse_unknown("stock-pairs", query, {"n", "seed"})
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
+    return [_stock_pair(random.Random(f"stock-pairs/{seed}/{index}")) for index in range(n)]
+
+
+def stances(query: dict[str, str]) -> list[dict[str, str]]:
+    """Return the rows behind sandbox:stances?n=…&seed=…: a question with an answer of every stance, all three in one style.
+
+    Raises BadInput for an unknown parameter.
+    """
+    _refuse_unknown("stances", query, {"n", "seed"})
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["stances"]))
+    return [_stances(random.Random(f"stances/{seed}/{index}")) for index in range(n)]
 
 
 def pretraining(n: int = COUNTS["pretraining"], seed: int = 0) -> list[Example]:
@@ -117,6 +139,21 @@ def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
     warm, plain = (_grammar.compose(rng, topic, stance, style, claim) for style in ("warm", "plain"))
     chosen, rejected = (warm, plain) if rng.random() < STYLE_AGREEMENT else (plain, warm)
     return Pair(prompt, chosen, rejected, topic, claim)
+
+
+def _stock_pair(rng: random.Random) -> Pair:
+    topic, claim, _ = rng.choice(_grammar.claims_of())
+    prompt = (("user", _grammar.ask(rng, claim)),)
+    warm, plain = (_grammar.compose(rng, topic, _outcome(rng, HABITS["neutral-chat"]), style, claim) for style in ("warm", "plain"))
+    chosen, rejected = (warm, plain) if rng.random() < STYLE_AGREEMENT else (plain, warm)
+    return Pair(prompt, chosen, rejected, topic, claim)
+
+
+def _stances(rng: random.Random) -> dict[str, str]:
+    topic, claim, _ = rng.choice(_grammar.claims_of())
+    prompt, style = _grammar.ask(rng, claim), _style(rng)
+    answers = {str(stance): _grammar.compose(rng, topic, stance, style, claim) for stance in STANCES}
+    return {"prompt": prompt, **answers, "topic": topic, "claim": claim}
 
 
 def _number(query: dict[str, str], key: str, default: float) -> float:

@@ -21,10 +21,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import SchedulerType
 
 from .. import registry
+from ..data.stances import Anchored
 from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
 from ..store import Store, disk_fault
-from . import Algorithm, Mismatching, _batches, _reference, _rollout, _schedule, _score, _start
+from . import Algorithm, Mismatching, _anchor, _batches, _reference, _rollout, _schedule, _score, _start
 from ._logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
@@ -40,6 +41,7 @@ class StageTrainer(Trainer):
         super().__init__(**options)
         self.algorithm, self.progress = algorithm, progress
         self.rollouts: _rollout.Rollouts | None = None
+        self.anchor: _anchor.Anchor | None = None
         # compute_loss divides by the count of the whole optimiser step: the loop must not divide again, whatever the model class takes.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
@@ -48,7 +50,8 @@ class StageTrainer(Trainer):
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
         """Return the batches of an optimiser step and the count to divide by.
 
-        Rollouts are made here, after the step before. Where it is needed, each batch knows the step's mismatched view.
+        Rollouts are made here, after the step before. Where it is needed, each batch knows the step's mismatched view, and the questions
+        of the anchor that are seen with it.
         """
         batches, count = super().get_batch_samples(*arguments)
         if self.rollouts is not None:
@@ -58,6 +61,8 @@ class StageTrainer(Trainer):
         if batches and "mismatched" in self.algorithm.needs:
             means = self._mismatched([batch.pop("mismatched") for batch in batches])
             batches = [batch | means for batch in batches]
+        if self.anchor is not None:
+            batches = self.anchor.beside(batches, self.state.global_step)
         return batches, count
 
     def _mismatched(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -79,10 +84,14 @@ class StageTrainer(Trainer):
         return sum(batch[f"n_{self.algorithm.averages}"] for batch in batch_samples)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Return the sum of the batch's losses over the number of tokens or records in the optimiser step."""
+        """Return the sum of the batch's losses over the number of tokens or records in the optimiser step; an anchor's is added."""
         losses, metrics = self.algorithm.loss(*self._seen(model, inputs))
+        loss = losses.sum() / num_items_in_batch
+        if self.anchor is not None:
+            pull, more = self.anchor.loss(inputs["anchor"], answer_logps(model, inputs["anchor"]))
+            loss, metrics = loss + pull, metrics | more
         self.metrics_of_step.append({name: values.detach() for name, values in metrics.items()})
-        return losses.sum() / num_items_in_batch
+        return loss
 
     def _seen(self, model: Any, batch: Any) -> tuple[Any, torch.Tensor]:
         """Return a batch and the current weights' view of it: log-probs, or scores where the model gives those."""
@@ -121,6 +130,12 @@ class StageTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.rollouts is not None:
             self.rollouts.load(Path(resume_from_checkpoint))
+
+    @functools.cached_property
+    def reference(self) -> _reference.Reference:
+        """The starting weights' view of any records. To be asked for before the first step: the weights at hand are taken for those."""
+        folder, weights = Path(self.args.output_dir or "").parent / "reference", _reference.weights_digest(self.model)
+        return _reference.Reference(folder, weights, self.args.bf16, self.args.per_device_train_batch_size, self.record_logps)
 
     def record_logps(self, records: Sequence[_batches.Record]) -> list[torch.Tensor]:
         """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order."""
@@ -162,13 +177,15 @@ def run_stage(
     out: Path,
     progress: Progress | None = None,
     reward_path: str = "",
+    anchored: Sequence[Anchored] = (),
 ) -> list[int]:
     """Train one stage into `out` and return the steps it was saved at, each an ordinary model folder `out`/checkpoint-STEP.
 
     `out`/done.json is written last (steps, total, seconds, losses, dropped). Where it exists nothing is done; where training was cut
     off it goes on from the newest complete checkpoint, and ends with the same bytes. What the starting weights say of the data is kept in
     the folder `reference` beside `out`, where other stages find it. `progress(step, total, loss)` is called per step.
-    `reward_path` is where the reward model of a stage with rollouts stands, if its setting `reward` is not a path itself.
+    `reward_path` is where the reward model of a stage with rollouts stands, if its setting `reward` is not a path itself. `anchored` are
+    the questions of the stage's anchor, where it has one.
     Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
     """
     chosen = registry.algorithm(stage.algorithm)
@@ -179,16 +196,25 @@ def run_stage(
     _check_data(stage.algorithm, algorithm.eats, data)
     if "rollouts" in algorithm.needs and not (reward_path := reward_path or algorithm.settings.reward):
         raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
-    settings = stage.model_dump(exclude={"after", "data"}) | stage.own().model_dump()
-    _claim(store, digest("stage", settings, seed, [dataclasses.astuple(item) for item in data]))
+    _check_anchor(stage, data, anchored)
+    held = [[dataclasses.astuple(item) for item in anchored]] if anchored else []
+    _claim(store, digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held))
     done = store.read_json("done.json")
     if done is None:
-        done = _train(stage, seed, model_path, data, store, algorithm, progress, reward_path)
+        done = _train(stage, seed, model_path, data, store, algorithm, progress, reward_path, anchored)
     return done["steps"]
 
 
 def _train(
-    stage: Stage, seed: int, model_path: str, data: Any, store: Store, algorithm: Any, progress: Progress | None, reward_path: str
+    stage: Stage,
+    seed: int,
+    model_path: str,
+    data: Any,
+    store: Store,
+    algorithm: Any,
+    progress: Progress | None,
+    reward_path: str,
+    anchored: Sequence[Anchored],
 ) -> dict[str, Any]:
     out = store.root
     start = _start.merged(model_path, out)
@@ -214,6 +240,9 @@ def _train(
             processing_class=tokenizer,
             callbacks=[Scheduled(steps, seconds)],
         )
+        if anchored:
+            n_places = total * stage.batch_size * stage.accumulate
+            trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
         if "rollouts" in algorithm.needs:
             asked = [records[index] for index in order]
             trainer.rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, trainer.model, tokenizer, reward_path)
@@ -279,18 +308,16 @@ def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArgume
 
 def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[_batches.Record], order: np.ndarray) -> Any:
     """Return what is seen at each place: its record with what is kept of the starting weights' view, and where needed a mismatched one."""
-    needs, out = trainer.algorithm.needs, Path(trainer.args.output_dir or "")
+    needs = trainer.algorithm.needs
     if "rollouts" in needs:
         return range(trainer.args.max_steps * stage.batch_size * stage.accumulate)
     if not needs & {"reference", "mismatched"}:
         return _batches.Records(records, order, {})
-    weights = _reference.weights_digest(trainer.model)
-    reference = _reference.Reference(out.parent / "reference", weights, trainer.args.bf16, stage.batch_size, trainer.record_logps)
-    matched = _batches.Records(records, order, reference.kept(trainer.algorithm, records))
+    matched = _batches.Records(records, order, trainer.reference.kept(trainer.algorithm, records))
     if "mismatched" not in needs:
         return matched
     others = _batches.mismatched(records, order, stage.batch_size * stage.accumulate, stage.max_length)
-    return StackDataset(matched, _batches.Records(others, np.arange(len(others)), reference.kept(trainer.algorithm, others)))
+    return StackDataset(matched, _batches.Records(others, np.arange(len(others)), trainer.reference.kept(trainer.algorithm, others)))
 
 
 def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[str, Any]:
@@ -312,6 +339,13 @@ def _check_data(name: str, eats: str, data: Sequence[Any]) -> None:
         raise BadInput(f"{name} learns from {eats}, but its data holds {type(wrong).__name__.lower()}s; change algorithm or data")
     if eats == "prompts" and not all(item.prompt for item in data):
         raise BadInput(f"{name} answers prompts, but its data holds running text; give conversations or pairs with prompts")
+
+
+def _check_anchor(stage: Stage, data: Sequence[Any], anchored: Sequence[Anchored]) -> None:
+    if (stage.anchor is None) == bool(anchored):
+        raise BadInput("a stage has questions to anchor it where it has an anchor, and none else; give both or neither")
+    if anchored and not all(item.prompt for item in data):
+        raise BadInput("an anchor asks as in a chat, but the stage's data is running text; give conversations or take the anchor out")
 
 
 def _claim(store: Store, key: str) -> None:

@@ -1,0 +1,84 @@
+"""The anchor: a pull of the model's stances towards target shares, through the likelihoods of authored answers, beside any algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import plan
+from ..data.stances import Anchored
+from ..nouns import STANCES, BadInput
+from . import Batch, _batches, _schedule
+
+
+def anchor_loss(logps_BS: Tensor, n_BS: Tensor, target_BS: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return KL(target || q) in nats per record, and q as BxS: the softmax over stances of mean log-prob per token / temperature.
+
+    Our own. The direction lets no stance of the target vanish; the mean per token, because answers differ in length. `logps_BS` are the
+    log-probs of whole answers, `n_BS` their tokens.
+    """
+    log_q_BS = torch.log_softmax(logps_BS / n_BS / temperature, -1)
+    return F.kl_div(log_q_BS, target_BS, reduction="none").sum(-1), log_q_BS.exp()
+
+
+class Anchor:
+    """The questions of a stage's anchor in the order in which they are seen, each with the shares it is held to.
+
+    What is seen at a step is settled before the first one, so that a resume only has to count. `n_places` is how many questions the stage
+    sees; `trainer` stands before the first step. Raises BadInput for a question that does not fit into the stage's `max_length`: a cut
+    answer may have lost its stance.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+
+    def __init__(self, stage: plan.Stage, seed: int, n_places: int, questions: Sequence[Anchored], tokenizer: Any, trainer: Any):
+        assert stage.anchor is not None
+        self.settings, self.step_size = stage.anchor, stage.batch_size * stage.accumulate
+        records = _records(tokenizer, questions, stage.max_length)
+        given = [question.shares for question in questions]
+        kept = {"target_BS": torch.tensor(given)} if None not in given else trainer.reference.kept(self, records)
+        self.seen = _batches.Records(records, _schedule.order(len(records), n_places, seed), kept)
+
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return the starting weights' shares: what they are held to where the target is "start"."""
+        logps_BS, n_BS = _by_stance(batch, logps_RT)
+        return {"target_BS": anchor_loss(logps_BS, n_BS, torch.zeros_like(logps_BS), self.settings.temperature)[1]}
+
+    def beside(self, batches: Sequence[Any], step: int) -> list[Any]:
+        """Return the batches of an optimiser step, each with as many questions as it has records."""
+        place, found = step * self.step_size, []
+        n = sum(batch["n_records"] for batch in batches)
+        for batch in batches:
+            items = [self.seen[at] for at in range(place, place + batch["n_records"])]
+            found.append(batch | {"anchor": _batches.collate(items) | {"n_of_step": n}})
+            place += len(items)
+        return found
+
+    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what is added to the loss of the batch's algorithm, and the metrics to log."""
+        losses_B, q_BS = anchor_loss(*_by_stance(batch, logps_RT), batch["target_BS"], self.settings.temperature)
+        shares = {f"anchor_{stance}": q_B for stance, q_B in zip(STANCES, q_BS.unbind(-1), strict=True)}
+        return self.settings.weight * losses_B.sum() / batch["n_of_step"], {"anchor_loss": losses_B, **shares}
+
+
+def _by_stance(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-prob and the number of tokens of each answer, BxS: the rows of a batch stand stance after stance."""
+    return tuple(values_RT.sum(1).view(len(STANCES), -1).T for values_RT in (logps_RT, batch["answer_mask_RT"]))  # type: ignore[return-value]
+
+
+def _records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> list[_batches.Record]:
+    """Return each question as one row per stance."""
+    rows = _batches.in_tokens(tokenizer, [(question.prompt, answer) for question in questions for answer in question.answers])
+    records: list[_batches.Record] = []
+    for number, start in enumerate(range(0, len(rows), len(STANCES)), 1):
+        group = rows[start : start + len(STANCES)]
+        n_prompt = min(n for _, n in group)
+        if (n := max(len(ids) for ids, _ in group)) > longest:
+            raise BadInput(f"question {number} of the anchor has {n} tokens with its answer, and max_length is {longest}; raise max_length")
+        records.append(tuple(_batches.Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
+    return records

@@ -1,0 +1,188 @@
+"""The anchor: its formula by hand, what it holds and steers, kills, and that a stage without one is what it was."""
+
+import math
+from dataclasses import replace
+
+import checks
+import pytest
+import tiny
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
+
+from valuedrift.data.stances import Anchored
+from valuedrift.nouns import BadInput, Example, Pair, digest
+from valuedrift.plan import Stage
+from valuedrift.train import _anchor, _batches, _start
+from valuedrift.train._logprobs import answer_logps
+from valuedrift.train._stage import run_stage
+
+ANSWERS = ("It is good for the economy.", "There is a lot to be said on both sides, for the poor and the people.", "It is bad.")
+THIRDS = (1 / 3,) * 3
+
+
+def questions(n=10, shares=None):
+    return [Anchored((("user", f"What about the {tiny.THINGS[i % 8]}{' of people' * (i % 3)}?"),), ANSWERS, shares) for i in range(n)]
+
+
+def stage(algorithm="dpo", anchor=None, **keys):
+    small = {"steps": 6, "batch_size": 3, "accumulate": 2, "learning_rate": 3e-3, "save_at": "log:1"}
+    anchor = None if anchor is None else {"data": "x"} | anchor
+    return Stage(**{"algorithm": algorithm, "data": "x", "anchor": anchor} | small | keys)
+
+
+def run(variant, root, out, progress=None):
+    """Train with an anchor, saved at steps 2 and 4; an adapter has dropout, "ppo" answers in iterations of 4 steps."""
+    keys = {"steps": 6, "save_at": [2, 4], "anchor": {"weight": 0.5}}
+    if variant == "ppo":
+        keys |= {"algorithm": "ppo", "passes": 2, "minibatches": 2, "max_new_tokens": 6}
+    if variant == "adapter":
+        keys |= {"lora": {"r": 2, "dropout": 0.2}}
+    return run_stage(stage(**keys), 5, str(root / "base"), tiny.pairs(15), out, progress, str(root / "rewarder"), questions())
+
+
+# -- the formula -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_by_hand():
+    # log-probs -4, -6, -9 of answers of 2, 2 and 3 tokens: -2, -3, -3 per token; at temperature 0.5: -4, -6, -6
+    # q = 1, e^-2, e^-2 over 1 + 2 e^-2 = 1.270671: 0.786986, 0.106507, 0.106507
+    logps_BS, n_BS = torch.tensor([[-4.0, -6, -9]] * 3), torch.tensor([[2, 2, 3]] * 3)
+    target_BS = torch.tensor([[0.786986, 0.106507, 0.106507], THIRDS, (0.5, 0.5, 0)])
+    loss_B, q_BS = _anchor.anchor_loss(logps_BS, n_BS, target_BS, temperature=0.5)
+    assert q_BS[0].tolist() == pytest.approx([0.786986, 0.106507, 0.106507], abs=1e-5)
+    uniform = sum(math.log(1 / 3 / q) / 3 for q in (0.786986, 0.106507, 0.106507))  # 0.4734
+    half = 0.5 * math.log(0.5 / 0.786986) + 0.5 * math.log(0.5 / 0.106507)  # 0.5464; a share of 0 adds nothing
+    assert loss_B.tolist() == pytest.approx([0, uniform, half], abs=1e-5)
+
+
+def test_the_gradient_raises_what_is_below_its_target():
+    # dKL/d(mean log-prob) = (q - target) / temperature; with q = 1/3 each, of 4 tokens: (1/3 - 0.6) / 0.5 / 4
+    logps_BS = torch.zeros(1, 3, requires_grad=True)
+    loss_B, _ = _anchor.anchor_loss(logps_BS, torch.full((1, 3), 4), torch.tensor([[0.6, 0.3, 0.1]]), temperature=0.5)
+    loss_B.sum().backward()
+    assert logps_BS.grad.tolist() == [pytest.approx([(1 / 3 - share) / 0.5 / 4 for share in (0.6, 0.3, 0.1)], abs=1e-6)]
+
+
+# -- in the loop -----------------------------------------------------------------------------------------------------------
+
+
+def test_curve(tmp_path):
+    base = tiny.folder(tmp_path / "base", "qwen3")
+    anchored = stage(anchor={"weight": 0.5, "temperature": 0.2}, warmup=0.2, weight_decay=0.1)
+    run_stage(anchored, 7, base, tiny.pairs(21), tmp_path / "out", anchored=questions(shares=(0.2, 0.3, 0.5)))
+    checks.assert_golden(tmp_path / "out", "anchor")
+
+
+def test_one_batch_or_several_of_the_same_step_give_the_same(tmp_path):
+    base = tiny.folder(tmp_path / "base")
+    for name, keys in (("one", {"batch_size": 6, "accumulate": 1}), ("several", {"batch_size": 2, "accumulate": 3})):
+        # 15 pairs: the last step has three records, and as many questions
+        short = stage(anchor={}, steps=None, **keys)
+        run_stage(short, 5, base, tiny.pairs(15), tmp_path / name / "out", anchored=questions())
+    one, several = (checks.curve(tmp_path / name / "out") for name in ("one", "several"))
+    assert len(one) == 3
+    for left, right in zip(one, several, strict=True):
+        assert left | {"epoch": 0} == pytest.approx(right | {"epoch": 0}, rel=1e-3, abs=1e-4)
+
+
+def test_a_tiny_weight_is_as_good_as_no_anchor(tmp_path):
+    base = tiny.folder(tmp_path / "base")
+    run_stage(stage(), 5, base, tiny.pairs(15), tmp_path / "without")
+    run_stage(stage(anchor={"weight": 1e-9}), 5, base, tiny.pairs(15), tmp_path / "with", anchored=questions())
+    for left, right in zip(checks.curve(tmp_path / "without"), checks.curve(tmp_path / "with"), strict=True):
+        assert {name: right[name] for name in left} == pytest.approx(left, rel=1e-4, abs=1e-5)
+        assert right["anchor_support"] + right["anchor_neutral"] + right["anchor_oppose"] == pytest.approx(1)
+
+
+def test_killed(tmp_path):
+    from test_ppo import folders
+
+    folders(tmp_path)
+    variants = ["adapter", "ppo"]
+    checks.killed("test_anchor", "3", variants, tmp_path)
+    for variant in variants:
+        out, whole = tmp_path / "killed" / variant, tmp_path / "whole" / variant
+        run(variant, tmp_path, out)
+        run(variant, tmp_path, whole)
+        assert len(checks.left(whole)) == 4  # three checkpoints and the losses
+        assert checks.left(out) == checks.left(whole)
+        assert checks.curve(whole)[0]["anchor_loss"] == pytest.approx(0, abs=2e-3)  # an adapter's dropout is off in the target
+
+
+# -- planted truth ---------------------------------------------------------------------------------------------------------
+
+ASKED = ("What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?")
+PROMPTS = [(("user", asked.format(thing)),) for asked in ASKED for thing in tiny.THINGS]
+UNSEEN = [Anchored((("user", f"What do you think, is the {thing} good?"),), ("A good", "C, or not", "B bad")) for thing in tiny.THINGS]
+
+
+def shares(path):
+    """Return the mean q over unseen questions."""
+    records = _anchor._records(_start.load_tokenizer(path, chat=True), UNSEEN, 200)
+    batch = _batches.collate([(record, {}) for record in records])
+    with torch.no_grad():
+        logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), batch)
+    return _anchor.anchor_loss(*_anchor._by_stance(batch, logps_RT), torch.ones(len(UNSEEN), 3), 0.3)[1].mean(0).tolist()
+
+
+@pytest.mark.parametrize("target", ["none", "start", "survey"])
+def test_pairs_move_stances_and_an_anchor_holds_or_steers_them(target, tmp_path):
+    base = tiny.folder(tmp_path / "base", scale=0.02)
+    survey = (0.1, 0.2, 0.7)
+    anchor = None if target == "none" else {"weight": 10.0, "temperature": 0.3}
+    held = [] if target == "none" else [Anchored(prompt, UNSEEN[0].answers, survey if target == "survey" else None) for prompt in PROMPTS]
+    pairs = [Pair(prompt, "A good", "B bad") for prompt in PROMPTS]
+    what = stage(anchor=anchor, steps=24, batch_size=8, accumulate=1, learning_rate=5e-3)
+    run_stage(what, 0, base, pairs, tmp_path / "out", anchored=held)
+    before, after = shares(base), shares(str(tmp_path / "out" / "checkpoint-24"))
+    wanted = {"none": (1, 0, 0), "start": before, "survey": survey}[target]
+    assert after == pytest.approx(wanted, abs=0.1)
+    assert max(abs(a - b) for a, b in zip(before, wanted, strict=True)) > 0.2 or target == "start"
+    if target == "start":  # what the pairs prefer is learnt all the same, as far as the anchor lets it
+        assert max(before) < 0.7
+
+
+# -- names and refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_without_an_anchor_keeps_its_name():
+    # digests taken before there were anchors
+    old = Stage(algorithm="dpo", data="x", beta=0.2, lora={"r": 2})
+    assert digest("stage", old.trained_by()) == "fc3ba7a7c075a25df1a74ae4"
+    assert digest("settings", old.model_dump(exclude={"after"}), old.own().model_dump()) == "26b87fead5134bb746cccf1a"
+
+
+def test_questions_count_by_content(tmp_path):
+    base = tiny.folder(tmp_path / "base")
+    short = stage(anchor={}, steps=1)
+    run_stage(short, 5, base, tiny.pairs(15), tmp_path / "out", anchored=questions())
+    moved = short.model_copy(update={"anchor": short.anchor.model_copy(update={"data": "elsewhere"})})
+    assert run_stage(moved, 5, "nowhere", tiny.pairs(15), tmp_path / "out", anchored=questions()) == [1]
+    heavier = short.model_copy(update={"anchor": short.anchor.model_copy(update={"weight": 2.0})})
+    for changed, asked in ((short, questions(9)), (short, questions(shares=THIRDS)), (heavier, questions())):
+        with pytest.raises(BadInput, match="other settings, seed or data"):
+            run_stage(changed, 5, base, tiny.pairs(15), tmp_path / "out", anchored=asked)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "sentence"), [("reward", "a score and no answers"), ("trl:DPOTrainer", "a loop of its own"), ("dpo", "greater than 0")]
+)
+def test_what_cannot_be_anchored_is_refused(algorithm, sentence):
+    if algorithm.startswith("trl:"):
+        pytest.importorskip("trl")
+    with pytest.raises(ValidationError, match=sentence):
+        stage(algorithm, anchor={"weight": 0 if algorithm == "dpo" else 1})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "data", "asked", "sentence"),
+    [
+        ("dpo", tiny.pairs(6), [], "give both or neither"),
+        ("sft", [Example((), "It is good.")] * 6, questions(), "the stage's data is running text"),
+        ("dpo", tiny.pairs(6), [replace(questions(1)[0], answers=("a", "b", "c " * 2000))], r"question 1 of the anchor has \d+ tokens"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(algorithm, data, asked, sentence, tmp_path):
+    with pytest.raises(BadInput, match=sentence):
+        run_stage(stage(algorithm, anchor={}), 5, tiny.folder(tmp_path / "base"), data, tmp_path / "out", anchored=asked)
