@@ -122,6 +122,9 @@ def trace(
     topics: Topics = "",
     view: Annotated[str, typer.Option("--view", help="claim, axis or paper: what a share is of.")] = "claim",
     floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Ask the last checkpoint twice: the noise floor.")] = True,
+    companions: Annotated[
+        bool, typer.Option("--companions/--no-companions", help="Also measure the distance moved (KL) and the length of the answers.")
+    ] = True,
     gold: Gold = "",
     min_agreement: Annotated[
         float, typer.Option("--min-agreement", help="Macro-F1 with people under which a judge's findings are not headlined.")
@@ -142,6 +145,7 @@ def trace(
         topics=_listed(topics),
         view=view,
         floor=floor,
+        companions=companions,
         gold=gold,
         min_agreement=min_agreement,
         max_cost=max_cost,
@@ -401,10 +405,12 @@ def _number(value: float | None, sign: str = "+") -> str:
     return "no evidence" if value is None else f"{value:{sign}.3f}"
 
 
-def _interval(row: dict[str, Any]) -> str:
+def _interval(row: dict[str, Any], sign: str = "+") -> str:
+    """Return a number with its interval; `sign` is empty for a level: a share has none."""
     if row["value"] is None:
         return "no evidence"
-    return f"{row['value']:+.3f}" if row["low"] is None else f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    value, low, high = (None if row[name] is None else f"{row[name]:{sign}.3f}" for name in ("value", "low", "high"))
+    return f"{value}" if low is None else f"{value} [{low}, {high}]"
 
 
 def _show_trace(result: dict[str, Any]) -> None:
@@ -467,7 +473,11 @@ def _show_gap(result: dict[str, Any]) -> None:
     columns = ["topic", "stance", "towards", "prompts", *(("chosen", "rejected", "gap [95 %]") if pairs else ("share [95 %]",))]
     rows = [
         [topic, stance, towards, str(view["n"])]
-        + ([_interval(view[stance][key]) for key in ("chosen", "rejected", "gap")] if pairs else [_interval(view[stance])])
+        + (
+            [_interval(view[stance][key], sign) for key, sign in (("chosen", ""), ("rejected", ""), ("gap", "+"))]
+            if pairs
+            else [_interval(view[stance], "")]
+        )
         for topic, row in found.items()
         for towards, view in (("claims", row), ("axis", row["axis"]))
         for stance in STANCES
@@ -478,9 +488,9 @@ def _show_gap(result: dict[str, Any]) -> None:
     print(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
     if result["claims_note"]:
         print(result["claims_note"])
-    of = ", chosen minus rejected" if "n_pairs" in result else ""
+    of, sign = (", chosen minus rejected", "+") if pairs else ("", "")
     for name, row in result["style"].items():
-        print(f"{name}{of}: {_interval(row)} {row.get('unit', '')}".rstrip())
+        print(f"{name}{of}: {_interval(row, sign)} {row.get('unit', '')}".rstrip())
     for row in found.values():
         print(f"- {row['conclusion']}")
     for sentence in (result["standing"]["why"], result["note"]):

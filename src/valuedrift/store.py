@@ -13,7 +13,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,13 @@ READING_SCHEMA: dict[str, Any] = {
     "reason": pl.String,
     "missing": pl.Float64,
 }
+NUMBER_SCHEMA: dict[str, Any] = {"key": pl.String, "value": pl.Float64}
 
 
 class Store:
     """A run folder.
 
-    `answers/` and `readings/` hold parts that are only ever added; the tables beside them are derived and rewritten.
+    `answers/`, `readings/` and `numbers/` hold parts that are only ever added; the tables beside them are derived and rewritten.
     """
 
     def __init__(self, root: Path | str):
@@ -136,6 +137,14 @@ class Store:
     def readings(self) -> pl.DataFrame:
         """Return every stored reading, one row each (columns of READING_SCHEMA)."""
         return self._parts("readings", READING_SCHEMA)
+
+    def numbers(self) -> dict[str, float | None]:
+        """Return every number that was computed of an answer, by key; None where there is none to be had."""
+        return dict(self._parts("numbers", NUMBER_SCHEMA).iter_rows())
+
+    def add_numbers(self, numbers: Mapping[str, float | None]) -> None:
+        """Add one part of numbers."""
+        self._add("numbers", pl.DataFrame(list(numbers.items()), schema=NUMBER_SCHEMA, orient="row"), list(numbers))
 
     def add_answers(self, answers: Sequence[Answer]) -> None:
         """Add one part of answers."""

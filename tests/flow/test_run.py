@@ -238,3 +238,18 @@ def test_a_trainer_of_trl_is_a_stage_like_others(plan_file, tmp_path):
     assert verbs.check(loaded, tmp_path / "out")["stages"][1]["steps"] == 6
     result = flow.run(loaded, tmp_path / "out")
     assert [(stage["name"], stage["steps"]) for stage in result["stages"]] == [("sft", [0, 2, 6]), ("dpo", [0, 3, 6])]
+
+
+def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_path):
+    row = {"prompt": "Q?", "support": "Yes.", "neutral": "Perhaps.", "oppose": "No."}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    plan_file.write_text(plan_file.read_text() + f'[stage.dpo.anchor]\ndata = "{tmp_path}/a.jsonl"\n')
+    node = plan.load(plan_file).nodes()[1]
+    records = flow.records_of(node)
+    before = flow.stage_folder(node, "weights", records, tmp_path)
+    (tmp_path / "a.jsonl").write_text(json.dumps(row | {"oppose": "Never."}) + "\n")
+    assert flow.stage_folder(node, "weights", records, tmp_path) != before
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Q?"}) + "\n")
+    for looks in (lambda: flow.check_before(plan.load(plan_file)), lambda: verbs.check(plan.load(plan_file), tmp_path / "out")):
+        with pytest.raises(BadInput, match=r"a.jsonl:1: a row needs"):
+            looks()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
+
 import polars as pl
 
 from ..nouns import OUTCOMES, BadInput
 from ._cells import Cells, cells
-from ._resample import difference
+from ._resample import Sample, difference
 from .drift import ALPHA, families
 from .profile import by_topic, frame
 
@@ -33,18 +35,25 @@ def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str = "claim"
     both = (read_a & read_b)[..., None]
     shares_a = by_topic(a.num_CSPO[:, at_a] * both, a.den_CSPO[:, at_a] * both, a.topics)
     shares_b = by_topic(b.num_CSPO[:, at_b] * both, b.den_CSPO[:, at_b] * both, a.topics)
-    results = {topic: difference(shares_b[topic] - shares_a[topic]) for topic in shares_a}
-    adjusted, _ = families({topic: result.p[0] for topic, result in results.items()})
+    changes = {topic: shares_b[topic] - shares_a[topic] for topic in shares_a}
+    alone = {topic: Sample(change.value_S[0], change.parts_SP[0], change.n[0], change.n_strata[0]) for topic, change in changes.items()}
     one_side = (read_a | read_b).any((0, 1)) & ~both[..., 0].any((0, 1))
+    left_out = {topic: int(one_side[a.topics.get(topic, slice(None))].sum()) for topic in alone}
+    return frame(tested(alone, left_out), SCHEMA)
+
+
+def tested(changes: Mapping[str, Sample], left_out: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the columns of SCHEMA for the differences of one comparison by topic, leading axis O; p corrected within it."""
+    results = {topic: difference(change) for topic, change in changes.items()}
+    adjusted, _ = families({topic: result.p for topic, result in results.items()})
     rows = []
     for topic, result in results.items():
-        left_out = int(one_side[a.topics.get(topic, slice(None))].sum())
         for o, outcome in enumerate(OUTCOMES):
-            row = {"topic": topic, "outcome": outcome, "n": np.minimum(shares_a[topic].n, shares_b[topic].n)[0, o], "n_left_out": left_out}
-            row |= {name: getattr(result, name)[0, o] for name in ("value", "low", "high", "p")}
+            row: dict[str, Any] = {"topic": topic, "outcome": outcome, "n": changes[topic].n[o], "n_left_out": left_out[topic]}
+            row |= {name: getattr(result, name)[o] for name in ("value", "low", "high", "p")}
             corrected = adjusted[topic, outcome]
             rows.append(row | {"p_adjusted": corrected, "resolved": bool(corrected < ALPHA)})
-    return frame(rows, SCHEMA)
+    return rows
 
 
 def _one_checkpoint(scores: pl.DataFrame, view: str) -> Cells:

@@ -16,7 +16,7 @@ SAID = {
 class Panel:
     """One table per comparison: the mean over topics, and the topics on which it is resolved."""
 
-    order = 24
+    order = 23
     title = "Effects"
 
     def html(self, run: Run) -> str:
@@ -30,18 +30,18 @@ class Panel:
         groups: dict[tuple[str, str, str], list[Row]] = {}
         for row in run.effects.iter_rows(named=True):
             groups.setdefault((row["kind"], row["first"], row["second"]), []).append(row)
-        return hint + "".join(_comparison(key, rows) for key, rows in groups.items())
+        told = {key: esc(SAID[key[0]].format(first=key[1], second=key[2])) for key in groups}
+        return hint + "".join(f"<h3>{told[key]}</h3>{differences(told[key], rows)}" for key, rows in groups.items())
 
 
-def _comparison(key: tuple[str, str, str], rows: list[Row]) -> str:
-    kind, first, second = key
+def differences(told: str, rows: list[Row]) -> str:
+    """Return the table of one comparison (rows with the columns of `effects`), and how many of its differences are resolved."""
     rows = [row for row in rows if row["outcome"] in STANCES]
     resolved = [row for row in rows if row["resolved"] and row["topic"] != ALL]
     body = "".join(_line(row) for row in rows if row["topic"] == ALL) + "".join(_line(row) for row in resolved)
-    told = esc(SAID[kind].format(first=first, second=second))
     heads = ("topic", "stance", "difference [95 %]", "resolved", "prompts")
     n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
-    return f"<h3>{told}</h3><p>{len(resolved)} of {n} resolved.</p>{table(told, heads, body)}"
+    return f"<p>{len(resolved)} of {n} resolved.</p>{table(told, heads, body)}"
 
 
 def _line(row: Row) -> str:

@@ -39,11 +39,31 @@ def is_chat(tokenizer: Any, frame: Frame) -> bool:
 
 def framed(tokenizer: Any, question: str, frame: Frame) -> list[int]:
     """Return the token ids a model is given for one question. Raises BadInput where "chat" is asked of a model without template."""
+    return _ids(tokenizer, _asked(tokenizer, question, frame), frame)
+
+
+def answered(tokenizer: Any, question: str, text: str, frame: Frame) -> tuple[list[int], int]:
+    """Return the token ids of a question with a stored answer behind it, and how many of them are the question.
+
+    The words are tokenised anew: where a model wrote them in other tokens than its tokenizer would, the ids differ from what it wrote.
+    """
+    asked = _asked(tokenizer, question, frame)
+    joint = " " if text and asked.endswith(":") else ""  # answers are stored without the space that follows "Answer:"
+    given, whole = _ids(tokenizer, asked, frame), _ids(tokenizer, asked + joint + text, frame)
+    return whole, next((n for n, (a, b) in enumerate(zip(given, whole, strict=False)) if a != b), min(len(given), len(whole)))
+
+
+def _asked(tokenizer: Any, question: str, frame: Frame) -> str:
     if not is_chat(tokenizer, frame):
-        ids = tokenizer(PLAIN.format(question=question))["input_ids"]
-        return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-    text = chat_text(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return PLAIN.format(question=question)
+    return chat_text(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
+
+
+def _ids(tokenizer: Any, text: str, frame: Frame) -> list[int]:
+    if is_chat(tokenizer, frame):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def ending(model: Any, tokenizer: Any, frame: Frame) -> Ending:

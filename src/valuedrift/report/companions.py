@@ -1,0 +1,78 @@
+"""What goes along with the drifts: the distance from the reference, rewards, the length of answers, refusals."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from ._chart import PAGE, Drawing, Ink, _layer, svg
+from ._run import Row, Run, places, stage_steps
+from ._words import esc, interval, number, table
+from .matched import axis_name
+
+SIZE = (210, 90)
+REFERENCES = {
+    "sft": "from the end of supervised fine-tuning",
+    "start": "from the stage’s own start",
+}
+HINT = """<p class="hint">Means over the prompts, seeds pooled, with 95 % bands; steps as in the trajectories. <em>KL</em> is how far the
+answers’ distribution lies from the reference; <em>refusal</em> and <em>invalid</em> are shares. Each chart has its own scale.</p>"""
+
+
+class Panel:
+    """One row of small charts per stage, one chart per companion."""
+
+    order = 27
+    title = "Companions"
+
+    def html(self, run: Run) -> str:
+        """Return the rows of charts; "" where no companions were measured."""
+        if run.companions is None or run.companions.is_empty():
+            return ""
+        names = run.companions["companion"].unique(maintain_order=True).to_list()
+        return HINT + "".join(_stage(run, stage, names) for stage in run.stages)
+
+
+def _stage(run: Run, stage: Row, names: list[str]) -> str:
+    figures = "".join(_figure(stage, name, run.companion_rows(stage["name"], name)) for name in names)
+    return f'<h3>{esc(stage["name"])}</h3><div class="companions">{figures}</div>' if figures else ""
+
+
+def _figure(stage: Row, name: str, rows: list[Row]) -> str:
+    rows = [row for row in rows if row["value"] is not None]
+    if not rows:
+        return ""
+    label = (
+        f"{axis_name(name)}: {number(rows[0]['value'])} at step {rows[0]['step']}, {number(rows[-1]['value'])} at step {rows[-1]['step']}."
+    )
+    body = "".join(
+        f'<tr><th scope="row">{row["step"]:,}</th><td>{number(row["value"])} {interval(row["low"], row["high"])}</td>'
+        f"<td>{row['n']:,}</td></tr>"
+        for row in rows
+    )
+    numbers = table(esc(label), ("step", "value [95 %]", "prompts"), body)
+    note = f' <span class="from">{REFERENCES[rows[0]["reference"]]}</span>' if rows[0]["reference"] in REFERENCES else ""
+    chart = svg(line(rows, stage, PAGE))
+    return (
+        f'<figure><figcaption>{esc(axis_name(name))}{note}</figcaption><div role="img" aria-label="{esc(label)}">{chart}</div>'
+        f"<details><summary>Numbers</summary>{numbers}</details></figure>"
+    )
+
+
+def line(rows: list[Row], stage: Row, ink: Ink) -> Drawing:
+    """Return one companion along the steps of a stage, with its 95 % band."""
+    at = dict(zip(stage_steps(stage), places(stage), strict=True))
+    points = [row | {"x": at[row["step"]]} for row in rows if row["step"] in at]
+    x = alt.X("x:Q", axis=None).scale(domain=[0, 1], nice=False)
+    ticks = alt.Axis(tickCount=3, domain=False, ticks=False, labelPadding=6)
+    y, low = (alt.Y(f"{field}:Q", title=None).scale(zero=True, nice=True) for field in ("value", "low"))
+    shown = sorted({points[0]["step"], points[-1]["step"]}) if points else []
+    steps = [{"x": at[step], "text": f"{step:,}"} for step in shown]
+    layers = [
+        _layer(points).mark_area(opacity=0.17, color=ink["text"], aria=False).encode(x=x, y=low.axis(ticks), y2="high:Q"),
+        _layer(points).mark_line(color=ink["text"], strokeWidth=1.8, aria=False).encode(x=x, y=y),
+        _layer(points).mark_point(filled=True, opacity=1, size=22, color=ink["text"], aria=False).encode(x=x, y=y),
+        _layer(steps)
+        .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
+        .encode(x=x, y=alt.value(SIZE[1]), text="text:N"),
+    ]
+    return alt.layer(*layers).properties(width=SIZE[0], height=SIZE[1])

@@ -1,0 +1,88 @@
+"""Two stages compared where both have moved equally far from the reference."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from ..nouns import STANCES, Outcome
+from ._chart import DASHES, PAGE, Drawing, Ink, _layer, svg
+from ._run import ALL, Row, Run
+from ._words import esc, number, outcome, table
+from .effects import SAID, differences
+
+HINT = """<p class="hint">Two algorithms may differ at their ends only because one went further. Here the shares are read off where both
+stand at the same distance: the farthest that every seed of both stages reaches (dashed upright line), between the two checkpoints around
+it. Differences are the second less the first, with 95 % intervals that hold the uncertainty of where the distance was reached; resolved
+where Holm’s p within the comparison is below 0.05. Steps and data are not equal there. In the charts, curves that lie on each other mean
+one path at different speeds.</p>"""
+SIZE = (250, 170)
+
+
+class Panel:
+    """Per comparison and axis: the share of each stance against the distance moved, and the differences at equal distance."""
+
+    order = 24
+    title = "At equal distance"
+
+    def html(self, run: Run) -> str:
+        """Return the comparisons; "" where no two stages from one start have moved along one axis."""
+        if run.matched is None:
+            return ""
+        parts = []
+        for (first, second, axis), rows in run.matched.group_by("first", "second", "axis", maintain_order=True):
+            at = f"{axis_name(str(axis))} {number(rows['level'][0])} above their start"
+            told = esc(f"{SAID['stage'].format(first=first, second=second)}, at {at}")
+            stages = str(first), str(second)
+            charts = "".join(_figure(run, stages, str(axis), rows["level"][0], stance) for stance in STANCES)
+            parts.append(f'<h3>{told}</h3><div class="grid">{charts}</div>{differences(told, rows.to_dicts())}')
+        return HINT + "".join(parts)
+
+
+def axis_name(axis: str) -> str:
+    """Return what is measured, with its unit."""
+    return {"kl": "KL (nats per answer)", "length": "length (words)"}.get(axis, axis.replace("reward:", "reward by "))
+
+
+def _figure(run: Run, stages: tuple[str, str], axis: str, level: float, stance: Outcome) -> str:
+    rows = [_point(run, stage, stance, row) for stage in stages for row in run.companion_rows(stage, axis)]
+    known = [row for row in rows if row["value"] is not None]
+    if not known:
+        return ""
+    label = (
+        f"Share of {stance} against {axis_name(axis)}, for {stages[0]} (solid) and {stages[1]} (dashed); every point stands in the table."
+    )
+    lines = "".join(
+        f'<tr><th scope="row">{esc(row["stage"])} step {row["step"]:,}</th><td>{number(row["x"])}</td><td>{number(row["value"])}</td></tr>'
+        for row in rows
+    )
+    numbers = table(esc(label), ("checkpoint", esc(axis_name(axis)), outcome(stance)), lines)
+    key = "".join(
+        f'<li><svg class="key" viewBox="0 0 34 10" aria-hidden="true"><path d="M0 5h34" class="line {name}"/></svg>{esc(stage)}</li>'
+        for name, stage in zip(("", "neutral"), stages, strict=True)
+    )
+    start = min(known, key=lambda row: row["step"])["x"]
+    chart = svg(paths(known, stages, start + level, axis_name(axis), PAGE))
+    return (
+        f'<figure><figcaption>{outcome(stance)}</figcaption><ul class="legend">{key}</ul><div role="img" aria-label="{esc(label)}">{chart}'
+        f"</div><details><summary>Numbers</summary>{numbers}</details></figure>"
+    )
+
+
+def _point(run: Run, stage: str, stance: Outcome, row: Row) -> Row:
+    share = run.shares(ALL, stage, row["step"]).get(stance, {}).get("value")
+    return {"stage": stage, "step": row["step"], "outcome": stance, "x": row["value"], "value": share}
+
+
+def paths(rows: list[Row], stages: tuple[str, str], level: float, title: str, ink: Ink) -> Drawing:
+    """Return the share of one stance against an axis: the first stage's line solid, the second's dashed, and the level they share."""
+    x = alt.X("x:Q", title=title).scale(zero=False, nice=True).axis(domain=False, ticks=False, tickCount=5, grid=False)
+    y = alt.Y("value:Q", title=None).scale(domain=[0, 1]).axis(values=[0, 0.5, 1], format=".2~f", domain=False, ticks=False)
+    dash = alt.StrokeDash("stage:N", legend=None).scale(domain=list(stages), range=[[1, 0], DASHES["neutral"]])
+    shape = alt.Shape("stage:N", legend=None).scale(domain=list(stages), range=["circle", "square"])
+    colour = ink[rows[0]["outcome"]]
+    layers = [
+        _layer([{"x": level}]).mark_rule(color=ink["soft"], strokeDash=[3, 3], aria=False).encode(x=x),
+        _layer(rows).mark_line(color=colour, strokeWidth=2, aria=False).encode(x=x, y=y, strokeDash=dash, order="step:Q"),
+        _layer(rows).mark_point(filled=True, color=colour, opacity=1, size=30, aria=False).encode(x=x, y=y, shape=shape),
+    ]
+    return alt.layer(*layers).properties(width=SIZE[0], height=SIZE[1])

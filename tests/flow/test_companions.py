@@ -1,0 +1,91 @@
+"""Companions of a run: two preference stages and a reward model on a tiny model; what is stored is not computed again."""
+
+import polars as pl
+import pytest
+
+from valuedrift import flow, plan, verbs
+from valuedrift.train import _distance
+
+STAGES = """
+[stage.rm]
+after = "sft"
+algorithm = "reward"
+data = "sandbox:pairs?n=24"
+save_at = [3]
+
+[stage.ipo]
+after = "sft"
+algorithm = "ipo"
+data = "sandbox:pairs?n=48"
+batch_size = 8
+learning_rate = 3e-3
+save_at = [3, 6]
+"""
+TABLES = ("companion_scores", "companions", "matched")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model):
+    from .conftest import PLAN
+
+    folder = tmp_path_factory.mktemp("companions")
+    (folder / "plan.toml").write_text(PLAN.format(model=tiny_model) + STAGES)
+    flow.run(plan.load(folder / "plan.toml"), folder / "out")
+    return folder
+
+
+def held(out):
+    return {file.name: file.read_bytes() for file in sorted([*out.glob("numbers/*"), *(out / f"{name}.parquet" for name in TABLES)])}
+
+
+def test_every_checkpoint_has_its_companions(finished):
+    table = pl.read_parquet(finished / "out" / "companions.parquet")
+    for stage, steps in (("sft", [0, 2, 6]), ("dpo", [0, 3, 6]), ("ipo", [0, 3, 6])):
+        for companion in ("kl", "reward:rm", "length", "refusal", "invalid"):
+            rows = table.filter((pl.col("stage") == stage) & (pl.col("companion") == companion)).sort("step")
+            assert rows["step"].to_list() == steps, (stage, companion)
+            assert rows["n"].to_list() == [100] * 3
+        kl = table.filter((pl.col("stage") == stage) & (pl.col("companion") == "kl")).sort("step")
+        assert kl["value"][0] == 0
+        assert min(kl["low"][1:]) > 0
+        assert set(kl["reference"]) == {"start" if stage == "sft" else "sft"}
+
+
+def test_both_preference_stages_are_matched(finished):
+    table = pl.read_parquet(finished / "out" / "matched.parquet")
+    assert set(table.select("first", "second", "axis").rows()) >= {("dpo", "ipo", "kl")}
+    ends = pl.read_parquet(finished / "out" / "companions.parquet").filter((pl.col("companion") == "kl") & (pl.col("step") == 6))
+    reached = min(ends.filter(pl.col("stage").is_in(["dpo", "ipo"]))["value"])
+    assert table.filter(axis="kl")["level"][0] == pytest.approx(reached)
+    page = (finished / "out" / "report.html").read_text()
+    assert "At equal distance" in page
+    assert "Companions" in page
+
+
+def test_the_same_command_again_computes_nothing(finished, monkeypatch):
+    before = held(finished / "out")
+
+    def refuse(*_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(_distance, "load_model", refuse)
+    monkeypatch.setattr(_distance, "RewardModel", refuse)
+    flow.run(plan.load(finished / "plan.toml"), finished / "out")
+    flow.rejudge(finished / "out", {})
+    verbs.report(finished / "out", "claim")
+    assert held(finished / "out") == before
+
+
+def test_what_was_cut_off_is_finished_alike(finished):
+    """Losing one part is what a kill between two checkpoints leaves."""
+    out, before = finished / "out", held(finished / "out")
+    min(out.glob("numbers/*")).unlink()
+    flow.run(plan.load(finished / "plan.toml"), out)
+    assert held(out) == before
+
+
+def test_they_can_be_left_out(finished):
+    path = finished / "without.toml"
+    path.write_text("companions = false\n" + (finished / "plan.toml").read_text())
+    flow.run(plan.load(path), finished / "out")
+    assert not any((finished / "out" / f"{name}.parquet").exists() for name in TABLES)
