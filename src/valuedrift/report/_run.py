@@ -23,7 +23,7 @@ COLUMNS = {
     ),
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
 }
-OPTIONAL = ("effects", "judges", "corrected_profiles", "corrected_drifts")
+OPTIONAL = ("effects", "dose", "dose_curve", "companions", "matched", "judges", "corrected_profiles", "corrected_drifts")
 """Tables that not every run has."""
 Row = dict[str, Any]
 
@@ -43,6 +43,13 @@ class Run:
     provenance: Row
     effects: pl.DataFrame | None = None
     """What a choice of the pipeline changes; None where no two stages differ in one choice alone."""
+    dose: pl.DataFrame | None = None
+    dose_curve: pl.DataFrame | None = None
+    """How drifts grow with a swept number; None where no number was swept over three values."""
+    companions: pl.DataFrame | None = None
+    """Distance moved, length and rewards at every checkpoint; None where they were left out or the run is older."""
+    matched: pl.DataFrame | None = None
+    """Differences between stages that moved equally far; None where no two stages can be compared so."""
     judges: pl.DataFrame | None = None
     """What each member of a panel says of every drift; None where one judge alone has read."""
     corrected_profiles: pl.DataFrame | None = None
@@ -74,6 +81,12 @@ class Run:
         """What was asked for, as a table; empty where the provenance holds none."""
         plan = self.provenance.get("plan") or {}
         return tomllib.loads(plan) if isinstance(plan, str) else plan
+
+    def companion_rows(self, stage: str, companion: str) -> list[Row]:
+        """Return the stored values of a companion along a stage, step by step; empty where nothing is stored."""
+        if self.companions is None:
+            return []
+        return self.companions.filter((pl.col("stage") == stage) & (pl.col("companion") == companion)).sort("step").to_dicts()
 
     @cached_property
     def _profile_rows(self) -> dict[tuple[str, str, int], dict[str, Row]]:

@@ -1,0 +1,136 @@
+"""How drifts grow with a number that was swept, and from which dose on."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from ..nouns import STANCES
+from ._chart import PAGE, Drawing, Ink, _layer, _scales, svg
+from ._run import ALL, Row, Run
+from ._words import NO_EVIDENCE, count, esc, estimate, number, outcome, table
+
+HINT = """<p class="hint">Drift of the stage at each dose, paired by prompt and seed, with 95 % intervals. The line with its 95 % band is
+the fitted straight line, or the fitted hinge where a threshold is resolved; the bar at the bottom is that threshold with its 95 %
+interval. <em>Change</em> is that along the straight line from the lowest to the highest dose, resolved where Holm’s p within the sweep is
+below 0.05. Where no threshold is resolved, the largest that the data do not exclude is named.
+The p is that of the straight line.</p>"""
+WIDTH, HEIGHT = 460, 260
+
+
+class Panel:
+    """One chart per swept number: the mean over topics, beside a table of it and of the topics on which a response is resolved."""
+
+    order = 26
+    title = "Dose response"
+
+    def html(self, run: Run) -> str:
+        """Return the charts and tables; "" where no number was swept over three values."""
+        if run.dose is None or run.dose_curve is None:
+            return ""
+        families = list(dict.fromkeys(run.dose.select("family", "setting").rows()))
+        parts = []
+        for family in families:
+            rows, points = ([row for row in table.to_dicts() if _of(row) == family] for table in (run.dose, run.dose_curve))
+            parts.append(_response(family, rows, [point for point in points if point["topic"] == ALL and point["outcome"] in STANCES]))
+        return HINT + "".join(parts)
+
+
+def _of(row: Row) -> tuple[str, str]:
+    return row["family"], row["setting"]
+
+
+def _response(family: tuple[str, str], rows: list[Row], points: list[Row]) -> str:
+    rows = [row for row in rows if row["outcome"] in STANCES]
+    overall = [row for row in rows if row["topic"] == ALL]
+    resolved = [row for row in rows if row["resolved"] and row["topic"] != ALL]
+    told = esc(f"{family[0]}: {family[1]} from {rows[0]['lowest']:g} to {rows[0]['highest']:g}")
+    heads = ("topic", "stance", "change [95 %]", "threshold", "line, p", "prompts")
+    body = "".join(_line(row) for row in [*overall, *resolved])
+    n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
+    said = f"<p>{len(resolved)} of {n} respond beyond chance.</p>{table(told, heads, body)}"
+    return f'<h3>{told}</h3><div class="overall">{_figure(told, overall, points)}<div>{said}</div></div>'
+
+
+def _figure(told: str, rows: list[Row], points: list[Row]) -> str:
+    caption = f"<figcaption>All topics: {' '.join(outcome(name) for name in STANCES)}</figcaption>"
+    observed = [point for point in points if point["kind"] == "observed"]
+    if not any(point["value"] is not None for point in observed):
+        return f'<figure>{caption}<p class="none">{NO_EVIDENCE}</p></figure>'
+    label = f"{told}. " + "; ".join(f"{row['outcome']} {estimate(row, sign=True)}, threshold {_threshold(row)}" for row in rows)
+    lines = "".join(
+        f'<tr><th scope="row">{point["dose"]:g}</th><td>{outcome(point["outcome"])}</td>'
+        f'<td class="nums">{estimate(point, sign=True)}</td><td>{point["n"]:,}</td></tr>'
+        for point in sorted(observed, key=lambda point: point["dose"])
+    )
+    numbers = table(f"Numbers of {told}", ("dose", "stance", "drift [95 %]", "prompts"), lines)
+    return (
+        f'<figure>{caption}<div class="dots" role="img" aria-label="{esc(label)}">{svg(curves(rows, points, PAGE))}</div>'
+        f"<details><summary>Numbers</summary>{numbers}</details></figure>"
+    )
+
+
+def _line(row: Row) -> str:
+    topic = "all topics" if row["topic"] == ALL else row["topic"]
+    fits = "–" if row["p_straight"] is None else "&lt; 0.001" if row["p_straight"] < 0.001 else number(row["p_straight"])
+    change = f'<span class="nums">{estimate(row, sign=True)}</span>'
+    cells = (outcome(row["outcome"]), change, esc(_threshold(row)), fits, f"{row['n']:,}")
+    return f'<tr><th scope="row">{esc(topic)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _threshold(row: Row) -> str:
+    """Return the threshold with its interval, or what is known of it."""
+    if row["status"] == "resolved":
+        return f"{row['threshold']:.3g} [{row['threshold_low']:.3g}, {row['threshold_high']:.3g}]"
+    if row["status"] == "none resolved" and row["threshold_high"] is not None:
+        return f"none, or up to {row['threshold_high']:.3g}"
+    return str({"other shape": "neither line nor threshold", "none resolved": "none"}.get(row["status"], row["status"]))
+
+
+def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
+    """Return the drifts by dose with their intervals, the fitted curves with their bands, and the intervals of resolved thresholds."""
+    known = [point for point in points if point["value"] is not None]
+    observed, fitted = ([point for point in known if point["kind"] == kind] for kind in ("observed", "fitted"))
+    doses = sorted({point["dose"] for point in observed})
+    highest = doses[-1]
+    x = (
+        alt.X("dose:Q", title=rows[0]["setting"])
+        .scale(type="log" if rows[0]["scale"] == "log" else "linear", domain=[doses[0], highest], nice=False, padding=14)
+        .axis(
+            values=doses,
+            format=".1~e" if highest < 0.01 or rows[0]["scale"] == "log" else ".3~g",
+            domain=False,
+            grid=False,
+            tickColor=ink["grid"],
+            labelOverlap=True,
+        )
+    )
+    y, low = (alt.Y(f"{name}:Q", title=None).scale(zero=True) for name in ("value", "low"))
+    scales, detail = _scales(ink), alt.Detail("outcome:N")
+    axis = alt.Axis(format="+.2~f", labelExpr="datum.value == 0 ? '0' : datum.label", tickCount=5, domain=False, ticks=False)
+    layers = [
+        _layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(y=y),
+        _layer(fitted).mark_area(opacity=0.17, aria=False).encode(x=x, y=low.axis(axis), y2="high:Q", color=scales["color"], detail=detail),
+        _layer(fitted)
+        .mark_line(aria=False)
+        .encode(x=x, y=y, color=scales["color"], strokeDash=scales["dash"], strokeWidth=scales["width"], detail=detail),
+    ]
+    for k, name in enumerate(STANCES):  # side by side, so that intervals at one dose do not hide each other
+        base, beside = _layer([point for point in observed if point["outcome"] == name]), 7 * (k - 1)
+        layers += [
+            base.mark_rule(strokeWidth=1.6, xOffset=beside, aria=False).encode(x=x, y=low, y2="high:Q", color=scales["color"]),
+            base.mark_point(filled=True, opacity=1, size=46, xOffset=beside, aria=False).encode(
+                x=x, y=y, color=scales["color"], shape=scales["shape"]
+            ),
+        ]
+        thresholds = [row for row in rows if row["outcome"] == name and row["status"] == "resolved"]
+        if thresholds:
+            base, at = _layer(thresholds), alt.value(HEIGHT - 5 - 9 * k)
+            layers += [
+                base.mark_rule(strokeWidth=3, opacity=0.6, aria=False).encode(
+                    x="threshold_low:Q", x2="threshold_high:Q", y=at, color=scales["color"]
+                ),
+                base.mark_point(filled=True, opacity=1, size=40, aria=False).encode(
+                    x="threshold:Q", y=at, color=scales["color"], shape=scales["shape"]
+                ),
+            ]
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
