@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check
+.PHONY: demo test check experiments
 
 demo: $(VENV)/ready
 	$(BIN)/valuedrift demo --out runs/demo
@@ -14,9 +14,12 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
 check: $(VENV)/ready
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples experiments
+	$(BIN)/ruff format --check src tests benchmarks examples experiments
 	$(BIN)/mypy
+
+experiments: $(VENV)/ready
+	$(BIN)/python experiments/run.py
 
 # torch comes first and by exact version: an unpinned torch may bring gigabytes of CUDA libraries that this project does not need.
 $(VENV)/ready: pyproject.toml

@@ -13,10 +13,10 @@ import typer
 
 from valuedrift import flow, plan, provenance, registry
 from valuedrift.cli import app
-from valuedrift.measure import _resample, contrast, drift, judges, profile
+from valuedrift.measure import _resample, companions, contrast, dose, drift, judges, matched, profile
 from valuedrift.nouns import Checkpoint
 from valuedrift.sandbox import _data, _grammar
-from valuedrift.store import ANSWER_SCHEMA, READING_SCHEMA
+from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = sorted((REPO / "docs").glob("*.md"))
@@ -125,6 +125,7 @@ def written(field) -> str:
         ("## How checkpoints are asked and read", plan.Asking.model_fields),
         ("## `[stage.NAME]`", plan.Stage.model_fields),
         ("## `[stage.NAME.lora]`", plan.Lora.model_fields),
+        ("## `[stage.NAME.anchor]`", plan.Anchor.model_fields),
     ],
 )
 def test_the_keys_of_a_plan(heading, fields):
@@ -157,9 +158,14 @@ def test_the_columns_of_the_stored_tables():
         "profiles.parquet": list(profile.SCHEMA),
         "drifts.parquet": list(drift.SCHEMA),
         "scores.parquet": list(flow.SCORES),
+        "companions.parquet": list(companions.SCHEMA),
+        "matched.parquet": [name for name in matched.SCHEMA if name not in contrast.SCHEMA],
+        "dose.parquet": list(dose.SCHEMA),
+        "dose_curve.parquet": list(dose.CURVE),
         "judges.parquet": _judges_columns(),
         "answers/": list(ANSWER_SCHEMA),
         "readings/": list(READING_SCHEMA),
+        "numbers/": list(NUMBER_SCHEMA),
         "provenance.json": list(provenance.record({}, "claim", {}, [], {}, [], 0, 0)),
         "checkpoints.json": list(Checkpoint.__dataclass_fields__),
     }

@@ -1,0 +1,235 @@
+"""Run the experiments and write what was measured into their READMEs.
+
+    python experiments/run.py                 # all eight
+    python experiments/run.py 3 8             # these alone
+    python experiments/run.py --read          # nothing is run: the READMEs are written again from the tables that are there
+
+All share one run folder, so that a stage which several need is trained once, and what is there already is not done again. Each plan's
+tables and report are copied to runs/experiments/results. A claim is one figure of a table and what the paper lets one expect of it:
+it agrees where the whole 95 % interval lies where it should, disagrees where the whole interval lies where it should not, and is
+undecided else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+HERE = Path(__file__).parent
+OUT = Path("runs/experiments")
+TABLES = ("drifts", "effects", "matched", "dose", "dose_curve", "companions", "profiles")
+MARKS = ("<!-- measured -->", "<!-- end of measured -->")
+STANCES = ("support", "neutral", "oppose")
+SIGNS = {"above": "above {}", "below": "below {}", "within": "within ±{}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", type=int)
+    parser.add_argument("--read", action="store_true", help="run nothing")
+    chosen = parser.parse_args()
+    folders = [folder for folder in sorted(HERE.glob("[0-9]-*")) if not chosen.numbers or int(folder.name[0]) in chosen.numbers]
+    for folder in folders:
+        if not chosen.read:
+            run(folder)
+        write(folder, measured(folder))
+    write(HERE, overview())
+
+
+def plans(folder: Path) -> list[Path]:
+    """Return the plans of an experiment, in the order of their names."""
+    return [path for path in sorted(folder.glob("*.toml")) if path.name != "claims.toml"]
+
+
+def results(folder: Path, plan: str) -> Path:
+    return OUT / "results" / folder.name / plan
+
+
+def run(folder: Path) -> None:
+    """Run an experiment's preparation and its plans, and copy what each measured."""
+    if (folder / "prepare.py").exists():
+        subprocess.run([sys.executable, str(folder / "prepare.py")], check=True)
+    for plan in plans(folder):
+        print(f"{folder.name}: {plan.name}", file=sys.stderr)
+        started = time.monotonic()
+        command = [str(Path(sys.executable).with_name("valuedrift")), "run", str(plan), "--out", str(OUT), "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(done.returncode)
+        kept = results(folder, plan.stem)
+        kept.mkdir(parents=True, exist_ok=True)
+        told = json.loads(done.stdout)
+        record = {"seconds": round(time.monotonic() - started), "findings": told["findings"], "notes": told["notes"]}
+        record |= {"n_answers": told["n_answers"], "n_generated": told["n_generated"], "margins": margins(told["checkpoints"])}
+        if done_before := _record(folder, plan.stem):  # a run that only read what was there says nothing of the time it takes
+            record["seconds"] = max(record["seconds"], done_before["seconds"])
+        (kept / "record.json").write_text(json.dumps(record, indent=1))
+        for name in (*(f"{table}.parquet" for table in TABLES), "report.html", "stages.json"):
+            (kept / name).unlink(missing_ok=True)
+            if (OUT / name).exists():
+                shutil.copy(OUT / name, kept / name)
+
+
+def margins(checkpoints: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return each stage's mean reward margin over the last quarter of its steps, one per seed, where its algorithm logs one.
+
+    Each pair is seen once, so that the margin is that of pairs not trained on yet.
+    """
+    found: dict[str, list[float]] = {}
+    for stage, seed in sorted({(row["stage"], row["seed"]) for row in checkpoints}):
+        last = max((row for row in checkpoints if (row["stage"], row["seed"]) == (stage, seed)), key=lambda row: row["step"])
+        history = json.loads((Path(last["path"]).parent / "losses.json").read_text())
+        values = [entry["reward_margin"] for entry in history if "reward_margin" in entry]
+        if values:
+            found.setdefault(stage, []).append(statistics.mean(values[-max(len(values) // 4, 1) :]))
+    return found
+
+
+def _record(folder: Path, plan: str) -> dict[str, Any]:
+    path = results(folder, plan) / "record.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------------
+
+
+def claims(folder: Path) -> list[dict[str, Any]]:
+    """Return an experiment's claims, each with its figure and verdict."""
+    rows = []
+    for claim in tomllib.loads((folder / "claims.toml").read_text())["claim"]:
+        table = results(folder, claim.get("plan", "plan")) / f"{claim['table']}.parquet"
+        row = figure(table, claim["where"], claim.get("column", "value"))
+        rows.append(claim | {"figure": row, "verdict": verdict(claim, row)})
+    return rows
+
+
+def figure(table: Path, where: dict[str, Any], column: str) -> dict[str, Any] | None:
+    """Return value, low and high of the one row of a table that has these entries; None where there is none."""
+    if not table.exists():
+        return None
+    found = pl.read_parquet(table).filter(pl.all_horizontal([pl.col(name) == value for name, value in where.items()]))
+    if found.height != 1:
+        return None
+    ends = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
+    values = [found[name][0] for name in (column, *ends)]
+    return None if None in values else dict(zip(("value", "low", "high"), values, strict=True))
+
+
+def verdict(claim: dict[str, Any], row: dict[str, Any] | None) -> str:
+    """Return agrees, disagrees or undecided; "no evidence" without a figure, and "" for a question that the paper does not answer."""
+    expected = [name for name in SIGNS if name in claim]
+    if not expected:
+        return ""
+    if row is None:
+        return "no evidence"
+    bound = claim[expected[0]]
+    if expected[0] == "within":
+        inside, outside = -bound <= row["low"] and row["high"] <= bound, row["low"] > bound or row["high"] < -bound
+    else:
+        inside, outside = row["low"] > bound, row["high"] < bound
+        inside, outside = (inside, outside) if expected[0] == "above" else (outside, inside)
+    return "agrees" if inside else "disagrees" if outside else "undecided"
+
+
+def number(row: dict[str, Any] | None) -> str:
+    return "no evidence" if row is None or row["value"] is None else f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measured(folder: Path) -> str:
+    """Return the measured part of an experiment's README."""
+    asked = [plan.stem for plan in plans(folder) if _record(folder, plan.stem)]
+    if not asked:
+        return "Not run yet."
+    said = [
+        (
+            claim["says"],
+            next((SIGNS[name].format(claim[name]) for name in SIGNS if name in claim), "open"),
+            number(claim["figure"]),
+            claim["verdict"],
+        )
+        for claim in claims(folder)
+    ]
+    parts = ["### Claims and questions", table(("claim or question", "expected", "measured [95 %]", "verdict"), said)]
+    parts += [_plan(folder, plan) for plan in asked]
+    return "\n\n".join(parts)
+
+
+def _plan(folder: Path, plan: str) -> str:
+    kept, record = results(folder, plan), _record(folder, plan)
+    stages = json.loads((kept / "stages.json").read_text())
+    seeds = len({stage["seed"] for stage in stages})
+    parts = [
+        f"### {plan}.toml",
+        f"{seeds} seeds, {record['n_answers']:,} answers read. Over all topics, from each stage's start to its end:",
+    ]
+    drifts = pl.read_parquet(kept / "drifts.parquet")
+    rows = []
+    for name in drifts["stage"].unique(maintain_order=True):
+        of = drifts.filter(pl.col("stage") == name)
+        overall = {row["stance"]: row for row in of.filter(pl.col("topic") == "all").to_dicts()}
+        fine = of.filter((pl.col("topic") != "all") & pl.col("stance").is_in(STANCES))
+        margin = record["margins"].get(name)
+        won = "" if margin is None else f"{statistics.mean(margin):.2f} ({min(margin):.2f} to {max(margin):.2f})"
+        resolved = f"{fine['resolved'].sum()} of {fine.height}"
+        rows.append((name, *(number(overall[stance]) for stance in (*STANCES, "invalid")), resolved, won))
+    parts.append(table(("stage", *STANCES, "invalid", "resolved by topic", "reward margin (seeds)"), rows))
+    for name, told in (("effects", "Effects: the end of the second less the end of the first"), ("matched", "At equal distance")):
+        if (kept / f"{name}.parquet").exists():
+            parts += [f"{told}:", _differences(pl.read_parquet(kept / f"{name}.parquet"))]
+    return "\n\n".join(parts)
+
+
+def _differences(found: pl.DataFrame) -> str:
+    about = [name for name in ("kind", "axis", "level", "first", "second") if name in found.columns]
+    rows = []
+    for key, of in found.filter(pl.col("topic") == "all").group_by(about, maintain_order=True):
+        by_stance = {row["outcome"]: row for row in of.to_dicts()}
+        rows.append(
+            (
+                *(f"{entry:.2f}" if isinstance(entry, float) else str(entry) for entry in key),
+                *(number(by_stance[stance]) for stance in STANCES),
+            )
+        )
+    return table((*about, *STANCES), rows)
+
+
+def overview() -> str:
+    """Return the table of all experiments."""
+    rows = []
+    for folder in sorted(HERE.glob("[0-9]-*")):
+        if not all(_record(folder, plan.stem) for plan in plans(folder)):
+            rows.append((f"[{folder.name}]({folder.name}/README.md)", "", "not run yet", "", ""))
+            continue
+        verdicts = [claim["verdict"] for claim in claims(folder)]
+        counts = (str(verdicts.count(name) or "") for name in ("agrees", "disagrees", "undecided"))
+        seconds = sum(_record(folder, plan.stem)["seconds"] for plan in plans(folder))
+        rows.append((f"[{folder.name}]({folder.name}/README.md)", *counts, f"{seconds / 60:.1f} min"))
+    return table(("experiment", "agrees", "disagrees", "undecided", "time"), rows)
+
+
+def write(folder: Path, text: str) -> None:
+    """Put the measured part into a README, between its marks."""
+    path = folder / "README.md"
+    before, after = (re.escape(mark) for mark in MARKS)
+    found = re.sub(f"{before}.*?{after}", lambda _: f"{MARKS[0]}\n{text}\n{MARKS[1]}", path.read_text(), flags=re.DOTALL)
+    path.write_text(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Every experiment has a plan that loads, a README with its marks, and claims that name real columns; verdicts follow the stated rule."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from valuedrift import plan
+from valuedrift.measure import contrast, dose, drift, effects, matched
+
+ROOT = Path(__file__).parents[2] / "experiments"
+FOLDERS = sorted(ROOT.glob("[0-9]-*"))
+SCHEMAS = {"drifts": drift.SCHEMA, "effects": effects.SCHEMA, "matched": matched.SCHEMA, "dose": dose.SCHEMA, "contrast": contrast.SCHEMA}
+
+
+@pytest.fixture(scope="module")
+def runner():
+    found = importlib.util.spec_from_file_location("experiments_run", ROOT / "run.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_there_are_eight():
+    assert [folder.name[0] for folder in FOLDERS] == list("12345678")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_an_experiment_is_whole(folder, runner):
+    plans = {path.stem: plan.load(path) for path in runner.plans(folder)}
+    assert plans
+    assert all(len(one.seeds) >= 3 for one in plans.values())
+    readme = (folder / "README.md").read_text()
+    assert all(readme.count(mark) == 1 for mark in runner.MARKS)
+    for claim in tomllib.loads((folder / "claims.toml").read_text())["claim"]:
+        known = plans[claim.get("plan", "plan")]
+        names = {node.name for node in known.nodes()}
+        where, schema = claim["where"], SCHEMAS[claim["table"]]
+        assert set(where) <= set(schema)
+        assert {where[key] for key in ("stage", "first", "second") if key in where} <= names
+        assert claim.get("column", "value") in schema
+
+
+ROW = {"value": 0.1, "low": 0.06, "high": 0.14}
+
+
+@pytest.mark.parametrize(
+    ("rule", "row", "expected"),
+    [
+        ({"above": 0.05}, ROW, "agrees"),
+        ({"above": 0.1}, ROW, "undecided"),
+        ({"above": 0.2}, ROW, "disagrees"),
+        ({"below": 0.05}, ROW, "disagrees"),
+        ({"below": 0.2}, ROW, "agrees"),
+        ({"within": 0.05}, ROW, "disagrees"),
+        ({"within": 0.1}, ROW, "undecided"),
+        ({"within": 0.15}, ROW, "agrees"),
+        ({"within": 0.05}, {"value": 0.0, "low": -0.04, "high": 0.04}, "agrees"),
+        ({"within": 0.05}, {"value": -0.1, "low": -0.14, "high": -0.06}, "disagrees"),
+        ({"above": 0.05}, None, "no evidence"),
+        ({}, ROW, ""),
+    ],
+)
+def test_a_verdict_follows_the_interval(runner, rule, row, expected):
+    assert runner.verdict(rule, row) == expected
+
+
+def test_a_figure_is_one_row_or_none(runner, tmp_path):
+    path = tmp_path / "drifts.parquet"
+    rows = {"stage": ["a", "b", "b"], "value": [0.1, 0.2, 0.3], "low": [0.0, 0.1, 0.2], "high": [0.2, 0.3, None]}
+    pl.DataFrame(rows).write_parquet(path)
+    assert runner.figure(path, {"stage": "a"}, "value") == {"value": 0.1, "low": 0.0, "high": 0.2}
+    assert runner.figure(path, {"stage": "b"}, "value") is None
+    assert runner.figure(path, {"stage": "b", "value": 0.3}, "value") is None
+    assert runner.figure(tmp_path / "none.parquet", {"stage": "a"}, "value") is None
