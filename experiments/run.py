@@ -72,8 +72,8 @@ def run(folder: Path) -> None:
         told = json.loads(done.stdout)
         record = {"seconds": round(time.monotonic() - started), "findings": told["findings"], "notes": told["notes"]}
         record |= {"n_answers": told["n_answers"], "n_generated": told["n_generated"], "margins": margins(told["checkpoints"])}
-        if done_before := _record(folder, plan.stem):  # a run that only read what was there says nothing of the time it takes
-            record["seconds"] = max(record["seconds"], done_before["seconds"])
+        if done_before := _record(folder, plan.stem):  # what was begun and went on, or was read again, took all of that time
+            record["seconds"] += done_before["seconds"]
         (kept / "record.json").write_text(json.dumps(record, indent=1))
         for name in (*(f"{table}.parquet" for table in TABLES), "report.html", "stages.json"):
             (kept / name).unlink(missing_ok=True)
