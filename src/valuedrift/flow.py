@@ -161,6 +161,11 @@ def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, rewa
     """
     from . import data
 
+    elsewhere = getattr(node.stage.own(), "reward", "")
+    if not node.reward and isinstance(elsewhere, str) and elsewhere and Path(elsewhere).is_dir():
+        from .sample import _load
+
+        reward_weights = _load.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
     reward = [reward_weights] if reward_weights else []
     held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
     key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, data.digest_of(records), *reward, *held)
@@ -247,6 +252,7 @@ def trace(
     Without `sample` nothing is generated and no weights are loaded: all answers must be there, and their companions stay as they are.
     """
     from .report._page import write_report
+    from .sample import _load
     from .train._distance import companion_scores
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
@@ -263,8 +269,17 @@ def trace(
         standing = standing_of(judge, gold, asking.min_agreement)
         labels = _labels(gold, scores) if gold else None
     with _timed(timings, "companions"):
-        wanted = asking.companions and sample
-        companions = companion_scores(store, asking, stages, checkpoints, rewards, prompts, asked) if wanted else None
+        companions = None
+        try:
+            if asking.companions and sample:
+                companions = companion_scores(store, asking, stages, checkpoints, rewards, prompts, asked)
+        except (
+            BadInput,
+            RuntimeError,
+            OSError,
+        ) as error:  # two models at once may not fit: what was sampled and judged is told all the same
+            notes = [*notes, f"KL, rewards and lengths are missing: {_load.first_sentence(error)}."]
+            progress.say(notes[-1])
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)
@@ -442,7 +457,8 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     store.keep_table("effects", effects if effects.height else None)
     companions = store.read_table("companion_scores") if store.has_table("companion_scores") else None
     store.keep_table("companions", None if companions is None else companions_of(companions, store.read_table("profiles")))
-    points = None if companions is None else matched_of(scores, companions, stages, view)
+    frames = {(checkpoint.stage, checkpoint.step): checkpoint.frame for checkpoint in store.checkpoints()}
+    points = None if companions is None else matched_of(scores, companions, stages, view, frames)
     store.keep_table("matched", points if points is not None and points.height else None)
     for name, table in zip(("dose", "dose_curve"), dose_response(scores, stages, view), strict=True):
         store.keep_table(name, table if table.height else None)
@@ -492,7 +508,7 @@ def dose_findings(dose: pl.DataFrame) -> list[str]:
                 threshold = "neither a straight line nor a threshold fits"
             said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]; {threshold}")
         ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}"
-        over_all = ". ".join(said) or "no stance responds beyond its interval"
+        over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest dose"
         n = by_topic.filter("resolved").height
         sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")
     return sentences

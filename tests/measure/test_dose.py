@@ -181,7 +181,7 @@ def test_the_sentence_says_change_and_threshold(response):
     assert "support changes by +0." in said
     assert "threshold" in said
     bare = response[0].filter(topic="flat").with_columns(topic=pl.lit("all"))
-    assert "no stance responds beyond its interval" in dose_findings(bare)[0]
+    assert "no stance changes beyond its interval from the lowest to the highest dose" in dose_findings(bare)[0]
 
 
 def test_a_seed_that_lacks_a_dose_counts_at_none(row):

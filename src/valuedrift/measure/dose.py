@@ -116,7 +116,8 @@ def dose_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], vie
     value: the change along the straight line from the lowest to the highest dose, with interval, p and Holm's p_adjusted within the family
     (as `drift.families`); slope: the same per unit of the dose (scale "log": per factor of ten). p_straight: lack of fit of the line.
     p_bend, p_bend_adjusted: the line against a threshold. threshold_low, threshold_high: the thresholds not excluded at 5 %, where a
-    response is resolved. status: "no evidence" (a dose without a value, fewer than 5 prompts), "no response" (not resolved), "resolved"
+    response is resolved. status: "no evidence" (a dose without a value, fewer than 5 prompts), "no response" (not resolved, and no
+    lack of fit after Holm), "resolved"
     (p_bend_adjusted < 0.05, the lowest dose is excluded, the bend steepens the response), "other shape" (as clear a bend, but it levels
     off, or no hinge fits), else "none resolved". Only prompts and seeds read at the start and at every dose count. The curve is the line,
     or the hinge where its threshold is resolved (its band holds those of all thresholds not excluded); none for another shape.
@@ -127,9 +128,11 @@ def dose_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], vie
         fits = {topic: _fitted(drifts, family.units_K) for topic, drifts in _drifts(scores, stages, family, view).items()}
         adjusted, _ = families({topic: fit.line.p[0] for topic, fit in fits.items()})
         adjusted_bend, _ = families({topic: fit.bends.p[0] for topic, fit in fits.items()})
+        adjusted_straight, _ = families({topic: fit.p_straight for topic, fit in fits.items()})
         for (topic, fit), (o, outcome) in itertools.product(fits.items(), enumerate(OUTCOMES)):
             key = {"family": family.name, "setting": family.setting, "topic": topic, "outcome": outcome}
-            row = _row(family, fit, o, adjusted[topic, outcome], adjusted_bend[topic, outcome])
+            bent = bool(adjusted_straight[topic, outcome] < ALPHA)
+            row = _row(family, fit, o, adjusted[topic, outcome], adjusted_bend[topic, outcome], bent)
             rows.append(key | row)
             points += [key | point for point in _points(family, fit, o, row["status"])]
     return frame(rows, SCHEMA), frame(points, CURVE)
@@ -237,7 +240,7 @@ def _wander(drifts: Sample, units_K: np.ndarray, theta: float) -> tuple[np.ndarr
     return known.by_seed.mean(0), known.df_seed[0] * len(left)
 
 
-def _row(family: Family, fit: _Fit, o: int, p_adjusted: float, p_bend_adjusted: float) -> dict[str, Any]:
+def _row(family: Family, fit: _Fit, o: int, p_adjusted: float, p_bend_adjusted: float, bent: bool) -> dict[str, Any]:
     value, low, high, p = (float(x[0, o]) for x in (fit.line.value, fit.line.low, fit.line.high, fit.line.p))
     inside = fit.inside(o)
     resolved = bool(p_adjusted < ALPHA)
@@ -245,7 +248,7 @@ def _row(family: Family, fit: _Fit, o: int, p_adjusted: float, p_bend_adjusted: 
     if np.isnan(p):
         status = "no evidence"
     elif not resolved:
-        status = "no response"
+        status = "other shape" if bent else "no response"  # what rises and falls again has no change from end to end
     elif p_bend_adjusted < ALPHA and not inside[:1].any():
         steepens = fit.bends.value[0, o] * value > 0  # towards the hinges, which all bend upwards
         status = "resolved" if inside.any() and steepens else "other shape"

@@ -22,18 +22,30 @@ SCHEMA = {"axis": pl.String(), "level": pl.Float64(), "first": pl.String(), "sec
 Prompts = list[tuple[str, str]]
 
 
-def matched(scores: pl.DataFrame, told: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str = "claim") -> pl.DataFrame:
+def matched(
+    scores: pl.DataFrame,
+    told: pl.DataFrame,
+    stages: Sequence[Mapping[str, Any]],
+    view: str = "claim",
+    frames: Mapping[tuple[str, int], str] | None = None,
+) -> pl.DataFrame:
     """Return one row per comparison x axis x topic x outcome: share in the second stage less that in the first, at equal distance.
 
     Compared are stages from one start ("stage" of `effects.comparisons`) along each axis of `told` that both have: KL from the reference,
     and the score of a reward model. `level` is how far above their common start on that axis: the farthest that all their curves reach, a
-    curve being one stage under one seed. Where a curve first crosses it, its shares are read off the straight line between the two
-    checkpoints around it. The level is taken as given; the interval holds the uncertainty of the shares and that of where each curve
-    crossed (delta method), paired by prompt and seed. p is corrected by Holm within a comparison and axis.
+    curve being one stage under one seed (by reward, whose scale is that of a seed's own reward model: the farthest that both curves of a
+    seed reach, and their mean is told). Where a curve first crosses it, its shares are read off between the two checkpoints around it.
+    The level is taken as given; the interval holds the uncertainty of the shares and that of where each curve crossed (delta method),
+    paired by prompt and seed. p is corrected by Holm within a comparison and axis.
+
+    Between two checkpoints shares are taken to go straight along the axis. Along KL that is not known: near its reference KL grows as the
+    square of what the weights move, so that shares follow its root there, and farther off they need not. They are read off along KL and
+    along its root: the value lies midway, interval and p are the wider and the larger of the two.
 
     Matched is the mean distance over the prompts, by the seeds both stages have; not matched are the steps taken, the data seen, the
-    distance on each topic, or the direction. There is no row where a curve does not rise beyond the interval of its rise, or where the two
-    do not start at one value, being measured from different references.
+    distance on each topic, or the direction. There is no row where a curve does not rise beyond the interval of its rise, where the two
+    do not start at one value, being measured from different references, or where a curve crosses the level between two frames (`frames`:
+    by stage and step), so that not the weights alone have changed.
     """
     scores = scores.filter(~pl.col("repeat"))
     rows: list[dict[str, Any]] = []
@@ -44,10 +56,15 @@ def matched(scores: pl.DataFrame, told: pl.DataFrame, stages: Sequence[Mapping[s
         own = told.filter(pl.col("stage").is_in(names))
         for axis in [name for name in own["companion"].unique(maintain_order=True) if name == "kl" or name.startswith("reward:")]:
             curves = _curves(scores, own.filter(pl.col("companion") == axis), names, view)
-            level = _level(curves) if curves else None
-            if level is not None and curves:
-                named = {"axis": axis, "level": level, "first": names[0], "second": names[1]}
-                rows += [named | row for row in _compared(*curves, level)]
+            level_S = _level(curves, by_seed=axis != "kl") if curves else None
+            if (
+                level_S is None
+                or not curves
+                or any(_reframed(curve, level_S, name, frames or {}) for curve, name in zip(curves, names, strict=True))
+            ):
+                continue
+            named = {"axis": axis, "level": level_S.mean(), "first": names[0], "second": names[1]}
+            rows += [named | row for row in _compared(*curves, level_S, roots=(False, True) if axis == "kl" else (False,))]
     return frame(rows, SCHEMA)
 
 
@@ -55,6 +72,7 @@ def matched(scores: pl.DataFrame, told: pl.DataFrame, stages: Sequence[Mapping[s
 class _Curve:
     """One stage: per-prompt sums of its shares (as in `Cells`) and how far it has risen on the axis, at K checkpoints under S seeds."""
 
+    steps: list[int]
     topics: dict[str, slice]
     num_KSPO: np.ndarray
     den_KSPO: np.ndarray
@@ -63,16 +81,20 @@ class _Curve:
     """Leading axis K: the axis less its value at the stage's start."""
     start_S: np.ndarray
 
-    def around(self, level: float) -> _Crossing:
-        """Return where the curve of each seed first crosses a level that all of them reach."""
+    def around(self, level_S: np.ndarray, root: bool = False) -> _Crossing:
+        """Return where the curve of each seed first crosses a level that all of them reach, on the axis or on its root."""
         found = []
-        for rise_K in self.rise.value_S.T:
+        for rise_K, level in zip(self.rise.value_S.T, level_S, strict=True):
             known = np.flatnonzero(~np.isnan(rise_K))
             found.append(next((a, b) for a, b in itertools.pairwise(known) if rise_K[a] < level <= rise_K[b]))
         places_2S, seeds = np.array(found).T, np.arange(len(found))
         rise_2S, parts_2SP = self.rise.value_S[places_2S, seeds], self.rise.parts_SP[places_2S, seeds]
+        if root:
+            rise_2S, level_S = np.sqrt(np.maximum(rise_2S, 0)), np.sqrt(level_S)
+            # At the start the rise is 0 by definition, and known: no prompt has a part in it.
+            parts_2SP = np.where(rise_2S[..., None] > 0, parts_2SP / np.maximum(2 * rise_2S[..., None], FLAT), 0)
         step_S = rise_2S[1] - rise_2S[0]
-        weight_S = (level - rise_2S[0]) / step_S
+        weight_S = (level_S - rise_2S[0]) / step_S
         # The weight is (level - a) / (b - a): its derivatives by the estimated a and b are -(1 - weight) / (b - a) and -weight / (b - a).
         moved_SP = -((1 - weight_S)[:, None] * parts_2SP[0] + weight_S[:, None] * parts_2SP[1]) / step_S[:, None]
         return _Crossing(places_2S, weight_S, moved_SP, self.read_KSP[places_2S, seeds].all(0))
@@ -117,13 +139,13 @@ def _curve(scores: pl.DataFrame, told: pl.DataFrame, seeds: list[int], prompts: 
     start = ratio(np.where(there, value_KSP[:1], 0), den)
     at = [table.seeds.index(seed) for seed in seeds]
     sums = table.num_CSPO[:, at], table.den_CSPO[:, at], table.read_CSP[:, at]
-    return _Curve(table.topics, *sums, ratio(num, den) - start, start.value_S[0])
+    return _Curve([step for _, step in table.checkpoints], table.topics, *sums, ratio(num, den) - start, start.value_S[0])
 
 
-def _level(curves: Sequence[_Curve]) -> float | None:
-    """Return the farthest rise that every curve reaches; None where one of them does not rise beyond its interval over prompts."""
-    reached = []
-    for curve in curves:
+def _level(curves: Sequence[_Curve], by_seed: bool) -> np.ndarray | None:
+    """Return the farthest rise that every curve reaches (of each seed), by seed; None where a curve does not rise beyond its interval."""
+    reached_CS = np.zeros((len(curves), curves[0].rise.value_S.shape[1]))
+    for c, curve in enumerate(curves):
         for s, rise_K in enumerate(curve.rise.value_S.T):
             if np.isnan(rise_K).all() or curve.rise.n.max() < MIN_PROMPTS:
                 return None
@@ -131,12 +153,30 @@ def _level(curves: Sequence[_Curve]) -> float | None:
             error = np.sqrt((curve.rise.parts_SP[top, s] ** 2).sum())
             if not rise_K[top] > max(stdtrit(curve.rise.n[top] - 1, TAIL) * error, FLAT):
                 return None
-            reached.append(float(rise_K[top]))
-    return min(reached)
+            reached_CS[c, s] = rise_K[top]
+    level_S = reached_CS.min(0)
+    return level_S if by_seed else np.full_like(level_S, level_S.min())
 
 
-def _compared(first: _Curve, second: _Curve, level: float) -> list[dict[str, Any]]:
-    crossings = first.around(level), second.around(level)
+def _reframed(curve: _Curve, level_S: np.ndarray, stage: str, frames: Mapping[tuple[str, int], str]) -> bool:
+    """Tell whether the questions' frame changes between the checkpoints around the level, under any seed."""
+    before_S, after_S = curve.around(level_S).places_2S
+    return any(frames.get((stage, curve.steps[a])) != frames.get((stage, curve.steps[b])) for a, b in zip(before_S, after_S, strict=True))
+
+
+def _compared(first: _Curve, second: _Curve, level_S: np.ndarray, roots: Sequence[bool]) -> list[dict[str, Any]]:
+    """Return the rows of `contrast`, read off on the axis (and on its root): the value midway, the wider interval, the larger p."""
+    tables = [_read_off(first, second, first.around(level_S, root), second.around(level_S, root)) for root in roots]
+    rows = []
+    for row, *others in zip(*tables, strict=True):
+        every = [row, *others]
+        merged = {name: max(one[name] for one in every) for name in ("p", "p_adjusted", "high")}
+        merged |= {"value": sum(one["value"] for one in every) / len(every), "low": min(one["low"] for one in every)}
+        rows.append(row | merged | {"resolved": all(one["resolved"] for one in every)})
+    return rows
+
+
+def _read_off(first: _Curve, second: _Curve, *crossings: _Crossing) -> list[dict[str, Any]]:
     both_SP = crossings[0].read_SP & crossings[1].read_SP
     shares = [_shares(curve, crossing, both_SP) for curve, crossing in zip((first, second), crossings, strict=True)]
     read_P = (first.read_KSP.any((0, 1)) | second.read_KSP.any((0, 1))) & ~both_SP.any(0)

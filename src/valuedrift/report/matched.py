@@ -11,10 +11,10 @@ from ._words import esc, number, outcome, table
 from .effects import SAID, differences
 
 HINT = """<p class="hint">Two algorithms may differ at their ends only because one went further. Here the shares are read off where both
-stand at the same distance: the farthest that every seed of both stages reaches (dashed upright line), between the two checkpoints around
-it. Differences are the second less the first, with 95 % intervals that hold the uncertainty of where the distance was reached; resolved
-where Holm’s p within the comparison is below 0.05. Steps and data are not equal there. In the charts, curves that lie on each other mean
-one path at different speeds.</p>"""
+stand equally far along one axis, as far as all curves reach (dashed upright line), between the two checkpoints around that point.
+Differences are the second less the first, with 95 % intervals that hold the uncertainty of where the point was reached; along KL a
+straight path and one that follows its root both lie within them. Resolved where Holm’s p within the comparison is below 0.05. Steps and
+data are not equal there. Curves that lie on each other suggest one path at different speeds; few checkpoints cannot show more.</p>"""
 SIZE = (250, 170)
 
 
@@ -75,8 +75,8 @@ def _point(run: Run, stage: str, stance: Outcome, row: Row) -> Row:
 
 def paths(rows: list[Row], stages: tuple[str, str], level: float, title: str, ink: Ink) -> Drawing:
     """Return the share of one stance against an axis: the first stage's line solid, the second's dashed, and the level they share."""
-    x = alt.X("x:Q", title=title).scale(zero=False, nice=True).axis(domain=False, ticks=False, tickCount=5, grid=False)
-    y = alt.Y("value:Q", title=None).scale(domain=[0, 1]).axis(values=[0, 0.5, 1], format=".2~f", domain=False, ticks=False)
+    x = alt.X("x:Q", title=title).scale(zero=False, nice=True).axis(domain=False, ticks=False, tickCount=4, grid=False, labelOverlap=True)
+    y = alt.Y("value:Q", title=None).scale(zero=False, nice=True).axis(tickCount=4, format=".2~f", domain=False, ticks=False)
     dash = alt.StrokeDash("stage:N", legend=None).scale(domain=list(stages), range=[[1, 0], DASHES["neutral"]])
     shape = alt.Shape("stage:N", legend=None).scale(domain=list(stages), range=["circle", "square"])
     colour = ink[rows[0]["outcome"]]
