@@ -13,6 +13,7 @@ undecided else.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from valuedrift import plan
 
 HERE = Path(__file__).parent
 OUT = Path("runs/experiments")
@@ -52,27 +55,32 @@ def plans(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.toml")) if path.name != "claims.toml"]
 
 
-def results(folder: Path, plan: str) -> Path:
-    return OUT / "results" / folder.name / plan
+def results(folder: Path, name: str) -> Path:
+    return OUT / "results" / folder.name / name
 
 
 def run(folder: Path) -> None:
     """Run an experiment's preparation and its plans, and copy what each measured."""
     if (folder / "prepare.py").exists():
         subprocess.run([sys.executable, str(folder / "prepare.py")], check=True)
-    for plan in plans(folder):
-        print(f"{folder.name}: {plan.name}", file=sys.stderr)
+    for path in plans(folder):
+        print(f"{folder.name}: {path.name}", file=sys.stderr)
         started = time.monotonic()
-        command = [str(Path(sys.executable).with_name("valuedrift")), "run", str(plan), "--out", str(OUT), "--json"]
+        command = [str(Path(sys.executable).with_name("valuedrift")), "run", str(path), "--out", str(OUT), "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(done.returncode)
-        kept = results(folder, plan.stem)
+        kept = results(folder, path.stem)
         kept.mkdir(parents=True, exist_ok=True)
         told = json.loads(done.stdout)
         record = {"seconds": round(time.monotonic() - started), "findings": told["findings"], "notes": told["notes"]}
-        record |= {"n_answers": told["n_answers"], "n_generated": told["n_generated"], "margins": margins(told["checkpoints"])}
-        if done_before := _record(folder, plan.stem):  # what was begun and went on, or was read again, took all of that time
+        record |= {
+            "plan": plan_digest(path),
+            "n_answers": told["n_answers"],
+            "n_generated": told["n_generated"],
+            "margins": margins(told["checkpoints"]),
+        }
+        if done_before := _record(folder, path.stem):  # what was begun and went on, or was read again, took all of that time
             record["seconds"] += done_before["seconds"]
         (kept / "record.json").write_text(json.dumps(record, indent=1))
         for name in (*(f"{table}.parquet" for table in TABLES), "report.html", "stages.json"):
@@ -96,9 +104,16 @@ def margins(checkpoints: list[dict[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def _record(folder: Path, plan: str) -> dict[str, Any]:
-    path = results(folder, plan) / "record.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def plan_digest(path: Path) -> str:
+    """Return the digest of all that a plan asks for, whatever its comments say."""
+    return hashlib.sha256(plan.load(path).model_dump_json().encode()).hexdigest()
+
+
+def _record(folder: Path, name: str) -> dict[str, Any]:
+    """Return what was told of a plan's last run; empty where there is none, or where the plan has changed since."""
+    path = results(folder, name) / "record.json"
+    told = json.loads(path.read_text()) if path.exists() else {}
+    return told if told.get("plan") == plan_digest(folder / f"{name}.toml") else {}
 
 
 # -- what is said ----------------------------------------------------------------------------------------------------------
@@ -119,8 +134,12 @@ def figure(table: Path, where: dict[str, Any], column: str) -> dict[str, Any] | 
     if not table.exists():
         return None
     found = pl.read_parquet(table).filter(pl.all_horizontal([pl.col(name) == value for name, value in where.items()]))
-    if found.height != 1:
+    if found.height > 1:
+        raise SystemExit(f"{table}: {where} names {found.height} rows and not one; name more columns in claims.toml")
+    if not found.height:
         return None
+    if column == "time" and found["status"][0] == "not reached":  # still moving at the end of the stage
+        return {"value": 1.0, "low": 1.0, "high": 1.0}
     ends = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
     values = [found[name][0] for name in (column, *ends)]
     return None if None in values else dict(zip(("value", "low", "high"), values, strict=True))
@@ -143,7 +162,11 @@ def verdict(claim: dict[str, Any], row: dict[str, Any] | None) -> str:
 
 
 def number(row: dict[str, Any] | None) -> str:
-    return "no evidence" if row is None or row["value"] is None else f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    """Return "+0.20 [+0.14, +0.26]"."""
+    if row is None or row["value"] is None:
+        return "no evidence"
+    ends = "no interval" if row["low"] is None or row["high"] is None else f"{row['low']:+.2f}, {row['high']:+.2f}"
+    return f"{row['value']:+.2f} [{ends}]"
 
 
 def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -153,7 +176,7 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def measured(folder: Path) -> str:
     """Return the measured part of an experiment's README."""
-    asked = [plan.stem for plan in plans(folder) if _record(folder, plan.stem)]
+    asked = [path.stem for path in plans(folder) if _record(folder, path.stem)]
     if not asked:
         return "Not run yet."
     said = [
@@ -166,16 +189,16 @@ def measured(folder: Path) -> str:
         for claim in claims(folder)
     ]
     parts = ["### Claims and questions", table(("claim or question", "expected", "measured [95 %]", "verdict"), said)]
-    parts += [_plan(folder, plan) for plan in asked]
+    parts += [_plan(folder, name) for name in asked]
     return "\n\n".join(parts)
 
 
-def _plan(folder: Path, plan: str) -> str:
-    kept, record = results(folder, plan), _record(folder, plan)
+def _plan(folder: Path, of: str) -> str:
+    kept, record = results(folder, of), _record(folder, of)
     stages = json.loads((kept / "stages.json").read_text())
     seeds = len({stage["seed"] for stage in stages})
     parts = [
-        f"### {plan}.toml",
+        f"### {of}.toml",
         f"{seeds} seeds, {record['n_answers']:,} answers read. Over all topics, from each stage's start to its end:",
     ]
     drifts = pl.read_parquet(kept / "drifts.parquet")
@@ -188,10 +211,13 @@ def _plan(folder: Path, plan: str) -> str:
         won = "" if margin is None else f"{statistics.mean(margin):.2f} ({min(margin):.2f} to {max(margin):.2f})"
         resolved = f"{fine['resolved'].sum()} of {fine.height}"
         rows.append((name, *(number(overall[stance]) for stance in (*STANCES, "invalid")), resolved, won))
-    parts.append(table(("stage", *STANCES, "invalid", "resolved by topic", "reward margin (seeds)"), rows))
+    parts += [f"*{note}*" for note in record["notes"]]
+    parts.append(table(("stage", *STANCES, "invalid", "resolved by topic", "reward margin in the algorithm's own units (seeds)"), rows))
     for name, told in (("effects", "Effects: the end of the second less the end of the first"), ("matched", "At equal distance")):
         if (kept / f"{name}.parquet").exists():
             parts += [f"{told}:", _differences(pl.read_parquet(kept / f"{name}.parquet"))]
+    if (kept / "dose.parquet").exists():  # the sentences on doses come after those of the stages
+        parts += ["Dose and response:", *record["findings"][drifts["stage"].n_unique() :]]
     return "\n\n".join(parts)
 
 
@@ -213,14 +239,14 @@ def overview() -> str:
     """Return the table of all experiments."""
     rows = []
     for folder in sorted(HERE.glob("[0-9]-*")):
-        if not all(_record(folder, plan.stem) for plan in plans(folder)):
-            rows.append((f"[{folder.name}]({folder.name}/README.md)", "", "not run yet", "", ""))
+        if not all(_record(folder, path.stem) for path in plans(folder)):
+            rows.append((f"[{folder.name}]({folder.name}/README.md)", "", "not run yet", "", "", ""))
             continue
         verdicts = [claim["verdict"] for claim in claims(folder)]
-        counts = (str(verdicts.count(name) or "") for name in ("agrees", "disagrees", "undecided"))
-        seconds = sum(_record(folder, plan.stem)["seconds"] for plan in plans(folder))
+        counts = (str(verdicts.count(name) or "") for name in ("agrees", "disagrees", "undecided", "no evidence"))
+        seconds = sum(_record(folder, path.stem)["seconds"] for path in plans(folder))
         rows.append((f"[{folder.name}]({folder.name}/README.md)", *counts, f"{seconds / 60:.1f} min"))
-    return table(("experiment", "agrees", "disagrees", "undecided", "time"), rows)
+    return table(("experiment", "agrees", "disagrees", "undecided", "no evidence", "time"), rows)
 
 
 def write(folder: Path, text: str) -> None:

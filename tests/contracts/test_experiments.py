@@ -10,11 +10,18 @@ import polars as pl
 import pytest
 
 from valuedrift import plan
-from valuedrift.measure import contrast, dose, drift, effects, matched
+from valuedrift.measure import contrast, dose, drift, effects, matched, profile
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(ROOT.glob("[0-9]-*"))
-SCHEMAS = {"drifts": drift.SCHEMA, "effects": effects.SCHEMA, "matched": matched.SCHEMA, "dose": dose.SCHEMA, "contrast": contrast.SCHEMA}
+SCHEMAS = {
+    "drifts": drift.SCHEMA,
+    "effects": effects.SCHEMA,
+    "matched": matched.SCHEMA,
+    "dose": dose.SCHEMA,
+    "contrast": contrast.SCHEMA,
+    "profiles": profile.SCHEMA,
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,18 @@ def test_a_figure_is_one_row_or_none(runner, tmp_path):
     rows = {"stage": ["a", "b", "b"], "value": [0.1, 0.2, 0.3], "low": [0.0, 0.1, 0.2], "high": [0.2, 0.3, None]}
     pl.DataFrame(rows).write_parquet(path)
     assert runner.figure(path, {"stage": "a"}, "value") == {"value": 0.1, "low": 0.0, "high": 0.2}
-    assert runner.figure(path, {"stage": "b"}, "value") is None
+    with pytest.raises(SystemExit, match="names 2 rows and not one"):
+        runner.figure(path, {"stage": "b"}, "value")
     assert runner.figure(path, {"stage": "b", "value": 0.3}, "value") is None
     assert runner.figure(tmp_path / "none.parquet", {"stage": "a"}, "value") is None
+
+
+def test_a_drift_that_goes_on_to_the_end_is_late_and_not_unknown(runner, tmp_path):
+    path = tmp_path / "drifts.parquet"
+    columns = {"stage": ["a", "b"], "time": [None, None], "time_low": [None, None], "time_high": [None, None]}
+    pl.DataFrame(
+        columns | {"status": ["not reached", "no drift"]}, schema_overrides=dict.fromkeys(list(columns)[1:], pl.Float64)
+    ).write_parquet(path)
+    late = runner.figure(path, {"stage": "a"}, "time")
+    assert runner.verdict({"below": 0.5}, late) == "disagrees"
+    assert runner.figure(path, {"stage": "b"}, "time") is None
