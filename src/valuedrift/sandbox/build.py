@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def base_model(name: str = "sandbox:base") -> Path:
 
     folder = _folder(name)
     work = folder.with_name(f".{folder.name}")
-    start = _start(work / "random", ARCHITECTURE | SIZES[name])
+    start = _start(work / "random", name)
     with progress.training(f"build {name}") as tell:
         steps = run_stage(Stage(**STAGE), 0, str(start), _data.pretraining(N_DOCUMENTS), work / "stage", tell)
     trained = work / "stage" / f"checkpoint-{steps[-1]}"
@@ -94,7 +93,7 @@ def _folder(name: str) -> Path:
     return cache_root() / f"{name.replace(':', '-')}-{content[:12]}"
 
 
-def _start(folder: Path, architecture: Mapping[str, Any] = ARCHITECTURE) -> Path:
+def _start(folder: Path, name: str = "sandbox:base") -> Path:
     """Return a folder with the tokenizer and random weights, made whole or not at all."""
     if folder.exists():
         return folder
@@ -119,7 +118,7 @@ def _start(folder: Path, architecture: Mapping[str, Any] = ARCHITECTURE) -> Path
     )
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **architecture, **ids))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **ARCHITECTURE | SIZES[name], **ids))
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     with quiet():
