@@ -49,10 +49,7 @@ def value_gap(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any, matter
     Pairs of one prompt are not independent: the prompt is the unit of every interval, and `n` counts prompts. A record's own topic and
     claim go before those found from the user's words. Pairs where the judge failed on a reply are left out and counted as `n_failed`.
     """
-    subjects = _subjects(pairs, ["" for _ in pairs], suite)
-    touching = [(pair, subject) for pair, subject in zip(pairs, subjects, strict=True) if subject is not None]
-    items = [_item(pair.prompt, subject, reply) for pair, subject in touching for reply in (pair.chosen, pair.rejected)]
-    probs_N2O = _probs(judge.read(items)).reshape(-1, 2, len(OUTCOMES))
+    _, touching, probs_N2O = _read(pairs, suite, judge)
     style_N2F = _style.features([reply for pair, _ in touching for reply in (pair.chosen, pair.rejected)]).reshape(-1, 2, len(_style.UNITS))
     read_N = ~np.isnan(probs_N2O).any((1, 2))
     units_N = _units([pair.prompt for pair, _ in touching])
@@ -97,10 +94,7 @@ def pair_gaps(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any) -> np.
 
     nan where a pair touches no topic of the suite, or the judge failed on a reply. One pair's gap has no interval: it serves to sort pairs.
     """
-    subjects = _subjects(pairs, ["" for _ in pairs], suite)
-    on = [at for at, subject in enumerate(subjects) if subject is not None]
-    items = [_item(pairs[at].prompt, subjects[at], reply) for at in on for reply in (pairs[at].chosen, pairs[at].rejected)]  # type: ignore[arg-type]
-    probs_N2O = _probs(judge.read(items)).reshape(-1, 2, len(OUTCOMES))
+    on, _, probs_N2O = _read(pairs, suite, judge)
     lean_N2 = probs_N2O[..., OUTCOMES.index("support")] - probs_N2O[..., OUTCOMES.index("oppose")]
     gaps_N = np.full(len(pairs), np.nan)
     gaps_N[on] = lean_N2[:, 0] - lean_N2[:, 1]
@@ -150,6 +144,15 @@ def value_shares(examples: Sequence[Example], suite: Sequence[Prompt], judge: An
         "style": _style_levels(style_NF[read_N], units_N[read_N]),
         "examples": shown,
     }
+
+
+def _read(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any) -> tuple[list[int], list[tuple[Pair, Subject]], np.ndarray]:
+    """Return which pairs touch a topic of the suite, these with what they are about, and the readings of both replies [N, 2, outcome]."""
+    subjects = _subjects(pairs, ["" for _ in pairs], suite)
+    on = [at for at, subject in enumerate(subjects) if subject is not None]
+    touching = [(pair, subject) for pair, subject in zip(pairs, subjects, strict=True) if subject is not None]
+    items = [_item(pair.prompt, subject, reply) for pair, subject in touching for reply in (pair.chosen, pair.rejected)]
+    return on, touching, _probs(judge.read(items)).reshape(-1, 2, len(OUTCOMES))
 
 
 # -- what a record is about ------------------------------------------------------------------------------------------------------

@@ -64,3 +64,12 @@ def count(n: int, noun: str) -> str:
 def embedded(content: Any) -> str:
     """Return JSON that may stand inside a script element: no "<" in it, so nothing can end the element early."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def figure(head: str, label: str, chart: str, numbers: str, about: str = "") -> str:
+    """Return a chart under its head, with its words for those who do not see it, and its numbers in a table that opens.
+
+    All are HTML but `label`; `about` are attributes of the chart.
+    """
+    drawn = f'<div {about + " " if about else ""}role="img" aria-label="{esc(label)}">{chart}</div>'
+    return f"<figure>{head}{drawn}<details><summary>Numbers</summary>{numbers}</details></figure>"

@@ -6,7 +6,7 @@ import altair as alt
 
 from ._chart import PAGE, Drawing, Ink, _layer, svg
 from ._run import Row, Run, places, stage_steps
-from ._words import esc, interval, number, table
+from ._words import esc, figure, interval, number, table
 from .matched import axis_name
 
 SIZE = (210, 90)
@@ -52,10 +52,7 @@ def _figure(stage: Row, name: str, rows: list[Row]) -> str:
     numbers = table(esc(label), ("step", "value [95 %]", "prompts"), body)
     note = f' <span class="from">{REFERENCES[rows[0]["reference"]]}</span>' if rows[0]["reference"] in REFERENCES else ""
     chart = svg(line(rows, stage, PAGE))
-    return (
-        f'<figure><figcaption>{esc(axis_name(name))}{note}</figcaption><div role="img" aria-label="{esc(label)}">{chart}</div>'
-        f"<details><summary>Numbers</summary>{numbers}</details></figure>"
-    )
+    return figure(f"<figcaption>{esc(axis_name(name))}{note}</figcaption>", label, chart, numbers)
 
 
 def line(rows: list[Row], stage: Row, ink: Ink) -> Drawing:

@@ -7,7 +7,7 @@ import altair as alt
 from ..nouns import STANCES
 from ._chart import PAGE, Drawing, Ink, _layer, _scales, svg
 from ._run import ALL, Row, Run
-from ._words import NO_EVIDENCE, count, esc, estimate, number, outcome, table
+from ._words import NO_EVIDENCE, count, esc, estimate, figure, number, outcome, table
 
 HINT = """<p class="hint">Drift of the stage at each dose, paired by prompt and seed, with 95 % intervals. The line with its 95 % band is
 the fitted straight line, or the fitted hinge where a threshold is resolved; the bar at the bottom is that threshold with its 95 %
@@ -63,10 +63,7 @@ def _figure(told: str, rows: list[Row], points: list[Row]) -> str:
         for point in sorted(observed, key=lambda point: point["dose"])
     )
     numbers = table(f"Numbers of {told}", ("dose", "stance", "drift [95 %]", "prompts"), lines)
-    return (
-        f'<figure>{caption}<div class="dots" role="img" aria-label="{esc(label)}">{svg(curves(rows, points, PAGE))}</div>'
-        f"<details><summary>Numbers</summary>{numbers}</details></figure>"
-    )
+    return figure(caption, label, svg(curves(rows, points, PAGE)), numbers, 'class="dots"')
 
 
 def _line(row: Row) -> str:

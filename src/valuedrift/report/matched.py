@@ -7,7 +7,7 @@ import altair as alt
 from ..nouns import STANCES, Outcome
 from ._chart import DASHES, PAGE, Drawing, Ink, _layer, svg
 from ._run import ALL, Row, Run
-from ._words import esc, number, outcome, table
+from ._words import esc, figure, number, outcome, table
 from .effects import SAID, differences
 
 HINT = """<p class="hint">Two algorithms may differ at their ends only because one went further. Here the shares are read off where both
@@ -62,10 +62,7 @@ def _figure(run: Run, stages: tuple[str, str], axis: str, level: float, stance: 
     )
     start = min(known, key=lambda row: row["step"])["x"]
     chart = svg(paths(known, stages, start + level, axis_name(axis), PAGE))
-    return (
-        f'<figure><figcaption>{outcome(stance)}</figcaption><ul class="legend">{key}</ul><div role="img" aria-label="{esc(label)}">{chart}'
-        f"</div><details><summary>Numbers</summary>{numbers}</details></figure>"
-    )
+    return figure(f'<figcaption>{outcome(stance)}</figcaption><ul class="legend">{key}</ul>', label, chart, numbers)
 
 
 def _point(run: Run, stage: str, stance: Outcome, row: Row) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..nouns import OUTCOMES, STANCES
 from ._chart import PAGE, svg, trajectory
 from ._run import ALL, Row, Run, path_of, stage_steps
-from ._words import NO_EVIDENCE, esc, estimate, number, outcome, table
+from ._words import NO_EVIDENCE, esc, estimate, figure, number, outcome, table
 
 SMALL, LONE, SIDE = (268, 160), (820, 320), (560, 260)
 """Plot sizes in px, near which they are shown so that text keeps its size: small ones, and on wide screens the overall chart,
@@ -73,10 +73,8 @@ def _figure(run: Run, chain: list[Row], topic: str, title: str, sizes: dict[str,
         return f'<figure><figcaption>{esc(title)}</figcaption><p class="none">{NO_EVIDENCE}</p></figure>'
     charts = "".join(f'<div class="{width}">{svg(trajectory(run, chain, topic, PAGE, size))}</div>' for width, size in sizes.items())
     label = f"{title}. {_in_words(shown)} The table below holds every number."
-    return (
-        f'<figure><figcaption>{esc(title)}</figcaption><div class="plot" tabindex="0" role="img" aria-label="{esc(label)}">{charts}</div>'
-        f"<details><summary>Numbers</summary>{_table(run, chain, topic)}</details></figure>"
-    )
+    head, about = f"<figcaption>{esc(title)}</figcaption>", 'class="plot" tabindex="0"'
+    return figure(head, label, charts, _table(run, chain, topic), about)
 
 
 def _in_words(shown: list[dict[str, Row]]) -> str:
