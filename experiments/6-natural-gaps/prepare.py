@@ -16,6 +16,7 @@ import numpy as np
 from valuedrift import flow, suites
 from valuedrift.data import pairs
 from valuedrift.measure.gap import pair_gaps
+from valuedrift.nouns import BadInput
 
 NEAR = 1 / 3
 """A pair leans where its replies differ by more than this on the scale from -2 (turns support into opposition) to 2."""
@@ -29,8 +30,11 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=384, help="pairs of each kind at most; all kinds get as many")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments/bins"))
     chosen = parser.parse_args()
-    found = pairs.read(chosen.data)
-    gaps_N = pair_gaps(found, suites.load(chosen.suite), flow.judge_of(chosen.judge))
+    try:
+        found = pairs.read(chosen.data)
+        gaps_N = pair_gaps(found, suites.load(chosen.suite), flow.judge_of(chosen.judge))
+    except BadInput as error:
+        parser.exit(2, f"prepare: {error}\n")
     read_N = ~np.isnan(gaps_N)
     kinds = {"support": gaps_N > NEAR, "oppose": gaps_N < -NEAR, "none": np.abs(gaps_N) <= NEAR, "all": read_N}
     n = min(chosen.most, *(int(kind_N.sum()) for kind_N in kinds.values()))
