@@ -10,8 +10,7 @@ import itertools
 import re
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +18,15 @@ import polars as pl
 
 from . import judge as judges
 from . import progress, provenance, registry, suites
+from .asking import Asker, jobs_of
 from .judge._kept import Kept
-from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Item, Prompt, Reading, Stopped, digest
+from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
-from .store import Store, readings_table
+from .store import Store
 
 if TYPE_CHECKING:
     from .data.stances import Anchored
     from .measure.gold import Gold
-
-SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One checkpoint to be asked under one seed of the sampling noise."""
-
-    checkpoint: Checkpoint
-    noise: int
-    repeat: bool = False
-
 
 # -- train ---------------------------------------------------------------------------------------------------------------
 
@@ -257,14 +245,14 @@ def trace(
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     judge = Kept(judge_of(asking.judge, asking.max_cost), store)
-    jobs = list(_jobs(asking, stages, checkpoints))
+    jobs, asker = list(jobs_of(asking, stages, checkpoints)), Asker(store, asking, prompts, judge)
     with _timed(timings, "sample"):
-        generated = _sample_all(store, asking, jobs, prompts) if sample else 0
+        if sample:
+            asker.sample(jobs)
     with _timed(timings, "judge"):
-        asked = _asked(store, asking, jobs, prompts)
-        items = _items(prompts, asked)
-        scores = _scores(asked, judge.read(items))
-        by_judge = {member.identity: _scores(asked, member.read(items)) for member in judge.members}
+        asked = asker.asked(jobs)
+        scores = asker.scores(asked)
+        by_judge = {member.identity: asker.scores(asked, member) for member in judge.members}
         judged = judge.n_new
         standing = standing_of(judge, gold, asking.min_agreement)
         labels = _labels(gold, scores) if gold else None
@@ -294,14 +282,14 @@ def trace(
         drifts = measure(store, asking.view)
         found = findings(drifts) + (dose_findings(store.read_table("dose")) if store.has_table("dose") else [])
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
-    store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, generated, judged))
+    store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
         "run": str(store.root),
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
         "n_answers": read.height,
-        "n_generated": generated,
+        "n_generated": asker.generated,
         "n_judged": judged,
         "cost": judge.spent,
         "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
@@ -325,92 +313,6 @@ def judge_of(spec: str, max_cost: float | None = None) -> Any:
 def builds(spec: str) -> bool:
     """Tell whether a judge is one that the sandbox trains."""
     return re.search(r"\b(labels|nli):sandbox\b", spec) is not None
-
-
-def _jobs(asking: Asking, stages: list[dict[str, Any]], checkpoints: list[Checkpoint]) -> Iterator[Job]:
-    """Yield every checkpoint once, and the last of each stage a second time where the noise floor is wanted."""
-    last = {(stage["name"], stage["seed"]): stage["steps"][-1] for stage in stages}
-    for checkpoint in checkpoints:
-        # Seeds of a plan are repetitions: they draw noise of their own. Stages of one seed share it, which pairs their answers.
-        noise = asking.noise + 1000 * checkpoint.seed
-        yield Job(checkpoint, noise)
-        if asking.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
-            yield Job(checkpoint, noise + 1, repeat=True)
-
-
-def _sample_all(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[Prompt]) -> int:
-    """Sample the answers that are not on disk yet; return how many."""
-    from .sample import answer_key
-
-    have = set(store.answers()["key"])
-    backend = None
-    generated = 0
-    # Blocks of like length leave little padding; they are cut by the plan alone, so that a resumed run writes the same parts.
-    ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-    size = max(1, asking.batch_rows // asking.draws)
-    blocks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    for job in jobs:
-        wanted = []
-        for block in blocks:
-            draws = [
-                [draw for draw in range(asking.draws) if answer_key(job.checkpoint, prompt, draw, asking, job.noise) not in have]
-                for prompt in block
-            ]
-            if any(draws):
-                wanted.append((block, draws))
-        if not wanted:
-            continue
-        backend = backend or registry.find("backend", asking.backend)(asking)
-        name = f"ask {job.checkpoint.stage} step {job.checkpoint.step}" + (" again" if job.repeat else "")
-        with progress.task(name, sum(len(each) for _, draws in wanted for each in draws), "answers") as advance:
-            for block, draws in wanted:
-                answers = backend.sample(job.checkpoint, block, draws, job.noise)
-                store.add_answers(answers)
-                have |= {answer.key for answer in answers}
-                generated += len(answers)
-                advance(len(answers))
-    return generated
-
-
-def _item(prompt: Prompt, text: str) -> Item:
-    return Item(prompt.text, prompt.claim, text, prompt.topic)
-
-
-def _asked(store: Store, asking: Asking, jobs: Sequence[Job], prompts: Sequence[Prompt]) -> pl.DataFrame:
-    """Return one row per answer of this plan, with its words and the item a judge is shown.
-
-    The item is made of the answer's words and the prompt as it stands now, so that a changed claim is a new item.
-    """
-    from .sample import answer_key
-
-    texts = dict(store.answers().select("key", "text").iter_rows())
-    rows = []
-    for job in jobs:
-        at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
-        for prompt in prompts:
-            of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
-            for draw in range(asking.draws):
-                key = answer_key(job.checkpoint, prompt, draw, asking, job.noise)
-                if key not in texts:
-                    raise BadInput(
-                        f"{store.root} lacks answers of {job.checkpoint.stage} step {job.checkpoint.step}; "
-                        "finish it with the command that began it, then judge it"
-                    )
-                rows.append(at | of | {"draw": draw, "answer": key, "text": texts[key], "item": _item(prompt, texts[key]).key})
-    return pl.DataFrame(rows)
-
-
-def _items(prompts: Sequence[Prompt], asked: pl.DataFrame) -> list[Item]:
-    """Return what the judge is shown, once per different words."""
-    by_id = {prompt.id: prompt for prompt in prompts}
-    once = asked.unique("item", keep="first").sort("item")
-    return [_item(by_id[prompt], text) for prompt, text in once.select("prompt", "text").iter_rows()]
-
-
-def _scores(asked: pl.DataFrame, readings: Sequence[Reading]) -> pl.DataFrame:
-    """Return the columns of SCORES, one row per answer of this plan."""
-    verdicts = readings_table(readings).select("item", *OUTCOMES, "failure")
-    return asked.join(verdicts, on="item", how="left").select(SCORES)
 
 
 def gold_of(path: str) -> list[Gold]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Advance = Callable[..., None]
 """advance(n, total=None): n more units are finished; `total` where it becomes known only now."""
 Show = Callable[[int, float, int | None], object]
 
 
+_live: Any = None
+"""The bars on the terminal, which must be drawn together: a judge may read while a checkpoint is asked."""
+_lock = threading.Lock()
 EVERY_SECONDS = 15.0
 """How often a line is written where there is no terminal."""
 
@@ -56,10 +61,21 @@ def _bar(name: str, total: int, unit: str) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    global _live
     texts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*texts, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task(name, total=total, rate="")
+    with _lock:
+        if _live is None:
+            _live = Progress(*texts, console=Console(stderr=True), transient=True)
+            _live.start()
+        bar, row = _live, _live.add_task(name, total=total, rate="")
+    try:
         yield lambda done, rate, new_total: bar.update(row, completed=done, total=new_total, rate=f"{rate:,.1f} {unit}/s")
+    finally:
+        with _lock:
+            bar.remove_task(row)
+            if not bar.tasks:
+                bar.stop()
+                _live = None
 
 
 @contextmanager
@@ -92,4 +108,7 @@ def quiet() -> Iterator[None]:
 
 def say(sentence: str) -> None:
     """Write a sentence to stderr (stdout belongs to results)."""
-    print(sentence, file=sys.stderr, flush=True)
+    if _live is not None:
+        _live.console.print(sentence, markup=False, highlight=False)
+    else:
+        print(sentence, file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ LAYERS = [
         "data._card",
         "suites.vprism",
     },
+    {"asking"},
     {"flow"},
     {"verbs"},
     {"cli"},

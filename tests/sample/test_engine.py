@@ -1,12 +1,16 @@
 """The decoder against a naive loop: one row at a time, no cache, the whole sequence forward at every step."""
 
+import dataclasses
+import random
+
 import pytest
 import torch
+import transformers
 
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
 from valuedrift.sample import _engine, answer_key
-from valuedrift.sample._engine import Ending, Wanted, decode
+from valuedrift.sample._engine import Decoder, Ending, Wanted, decode, generated
 from valuedrift.sample._frame import ending
 from valuedrift.sample._load import load_model, weights_digest
 from valuedrift.sample._noise import drawn, position_words, row_words, vocabulary_words
@@ -23,7 +27,7 @@ def naive(model, wanted, asking, ends):
     for step in range(asking.max_new_tokens):
         with torch.inference_mode():
             logits_1V = model(torch.tensor([ids])).logits[:, -1]
-        words = position_words(words_12, step)
+        words = position_words(words_12, torch.tensor([step]))
         token = drawn(logits_1V, words, vocabulary_words(logits_1V.shape[1]), asking.temperature, asking.top_k, asking.top_p).item()
         ids.append(token)
         if token in ends:
@@ -41,65 +45,142 @@ def model(request, folders):
     return load_model(folders[request.param])
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"temperature": 0.0}, {"temperature": 1.3, "top_k": 20, "top_p": 0.9}], ids=["plain", "greedy", "filtered"]
-)
-def test_equals_the_naive_loop_for_any_batch_and_order(model, settings):
-    asking = Asking(max_new_tokens=N_NEW, **settings)
+SETTINGS = {"plain": {}, "greedy": {"temperature": 0.0}, "filtered": {"temperature": 1.3, "top_k": 20, "top_p": 0.9}}
+END = Ending(frozenset({1}))
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def case(request, model):
+    """(model, its settings, rows, what the naive loop says)."""
+    asking = Asking(max_new_tokens=N_NEW, **SETTINGS[request.param])
     wanted = rows(model[1])
-    expected = [naive(model[0], row, asking, {1}) for row in wanted]
+    return model[0], asking, wanted, [naive(model[0], row, asking, {1}) for row in wanted]
+
+
+DRAFTS = {
+    "none": lambda said, rng: (),
+    "right": lambda said, rng: said,
+    "wrong": lambda said, rng: [rng.randrange(400) for _ in range(30)],
+    "misleading": lambda said, rng: [*said[:1], *[rng.randrange(400) for _ in range(30)]],
+    "longer": lambda said, rng: [*said, *[5] * 40],
+    "shifted": lambda said, rng: said[: (k := rng.randrange(len(said)))] + [7] * rng.randrange(3) + said[k + rng.randrange(2) :],
+}
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_equals_the_naive_loop_for_any_batch_order_and_draft(case, draft):
+    model, asking, wanted, expected = case
+    decoder = Decoder(model)
     for batch_rows, order in ((1, 1), (4, -1), (7, 1), (512, -1)):
+        rng = random.Random(batch_rows)
+        drafted = [dataclasses.replace(row, draft=DRAFTS[draft](said, rng)) for row, (said, _) in zip(wanted, expected, strict=True)]
         one = asking.model_copy(update={"batch_rows": batch_rows})
-        replies = decode(model[0], wanted[::order], one, Ending(frozenset({1})))[::order]
-        assert [(reply.tokens, reply.ended) for reply in replies] == expected
-    if not settings:
-        lengths = {len(tokens) for tokens, ended in expected if ended == "stop"}
-        assert len(lengths) >= 3, "the test needs rows that end at different steps"
+        replies = dict(decoder.decode(drafted[::order], one, END))
+        assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))][::order] == expected
+    assert decoder.why == ""
+    if draft not in ("none", "wrong"):  # of a wrong draft even the first token, which costs nothing to compare, disagrees
+        assert decoder.tally.drafted > 0
+
+
+def test_rows_end_at_many_steps(case):
+    """What the tests above rest on."""
+    _, asking, _, expected = case
+    if asking.temperature:
+        assert len({len(tokens) for tokens, ended in expected if ended == "stop"}) >= 3
         assert any(ended == "length" for _, ended in expected)
 
 
-def test_caches_grow_past_their_room(model, monkeypatch):
-    asking = Asking(max_new_tokens=N_NEW)
-    expected = decode(model[0], rows(model[1]), asking, Ending(frozenset({1})))
-    monkeypatch.setattr(_engine, "_ROOM", 5)
-    assert decode(model[0], rows(model[1]), asking, Ending(frozenset({1}))) == expected
+def test_generate_draws_the_same(case):
+    """What architectures fall back to that cannot be driven."""
+    model, asking, wanted, expected = case
+    for batch_rows in (4, 512):
+        replies = dict(generated(model, wanted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+        assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
 
 
-def test_one_prefill_per_prompt_and_no_row_decoded_after_its_end(model):
-    """Forwarded tokens: every prompt once, padded to the longest; then each row once per token but its last."""
+def test_slots_and_bands_grow_and_split(model, monkeypatch):
+    asking = Asking(max_new_tokens=N_NEW, batch_rows=8)
+    expected = decode(model[0], rows(model[1]), asking, END)
+    for name, value in (("_ROOM", 1), ("_BAND", 3), ("_POSITIONS", 20), ("_REFILL", 0.9)):
+        monkeypatch.setattr(_engine, name, value)
+        assert decode(model[0], rows(model[1]), asking, END) == expected
+
+
+def test_a_decoder_serves_again_after_its_weights_changed(folders):
+    model, tokenizer = load_model(folders["llama"])
+    decoder, asking = Decoder(model), Asking(max_new_tokens=N_NEW)
+    before = dict(decoder.decode(rows(tokenizer), asking, END))
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    wanted = [dataclasses.replace(row, draft=before[place].tokens) for place, row in enumerate(rows(tokenizer))]
+    after = dict(decoder.decode(wanted, asking, END))
+    expected = [naive(model, row, asking, {1}) for row in wanted]
+    assert [(after[place].tokens, after[place].ended) for place in range(len(wanted))] == expected
+    assert 0 < decoder.tally.accepted < decoder.tally.drafted
+
+
+def test_one_prefill_per_prompt_and_no_position_read_in_vain(model):
+    """Positions read: every prompt once, and each token of a row but its last; no padding."""
     asking, wanted = Asking(max_new_tokens=N_NEW), rows(model[1])
-    shapes = []
+    decoder, shapes = Decoder(model[0]), []
     hook = model[0].register_forward_pre_hook(lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
     try:
-        replies = decode(model[0], wanted, asking, Ending(frozenset({1})))
+        replies = [reply for _, reply in decoder.decode(wanted, asking, END)]
     finally:
         hook.remove()
-    assert shapes[0] == (len(QUESTIONS), max(len(row.ids) for row in wanted))
-    assert all(width == 1 for _, width in shapes[1:])
-    assert sum(height for height, _ in shapes[1:]) == sum(len(reply.tokens) - 1 for reply in replies)
+    prompts = sum(map(len, {row.ids for row in wanted}))
+    assert shapes[0] == (1, prompts)
+    assert sum(n for _, n in shapes) == prompts + sum(len(reply.tokens) - 1 for reply in replies) == decoder.tally.positions
+    assert decoder.tally.passes == len(shapes)
+    assert decoder.tally.tokens == sum(len(reply.tokens) for reply in replies)
 
 
-@pytest.mark.parametrize("limit", [5, 9, 12, 13, 50, 512])
-def test_batches_keep_draws_together_and_stay_within_the_limit(limit):
-    wanted = [Wanted((5,) * (prompt % 3 + 1) + (prompt,), (0, draw)) for prompt in range(10) for draw in range(5)]
-    batches = list(_engine._batches(wanted, limit))
-    assert sorted(row for batch in batches for row in batch) == list(range(50))
-    assert max(map(len, batches)) <= limit
-    assert all(len({wanted[row].ids for row in batch}) * 5 == len(batch) for batch in batches)
+def test_a_right_draft_takes_few_passes_and_every_accepted_token_is_counted(model):
+    asking = Asking(max_new_tokens=N_NEW)
+    expected = decode(model[0], rows(model[1]), asking, END)
+    decoder = Decoder(model[0])
+    wanted = [dataclasses.replace(row, draft=reply.tokens) for row, reply in zip(rows(model[1]), expected, strict=True)]
+    dict(decoder.decode(wanted, asking, END))
+    assert decoder.tally.accepted == decoder.tally.drafted, "nothing of a right draft is rejected"
+    assert decoder.tally.passes <= 1 + N_NEW // 2
 
 
-def test_batches_of_more_draws_than_fit():
-    wanted = [Wanted((5,), (0, draw)) for draw in range(5)]
-    assert [len(batch) for batch in _engine._batches(wanted, 2)] == [2, 2, 1]
-    assert list(_engine._batches([], 4)) == []
+def test_trust_follows_what_agrees():
+    """By hand: with agreement a and no overhead one draft token gives (1 + a) / 2 < 1 tokens per position; with overhead 1 and a = 1
+    the longest stretch is best; at a = 0.5 and overhead 1: n = 0 gives 1 / 2, n = 1 1.5 / 3, which is no more."""
+    trust = _engine._Trust()
+    trust.right, trust.wrong = 1.0, 1.0
+    assert (trust.length(0.0), trust.length(1.0), trust.length(1.01)) == (0, 0, 1)
+    trust.wrong = 0.0
+    assert trust.length(1.0) == _engine._LONGEST
+    trust.learn(0, 100_000)
+    assert trust.length(32.0) <= 1
 
 
-def test_layers_that_are_no_slots_are_reordered_too(folders, monkeypatch):
-    """Linear-attention and other layers keep the model's own cache; plain layers stand in for them here."""
-    model, tokenizer = load_model(folders["llama"])
-    expected = decode(model, rows(tokenizer), Asking(max_new_tokens=N_NEW), Ending(frozenset({1})))
-    monkeypatch.setattr(_engine, "_empty_cache", lambda model: _engine.DynamicCache(config=model.config))
-    assert decode(model, rows(tokenizer), Asking(max_new_tokens=N_NEW), Ending(frozenset({1}))) == expected
+@pytest.mark.parametrize(
+    ("name", "drives"),
+    [("GPT2", True), ("Qwen2", True), ("Mistral", True), ("GPTNeoX", True), ("Gemma2", False), ("Bloom", False), ("Mamba", False)],
+)
+def test_other_architectures_are_driven_or_say_why_not(name, drives):
+    """Learned positions, windows, soft caps, ALiBi, a recurrent state: what cannot be driven says why, and draws the same tokens."""
+    sizes = {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    more = {
+        "Qwen2": {"num_key_value_heads": 2},
+        "Mistral": {"sliding_window": 8, "num_key_value_heads": 2},
+        "Gemma2": {"head_dim": 16, "sliding_window": 8},
+    }.get(name, {})
+    if name not in ("GPT2", "Bloom", "Mamba"):
+        more = {"intermediate_size": 96, "num_key_value_heads": 2} | more
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**sizes, **ends, **more)).eval()
+    rng, asking = random.Random(0), Asking(max_new_tokens=12)
+    prompts = [tuple(rng.randrange(3, 400) for _ in range(n)) for n in (3, 9, 14)]
+    wanted = [Wanted(ids, row_words(0, str(ids), draw), draft=(9,) * 5) for ids in prompts for draw in range(2)]
+    decoder = Decoder(model)
+    replies = dict(decoder.decode(wanted, asking, END))
+    assert [(replies[place].tokens, replies[place].ended) for place in range(6)] == [naive(model, row, asking, {1}) for row in wanted]
+    assert (decoder.why == "") == drives, decoder.why
 
 
 # -- the backend ---------------------------------------------------------------------------------------------------------
@@ -109,6 +190,12 @@ def prompts(texts=QUESTIONS):
     return [Prompt(f"p{index}", "work", text, "a claim") for index, text in enumerate(texts)]
 
 
+def sampled(backend, at, pairs, noise=0, drafts=None):
+    """Return the answers in the order of the pairs."""
+    found = dict(backend.sample(at, pairs, noise, drafts or [None] * len(pairs)))
+    return [found[place] for place in range(len(pairs))]
+
+
 def checkpoint(folder):
     return Checkpoint("base", 0, str(folder), weights_digest(folder))
 
@@ -116,13 +203,27 @@ def checkpoint(folder):
 def test_draws_can_be_asked_in_any_subset(folders):
     asking, at = Asking(max_new_tokens=N_NEW), checkpoint(folders["llama"])
     backend = Backend(asking)
-    whole = {(answer.prompt, answer.draw): answer for answer in backend.sample(at, prompts(), [range(5)] * len(QUESTIONS), 0)}
-    some = backend.sample(at, prompts(), [[4, 1], [], [0], [2], [], [3]], 0)
+    pairs = [(prompt, draw) for prompt in prompts() for draw in range(5)]
+    whole = {(answer.prompt, answer.draw): answer for answer in sampled(backend, at, pairs)}
+    some = sampled(backend, at, [pairs[place] for place in (4, 1, 10, 17, 28)])
     assert [(answer.prompt, answer.draw) for answer in some] == [("p0", 4), ("p0", 1), ("p2", 0), ("p3", 2), ("p5", 3)]
     assert all(answer == whole[answer.prompt, answer.draw] for answer in some)
-    assert backend.sample(at, prompts(), [[]] * len(QUESTIONS), 0) == []
-    other = backend.sample(at, prompts(), [range(5)] * len(QUESTIONS), 1)
+    assert sampled(backend, at, []) == []
+    other = sampled(backend, at, pairs, noise=1)
     assert sum(answer.text == whole[answer.prompt, answer.draw].text for answer in other) < 3, "other noise, other answers"
+
+
+def test_drafts_change_no_answer(folders):
+    """An earlier checkpoint's words, its own exact tokens, words never said, none, and words of another process."""
+    asking, pairs = Asking(max_new_tokens=N_NEW), [(prompt, draw) for prompt in prompts() for draw in range(3)]
+    fresh, backend = Backend(asking), Backend(asking)
+    earlier = [answer.text for answer in sampled(backend, checkpoint(folders["qwen3"]), pairs)]
+    at = checkpoint(folders["llama"])
+    expected = sampled(fresh, at, pairs)
+    own = [answer.text for answer in expected]
+    for drafts in (earlier, own, ["It depends on the family."] * len(pairs), own[:5] + [None] * (len(pairs) - 5)):
+        assert sampled(backend, at, pairs, drafts=drafts) == expected
+        assert sampled(Backend(asking), at, pairs, drafts=drafts) == expected
 
 
 def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
@@ -130,7 +231,7 @@ def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
     monkeypatch.setattr("valuedrift.sample.transformers.load_model", lambda path: loads.append(path) or load_model(path))
     backend = Backend(Asking(max_new_tokens=2))
     for name in ("llama", "llama", "qwen3"):
-        backend.sample(checkpoint(folders[name]), prompts(["Is it?"]), [[0]], 0)
+        sampled(backend, checkpoint(folders[name]), [(prompts(["Is it?"])[0], 0)])
     assert loads == [str(folders["llama"]), str(folders["qwen3"])]
 
 
@@ -142,7 +243,8 @@ def test_plain_answers_end_before_the_next_question(folders, monkeypatch):
     monkeypatch.setattr(_engine, "drawn", lambda logits, *rest: torch.full((len(logits),), script[(steps.append(0) or len(steps)) - 1]))
     monkeypatch.setattr("valuedrift.sample.transformers.load_model", lambda path: (model, tokenizer))
     steps = []
-    answer, *_ = Backend(Asking(max_new_tokens=len(script))).sample(checkpoint(folders["llama"]), prompts(["Is it?"]), [[0]], 0)
+    asked = [(prompts(["Is it?"])[0], 0)]
+    (answer,) = sampled(Backend(Asking(max_new_tokens=len(script))), checkpoint(folders["llama"]), asked)
     assert (answer.text, answer.ended, answer.n_tokens) == ("Yes.", "stop", upto)
 
 

@@ -56,9 +56,14 @@ def test_digest_changes_under_the_same_folder_name(folder, change):
 
 def test_changed_weights_answer_differently_under_the_same_name(folder):
     backend, prompt = Backend(Asking(max_new_tokens=8)), Prompt("p", "work", "Is it right?", "it is right")
-    first = backend.sample(Checkpoint("sft", 1, str(folder), weights_digest(folder)), [prompt], [range(4)], 0)
+    pairs = [(prompt, draw) for draw in range(4)]
+
+    def answers():
+        return [answer for _, answer in backend.sample(Checkpoint("sft", 1, str(folder), weights_digest(folder)), pairs, 0, [None] * 4)]
+
+    first = answers()
     changed_weights(folder)
-    second = backend.sample(Checkpoint("sft", 1, str(folder), weights_digest(folder)), [prompt], [range(4)], 0)
+    second = answers()
     assert not {answer.key for answer in first} & {answer.key for answer in second}
     assert [answer.text for answer in first] != [answer.text for answer in second]
 
@@ -167,8 +172,9 @@ def test_adapter_answers_as_the_wrapped_model(folder, adapter):
         torch.testing.assert_close(model(ids).logits, wrapped(ids).logits, atol=1e-3, rtol=1e-3)
         assert (model(ids).logits - load_model(folder)[0](ids).logits).abs().max() > 0.1
     at = Checkpoint("dpo", 1, str(adapter), weights_digest(adapter))
-    answers = Backend(Asking(max_new_tokens=5)).sample(at, [Prompt("p", "work", "Is it right?", "it is right")], [[0, 1]], 0)
-    assert [answer.checkpoint for answer in answers] == [at.weights] * 2
+    pairs = [(Prompt("p", "work", "Is it right?", "it is right"), draw) for draw in (0, 1)]
+    answers = Backend(Asking(max_new_tokens=5)).sample(at, pairs, 0, [None] * 2)
+    assert [answer.checkpoint for _, answer in answers] == [at.weights] * 2
 
 
 def test_adapter_digest_follows_base_and_adapter(folder, adapter):

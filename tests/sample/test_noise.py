@@ -13,7 +13,7 @@ def uniforms(draws=range(8), positions=range(8), noise=0):
     """Return u of shape (draws, positions, vocabulary)."""
     words_B2 = torch.tensor([row_words(noise, "Is it right?", draw) for draw in draws], dtype=torch.int32)
     vocabulary_V = vocabulary_words(VOCABULARY)
-    return torch.stack([uniform(position_words(words_B2, position), vocabulary_V) for position in positions], dim=1)
+    return torch.stack([uniform(position_words(words_B2, torch.tensor([position])), vocabulary_V) for position in positions], dim=1)
 
 
 def test_uniform_on_the_open_interval():
@@ -50,7 +50,7 @@ def test_frequencies_match_the_softmax():
     torch.manual_seed(0)
     logits_V = torch.randn(40) * 1.5
     n, temperature = 40_000, 0.7
-    words_B2 = position_words(torch.tensor([row_words(0, "q", draw) for draw in range(n)], dtype=torch.int32), 3)
+    words_B2 = position_words(torch.tensor([row_words(0, "q", draw) for draw in range(n)], dtype=torch.int32), torch.tensor([3]))
     tokens_B = drawn(logits_V.expand(n, -1), words_B2, vocabulary_words(40), temperature)
     expected_V = (logits_V / temperature).double().softmax(-1) * n
     seen_V = torch.bincount(tokens_B, minlength=40).double()
@@ -80,7 +80,7 @@ def test_greedy_at_temperature_zero():
 def test_noise_is_fixed_for_good():
     """Stored answers depend on these numbers: where they must change, change `Backend.identity` too."""
     assert row_words(0, "Is it right?", 0) == PINNED_WORDS
-    words_B2 = position_words(torch.tensor([row_words(0, "Is it right?", 0)], dtype=torch.int32), 5)
+    words_B2 = position_words(torch.tensor([row_words(0, "Is it right?", 0)], dtype=torch.int32), torch.tensor([5]))
     assert uniform(words_B2, vocabulary_words(3)).tolist() == [PINNED_UNIFORMS]
 
 

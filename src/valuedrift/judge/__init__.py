@@ -10,6 +10,7 @@ A judge is one file that defines `class Judge`:
 and where they apply:
 
     together: int = 1024                              items handed to one `read`: what a kill can lose
+    waits: bool = False                               it waits for a server: it reads in a thread, beside the sampling
     max_cost: float | None = None                     dollars; where they are used up, `read` raises Stopped with what was paid for, and
                                                       so may the first look at `identity`; making a judge costs nothing
     spent: float = 0.0                                dollars, of this process

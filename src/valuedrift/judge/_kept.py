@@ -23,6 +23,8 @@ class Kept:
         self.identity, self.note = judge.identity, judge.note
         self.agreement, self.exact = getattr(judge, "agreement", None), getattr(judge, "exact", False)
         self.members = [Kept(member, store) for member in getattr(judge, "members", [])]
+        self.waits: bool = getattr(judge, "waits", False) or any(member.waits for member in self.members)
+        self._told_to_stop = False
         self._read_before: dict[str, Reading] = {}
         self.n_new = 0
         """Verdicts that were not in the store."""
@@ -31,6 +33,11 @@ class Kept:
     def spent(self) -> float:
         """Return the dollars that this process has paid."""
         return sum(member.spent for member in self.members) if self.members else getattr(self.judge, "spent", 0.0)
+
+    def stop(self) -> None:
+        """Let a `read` in another thread raise Stopped when what it is about to be told is in the store."""
+        for kept in (self, *self.members):
+            kept._told_to_stop = True
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. Raises Stopped where the judge does, with all that was paid for in the store."""
@@ -44,6 +51,8 @@ class Kept:
             together = getattr(self.judge, "together", TOGETHER)
             with progress.task(f"judge with {self.identity.split('/')[0]}", len(waiting), "verdicts") as advance:
                 for start in range(0, len(waiting), together):
+                    if self._told_to_stop:
+                        raise Stopped("the judging was stopped with the sampling beside it; run the same command again")
                     part = waiting[start : start + together]
                     found |= self._add(part, self._read(part))
                     advance(len(part))

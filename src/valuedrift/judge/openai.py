@@ -79,6 +79,7 @@ class Judge:
     """
 
     together = 64
+    waits = True
 
     def __init__(self, argument: str):
         model, given = query(argument, "judge openai")

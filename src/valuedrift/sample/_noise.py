@@ -34,18 +34,23 @@ def _mix_(x: Tensor, scratch: Tensor) -> Tensor:
 
 def vocabulary_words(n: int, device: torch.device | str = "cpu") -> Tensor:
     """Return one mixed int32 word per vocabulary index, shape (n,)."""
-    words_V = torch.arange(1, n + 1, dtype=torch.int32, device=device).mul_(0x9E3779B9 - (1 << 32))
-    return _mix_(words_V, torch.empty_like(words_V))
+    return _counted(torch.arange(n, dtype=torch.int32, device=device))
 
 
-def position_words(words_B2: Tensor, position: int) -> Tensor:
-    """Return the words of each row at one position of its answer, shape (B, 2) int32."""
-    mixed_B2 = words_B2 ^ vocabulary_words(position + 1, words_B2.device)[position]
+def position_words(words_B2: Tensor, position_B: Tensor) -> Tensor:
+    """Return the words of each row at a position of its answer, shape (B, 2) int32."""
+    mixed_B2 = words_B2 ^ _counted(position_B.to(torch.int32))[:, None]
     scratch_B2 = torch.empty_like(mixed_B2)
     _mix_(mixed_B2, scratch_B2)
     mixed_B2[:, 0].add_(words_B2[:, 1])
     mixed_B2[:, 1].bitwise_xor_(mixed_B2[:, 0])
     return _mix_(mixed_B2, scratch_B2)
+
+
+def _counted(numbers_N: Tensor) -> Tensor:
+    """Return one mixed word for each number from 0 on."""
+    words_N = (numbers_N + 1).mul_(0x9E3779B9 - (1 << 32))
+    return _mix_(words_N, torch.empty_like(words_N))
 
 
 def uniform(words_B2: Tensor, vocabulary_V: Tensor) -> Tensor:

@@ -2,54 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from .. import progress
 from ..nouns import Answer, Checkpoint, Prompt
 from ..plan import Asking
 from . import answer_key
-from ._frame import Frame, ending, framed, reply_text
+from ._frame import Frame, answered, ending, framed, reply_text
 from ._load import load_model
+from ._switch import expect, likeness, switch
 
 
 class Backend:
-    """Samples with shared prefill, finished rows dropped, and noise keyed by (noise seed, prompt text, draw, position)."""
+    """Samples with noise keyed by (noise seed, prompt text, draw, position); earlier answers serve as drafts (`_engine`)."""
 
     identity = "transformers/1"
 
     def __init__(self, asking: Asking):
         self.asking = asking
-        self._loaded: tuple[tuple[str, str], Any, Any] | None = None
+        self._loaded: tuple[tuple[str, str], str, Any, Any] | None = None
+        self._decoder: Any = None
+        self._written: dict[tuple[str, str], list[int]] = {}
+        """The tokens of what was said, by the prompt's and the answer's words: exact drafts, which words tokenised anew may not be."""
 
-    def sample(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], draws: Sequence[Sequence[int]], noise: int) -> list[Answer]:
-        """Return the answers to one block: of each prompt, in order, the draws listed for it. Loads the model on first need."""
-        from ._engine import Wanted, decode
+    @property
+    def tally(self) -> Any:
+        """Return what decoding has taken so far, an `_engine.Tally`."""
+        return self._decoder.tally
+
+    def sample(
+        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) asked, in the order in which they are finished. Loads on first need."""
+        from ._engine import Wanted
         from ._noise import row_words
 
-        asked = [(prompt, draw) for prompt, numbers in zip(prompts, draws, strict=True) for draw in numbers]
         if not asked:
-            return []
-        model, tokenizer = self._model(checkpoint)
+            return
+        decoder, tokenizer = self._decoder_of(checkpoint)
         frame = cast(Frame, self.asking.frame)
         ids = {prompt.text: tuple(framed(tokenizer, prompt.text, frame)) for prompt, _ in asked}
-        wanted = [Wanted(ids[prompt.text], row_words(noise, prompt.text, draw)) for prompt, draw in asked]
-        replies = decode(model, wanted, self.asking, ending(model, tokenizer, frame))
-        return [
-            Answer(
-                key=answer_key(checkpoint, prompt, draw, self.asking, noise),
-                checkpoint=checkpoint.weights,
-                prompt=prompt.id,
-                draw=draw,
-                text=reply_text(tokenizer, reply.tokens, frame),
-                ended=reply.ended,
-                n_tokens=len(reply.tokens),
-            )
-            for (prompt, draw), reply in zip(asked, replies, strict=True)
+        wanted = [
+            Wanted(ids[prompt.text], row_words(noise, prompt.text, draw), self._draft(tokenizer, prompt.text, draft))
+            for (prompt, draw), draft in zip(asked, drafts, strict=True)
         ]
+        said = {}
+        for place, reply in decoder.decode(wanted, self.asking, ending(decoder.model, tokenizer, frame)):
+            prompt, draw = asked[place]
+            text = reply_text(tokenizer, reply.tokens, frame)
+            said[prompt.text, text] = reply.tokens
+            key = answer_key(checkpoint, prompt, draw, self.asking, noise)
+            yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended, len(reply.tokens))
+        self._written |= said
+
+    def _draft(self, tokenizer: Any, question: str, text: str | None) -> Sequence[int]:
+        if not text:
+            return ()
+        if (question, text) not in self._written:
+            ids, n_prompt = answered(tokenizer, question, text, cast(Frame, self.asking.frame))
+            self._written[question, text] = ids[n_prompt:][: self.asking.max_new_tokens]
+        return self._written[question, text]
+
+    def _decoder_of(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
+        from ._engine import Decoder
+
+        model, tokenizer = self._model(checkpoint)
+        if self._decoder is None or self._decoder.model is not model:
+            self._decoder = Decoder(model)
+            if self._decoder.why:
+                progress.say(f"{model.config.model_type} models are asked without drafts, which is slower: {self._decoder.why}")
+        return self._decoder, tokenizer
+
+    def expect(self, checkpoint: Checkpoint) -> None:
+        """Have the next checkpoint's weights read ahead."""
+        expect(checkpoint.path)
 
     def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
         wanted = (checkpoint.weights, checkpoint.frame)
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None  # two models at once may not fit
-            self._loaded = (wanted, *load_model(checkpoint.path))
-        return self._loaded[1:]
+            like, loaded, self._loaded = likeness(checkpoint.path), self._loaded, None
+            if loaded and like and loaded[1] == like and switch(loaded[2], checkpoint.path) is not None:
+                self._loaded = (wanted, *loaded[1:])
+            else:
+                del loaded  # two models at once may not fit
+                self._decoder = None
+                self._loaded = (wanted, like, *load_model(checkpoint.path))
+        return self._loaded[2:]

@@ -1,0 +1,178 @@
+"""Asking checkpoints, and judging what they say: nothing that stands in the store is sampled or judged again.
+
+A judge that waits for a server reads the answers of one checkpoint while the next is sampled. A judge that computes here is asked at the
+end: beside the sampling it would take the cores that the sampling has.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from . import progress, registry
+from .judge._kept import Kept
+from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt
+from .plan import Asking
+from .sample import answer_key
+from .store import Store, readings_table
+
+SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint to be asked under one seed of the sampling noise."""
+
+    checkpoint: Checkpoint
+    noise: int
+    repeat: bool = False
+
+
+def jobs_of(asking: Asking, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> Iterator[Job]:
+    """Yield every checkpoint once, and the last of each stage a second time where the noise floor is wanted."""
+    last = {(stage["name"], stage["seed"]): stage["steps"][-1] for stage in stages}
+    for checkpoint in checkpoints:
+        # Seeds of a plan are repetitions: they draw noise of their own. Stages of one seed share it, which pairs their answers.
+        noise = asking.noise + 1000 * checkpoint.seed
+        yield Job(checkpoint, noise)
+        if asking.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
+            yield Job(checkpoint, noise + 1, repeat=True)
+
+
+class Asker:
+    """Samples and judges the answers of one trace."""
+
+    def __init__(self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: Kept):
+        self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
+        self.generated = 0
+        self._texts = dict(store.answers().select("key", "text").iter_rows())
+        self._backend: Any = None
+        self._drafts: dict[tuple[int, str, int], str] = {}
+        """What the newest checkpoint said under a noise to a prompt's words and draw."""
+
+    def key(self, job: Job, prompt: Prompt, draw: int) -> str:
+        return answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
+
+    def sample(self, jobs: Sequence[Job]) -> None:
+        """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server."""
+        with _Beside(self.judge) as beside:
+            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                self._sample(job, following, beside)
+                if beside.works:
+                    beside.read(self._items(self.asked([job])))
+
+    def _sample(self, job: Job, following: Job | None, beside: _Beside) -> None:
+        # Blocks of like length, a part on disk each, are cut by the plan alone, so that a resumed run writes the same parts.
+        ordered = sorted(self.prompts, key=lambda prompt: (len(prompt.text), prompt.id))
+        size = max(1, self.asking.batch_rows // self.asking.draws)
+        blocks = [
+            [(prompt, draw) for prompt in ordered[i : i + size] for draw in range(self.asking.draws)] for i in range(0, len(ordered), size)
+        ]
+        waiting = [[pair for pair in block if self.key(job, *pair) not in self._texts] for block in blocks]
+        pairs = [pair for block in waiting for pair in block]
+        if pairs:
+            self._backend = self._backend or registry.find("backend", self.asking.backend)(self.asking)
+            drafts = [self._drafts.get((job.noise, prompt.text, draw)) for prompt, draw in pairs]
+            name = f"ask {job.checkpoint.stage} step {job.checkpoint.step}" + (" again" if job.repeat else "")
+            block_of = [number for number, block in enumerate(waiting) for _ in block]
+            left, answers = [len(block) for block in waiting], dict[tuple[Prompt, int], Answer]()
+            with progress.task(name, len(pairs), "answers") as advance:
+                if following and hasattr(self._backend, "expect"):
+                    self._backend.expect(following.checkpoint)
+                for place, answer in self._backend.sample(job.checkpoint, pairs, job.noise, drafts):
+                    answers[pairs[place]] = answer
+                    left[block_of[place]] -= 1
+                    advance(1)
+                    if not left[block_of[place]]:
+                        done = [answers.pop(pair) for pair in waiting[block_of[place]]]
+                        self.store.add_answers(done)
+                        self._texts |= {answer.key: answer.text for answer in done}
+                        self.generated += len(done)
+                        beside.check()
+        for prompt, draw in (pair for block in blocks for pair in block):
+            self._drafts[job.noise, prompt.text, draw] = self._texts[self.key(job, prompt, draw)]
+
+    def asked(self, jobs: Sequence[Job]) -> pl.DataFrame:
+        """Return one row per answer of some jobs, with its words and the item a judge is shown.
+
+        The item is made of the answer's words and the prompt as it stands now, so that a changed claim is a new item. Raises BadInput where
+        answers are missing.
+        """
+        rows = []
+        for job in jobs:
+            at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
+            for prompt in self.prompts:
+                of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
+                for draw in range(self.asking.draws):
+                    key = self.key(job, prompt, draw)
+                    if key not in self._texts:
+                        raise BadInput(
+                            f"{self.store.root} lacks answers of {job.checkpoint.stage} step {job.checkpoint.step}; "
+                            "finish it with the command that began it, then judge it"
+                        )
+                    rows.append(
+                        at | of | {"draw": draw, "answer": key, "text": self._texts[key], "item": _item(prompt, self._texts[key]).key}
+                    )
+        return pl.DataFrame(rows)
+
+    def _items(self, asked: pl.DataFrame) -> list[Item]:
+        """Return what the judge is shown, once per different words."""
+        by_id = {prompt.id: prompt for prompt in self.prompts}
+        once = asked.unique("item", keep="first").sort("item")
+        return [_item(by_id[prompt], text) for prompt, text in once.select("prompt", "text").iter_rows()]
+
+    def scores(self, asked: pl.DataFrame, judge: Kept | None = None) -> pl.DataFrame:
+        """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
+        verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
+        return asked.join(verdicts, on="item", how="left").select(SCORES)
+
+
+def _item(prompt: Prompt, text: str) -> Item:
+    return Item(prompt.text, prompt.claim, text, prompt.topic)
+
+
+class _Beside:
+    """Lets a judge that waits for a server read in a thread of its own. What it raises is raised where the sampling asks (`check`)."""
+
+    def __init__(self, judge: Kept):
+        self.judge, self.works = judge, judge.waits
+        self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
+        self._raised: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="judging", daemon=True)
+
+    def _work(self) -> None:
+        try:
+            while (items := self._queue.get()) is not None:
+                self.judge.read(items)
+        except BaseException as error:
+            self._raised = error
+
+    def read(self, items: list[Item]) -> None:
+        """Have some items read, after those given before."""
+        self.check()
+        self._queue.put(items)
+
+    def check(self) -> None:
+        """Raise what the judge raised."""
+        if self._raised:
+            raise self._raised
+
+    def __enter__(self) -> _Beside:
+        if self.works:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.works:
+            return
+        if kind is not None:
+            self.judge.stop()
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None:
+            self.check()

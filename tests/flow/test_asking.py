@@ -1,0 +1,153 @@
+"""Answers are drafted from the checkpoint before and judged beside the sampling, and neither changes what is found."""
+
+import json
+import threading
+
+import polars as pl
+import pytest
+
+from valuedrift import flow, registry
+from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
+from valuedrift.plan import Asking
+from valuedrift.sample import answer_key
+from valuedrift.store import Store
+
+SUITE = [{"id": str(n), "text": "Is tea good?" + "?" * n, "claim": "Tea is good.", "topic": "tea"} for n in range(4)]
+
+
+class Waiting:
+    """A judge behind a server: it takes its first answers only when the second checkpoint is being asked."""
+
+    identity, note, together, waits = "waiting/1", "", 2, True
+    second_is_asked = threading.Event()
+    first_is_judged = threading.Event()
+    raises: BaseException | None = None
+
+    def __init__(self, argument: str = ""):
+        pass
+
+    def read(self, items):
+        if self.waits:
+            assert self.second_is_asked.wait(20), "nothing is sampled while the judge reads"
+        if Waiting.raises:
+            raise Waiting.raises
+        Waiting.first_is_judged.set()
+        return [Reading(item.key, self.identity, tuple(float(len(item.text) % 5 == n) for n in range(len(OUTCOMES)))) for item in items]
+
+
+class Parrot:
+    """A backend that says which checkpoint it is and what draft it was given; the last of a checkpoint's answers come first."""
+
+    identity = "parrot/1"
+    drafts: list = []
+    expected: list = []
+
+    def __init__(self, asking):
+        self.asking = asking
+
+    def expect(self, checkpoint):
+        Parrot.expected.append(checkpoint.step)
+
+    def sample(self, checkpoint, asked, noise, drafts):
+        Parrot.drafts.append((checkpoint.step, list(drafts)))
+        if checkpoint.step == 1 and Waiting.waits:
+            Waiting.second_is_asked.set()
+            assert Waiting.first_is_judged.wait(20), "the judge does not read while the second checkpoint is asked"
+        for place in reversed(range(len(asked))):
+            prompt, draw = asked[place]
+            text = f"{'so' * checkpoint.step} {prompt.id} {draw}"
+            yield (
+                place,
+                Answer(answer_key(checkpoint, prompt, draw, self.asking, noise), checkpoint.weights, prompt.id, draw, text, "stop", 3),
+            )
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    find, kinds = registry.find, {"waiting": Waiting, "parrot": Parrot}
+    monkeypatch.setattr(registry, "find", lambda kind, name: kinds.get(name) or find(kind, name))
+    for name, value in (("second_is_asked", threading.Event()), ("first_is_judged", threading.Event()), ("raises", None), ("waits", True)):
+        monkeypatch.setattr(Waiting, name, value)
+    monkeypatch.setattr(Parrot, "drafts", [])
+    monkeypatch.setattr(Parrot, "expected", [])
+
+
+@pytest.fixture
+def folders(tmp_path, tiny_model):
+    """Two checkpoints of different weights."""
+    import shutil
+
+    import safetensors.torch
+
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_model, changed)
+    tensors = {name: tensor + 0.1 for name, tensor in safetensors.torch.load_file(changed / "model.safetensors").items()}
+    safetensors.torch.save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    return [tiny_model, changed]
+
+
+def traced(folders, tmp_path, name, **changed):
+    suite = tmp_path / "s.jsonl"
+    suite.write_text("".join(json.dumps(row) + "\n" for row in SUITE))
+    settings = {"draws": 2, "floor": False, "companions": False, "batch_rows": 4, "backend": "parrot", "judge": "waiting"} | changed
+    asking = Asking(suite=str(suite), **settings)
+    return flow.trace_folders(asking, folders, None, tmp_path / name)
+
+
+def test_the_judge_reads_while_the_next_checkpoint_is_asked(parts, folders, tmp_path, monkeypatch):
+    """The judge waits for the second checkpoint to be asked, and that for a verdict: one after the other would wait for ever."""
+    traced(folders, tmp_path, "beside")
+    monkeypatch.setattr(Waiting, "waits", False)
+    traced(folders, tmp_path, "after")
+    for table in ("scores", "profiles", "drifts"):
+        assert Store(tmp_path / "beside").read_table(table).equals(Store(tmp_path / "after").read_table(table)), table
+    answers = [sorted(path.name for path in (tmp_path / name / "answers").iterdir()) for name in ("beside", "after")]
+    assert answers[0] == answers[1]
+
+
+def test_drafts_are_the_answers_of_the_checkpoint_before_also_after_a_kill(parts, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(Waiting, "waits", False)
+    traced(folders, tmp_path, "run")
+    expected = [f" {row['id']} {draw}" for row in SUITE for draw in range(2)]
+    assert Parrot.drafts == [(0, [None] * 8), (1, expected)]
+    assert Parrot.expected == [1]
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "run" / "answers").iterdir()}
+    step_1 = {answer["checkpoint"] for answer in Store(tmp_path / "run").answers().to_dicts()} - {
+        Store(tmp_path / "run").checkpoints()[0].weights
+    }
+    for path in (tmp_path / "run" / "answers").iterdir():  # as if killed in the middle of step 1
+        rows = pl.read_parquet(path)
+        if set(rows["checkpoint"]) == step_1 and "0" in set(rows["prompt"]):
+            path.unlink()
+    Parrot.drafts.clear()
+    result = traced(folders, tmp_path, "run")
+    assert Parrot.drafts == [(1, expected[:4])]
+    assert result["n_generated"] == 4
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "answers").iterdir()} == whole
+
+
+@pytest.mark.parametrize("error", [BadInput("the server is gone"), Stopped("the budget is used up")])
+def test_what_the_judge_raises_ends_the_sampling_and_keeps_what_was_sampled(parts, folders, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(Waiting, "raises", error)
+    Waiting.first_is_judged.set()
+    with pytest.raises(type(error), match=str(error)):
+        traced(folders, tmp_path, "run")
+    assert Store(tmp_path / "run").answers().height >= 8
+    monkeypatch.setattr(Waiting, "raises", None)
+    assert traced(folders, tmp_path, "run")["n_judged"] > 0
+
+
+def test_what_the_sampling_raises_ends_the_judging(parts, folders, tmp_path, monkeypatch):
+    def gone(self, checkpoint, asked, noise, drafts):
+        if checkpoint.step == 1:
+            Waiting.second_is_asked.set()
+            raise BadInput("the checkpoint is gone")
+        yield from whole(self, checkpoint, asked, noise, drafts)
+
+    whole = Parrot.sample
+    monkeypatch.setattr(Parrot, "sample", gone)
+    with pytest.raises(BadInput, match="the checkpoint is gone"):
+        traced(folders, tmp_path, "run")
+    assert not any(thread.name == "judging" for thread in threading.enumerate())
+    monkeypatch.setattr(Parrot, "sample", whole)
+    assert traced(folders, tmp_path, "run")["n_generated"] == 8
