@@ -16,6 +16,7 @@ import polars as pl
 
 from . import progress, registry
 from .judge._kept import Kept
+from .measure.effort import Design
 from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt
 from .plan import Asking
 from .sample import answer_key
@@ -49,11 +50,17 @@ class Asker:
 
     def __init__(self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: Kept):
         self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
+        self.design: Design | None = None
+        """What is asked where the effort is adaptive; all draws of every checkpoint where it is not."""
         self.generated = 0
         self._texts = dict(store.answers().select("key", "text").iter_rows())
         self._backend: Any = None
         self._drafts: dict[tuple[int, str, int], str] = {}
         """What the newest checkpoint said under a noise to a prompt's words and draw."""
+
+    def draws(self, job: Job, prompt: Prompt) -> range:
+        """Return the numbers of the draws that are asked."""
+        return range(self.design.draws_of(job.checkpoint.seed, prompt.id) if self.design else self.asking.draws)
 
     def key(self, job: Job, prompt: Prompt, draw: int) -> str:
         return answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
@@ -71,7 +78,7 @@ class Asker:
         ordered = sorted(self.prompts, key=lambda prompt: (len(prompt.text), prompt.id))
         size = max(1, self.asking.batch_rows // self.asking.draws)
         blocks = [
-            [(prompt, draw) for prompt in ordered[i : i + size] for draw in range(self.asking.draws)] for i in range(0, len(ordered), size)
+            [(prompt, draw) for prompt in ordered[i : i + size] for draw in self.draws(job, prompt)] for i in range(0, len(ordered), size)
         ]
         waiting = [[pair for pair in block if self.key(job, *pair) not in self._texts] for block in blocks]
         pairs = [pair for block in waiting for pair in block]
@@ -108,7 +115,7 @@ class Asker:
             at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
             for prompt in self.prompts:
                 of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
-                for draw in range(self.asking.draws):
+                for draw in self.draws(job, prompt):
                     key = self.key(job, prompt, draw)
                     if key not in self._texts:
                         raise BadInput(
@@ -129,7 +136,8 @@ class Asker:
     def scores(self, asked: pl.DataFrame, judge: Kept | None = None) -> pl.DataFrame:
         """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
         verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
-        return asked.join(verdicts, on="item", how="left").select(SCORES)
+        scores = asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
+        return self.design.boosted(scores) if self.design else scores
 
 
 def _item(prompt: Prompt, text: str) -> Item:

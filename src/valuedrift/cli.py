@@ -125,6 +125,10 @@ def trace(
     companions: Annotated[
         bool, typer.Option("--companions/--no-companions", help="Also measure the distance moved (KL) and the length of the answers.")
     ] = True,
+    precision: Annotated[
+        float | None, typer.Option("--precision", help="Ask only what it takes to know every drift to this much on either side.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option("--budget", help="Answers asked for at most, the most needed first.")] = None,
     gold: Gold = "",
     min_agreement: Annotated[
         float, typer.Option("--min-agreement", help="Macro-F1 with people under which a judge's findings are not headlined.")
@@ -146,6 +150,8 @@ def trace(
         view=view,
         floor=floor,
         companions=companions,
+        precision=precision,
+        budget=budget,
         gold=gold,
         min_agreement=min_agreement,
         max_cost=max_cost,

@@ -10,7 +10,7 @@ import itertools
 import re
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,13 @@ import polars as pl
 
 from . import judge as judges
 from . import progress, provenance, registry, suites
-from .asking import Asker, jobs_of
+from .asking import Asker, Job, jobs_of
 from .judge._kept import Kept
+from .measure import effort
+from .measure._cells import ALL
+from .measure.drift import drifts as drifts_of
+from .measure.effort import Design
+from .measure.profile import profiles as profiles_of
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
 from .store import Store
@@ -245,8 +250,16 @@ def trace(
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     judge = Kept(judge_of(asking.judge, asking.max_cost), store)
-    jobs, asker = list(jobs_of(asking, stages, checkpoints)), Asker(store, asking, prompts, judge)
+    asker, spent = Asker(store, asking, prompts, judge), None
     with _timed(timings, "sample"):
+        if asking.precision or asking.budget:
+            spent = adapt(asker, stages, checkpoints) if sample else store.read_json("effort.json")
+        if spent:
+            asker.design = Design.from_json(spent["design"])
+            checkpoints_asked = [each for each in checkpoints if each.step in asker.design.steps[each.stage]]
+        else:
+            checkpoints_asked = checkpoints
+        jobs = list(jobs_of(asking, stages, checkpoints_asked))
         if sample:
             asker.sample(jobs)
     with _timed(timings, "judge"):
@@ -260,7 +273,7 @@ def trace(
         companions = None
         try:
             if asking.companions and sample:
-                companions = companion_scores(store, asking, stages, checkpoints, rewards, prompts, asked)
+                companions = companion_scores(store, asking, stages, checkpoints_asked, rewards, prompts, asked)
         except (
             BadInput,
             RuntimeError,
@@ -272,6 +285,7 @@ def trace(
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)
     store.write_checkpoints(checkpoints)
+    store.keep_json("effort.json", spent)
     with _timed(timings, "measure"):
         store.write_table("scores", scores)
         if sample:
@@ -281,6 +295,8 @@ def trace(
         store.keep_table("labels", labels)
         drifts = measure(store, asking.view)
         found = findings(drifts) + (dose_findings(store.read_table("dose")) if store.has_table("dose") else [])
+    if spent:
+        notes = [*notes, effort_note(spent)]
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
@@ -297,8 +313,91 @@ def trace(
         "findings": found if standing["headlined"] else [standing["why"]],
         "judge": standing,
         "notes": notes,
+        "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,
         "report": str(store.root / "report.html"),
     }
+
+
+def adapt(asker: Asker, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Ask what it takes for the precision wanted, within the budget (`measure.effort`); return the design and what became of it.
+
+    Every decision follows from the answers, so that a trace that was stopped decides the same again. Raises BadInput where the budget does
+    not cover two draws at both ends of each stage.
+    """
+    asking, target = asker.asking, asker.asking.precision or 0.0
+    seeds = sorted({checkpoint.seed for checkpoint in checkpoints})
+    final = {checkpoint.weights for checkpoint in checkpoints}
+    scores = pl.DataFrame()
+    wide = pl.DataFrame()
+
+    def cost(design: Design) -> int:
+        asked = {(each.weights, each.seed): each.seed for each in checkpoints if each.step in design.steps[each.stage]}
+        return sum(design.draws_of(seed, prompt.id) for seed in asked.values() for prompt in asker.prompts)
+
+    def ask(design: Design) -> bool:
+        """Ask what a design holds, if the budget covers it."""
+        nonlocal scores, wide
+        if asking.budget and cost(design) > asking.budget:
+            return False
+        asker.design = design
+        jobs = [Job(each, asking.noise + 1000 * each.seed) for each in checkpoints if each.step in design.steps[each.stage]]
+        asker.sample(jobs)
+        scores = asker.scores(asker.asked(jobs))
+        wide = effort.too_wide(drifts_of(scores, stages, asking.view), target)
+        return True
+
+    design = effort.ends(asking.draws, stages)
+    if not ask(design):
+        raise BadInput(
+            f"a budget of {asking.budget:,} answers does not cover {design.pilot} draws at both ends of each stage; "
+            f"allow {cost(design):,} or more"
+        )
+    covered = True
+    for everyone in (False, True):
+        topics = set(wide.filter(pl.col("topic") != ALL)["topic"])
+        if topics and design.pilot < design.draws:
+            more = effort.further(design, scores, topics, everyone, asking.noise)
+            covered = ask(more)
+            if not covered:
+                break
+            design = more
+    while covered and (places := effort.split(design, stages, profiles_of(scores, asking.view), target)):
+        more = effort.asking_also(design, *places[0])
+        covered = ask(more)
+        design = more if covered else design
+    asker.design = design
+    whole = Design(
+        asking.draws,
+        {stage["name"]: tuple(stage["steps"]) for stage in stages},
+        dict.fromkeys(((seed, prompt.id) for seed in seeds for prompt in asker.prompts), 1.0),
+    )
+    return {
+        "precision": asking.precision,
+        "budget": asking.budget,
+        "checkpoints": len({each.weights for each in checkpoints if each.step in design.steps[each.stage]}),
+        "of_checkpoints": len(final),
+        "answers": cost(design),
+        "of_answers": cost(whole),
+        "too_wide": wide.height,
+        "intervals": drifts_of(scores, stages, asking.view).filter(pl.col("stance").is_in(STANCES)).height,
+        "budget_ended_it": not covered,
+        "design": design.to_json(),
+    }
+
+
+def effort_note(spent: Mapping[str, Any]) -> str:
+    """Return the sentence on what was asked and whether it was enough."""
+    asked = (
+        f"{spent['checkpoints']:,} of {spent['of_checkpoints']:,} checkpoints were asked, and {spent['answers']:,} answers "
+        f"instead of {spent['of_answers']:,}"
+    )
+    ended = " The budget ended it." if spent["budget_ended_it"] else ""
+    if spent["precision"] is None:
+        return f"Adaptive effort: {asked}.{ended}"
+    if not spent["too_wide"]:
+        return f"Adaptive effort: {asked}; every drift is known to ±{spent['precision']:g}.{ended}"
+    ended = ended or " All draws were asked there: only more prompts, draws or seeds would tell more."
+    return f"Adaptive effort: {asked}; {spent['too_wide']} of {spent['intervals']} drifts are not known to ±{spent['precision']:g}.{ended}"
 
 
 def judge_of(spec: str, max_cost: float | None = None) -> Any:
@@ -345,11 +444,9 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     from .measure.companions import companions as companions_of
     from .measure.correct import corrected_drifts, corrected_profiles
     from .measure.dose import dose_response
-    from .measure.drift import drifts as drifts_of
     from .measure.effects import effects as effects_of
     from .measure.judges import by_judge as by_judge_of
     from .measure.matched import matched as matched_of
-    from .measure.profile import profiles as profiles_of
 
     scores, stages = store.read_table("scores"), store.read_json("stages.json", [])
     store.write_table("profiles", profiles_of(scores, view))

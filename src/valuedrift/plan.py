@@ -169,6 +169,11 @@ class Asking(Settings):
     """Ask the last checkpoint of each stage a second time with other noise: the noise floor."""
     companions: bool = True
     """Also measure how far each checkpoint has moved from its reference (KL), and how long and how rewarded its answers are."""
+    precision: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Ask no more than it takes: until every drift's 95 % interval reaches at most this far to each side, at most `draws` per prompt, and
+    only the checkpoints between which a share moves by more than this. Everything is asked where neither this nor `budget` is given."""
+    budget: Annotated[int, Field(gt=0)] | None = None
+    """Answers asked for at most, those at hand included; the most needed first."""
     view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
     """claim: shares of stances towards the claims; axis: claims of negative polarity turned round; paper: the mean over answers of
     probabilities renormalised over the three stances."""

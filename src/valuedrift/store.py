@@ -92,6 +92,13 @@ class Store:
     def write_json(self, name: str, content: Any) -> Path:
         return self.write_bytes(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
+    def keep_json(self, name: str, content: Any) -> None:
+        """Write what not every run has; without it, take away what an earlier invocation left."""
+        if content is None:
+            (self.root / name).unlink(missing_ok=True)
+        else:
+            self.write_json(name, content)
+
     def read_json(self, name: str, default: Any = None) -> Any:
         path = self.root / name
         if not path.exists():

@@ -106,6 +106,29 @@ def test_slots_and_bands_grow_and_split(model, monkeypatch):
         assert decode(model[0], rows(model[1]), asking, END) == expected
 
 
+def test_threads_share_the_rows(case, monkeypatch):
+    """Each row is decoded by one of three threads, whichever has room, and what one of them raises is raised."""
+    model, asking, wanted, expected = case
+    drafted = [dataclasses.replace(row, draft=said[:-2]) for row, (said, _) in zip(wanted, expected, strict=True)]
+    monkeypatch.setattr(_engine, "_LANE", 1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for batch_rows in (3, 9, 512):
+            decoder = Decoder(model)
+            replies = dict(decoder.decode(drafted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+            assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
+            assert len(decoder.lanes) == 3
+            assert decoder.tally.tokens == sum(len(said) for said, _ in expected)
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(_engine, "drawn", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(decoder.decode(wanted, asking, END))
+        assert model.config._attn_implementation != _engine._NAME
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_decoder_serves_again_after_its_weights_changed(folders):
     model, tokenizer = load_model(folders["llama"])
     decoder, asking = Decoder(model), Asking(max_new_tokens=N_NEW)

@@ -56,7 +56,7 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
     `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown view, missing columns, or a topic named "all".
     """
     rows = viewed(_checked(scores, view).filter(pl.col("repeat") == repeat), view)
-    sums = rows.group_by(KEYS).agg(_sums(view)).sort(KEYS)
+    sums = rows.group_by(KEYS).agg(_sums(view, "boost" in rows.columns)).sort(KEYS)
     axes: tuple[list[Any], list[Any], list[Any]] = (
         sums.select("stage", "step").unique().sort("stage", "step").rows(),
         sums["seed"].unique().sort().to_list(),
@@ -95,21 +95,21 @@ def viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
     )
 
 
-def _sums(view: str) -> list[pl.Expr]:
+def _sums(view: str, boosted: bool) -> list[pl.Expr]:
     """Return per prompt: 5 numerators, 5 denominators, 5 counts of answers, 5 counts of answers left out."""
     read = pl.col("support").is_not_null()
     mass = pl.sum_horizontal(STANCES)
     stance = (read & (mass > 0)) if view == "paper" else read
     n_read, n_stance = read.sum(), stance.sum()
     if view == "paper":
-        num = [(pl.col(name) / mass).filter(stance).mean().fill_null(0.0) for name in STANCES]
+        num = [_mean(pl.col(name) / mass, stance, boosted) for name in STANCES]
         den = (n_stance > 0).cast(pl.Float64)
     else:
-        num = [pl.col(name).filter(read).mean().fill_null(0.0) for name in STANCES]
-        den = mass.filter(read).mean().fill_null(0.0)
+        num = [_mean(pl.col(name), read, boosted) for name in STANCES]
+        den = _mean(mass, read, boosted)
     others = OUTCOMES[N_STANCES:]
     blocks = [
-        [*num, *(pl.col(name).filter(read).mean().fill_null(0.0) for name in others)],
+        [*num, *(_mean(pl.col(name), read, boosted) for name in others)],
         [*[den] * N_STANCES, *[(n_read > 0).cast(pl.Float64)] * len(others)],
         [*[n_stance] * N_STANCES, *[n_read] * len(others)],
         [*[pl.len() - n_stance] * N_STANCES, *[pl.len() - n_read] * len(others)],
@@ -120,3 +120,14 @@ def _sums(view: str) -> list[pl.Expr]:
         for kind, block in zip(kinds, blocks, strict=True)
         for outcome, value in zip(OUTCOMES, block, strict=True)
     ]
+
+
+def _mean(values: pl.Expr, counts: pl.Expr, boosted: bool) -> pl.Expr:
+    """Return the mean over a prompt's draws that count, 0 where none does; with further draws the one of `measure.effort`.
+
+    Where all draws of one phase are unread, the other phase stands for both.
+    """
+    if not boosted:
+        return values.filter(counts).mean().fill_null(0.0)
+    pilot, more = (values.filter(counts & phase).mean() for phase in (pl.col("boost").is_null(), pl.col("boost").is_not_null()))
+    return pl.coalesce(pilot + pl.col("boost").max() * (more - pilot), pilot, more, pl.lit(0.0))

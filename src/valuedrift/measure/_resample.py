@@ -162,7 +162,7 @@ def share_interval(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     few prompts off zero the observed spread is too small too often. Where all prompts agree exactly, a share `unseen(n)` of them may
     answer anything. nan below 5 prompts.
     """
-    value, known = sample.value, spread(sample)
+    value, known = sample.value.clip(0, 1), spread(sample)  # further draws (`effort`) can carry a mean beyond
     with np.errstate(invalid="ignore", divide="ignore"):
         clustered = value * (1 - value) / (sample.n - 1)
         drawn = (known.df_prompt * known.by_prompt + clustered) / (known.df_prompt + 1)

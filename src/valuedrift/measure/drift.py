@@ -31,9 +31,10 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str 
 
     value: v_T - v_0, signed, paired by prompt over the prompts read at both ends, seeds pooled; 95 % interval, p and Holm's p_adjusted.
     resolved: p_adjusted < 0.05. Families, each within a stage: topics x stances; topics x (refusal, invalid); and the same for "all".
-    floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, status: `drift_time`, interval by bootstrap;
-    empty with "no drift" where the change is unresolved (a value that went and came back has not drifted between the ends), and with
-    "no evidence" where an end has no value or fewer than 5 prompts. A stage with one checkpoint has no rows.
+    floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, status: `drift_time`, interval by bootstrap,
+    from the earliest step that was saved and not asked before an arrival; empty with "no drift" where the change is unresolved (a value
+    that went and came back has not drifted between the ends), and with "no evidence" where an end has no value or fewer than 5 prompts.
+    A stage with one checkpoint has no rows.
     Raises BadInput where `stages` does not know a stage of the scores.
     """
     table = cells(scores, view)
@@ -50,7 +51,8 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str 
             rows += _unread(name, table, places)
         elif len(places) > 1:
             total_steps = max(int(entry["total_steps"]) for entry in stages if entry["name"] == name)
-            rows += _stage_rows(_path(table, places, total_steps), floors, seed)
+            saved = sorted({step for entry in stages if entry["name"] == name for step in entry.get("steps", [])})
+            rows += _stage_rows(_path(table, places, total_steps), floors, seed, saved)
     return frame(rows, SCHEMA)
 
 
@@ -86,13 +88,15 @@ def _unread(stage: str, table: Cells, places: list[int]) -> list[dict[str, Any]]
     ]
 
 
-def _stage_rows(path: _Path, floors: Mapping[tuple[str, str, str], float | None], seed: int) -> list[dict[str, Any]]:
+def _stage_rows(path: _Path, floors: Mapping[tuple[str, str, str], float | None], seed: int, saved: Sequence[int]) -> list[dict[str, Any]]:
     now, start = by_topic(*path.now, path.topics), by_topic(*path.start, path.topics)
     changes = {topic: now[topic] - start[topic] for topic in now}
     results = {topic: difference(sample) for topic, sample in changes.items()}
     copies = _replicates(path, seed)
     adjusted, n_tests = families({topic: result.p[-1] for topic, result in results.items()})
-    fraction_T = np.array(path.steps) / path.total_steps
+    before = [max((step for step in path.steps if step < here), default=here) for here in path.steps]
+    earliest = [min((step for step in saved if low < step < here), default=here) for low, here in zip(before, path.steps, strict=True)]
+    fraction_T, earliest_T = (np.array(steps) / path.total_steps for steps in (path.steps, earliest))
     rows = []
     for topic, result in results.items():
         for o, outcome in enumerate(OUTCOMES):
@@ -104,7 +108,7 @@ def _stage_rows(path: _Path, floors: Mapping[tuple[str, str, str], float | None]
             row |= {"value": value, "low": low, "high": high, "n": changes[topic].n[-1, o], "p": p, "p_adjusted": corrected}
             row |= {"resolved": resolved, "floor": floors.get((path.stage, ALL if topic == ALL else "", outcome))}
             row |= {"detectable": None if np.isnan(p) else least}
-            rows.append(row | _when(result, o, resolved, copies[topic][:, :, o], fraction_T))
+            rows.append(row | _when(result, o, resolved, copies[topic][:, :, o], fraction_T, earliest_T))
     return rows
 
 
@@ -138,8 +142,10 @@ def _replicates(path: _Path, seed: int) -> dict[str, np.ndarray]:
     return copies | {ALL: nanmean(np.stack(list(copies.values())), 0)}
 
 
-def _when(result: Difference, o: int, resolved: bool, copies_RT: np.ndarray, fraction_T: np.ndarray) -> dict[str, Any]:
-    """Return time, time_low, time_high and status of one drift."""
+def _when(
+    result: Difference, o: int, resolved: bool, copies_RT: np.ndarray, fraction_T: np.ndarray, earliest_T: np.ndarray
+) -> dict[str, Any]:
+    """Return time, time_low, time_high and status of one drift. What was saved and not asked before an arrival may be the arrival."""
     empty = {"time": None, "time_low": None, "time_high": None}
     change_T, low_T, high_T = result.value[:, o], result.low[:, o], result.high[:, o]
     if np.isnan(result.p[-1, o]):
@@ -151,7 +157,8 @@ def _when(result: Difference, o: int, resolved: bool, copies_RT: np.ndarray, fra
     if status[0] == "not reached":
         return empty | {"status": "not reached"}
     copied, _ = drift_time(copies_RT[~np.isnan(copies_RT[:, -1])], below_T, above_T)
-    low, high = np.quantile(fraction_T[copied], (0.025, 0.975), method="inverted_cdf")
+    low = np.quantile(earliest_T[copied], 0.025, method="inverted_cdf")
+    high = np.quantile(fraction_T[copied], 0.975, method="inverted_cdf")
     return {"time": fraction_T[first[0]], "time_low": low, "time_high": high, "status": str(status[0])}
 
 

@@ -12,9 +12,12 @@ which changes a token only where two scores tie that closely.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,6 +43,8 @@ _POSITIONS = 8192
 _OVERHEAD = {"cpu": 0.5, "other": 32.0}
 """What a row adds to the time of a pass, in positions: on a CPU the reading of its keys; elsewhere a pass waits for memory, however many
 positions it reads."""
+_LANE = 64
+"""Rows that a further thread is worth."""
 _BAND = 128
 """Rows whose attention is one call on a CPU, where padding costs more than calls; elsewhere all rows are."""
 _NAME = "valuedrift"
@@ -230,14 +235,6 @@ class _Driven:
         self.layers = [_Slots(self.at, getattr(layer, "sliding_window", None)) for layer in layers]
         self.cache = Cache(layers=list(self.layers))
 
-    def __enter__(self) -> _Driven:
-        self.before = self.model.config._attn_implementation
-        self.model.set_attn_implementation(_NAME)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.model.set_attn_implementation(self.before)
-
     def read(self, tokens: Sequence[Sequence[int]], first: int, start: int, last: bool = False) -> Tensor:
         """Return the logits behind the tokens of some rows (or behind the last of each), shape (N, V).
 
@@ -263,21 +260,87 @@ class _Driven:
             layer.copy(source, target, length)
 
 
-class Decoder:
-    """Decodes with one model object, whose weights may change between calls. `why` says why it must do so plainly, where it must."""
+class _Lane:
+    """What one thread decodes with: slots of its own on the common weights."""
 
     def __init__(self, model: Any):
-        self.model, self.tally = model, Tally()
-        self.trust = [_Trust(), _Trust()]
-        self.driven = _Driven(model)
-        self.why = _why_not(self.driven)
+        self.driven, self.tally, self.trust = _Driven(model), Tally(), [_Trust(), _Trust()]
+
+
+class Decoder:
+    """Decodes with one model object, whose weights may change between calls. `why` says why it must do so plainly, where it must.
+
+    On a CPU every thread that torch may use decodes rows of its own, with one thread for each operation: small operations shared out among
+    threads wait for each other longer than they work.
+    """
+
+    def __init__(self, model: Any):
+        self.model, self.lanes, self.tokens = model, [_Lane(model)], 0
+        self.why = _why_not(self.lanes[0].driven)
+
+    @property
+    def tally(self) -> Tally:
+        """Return what was done so far."""
+        parts = [dataclasses.asdict(lane.tally) for lane in self.lanes]
+        return Tally(**{name: sum(part[name] for part in parts) for name in parts[0]} | {"tokens": self.tokens})
 
     def decode(self, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
         """Yield the place and the reply of every wanted row, as they are finished; draws of a prompt should stand together."""
-        replies = generated(self.model, wanted, asking, ending) if self.why else _Decoding(self, wanted, asking, ending).run()
-        for place, reply in replies:
-            self.tally.tokens += len(reply.tokens)
+        for place, reply in generated(self.model, wanted, asking, ending) if self.why else self._decoded(wanted, asking, ending):
+            self.tokens += len(reply.tokens)
             yield place, reply
+
+    def _decoded(self, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
+        threads = torch.get_num_threads() if self.model.device.type == "cpu" else 1
+        n_lanes = max(1, min(threads, asking.batch_rows, len(wanted) // _LANE))
+        self.lanes += [_Lane(self.model) for _ in range(n_lanes - len(self.lanes))]
+        groups = [list(group) for _, group in itertools.groupby(range(len(wanted)), key=lambda place: wanted[place].ids)]
+        most = asking.batch_rows // n_lanes
+        waiting = [group[start : start + most] for group in groups for start in range(0, len(group), most)][::-1]
+        parts = [_Decoding(lane, wanted, waiting, most, asking, ending) for lane in self.lanes[:n_lanes]]
+        found: queue.SimpleQueue[list[tuple[int, Reply]] | BaseException | None] = queue.SimpleQueue()
+        with _driving(self.model), _threads(1 if n_lanes > 1 else threads):
+            if n_lanes == 1:
+                yield from itertools.chain.from_iterable(parts[0].run())
+                return
+            workers = [threading.Thread(target=part.run_into, args=(found,), daemon=True) for part in parts]
+            try:
+                for worker in workers:
+                    worker.start()
+                for _ in workers:
+                    while (some := found.get()) is not None:
+                        if isinstance(some, BaseException):
+                            raise some
+                        yield from some
+            finally:
+                waiting.clear()
+                for part, worker in zip(parts, workers, strict=True):
+                    part.stopped = True
+                    if worker.ident:
+                        worker.join()
+
+
+@contextlib.contextmanager
+def _driving(model: Any) -> Iterator[None]:
+    """Let a model's attention see packed rows."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if n != before:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        if n != before:
+            torch.set_num_threads(before)
 
 
 def decode(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> list[Reply]:
@@ -297,7 +360,7 @@ def _why_not(driven: _Driven) -> str:
     try:
         with torch.inference_mode():
             theirs = torch.cat([model(input_ids=torch.tensor([text], device=model.device)).logits[0, 3:] for text in texts])
-            with driven:
+            with _driving(model):
                 driven.at.slots = 2
                 driven.read([text[:4] for text in texts], 0, 0)
                 driven.read([[text[3], 0] for text in texts], 0, 3)  # a wrong draft, which must leave no trace
@@ -376,26 +439,52 @@ def _length(said: list[int], ending: Ending) -> int:
 class _Decoding:
     """Rows that are decoded side by side, each at its own position, in the first slots; what ends makes room for the next prompts."""
 
-    def __init__(self, decoder: Decoder, wanted: Sequence[Wanted], asking: Asking, ending: Ending):
-        self.decoder, self.wanted, self.asking, self.ending = decoder, wanted, asking, ending
-        self.device, self.most = decoder.model.device, asking.max_new_tokens
-        self.slots = min(asking.batch_rows, len(wanted))
-        self.driven = decoder.driven
+    def __init__(self, lane: _Lane, wanted: Sequence[Wanted], waiting: list[list[int]], slots: int, asking: Asking, ending: Ending):
+        """Decode the groups of rows `waiting`, from which others may take too."""
+        self.lane, self.driven, self.wanted, self.waiting, self.asking, self.ending = lane, lane.driven, wanted, waiting, asking, ending
+        model = lane.driven.model
+        self.device, self.most, self.slots, self.stopped = model.device, asking.max_new_tokens, min(slots, len(wanted)), False
         self.driven.at.slots = self.slots
-        groups = [list(group) for _, group in itertools.groupby(range(len(wanted)), key=lambda place: wanted[place].ids)]
-        self.waiting = [group[start : start + self.slots] for group in groups for start in range(0, len(group), self.slots)][::-1]
         self.width = max((len(row.draft) for row in wanted), default=0) + 1
         self.state = self._fresh([])
-        size = decoder.model.get_output_embeddings().weight.shape[0]
+        size = model.get_output_embeddings().weight.shape[0]
         self.vocabulary_V = vocabulary_words(size, self.device)
         self.ends_V, self.watched_V = (self._marked(tokens, size) for tokens in (ending.tokens, ending.watched))
 
-    def run(self) -> Iterator[tuple[int, Reply]]:
-        while self.waiting or len(self.state.place_R):
-            with torch.inference_mode(), self.driven:
+    def run(self) -> Iterator[list[tuple[int, Reply]]]:
+        """Yield what each pass ended."""
+        while not self.stopped:
+            with torch.inference_mode():
                 free = self.slots - len(self.state.place_R)
-                finished = self._admit(free) if self.waiting and free >= max(self.slots * _REFILL, len(self.waiting[-1])) else self._step()
-            yield from finished
+                groups = self._next(free) if free >= self.slots * _REFILL else []
+                if not groups and not len(self.state.place_R):
+                    return
+                finished = self._admit(groups) if groups else self._step()
+            yield finished
+
+    def run_into(self, found: queue.SimpleQueue[list[tuple[int, Reply]] | BaseException | None]) -> None:
+        """Put what each pass ended into a queue, and None, or what was raised, at the end."""
+        try:
+            for finished in self.run():
+                found.put(finished)
+            found.put(None)
+        except BaseException as error:
+            found.put(error)
+
+    def _next(self, free: int) -> list[list[int]]:
+        """Take the next groups of rows that there are slots for; none before the largest group would fit."""
+        groups: list[list[int]] = []
+        positions = 0
+        with contextlib.suppress(IndexError):  # another thread took the last
+            while positions < _POSITIONS and len(self.waiting[-1]) <= free:
+                group = self.waiting.pop()
+                if len(group) > free:  # another thread took the one that was looked at
+                    self.waiting.append(group)
+                    break
+                groups.append(group)
+                free -= len(group)
+                positions += len(self.wanted[group[0]].ids)
+        return groups
 
     def _fresh(self, places: Sequence[int]) -> _State:
         rows, none = [self.wanted[place] for place in places], [0] * len(places)
@@ -418,17 +507,11 @@ class _Decoding:
         marked_V[torch.tensor([token for token in tokens if token < size], dtype=torch.long, device=self.device)] = True
         return marked_V
 
-    def _admit(self, free: int) -> list[tuple[int, Reply]]:
-        """Read the next prompts, each once, give each of their draws a slot, and return what the first tokens ended."""
-        groups: list[list[int]] = []
-        positions = 0
-        while self.waiting and len(self.waiting[-1]) <= free and (not groups or positions < _POSITIONS):
-            groups.append(self.waiting.pop())
-            free -= len(groups[-1])
-            positions += len(self.wanted[groups[-1][0]].ids)
+    def _admit(self, groups: list[list[int]]) -> list[tuple[int, Reply]]:
+        """Read some prompts, each once, give each of their draws a slot, and return what the first tokens ended."""
         first = len(self.state.place_R)
         prompts = [self.wanted[group[0]].ids for group in groups]
-        logits_PV = self._counted(positions, self.driven.read(prompts, first, 0, last=True))
+        logits_PV = self._counted(sum(map(len, prompts)), self.driven.read(prompts, first, 0, last=True))
         source_R = torch.tensor([prompt for prompt, group in enumerate(groups) for _ in group], device=self.device)
         row_R = torch.arange(len(source_R), device=self.device)
         self.driven.copy(first + source_R, first + row_R, max(map(len, prompts)))
@@ -439,7 +522,7 @@ class _Decoding:
         """Let every row read its last token and as much of its draft as is worth it; return what that ended."""
         state, rows = self.state, len(self.state.place_R)
         overhead = _OVERHEAD["cpu" if self.device.type == "cpu" else "other"]
-        lengths = [min(trust.length(overhead), _POSITIONS // rows - 1) for trust in self.decoder.trust]
+        lengths = [min(trust.length(overhead), _POSITIONS // rows - 1) for trust in self.lane.trust]
         length_R = torch.tensor([*lengths, 0], device=self.device)[state.trust_R]
         # The last token of a draft, its end as a rule, need not be read to be compared
         length_R = length_R.minimum(state.n_draft_R - state.next_R - 1).minimum(self.most - 1 - state.n_said_R).clamp_(min=0)
@@ -451,12 +534,12 @@ class _Decoding:
         ids_N = torch.where(ahead_W == 0, last_R1, drafted_RW)[row_N, place_N]
         position_N = (state.n_prompt_R + state.n_said_R - 1)[row_N] + place_N
         logits_NV = self._counted(len(row_N), self.driven.forward(ids_N, row_N, place_N, position_N))
-        self.decoder.tally.drafted += len(row_N) - rows
+        self.lane.tally.drafted += len(row_N) - rows
         return self._say(logits_NV, row_N, place_N)
 
     def _counted(self, positions: int, logits: Tensor) -> Tensor:
-        self.decoder.tally.passes += 1
-        self.decoder.tally.positions += positions
+        self.lane.tally.passes += 1
+        self.lane.tally.positions += positions
         return logits
 
     def _say(self, logits_NV: Tensor, row_N: Tensor, place_N: Tensor) -> list[tuple[int, Reply]]:
@@ -494,10 +577,10 @@ class _Decoding:
         """Learn how far drafts are to be trusted, and find each row's place in its draft again where it was lost."""
         state = self.state
         wrong_R = (n_agree_R < n_new_R) & (state.next_R + n_agree_R < state.n_draft_R)
-        for kind, trust in enumerate(self.decoder.trust):
+        for kind, trust in enumerate(self.lane.trust):
             of_kind_R = state.trust_R == kind
             trust.learn(int(n_agree_R[of_kind_R].sum()), int(wrong_R[of_kind_R].sum()))
-            self.decoder.tally.accepted += int((n_agree_R[of_kind_R].minimum(n_new_R[of_kind_R] - 1)).clamp_(min=0).sum())
+            self.lane.tally.accepted += int((n_agree_R[of_kind_R].minimum(n_new_R[of_kind_R] - 1)).clamp_(min=0).sum())
         state.next_R += n_new_R
         state.trust_R[n_agree_R < n_new_R] = _LOST
         lost_L = ((state.trust_R == _LOST) & (state.n_said_R >= 2) & (state.n_draft_R > 2)).nonzero()[:, 0]
