@@ -6,6 +6,7 @@ end: beside the sampling it would take the cores that the sampling has.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,10 @@ import polars as pl
 from . import progress, registry
 from .judge._kept import Kept
 from .measure.effort import Design
-from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt
+from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
 from .plan import Asking
 from .sample import answer_key
+from .sample._endpoint import LOOK_SECONDS
 from .store import Store, readings_table
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
@@ -152,6 +154,8 @@ class _Beside:
         self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="judging", daemon=True)
+        self._ended = threading.Event()
+        """Thread.join does not tell it after Ctrl-C: up to Python 3.12, a join that is interrupted marks a running thread as ended."""
 
     def _work(self) -> None:
         try:
@@ -159,6 +163,8 @@ class _Beside:
                 self.judge.read(items)
         except BaseException as error:
             self._raised = error
+        finally:
+            self._ended.set()
 
     def read(self, items: list[Item]) -> None:
         """Have some items read, after those given before."""
@@ -170,6 +176,10 @@ class _Beside:
         if self._raised:
             raise self._raised
 
+    def _wait(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            pass
+
     def __enter__(self) -> _Beside:
         if self.works:
             self._thread.start()
@@ -178,9 +188,18 @@ class _Beside:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self.works:
             return
+        self._queue.put(None)
         if kind is not None:
             self.judge.stop()
-        self._queue.put(None)
+        try:
+            self._wait()  # what is being paid for is kept
+        except KeyboardInterrupt:
+            if kind is not None:
+                raise
+            self.judge.stop()
+            with contextlib.suppress(KeyboardInterrupt):
+                self._wait()
+            raise Stopped("interrupted; the same command again does the rest") from None
         self._thread.join()
         if kind is None:
             self.check()

@@ -125,6 +125,9 @@ def trace(
     companions: Annotated[
         bool, typer.Option("--companions/--no-companions", help="Also measure the distance moved (KL) and the length of the answers.")
     ] = True,
+    proxy: Annotated[
+        bool, typer.Option("--proxy/--no-proxy", help="Also read stances off likelihoods at every checkpoint, without generating.")
+    ] = False,
     precision: Annotated[
         float | None, typer.Option("--precision", help="Ask only what it takes to know every drift to this much on either side.")
     ] = None,
@@ -150,6 +153,7 @@ def trace(
         view=view,
         floor=floor,
         companions=companions,
+        proxy=proxy,
         precision=precision,
         budget=budget,
         gold=gold,

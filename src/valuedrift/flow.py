@@ -18,7 +18,7 @@ import polars as pl
 
 from . import judge as judges
 from . import progress, provenance, registry, suites
-from .asking import Asker, Job, jobs_of
+from .asking import Asker, jobs_of
 from .judge._kept import Kept
 from .measure import effort
 from .measure._cells import ALL
@@ -244,9 +244,11 @@ def trace(
 
     Without `sample` nothing is generated and no weights are loaded: all answers must be there, and their companions stay as they are.
     """
+    from .measure.pairing import pairing_findings
     from .report._page import write_report
     from .sample import _load
     from .train._distance import companion_scores
+    from .train._proxy import proxy_scores
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     judge = Kept(judge_of(asking.judge, asking.max_cost), store)
@@ -256,7 +258,7 @@ def trace(
             spent = adapt(asker, stages, checkpoints) if sample else store.read_json("effort.json")
         if spent:
             asker.design = Design.from_json(spent["design"])
-            checkpoints_asked = [each for each in checkpoints if each.step in asker.design.steps[each.stage]]
+            checkpoints_asked = within(asker.design, checkpoints)
         else:
             checkpoints_asked = checkpoints
         jobs = list(jobs_of(asking, stages, checkpoints_asked))
@@ -281,22 +283,37 @@ def trace(
         ) as error:  # two models at once may not fit: what was sampled and judged is told all the same
             notes = [*notes, f"KL, rewards and lengths are missing: {_load.first_sentence(error)}."]
             progress.say(notes[-1])
+    with _timed(timings, "proxy"):
+        likely = None
+        try:
+            if asking.proxy and sample:
+                likely = proxy_scores(store, asking, checkpoints, prompts)
+        except (BadInput, RuntimeError, OSError) as error:
+            notes = [*notes, f"The proxy is missing: {_load.first_sentence(error)}."]
+            progress.say(notes[-1])
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)
     store.write_checkpoints(checkpoints)
-    store.keep_json("effort.json", spent)
     with _timed(timings, "measure"):
         store.write_table("scores", scores)
         if sample:
             store.keep_table("companion_scores", companions)
+            store.keep_table("proxy_scores", likely)
         tables = [rows.with_columns(judge=pl.lit(identity)) for identity, rows in by_judge.items()]
         store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
         store.keep_table("labels", labels)
         drifts = measure(store, asking.view)
         found = findings(drifts) + (dose_findings(store.read_table("dose")) if store.has_table("dose") else [])
-    if spent:
+    if spent:  # another judge may find other widths among the same answers
+        stances = drifts.filter(pl.col("stance").is_in(STANCES))
+        wide = effort.too_wide(stances, spent["precision"]).height if spent["precision"] else None
+        spent |= {"too_wide": wide, "intervals": stances.height}
         notes = [*notes, effort_note(spent)]
+    store.keep_json("effort.json", spent)
+    alike = store.read_table("proxy_correlation").to_dicts() if store.has_table("proxy_correlation") else []
+    notes = [*notes, *map(proxy_said, alike)]
+    notes += pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else []
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
@@ -314,8 +331,14 @@ def trace(
         "judge": standing,
         "notes": notes,
         "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,
+        "proxy": {row.pop("of"): row for row in alike} or None,
         "report": str(store.root / "report.html"),
     }
+
+
+def within(design: Design, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Return the checkpoints that a design asks."""
+    return [checkpoint for checkpoint in checkpoints if checkpoint.step in design.steps[checkpoint.stage]]
 
 
 def adapt(asker: Asker, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -326,46 +349,43 @@ def adapt(asker: Asker, stages: Sequence[Mapping[str, Any]], checkpoints: Sequen
     """
     asking, target = asker.asking, asker.asking.precision or 0.0
     seeds = sorted({checkpoint.seed for checkpoint in checkpoints})
-    final = {checkpoint.weights for checkpoint in checkpoints}
     scores = pl.DataFrame()
-    wide = pl.DataFrame()
+    covered = True
 
     def cost(design: Design) -> int:
-        asked = {(each.weights, each.seed): each.seed for each in checkpoints if each.step in design.steps[each.stage]}
+        """Return the answers of a design, those of the noise floor with them; where a stage ends and others start they count once."""
+        jobs = jobs_of(asking, stages, within(design, checkpoints))
+        asked = {(job.checkpoint.weights, job.checkpoint.frame, job.noise): job.checkpoint.seed for job in jobs}
         return sum(design.draws_of(seed, prompt.id) for seed in asked.values() for prompt in asker.prompts)
 
     def ask(design: Design) -> bool:
         """Ask what a design holds, if the budget covers it."""
-        nonlocal scores, wide
+        nonlocal scores, covered
         if asking.budget and cost(design) > asking.budget:
+            covered = False
             return False
         asker.design = design
-        jobs = [Job(each, asking.noise + 1000 * each.seed) for each in checkpoints if each.step in design.steps[each.stage]]
+        jobs = [job for job in jobs_of(asking, stages, within(design, checkpoints)) if not job.repeat]  # the floor decides nothing
         asker.sample(jobs)
         scores = asker.scores(asker.asked(jobs))
-        wide = effort.too_wide(drifts_of(scores, stages, asking.view), target)
         return True
 
     design = effort.ends(asking.draws, stages)
     if not ask(design):
         raise BadInput(
-            f"a budget of {asking.budget:,} answers does not cover {design.pilot} draws at both ends of each stage; "
-            f"allow {cost(design):,} or more"
+            f"a budget of {asking.budget:,} answers does not cover {design.pilot} draws at both ends of each stage"
+            f"{', the last a second time (--no-floor: once)' if asking.floor else ''}; allow {cost(design):,} or more"
         )
-    covered = True
     for everyone in (False, True):
-        topics = set(wide.filter(pl.col("topic") != ALL)["topic"])
+        wide = effort.too_wide(drifts_of(scores, stages, asking.view), target)
+        topics = set(wide["topic"]) - {ALL} or set(scores["topic"] if wide.height else ())
         if topics and design.pilot < design.draws:
             more = effort.further(design, scores, topics, everyone, asking.noise)
-            covered = ask(more)
-            if not covered:
-                break
-            design = more
-    while covered and (places := effort.split(design, stages, profiles_of(scores, asking.view), target)):
-        more = effort.asking_also(design, *places[0])
-        covered = ask(more)
-        design = more if covered else design
-    asker.design = design
+            design = more if ask(more) else design
+    while places := effort.split(design, stages, profiles_of(scores, asking.view), target):
+        if not ask(more := effort.asking_also(design, *places[0])):
+            break
+        design = more
     whole = Design(
         asking.draws,
         {stage["name"]: tuple(stage["steps"]) for stage in stages},
@@ -374,15 +394,23 @@ def adapt(asker: Asker, stages: Sequence[Mapping[str, Any]], checkpoints: Sequen
     return {
         "precision": asking.precision,
         "budget": asking.budget,
-        "checkpoints": len({each.weights for each in checkpoints if each.step in design.steps[each.stage]}),
-        "of_checkpoints": len(final),
+        "checkpoints": len({each.weights for each in within(design, checkpoints)}),
+        "of_checkpoints": len({each.weights for each in checkpoints}),
         "answers": cost(design),
         "of_answers": cost(whole),
-        "too_wide": wide.height,
-        "intervals": drifts_of(scores, stages, asking.view).filter(pl.col("stance").is_in(STANCES)).height,
         "budget_ended_it": not covered,
         "design": design.to_json(),
     }
+
+
+def proxy_said(row: Mapping[str, Any]) -> str:
+    """Return the sentence on how far the proxy goes along with the judged shares."""
+    said = []
+    for measure in ("pearson", "spearman"):
+        value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
+        ends = "no interval" if low is None else f"{low:+.2f} to {high:+.2f}"
+        said.append(f"{measure.capitalize()} " + ("no evidence" if value is None else f"{value:+.2f} [{ends}]"))
+    return f"Proxy and judged shares, {row['of']}: {', '.join(said)}; {row['n']:,} points on {row['n_topics']} topics."
 
 
 def effort_note(spent: Mapping[str, Any]) -> str:
@@ -447,6 +475,9 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     from .measure.effects import effects as effects_of
     from .measure.judges import by_judge as by_judge_of
     from .measure.matched import matched as matched_of
+    from .measure.pairing import pairing
+    from .measure.proxy import correlation
+    from .measure.proxy import proxy as proxy_of
 
     scores, stages = store.read_table("scores"), store.read_json("stages.json", [])
     store.write_table("profiles", profiles_of(scores, view))
@@ -459,8 +490,13 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     frames = {(checkpoint.stage, checkpoint.step): checkpoint.frame for checkpoint in store.checkpoints()}
     points = None if companions is None else matched_of(scores, companions, stages, view, frames)
     store.keep_table("matched", points if points is not None and points.height else None)
+    likely = proxy_of(store.read_table("proxy_scores"), view) if store.has_table("proxy_scores") else None
+    store.keep_table("proxy", likely)
+    store.keep_table("proxy_correlation", None if likely is None else correlation(likely, store.read_table("profiles")))
     for name, table in zip(("dose", "dose_curve"), dose_response(scores, stages, view), strict=True):
         store.keep_table(name, table if table.height else None)
+    table = pairing(scores, stages, view)
+    store.keep_table("pairing", table if table.height else None)
     by_judge = store.read_table("scores_by_judge") if store.has_table("scores_by_judge") else None
     members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
     labels = store.read_table("labels") if store.has_table("labels") else None

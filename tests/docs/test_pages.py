@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 import typer
 
-from valuedrift import flow, plan, provenance, registry
+from valuedrift import asking, plan, provenance, registry
 from valuedrift.cli import app
-from valuedrift.measure import _resample, companions, contrast, dose, drift, judges, matched, profile
+from valuedrift.measure import _resample, companions, contrast, dose, drift, judges, matched, pairing, profile, proxy
 from valuedrift.nouns import Checkpoint
 from valuedrift.sandbox import _data, _grammar
 from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
@@ -157,8 +157,11 @@ def test_the_columns_of_the_stored_tables():
     schemas = {
         "profiles.parquet": list(profile.SCHEMA),
         "drifts.parquet": list(drift.SCHEMA),
-        "scores.parquet": list(flow.SCORES),
+        "scores.parquet": list(asking.SCORES),
         "companions.parquet": list(companions.SCHEMA),
+        "proxy.parquet": list(proxy.SCHEMA),
+        "proxy_correlation.parquet": list(proxy.CORRELATION),
+        "pairing.parquet": list(pairing.SCHEMA),
         "matched.parquet": [name for name in matched.SCHEMA if name not in contrast.SCHEMA],
         "dose.parquet": list(dose.SCHEMA),
         "dose_curve.parquet": list(dose.CURVE),

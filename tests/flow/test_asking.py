@@ -1,7 +1,10 @@
 """Answers are drafted from the checkpoint before and judged beside the sampling, and neither changes what is found."""
 
 import json
+import os
+import signal
 import threading
+import time
 
 import polars as pl
 import pytest
@@ -137,17 +140,39 @@ def test_what_the_judge_raises_ends_the_sampling_and_keeps_what_was_sampled(part
     assert traced(folders, tmp_path, "run")["n_judged"] > 0
 
 
-def test_what_the_sampling_raises_ends_the_judging(parts, folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [BadInput("the checkpoint is gone"), KeyboardInterrupt("the checkpoint is gone")])
+def test_what_the_sampling_raises_ends_the_judging(parts, folders, tmp_path, monkeypatch, error):
     def gone(self, checkpoint, asked, noise, drafts):
         if checkpoint.step == 1:
             Waiting.second_is_asked.set()
-            raise BadInput("the checkpoint is gone")
+            raise error
         yield from whole(self, checkpoint, asked, noise, drafts)
 
     whole = Parrot.sample
     monkeypatch.setattr(Parrot, "sample", gone)
-    with pytest.raises(BadInput, match="the checkpoint is gone"):
+    with pytest.raises(type(error), match="the checkpoint is gone"):
         traced(folders, tmp_path, "run")
     assert not any(thread.name == "judging" for thread in threading.enumerate())
     monkeypatch.setattr(Parrot, "sample", whole)
     assert traced(folders, tmp_path, "run")["n_generated"] == 8
+
+
+def test_ctrl_c_while_only_the_judge_is_left_keeps_what_is_being_paid_for(parts, folders, tmp_path, monkeypatch):
+    told = threading.Event()
+
+    def read(self, items):
+        readings = whole(self, items)
+        if items[0].text.startswith("so"):  # of the second checkpoint: nothing is left to sample
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert told.wait(20), "the judge is not told to stop"
+            raise Stopped("interrupted", readings)
+        return readings
+
+    whole = Waiting.read
+    monkeypatch.setattr(Waiting, "read", read)
+    monkeypatch.setattr(Waiting, "stop", lambda self: told.set(), raising=False)
+    with pytest.raises(Stopped, match="interrupted; the same command again does the rest"):
+        traced(folders, tmp_path, "run")
+    assert Store(tmp_path / "run").readings().height == 8 + Waiting.together
+    assert not any(thread.name == "judging" for thread in threading.enumerate())

@@ -8,12 +8,15 @@ import safetensors.torch
 import torch
 
 from valuedrift import flow
+from valuedrift.measure.effort import too_wide
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
 from valuedrift.store import Store
 
 N_PROMPTS = 8
 STEPS = range(6)
+N_DRIFTS = 6
+"""Of three stances, on one topic and over all."""
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +109,29 @@ def test_a_budget_is_kept(folders, tmp_path):
     assert result["effort"]["answers"] <= 70
     assert result["effort"]["budget_ended_it"]
     assert Store(tmp_path / "run").answers().height <= 70
+    assert result["effort"]["too_wide"] is None
     with pytest.raises(BadInput, match="allow 32 or more"):
         traced(folders, tmp_path, "small", budget=31)
+
+
+def test_a_budget_covers_the_noise_floor_and_what_it_leaves_goes_to_the_middle(folders, tmp_path):
+    """Two draws at both ends and once more at the last: 6 x 8 answers; one prompt with all its draws takes 54 more, the middle 16."""
+    with pytest.raises(BadInput, match=r"a second time .*allow 48 or more"):
+        traced(folders, tmp_path, "small", budget=47, floor=True)
+    result = traced(folders, tmp_path, "run", budget=66, floor=True, draws=20)
+    assert result["effort"]["answers"] == Store(tmp_path / "run").answers().height == 64
+    assert result["effort"]["checkpoints"] == 3
+    assert "The budget ended it." in result["notes"][0]
+
+
+def test_what_else_is_measured_copes_with_checkpoints_that_were_not_asked(folders, tmp_path):
+    result = traced(folders, tmp_path, "run", precision=0.99, floor=True, companions=True, proxy=True)
+    store = Store(tmp_path / "run")
+    assert sorted(store.read_table("companion_scores")["step"].unique()) == sorted(store.read_table("scores")["step"].unique()) == [0, 3, 5]
+    assert sorted(store.read_table("proxy_scores")["step"].unique()) == list(STEPS)
+    assert [row["floor"] is not None for row in result["drifts"] if row["topic"] == "all"] == [True] * 5
+    assert not [note for note in result["notes"] if "missing" in note]
+    assert result["effort"]["answers"] == 4 * N_PROMPTS * 2
 
 
 def test_a_trace_that_was_killed_decides_the_same(folders, tmp_path):
@@ -129,7 +153,10 @@ def test_another_judge_reads_what_was_asked(folders, tmp_path):
     second = flow.rejudge(tmp_path / "run", {"judge": "cues"})
     assert second["n_generated"] == 0
     assert second["n_answers"] == first["n_answers"]
-    assert second["effort"] == first["effort"]
+    asked = first["effort"].keys() - {"too_wide"}
+    assert {name: second["effort"][name] for name in asked} == {name: first["effort"][name] for name in asked}
+    wide = too_wide(Store(tmp_path / "run").read_table("drifts"), 0.35).height
+    assert second["effort"]["too_wide"] == wide == N_DRIFTS  # this judge reads nothing of it: no drift has an interval
 
 
 def test_a_time_reaches_back_to_what_was_not_asked(folders, tmp_path):

@@ -43,7 +43,7 @@ def other(folder, target, dtype=torch.float32, size="5GB", only=""):
 @pytest.mark.parametrize("saved", [{}, {"size": "100KB"}, {"dtype": torch.bfloat16}], ids=["whole", "sharded", "bfloat16"])
 def test_switched_weights_are_those_of_a_fresh_load(folders, tmp_path, kind, saved):
     target = other(folders[kind], tmp_path / "other", **saved)
-    assert likeness(target) == likeness(folders[kind])
+    assert (likeness(target) == likeness(folders[kind])) == ("dtype" not in saved), "off a CPU each keeps its own type"
     model, _ = load_model(folders[kind])
     assert switch(model, target) > 10
     fresh = load_model(target)[0]

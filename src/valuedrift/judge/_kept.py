@@ -38,6 +38,8 @@ class Kept:
         """Let a `read` in another thread raise Stopped when what it is about to be told is in the store."""
         for kept in (self, *self.members):
             kept._told_to_stop = True
+            if hasattr(kept.judge, "stop"):
+                kept.judge.stop()
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. Raises Stopped where the judge does, with all that was paid for in the store."""

@@ -160,6 +160,10 @@ class Judge:
         by_key = {item.key: reply for item, reply in zip(asked, replies, strict=True)}
         return [self._reading(item, by_key.get(item.key)) for item in items]
 
+    def stop(self) -> None:
+        """Let a `read` in another thread send nothing more and raise Stopped with what was read."""
+        self.endpoint.stop()
+
     def _request(self, item: Item, mode: Mode) -> Request:
         messages = (("user", self.wording.prefix() + self.wording.suffix(item)),)
         if mode == "logprobs":

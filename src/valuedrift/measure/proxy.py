@@ -36,9 +36,10 @@ def proxy(told: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
 def correlation(shares: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     """Return Pearson's and Spearman's correlation of the proxy's and the judged shares, of levels and of changes from step 0.
 
-    shares: of `proxy`. judged: of `profiles`. A point is one checkpoint, topic and stance with both shares; a checkpoint that ends one stage
-    and starts another counts once among the levels. 95 % percentile interval over topics drawn anew, all points of a topic together; the
-    same prompts and the three shares of a topic are not independent. Null where there are too few points or one side does not vary.
+    shares: of `proxy`. judged: of `profiles`. A point is one checkpoint, topic and stance with both shares; a checkpoint that ends one
+    stage and starts another counts once among the levels. 95 % percentile interval over topics drawn anew, all points of a topic
+    together; the same prompts and the three shares of a topic are not independent. Null where there are too few points or one side does
+    not vary.
     """
     at = ["stage", "step", "topic", "stance"]
     both = shares.select(*at, proxy="value").join(judged.select(*at[:3], stance="outcome", judged="value"), on=at).drop_nulls()

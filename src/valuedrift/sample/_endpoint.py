@@ -122,6 +122,7 @@ class Endpoint:
         self._n_failed = 0
         self._said_unknown = False
         self._pause_until = 0.0
+        self._batch: _Batch | None = None
 
     @property
     def spent(self) -> float:
@@ -154,17 +155,22 @@ class Endpoint:
         if not requests:
             return []
         n_threads = min(self.concurrency, len(requests))
-        batch = _Batch(requests, n_threads)
+        batch = self._batch = _Batch(requests, n_threads)
         try:
             for _ in range(n_threads):
                 threading.Thread(target=self._work, args=(batch,), daemon=True).start()
             while not batch.ended.wait(LOOK_SECONDS):
                 pass
         except KeyboardInterrupt:
-            batch.stop(Stopped("interrupted; the same command again does the rest"))
+            self.stop()
             with contextlib.suppress(KeyboardInterrupt):  # a second one ends the wait
                 batch.ended.wait(GRACE_SECONDS)
         return self._result(batch)
+
+    def stop(self) -> None:
+        """Send nothing more; a `chat` under way raises Ended when what was sent is answered."""
+        if self._batch:
+            self._batch.stop(Stopped("interrupted; the same command again does the rest"))
 
     def _result(self, batch: _Batch) -> list[Reply | Failed]:
         error, replies = batch.error, list(batch.replies)

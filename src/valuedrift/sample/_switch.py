@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from ..nouns import BadInput, digest
 from ._load import _is_adapter, _json, _settings, _tokenizer_parts, _weight_files, chat_template, load_model, local_folder
@@ -16,13 +19,17 @@ _PROBE = 16
 def likeness(path: Path | str) -> str:
     """Return the digest of all that two checkpoints must share for a switch: all but the weights. "" where there is no switching.
 
-    An adapter is merged into its base anew, and weights that are not safetensors are loaded by transformers itself.
+    An adapter is merged into its base anew, and weights that are not safetensors are loaded by transformers itself. The type of the numbers
+    counts, because off a CPU a checkpoint keeps its own.
     """
     folder = local_folder(path)
     if _is_adapter(folder) or any(file.suffix != ".safetensors" for file in _weight_files(folder)):
         return ""
     ends = (_json(folder / "generation_config.json") or {}).get("eos_token_id")
-    return digest("likeness", _settings(folder / "config.json"), ends, _tokenizer_parts(folder), chat_template(folder))
+    config, first = _json(folder / "config.json") or {}, _weight_files(folder)[0]
+    with safe_open(first, framework="pt") as tensors:
+        types = [config.get("dtype") or config.get("torch_dtype"), str(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())]
+    return digest("likeness", _settings(folder / "config.json"), types, ends, _tokenizer_parts(folder), chat_template(folder))
 
 
 def switch(model: Any, path: Path | str) -> int | None:
@@ -32,7 +39,6 @@ def switch(model: Any, path: Path | str) -> int | None:
     checkpoint is loaded anew beside it and compared. Raises BadInput where that moves them: the switch did not reach what the model uses.
     """
     import torch
-    from safetensors import safe_open
 
     ours = dict(model.state_dict())
     homes: dict[str, Any] = {}
@@ -69,7 +75,7 @@ def expect(path: Path | str) -> None:
     if not hasattr(os, "posix_fadvise"):
         return
     for file in Path(path).glob("*.safetensors"):
-        with open(file, "rb") as handle:
+        with contextlib.suppress(OSError), open(file, "rb") as handle:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 

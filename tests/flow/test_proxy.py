@@ -1,0 +1,29 @@
+"""The proxy of a run: every saved checkpoint is read, nothing is computed twice, and another judge leaves it as it is."""
+
+import polars as pl
+
+from valuedrift import flow, plan
+from valuedrift.train import _proxy
+
+
+def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
+    plan_file.write_text("proxy = true\ncompanions = false\nfloor = false\n" + plan_file.read_text())
+    out = tmp_path / "out"
+    result = flow.run(plan.load(plan_file), out)
+    table = pl.read_parquet(out / "proxy.parquet")
+    assert table.height == 2 * 3 * 3 * 3  # stages x steps x (two topics and all) x stances
+    sums = table.group_by("stage", "step", "topic").agg(pl.col("value").sum())["value"]
+    assert (sums - 1).abs().max() < 1e-9
+    for of in ("levels", "changes"):  # a random model's answers take no stance, and there is nothing to compare with
+        assert (result["proxy"][of]["n"], result["proxy"][of]["pearson"]) == (0, None)
+    assert sum(note.startswith("Proxy and judged shares") for note in result["notes"]) == 2
+    assert ">Proxy<" in (out / "report.html").read_text()
+    before = [(out / f"{name}.parquet").read_bytes() for name in ("proxy_scores", "proxy", "proxy_correlation")]
+
+    def refuse(*_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(_proxy, "load_model", refuse)
+    flow.run(plan.load(plan_file), out)
+    assert flow.rejudge(out, {})["proxy"] == result["proxy"]
+    assert before == [(out / f"{name}.parquet").read_bytes() for name in ("proxy_scores", "proxy", "proxy_correlation")]
