@@ -244,11 +244,11 @@ def trace(
 
     Without `sample` nothing is generated and no weights are loaded: all answers must be there, and their companions stay as they are.
     """
+    from .judge._proxy import proxy_scores
     from .measure.pairing import pairing_findings
     from .report._page import write_report
     from .sample import _load
     from .train._distance import companion_scores
-    from .train._proxy import proxy_scores
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     judge = Kept(judge_of(asking.judge, asking.max_cost), store)

@@ -3,7 +3,7 @@
 import polars as pl
 
 from valuedrift import flow, plan
-from valuedrift.train import _proxy
+from valuedrift.judge import _proxy
 
 
 def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):

@@ -210,12 +210,13 @@ class _Numbers:
         rows: Sequence[Answered],
         task: str,
         compute: Callable[[Sequence[Answered]], Sequence[float | None]],
+        unit: str = "answers",
     ) -> list[float | None]:
         """Return one number per answer; `kind` names what is computed and by which weights beside those that the answer's key names."""
         keys = [digest(*kind, FORMULA, row["answer"]) for row in rows]
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self.known}
         if missing:
-            with progress.task(task, len(missing), "answers") as advance:
+            with progress.task(task, len(missing), unit) as advance:
                 new = dict(zip(missing, compute(list(missing.values())), strict=True))
                 self.store.add_numbers(new)
                 advance(len(missing))
