@@ -59,13 +59,17 @@ class Asker:
         self._backend: Any = None
         self._drafts: dict[tuple[int, str, int], str] = {}
         """What the newest checkpoint said under a noise to a prompt's words and draw."""
+        self._keys: dict[tuple[str, str, int, str, int], str] = {}
 
     def draws(self, job: Job, prompt: Prompt) -> range:
         """Return the numbers of the draws that are asked."""
         return range(self.design.draws_of(job.checkpoint.seed, prompt.id) if self.design else self.asking.draws)
 
     def key(self, job: Job, prompt: Prompt, draw: int) -> str:
-        return answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
+        at = (job.checkpoint.weights, job.checkpoint.frame, job.noise, prompt.text, draw)
+        if at not in self._keys:  # every round of asking comes back to all of them
+            self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
+        return self._keys[at]
 
     def sample(self, jobs: Sequence[Job]) -> None:
         """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server."""

@@ -446,7 +446,7 @@ def _show_trace(result: dict[str, Any]) -> None:
     print(f"{result['n_answers']:,} answers ({result['n_generated']:,} new; {result['n_judged']:,} new verdicts): {shares}")
     standing = result["judge"]
     about = [standing["why"] if standing["headlined"] else "", standing["note"], f"Paid: ${result['cost']:,.4f}." if result["cost"] else ""]
-    for sentence in [*result["findings"], *result["notes"], *filter(None, about)]:
+    for sentence in [*result["findings"], *result["also"], *result["notes"], *filter(None, about)]:
         print(f"- {sentence}")
     print(f"report: {result['report']}")
 

@@ -312,8 +312,7 @@ def trace(
         notes = [*notes, effort_note(spent)]
     store.keep_json("effort.json", spent)
     alike = store.read_table("proxy_correlation").to_dicts() if store.has_table("proxy_correlation") else []
-    notes = [*notes, *map(proxy_said, alike)]
-    notes += pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else []
+    about = [*map(proxy_said, alike), *(pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else [])]
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
@@ -328,6 +327,7 @@ def trace(
         "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
         "findings": found if standing["headlined"] else [standing["why"]],
+        "also": about,
         "judge": standing,
         "notes": notes,
         "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,

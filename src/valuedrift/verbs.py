@@ -65,6 +65,9 @@ def check(plan: Plan, out: Path) -> dict[str, Any]:
         + "; while a stage trains, about three times one checkpoint more.",
         _priced(plan.judge, cost["money"]),
     ]
+    if plan.precision or plan.budget:
+        limit = f" and no more than {plan.budget:,}" if plan.budget else ""
+        sentences.append(f"The effort is adaptive: of these answers only those are asked that it takes{limit}.")
     if sandbox_base:
         sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
     return {"stages": stages, "cost": cost, "sentences": sentences}

@@ -16,7 +16,7 @@ def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
     assert (sums - 1).abs().max() < 1e-9
     for of in ("levels", "changes"):  # a random model's answers take no stance, and there is nothing to compare with
         assert (result["proxy"][of]["n"], result["proxy"][of]["pearson"]) == (0, None)
-    assert sum(note.startswith("Proxy and judged shares") for note in result["notes"]) == 2
+    assert sum(note.startswith("Proxy and judged shares") for note in result["also"]) == 2
     assert ">Proxy<" in (out / "report.html").read_text()
     before = [(out / f"{name}.parquet").read_bytes() for name in ("proxy_scores", "proxy", "proxy_correlation")]
 

@@ -24,7 +24,7 @@ COLUMNS = {
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
 }
 OPTIONAL = (
-    *("effects", "dose", "dose_curve", "companions", "proxy"),
+    *("effects", "pairing", "dose", "dose_curve", "companions", "proxy"),
     *("proxy_correlation", "matched", "judges", "corrected_profiles", "corrected_drifts"),
 )
 """Tables that not every run has."""
@@ -51,6 +51,7 @@ class Run:
     """How drifts grow with a swept number; None where no number was swept over three values."""
     companions: pl.DataFrame | None = None
     """Distance moved, length and rewards at every checkpoint; None where they were left out or the run is older."""
+    pairing: pl.DataFrame | None = None
     proxy: pl.DataFrame | None = None
     proxy_correlation: pl.DataFrame | None = None
     """Stances read off likelihoods, and how far they go along with the judged ones; None where that was not asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..measure.pairing import pairing_findings
 from ..nouns import OUTCOMES, STANCES
 from ._chart import PAGE, drift_dots, svg
 from ._run import ALL, Row, Run
@@ -37,7 +38,8 @@ class Panel:
             return f'<p class="none">No stage has a start and an end to compare: {NO_EVIDENCE}.</p>'
         reach = _reach([row for row in rows if row["stance"] in STANCES])
         dots = "".join(_dots(run, stage["name"], reach) for stage in run.stages)
-        return f'{HINT}<div class="overview">{dots}</div><h3>Every drift</h3>{_filters(run)}{_table(rows)}'
+        saved = "" if run.pairing is None else "".join(f'<p class="hint">{esc(said)}</p>' for said in pairing_findings(run.pairing))
+        return f'{HINT}{saved}<div class="overview">{dots}</div><h3>Every drift</h3>{_filters(run)}{_table(rows)}'
 
 
 HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved
