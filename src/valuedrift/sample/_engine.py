@@ -42,7 +42,7 @@ _POSITIONS = 8192
 """Positions read in one pass, at most (one prompt more): their logits are held at once."""
 _OVERHEAD = {"cpu": 0.5, "other": 32.0}
 """What a row adds to the time of a pass, in positions: on a CPU the reading of its keys; elsewhere a pass waits for memory, however many
-positions it reads."""
+positions it reads (not measured yet: a guess from what a pass over weights takes beside one more position)."""
 _LANE = 64
 """Rows that a further thread is worth."""
 _BAND = 128
