@@ -25,7 +25,7 @@ from .measure.effort import Design
 from .measure.profile import profiles as profiles_of
 from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
 from .plan import Asking
-from .sample import answer_key
+from .sample import Unanswered, answer_key
 from .sample._endpoint import LOOK_SECONDS
 from .scale import Failed
 from .store import Store, readings_table
@@ -86,8 +86,10 @@ class Asker:
         self.generated = 0
         self._texts = dict(store.answers().select("key", "text").iter_rows())
         self._backend = backend
-        self._engine = engine if engine is not None and engine.slots > 1 else None
-        """What asks several checkpoints at a time; without it they are asked here, one after the other."""
+        self._paid = hasattr(backend, "stop")
+        """Whether answers come from a server: they are paid for, and never come again."""
+        self._engine = engine if engine is not None and engine.slots > 1 and not self._paid else None
+        """What asks several checkpoints at a time; without it they are asked here, one after the other. A budget is this process's."""
         self._drafts: dict[tuple[int, str, int], str] = {}
         """What the newest checkpoint said under a noise to a prompt's words and draw."""
         # Every round of asking comes back to all answers, and names by content take long to make
@@ -105,15 +107,26 @@ class Asker:
         return self._keys[at]
 
     def sample(self, jobs: Sequence[Job]) -> None:
-        """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server."""
+        """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server.
+
+        Raises Unanswered, after all jobs, where a server left answers out.
+        """
+        unanswered: list[Unanswered] = []
         with _Beside(self.judge) as beside:
             if self._engine:
                 self._spread(jobs, beside, self._engine)
                 return
             for job, following in zip(jobs, [*jobs[1:], None], strict=True):
-                self._sample(job, following, beside)
+                try:
+                    self._sample(job, following, beside)
+                except Unanswered as error:
+                    unanswered.append(error)
+                    continue
                 if beside.works:
                     beside.read(self._items(self.asked([job])))
+        if unanswered:
+            others = f" (and {len(unanswered) - 1:,} more checkpoints)" if len(unanswered) > 1 else ""
+            raise Unanswered(f"{unanswered[0]}{others}") from unanswered[0]
 
     def _blocks(self, job: Job) -> list[list[tuple[Prompt, int]]]:
         """Return what a job asks in blocks of like length, a part on disk each.
@@ -136,16 +149,20 @@ class Asker:
             with progress.task(job.name, len(pairs), "answers") as advance:
                 if following and hasattr(self._backend, "expect"):
                     self._backend.expect(following.checkpoint)
+                sampling = self._backend.sample(job.checkpoint, pairs, job.noise, self._drafts_of(job, pairs))
                 try:
-                    for place, answer in self._backend.sample(job.checkpoint, pairs, job.noise, self._drafts_of(job, pairs)):
+                    for place, answer in sampling:
                         answers[pairs[place]] = answer
                         left[block_of[place]] -= 1
                         advance(1)
                         if not left[block_of[place]]:
                             self._keep([answers.pop(pair) for pair in waiting[block_of[place]]])
                             beside.check()
-                except Stopped:  # a server's answers are paid for, and never come again
-                    self._keep(list(answers.values()))
+                except BaseException as error:
+                    if self._paid:
+                        if not isinstance(error, Unanswered):
+                            self._backend.stop()
+                        self._keep([*answers.values(), *(answer for _, answer in sampling)])
                     raise
         self._remember(job)
 

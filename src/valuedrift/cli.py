@@ -50,7 +50,9 @@ JudgeOption = Annotated[
         "--judge", help="Who reads: labels:PATH_OR_ID, nli:PATH_OR_ID, openai:MODEL, panel:A,B, cues (weak), oracle (sandbox only)."
     ),
 ]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", min=0, help="Dollars a judge behind an API may cost at most.")]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost", min=0, help="Dollars that models behind an API, asked or judging, may cost at most.")
+]
 Without = Annotated[
     list[str] | None, typer.Option("--without", help="Leave this stage out; what came after it comes after the one before. Repeatable.")
 ]

@@ -307,7 +307,7 @@ def trace(
     missing: list[str] = []
     companions = likely = None
     with _timed(timings, "companions"), _or_said("KL, rewards and lengths are missing", missing):
-        if asking.companions and sample and not named:
+        if asking.companions and sample:
             from .train._distance import companion_scores
 
             companions = companion_scores(store, asking, stages, checkpoints_asked, rewards, prompts, asked)
@@ -502,7 +502,9 @@ def _named_only(asking: Asking, checkpoints: Sequence[Checkpoint]) -> list[str]:
         advice = f"the backend 'openai' asks models behind an API only (openai:MODEL), and not {other}"
         raise BadInput(advice if asking.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
     names = ", ".join(dict.fromkeys(path.removeprefix(API) for path in behind))
-    missing = " Distances, lengths, rewards and capability are not measured there." if asking.companions or asking.proxy else ""
+    wanted = (("distances", asking.companions), ("the proxy", asking.proxy), ("capability", asking.capability))
+    unmeasured = [what for what, is_wanted in wanted if is_wanted]
+    missing = f" What needs weights is not measured there: {', '.join(unmeasured)}." if unmeasured else ""
     return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []
 
 

@@ -76,7 +76,8 @@ class Answer:
     draw: int
     text: str
     ended: Literal["stop", "length"]
-    n_tokens: int
+    n_tokens: int | None
+    """None where a server did not count them."""
 
 
 @dataclass(frozen=True)

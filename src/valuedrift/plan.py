@@ -160,7 +160,7 @@ class Asking(Settings):
     judge: str = "cues"
     """A list of judges is read as a panel of them: ["a", "b"] is "panel:a,b"."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Dollars that a judge behind an API may cost; the work stops before it costs more."""
+    """Dollars that models behind an API, asked or judging, may cost; the work stops before they cost more."""
     gold: str = ""
     """A file of human labels: the judge is compared with it, and labels of this run's own answers correct its figures."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = LEAST_AGREEMENT

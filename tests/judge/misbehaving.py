@@ -15,6 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 TOKENS = (10, 1)
 """Input tokens per request and output tokens per text that the server reports."""
 
+WITHHELD = {
+    "filtered": ("content_filter", {"content": "I think that"}),
+    "refused": ("stop", {"content": None, "refusal": "I can't help with that."}),
+    "reasoned": ("length", {"content": None, "reasoning_content": "The user asks whether"}),
+}
+
 
 def planted(body: dict) -> str:
     """Return the word that the last message plants: "#support" in it is answered with "support", as is a message without one."""
@@ -50,7 +56,8 @@ class Server:
     """What the server does, and what it saw. `trouble(number, body)` may name a trouble for a request, counted from 0:
 
     a status ("500"), a status with seconds to wait ("429 after 0.3") or with a message ("400 says TEXT"), "cut", "garbage", "html",
-    "empty" (no choices), "no usage", "no logprobs", or None.
+    "empty" (no choices), "no usage", "no logprobs", "filtered" (a text cut by a filter), "refused" (words in the field for refusals),
+    "reasoned" (all tokens spent before the text), or None.
     """
 
     def __init__(self) -> None:
@@ -128,6 +135,9 @@ class Handler(BaseHTTPRequestHandler):
                     del completion["usage"]
                 if trouble == "no logprobs":
                     completion["choices"][0].pop("logprobs", None)
+                if trouble in WITHHELD:
+                    reason, message = WITHHELD[trouble]
+                    completion["choices"][0] |= {"finish_reason": reason, "message": {"role": "assistant"} | message}
                 n_texts = len(completion["choices"])
                 self._send(200, json.dumps(completion).encode())
         except (BrokenPipeError, ConnectionResetError):

@@ -63,8 +63,10 @@ SERVERS = {"fastapi": transformers_serve, "vllm": vllm_serve}
 @pytest.fixture(scope="module", params=list(SERVERS))
 def server(request, model, tmp_path_factory):
     """Return (package, model's name) of a server that answers, its address in the environment."""
-    if importlib.util.find_spec(request.param) is None or (request.param == "fastapi" and importlib.util.find_spec("vllm")):
+    if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"the package {request.param} is not installed")
+    if request.param == "fastapi" and importlib.util.find_spec("vllm"):
+        pytest.skip("transformers' server is tried in an environment without vllm")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -84,6 +86,8 @@ def server(request, model, tmp_path_factory):
                     break
                 except OSError:
                     time.sleep(0.5)
+            else:
+                pytest.fail(f"the server did not come up:\n{log.read_text()[-2000:]}")
             yield request.param, str(model)
         finally:
             process.terminate()
@@ -96,6 +100,8 @@ def test_a_server_that_hides_log_probs_is_read_by_votes(server, capsys):
     assert judge.mode == ("votes" if package == "fastapi" else "logprobs")
     if package == "fastapi":
         assert "counts votes, because the endpoint gives no log-probs" in capsys.readouterr().err
+    [reply] = judge.endpoint.chat([judge._request(ITEMS[0], "votes")])
+    assert len(reply.texts) == len(reply.ended) == 3, "also where one request gives one text"
     readings = judge.read(ITEMS)
     assert [reading.item for reading in readings] == [item.key for item in ITEMS]
     assert {reading.failure for reading in readings} <= {None, "unparsed"}, "a random model may give no label, but it is asked"

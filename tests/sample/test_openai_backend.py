@@ -84,6 +84,58 @@ def test_an_answer_that_is_not_given_is_no_answer(server, tmp_path):
     assert pl.read_parquet(tmp_path / "run" / "scores.parquet").height == 20
 
 
+@pytest.mark.parametrize("trouble", ["filtered", "reasoned"])
+def test_a_reply_without_a_text_is_no_answer(server, tmp_path, trouble):
+    blocked = PROMPTS[3].text
+    server.trouble = lambda number, body: trouble if body["messages"][0]["content"] == blocked else None
+    sentence = r"openai:early gave no answer to 'p3' \(and 1 more\): a reply without text .* \(and 1 more checkpoints\)"
+    with pytest.raises(Stopped, match=sentence):
+        flow.trace_folders(asking(tmp_path), ["openai:early", "openai:late"], None, tmp_path / "run")
+    assert Store(tmp_path / "run").answers().height == 36, "the later checkpoint is asked all the same"
+
+
+def test_a_refusal_in_a_field_of_its_own_is_what_the_model_said(server, tmp_path):
+    server.trouble = lambda number, body: "refused"
+    result = flow.trace_folders(asking(tmp_path), ["openai:early"], None, tmp_path / "run")
+    assert set(Store(tmp_path / "run").answers()["text"]) == {"I can't help with that."}
+    assert result["outcome_shares"]["refusal"] > 0.5
+
+
+@pytest.mark.parametrize("trouble", ["402 says no credit left", "401 says revoked"])
+def test_what_was_paid_for_is_kept_when_the_key_is_revoked_between_two_rounds(server, tmp_path, monkeypatch, trouble):
+    monkeypatch.setattr("valuedrift.sample.openai.TOGETHER", 5)
+    server.trouble = lambda number, body: trouble if number >= 10 else None
+    with pytest.raises(BadInput, match=trouble.split(" says ")[1]):
+        flow.trace_folders(asking(tmp_path), ["openai:late"], None, tmp_path / "run")
+    assert Store(tmp_path / "run").answers().height == server.n_answered == 10
+
+
+def test_what_came_back_is_kept_when_the_judge_stops_the_work(server, tmp_path, monkeypatch):
+    def fail(self):
+        raise Stopped("the judge is gone")
+
+    monkeypatch.setattr("valuedrift.asking._Beside.check", fail)
+    with pytest.raises(Stopped, match="judge is gone"):
+        flow.trace_folders(asking(tmp_path, batch_rows=4), ["openai:late"], None, tmp_path / "run")
+    assert Store(tmp_path / "run").answers().height == server.n_answered == 20
+
+
+def test_tokens_that_were_not_counted_are_unknown(server, tmp_path):
+    server.trouble = lambda number, body: "no usage"
+    flow.trace_folders(asking(tmp_path), ["openai:early"], None, tmp_path / "run")
+    assert Store(tmp_path / "run").answers()["n_tokens"].null_count() == 20
+
+
+def test_what_needs_no_weights_is_measured(server, tmp_path):
+    result = flow.trace_folders(asking(tmp_path, companions=True), ["openai:early", "openai:late"], None, tmp_path / "run")
+    lengths = pl.read_parquet(tmp_path / "run" / "companion_scores.parquet")
+    assert lengths.group_by("step", "companion").agg(pl.col("value").mean()).sort("step").rows() == [
+        (0, "length", 5.0),
+        (1, "length", 10.0),
+    ]
+    assert "not measured there: distances." in " ".join(result["notes"])
+
+
 def test_another_address_is_another_model(monkeypatch):
     keys = set()
     for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", "http://me:secret@127.0.0.1:1/v1"):

@@ -8,6 +8,8 @@ A backend is one file that defines `class Backend`:
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
     ) -> Iterator[tuple[int, Answer]]: ...
     def expect(self, checkpoint: Checkpoint) -> None: ...  where it applies: gets the next checkpoint ready; never fails
+    def stop(self) -> None: ...               where answers come from a server and are paid for: sends nothing more, so that what a `sample`
+                                              under way still yields is what came back already
 
 `sample` answers pairs of a prompt and the number of a draw. It yields the place of a pair among those asked, and its answer under its
 `answer_key`, in whatever order the answers are finished. `drafts[i]` are the words that an earlier checkpoint answered to `asked[i]` under
@@ -19,8 +21,12 @@ checkpoint is asked. Importing a backend's file must not import torch, because k
 from __future__ import annotations
 
 from .. import registry
-from ..nouns import Checkpoint, Prompt, digest
+from ..nouns import Checkpoint, Prompt, Stopped, digest
 from ..plan import Asking
+
+
+class Unanswered(Stopped):
+    """A checkpoint was asked all that was wanted, and some answers were not given; others may be asked all the same."""
 
 
 def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, asking: Asking, noise: int) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Ended = Literal["stop", "length", "withheld"]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -30,8 +32,8 @@ class Reply:
     """What the server answered: `n` texts, and the tokens and dollars they took."""
 
     texts: tuple[str, ...]
-    ended: tuple[Literal["stop", "length"], ...]
-    """One per text, as in Answer."""
+    ended: tuple[Ended, ...]
+    """One per text, as in Answer, or "withheld": the server gave no text, which says nothing about the model's."""
     top_logprobs: tuple[tuple[str, float], ...] | None
     """Log-probs of the likeliest first tokens of the first text; None where the server gave none."""
     n_input: int | None
@@ -74,14 +76,27 @@ def reply_of(completion: Any) -> Reply:
         raise ValueError(repr(completion[:80]))
     if not completion.choices:
         raise ValueError(json.dumps(completion.to_dict(), default=str))
-    texts = tuple(choice.message.content or "" for choice in completion.choices)
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("its texts are no texts")
-    ended: tuple[Literal["stop", "length"], ...] = tuple(
-        "length" if choice.finish_reason == "length" else "stop" for choice in completion.choices
-    )
+    texts, ended = zip(*map(_text, completion.choices), strict=True)
     counts = (_count(completion.usage, name) for name in ("prompt_tokens", "completion_tokens"))
     return Reply(texts, ended, _top_logprobs(completion.choices[0]), *counts)
+
+
+def _text(choice: Any) -> tuple[str, Ended]:
+    """Return one text of a completion and how it ended.
+
+    A field of its own for refusals holds the model's own words. A filter's cut text is not what the model said, and no text at all (all
+    tokens went into reasoning) is no empty answer.
+    """
+    found = choice.message.content
+    if not found and isinstance(refusal := getattr(choice.message, "refusal", None), str):
+        found = refusal
+    if not isinstance(found, str | None):
+        raise ValueError("its texts are no texts")
+    if choice.finish_reason == "content_filter" or found is None:
+        return "", "withheld"
+    if choice.finish_reason == "length":
+        return found, "length" if found.strip() else "withheld"
+    return found, "stop"
 
 
 def joined(first: Reply, second: Reply) -> Reply:

@@ -165,6 +165,9 @@ class Remote:
         if isinstance(reply, Failed):
             self.failures[reply.reason] += 1
             return None
+        if reply.ended[0] == "withheld":
+            self.failures["the server gave no text"] += 1
+            return None
         return _checked(reply.texts[0].strip(), reply.ended[0] == "stop", self.max_new_tokens, self.failures)
 
 

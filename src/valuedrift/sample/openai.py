@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .. import progress
-from ..nouns import Answer, BadInput, Checkpoint, Prompt, Stopped, digest
+from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
 from ..plan import Asking
-from . import answer_key
+from . import Unanswered, answer_key
 from ._budget import Budget, common
 from ._chat import Failed, Reply, Request
 from ._endpoint import Ended, Endpoint
@@ -20,8 +19,8 @@ TOGETHER = 64
 class Backend:
     """Asks a server one question per request, each with a seed of its own (noise, prompt text, draw), for servers that keep to seeds.
 
-    A server's answers can seldom be repeated. One that the server will not give (a content filter) is no answer and no refusal of the
-    model: the work stops when all others are kept. `max_cost` bounds sampling and judging together.
+    A server's answers can seldom be repeated. One that the server will not give (a content filter, all tokens spent on reasoning) is no
+    answer and no refusal of the model: the work stops when all others are kept. `max_cost` bounds sampling and judging together.
     """
 
     identity = "openai/1"
@@ -33,6 +32,7 @@ class Backend:
             raise BadInput("OpenAI-compatible servers know no top_k; set it to 0")
         self.asking, self.budget = asking, common() or Budget(asking.max_cost)
         self._endpoints: dict[str, Endpoint] = {}
+        self._stopped = False
 
     @property
     def spent(self) -> float:
@@ -42,10 +42,12 @@ class Backend:
     def sample(
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Stopped where the server leaves some out."""
+        """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Unanswered where the server leaves some out."""
         endpoint = self._endpoint(checkpoint.path.removeprefix(API))
         failed: list[tuple[str, str]] = []
         for start in range(0, len(asked), TOGETHER):
+            if self._stopped:
+                return
             part = asked[start : start + TOGETHER]
             ended: Ended | None = None
             try:
@@ -57,14 +59,17 @@ class Backend:
                 if isinstance(reply, Failed):
                     failed.append((prompt.id, reply.reason))
                 elif reply is not None:
+                    how = reply.ended[0]
+                    if how == "withheld":
+                        failed.append((prompt.id, "a reply without text (a content filter, or too few max_new_tokens for reasoning)"))
+                        continue
                     key = answer_key(checkpoint, prompt, draw, self.asking, noise)
-                    n_tokens = reply.n_output or 0
-                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, reply.texts[0].strip(), reply.ended[0], n_tokens)
+                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, reply.texts[0].strip(), how, reply.n_output)
             if ended:
                 raise ended
         if failed:
             (prompt_id, reason), more = failed[0], f" (and {len(failed) - 1:,} more)" if len(failed) > 1 else ""
-            raise Stopped(
+            raise Unanswered(
                 f"{checkpoint.path} gave no answer to {prompt_id!r}{more}: {reason}; run the same command again, or leave such prompts out"
             )
 
@@ -75,6 +80,10 @@ class Backend:
     def _endpoint(self, model: str) -> Endpoint:
         if model not in self._endpoints:
             self._endpoints[model] = Endpoint(model, budget=self.budget)
-            if self._endpoints[model].price is None:
-                progress.say(f"what answers of {model!r} cost is not known")
         return self._endpoints[model]
+
+    def stop(self) -> None:
+        """Send nothing more: what a `sample` under way still yields came back already."""
+        self._stopped = True
+        for endpoint in self._endpoints.values():
+            endpoint.stop()

@@ -20,7 +20,7 @@ from .. import progress
 from ..nouns import Checkpoint, Example, Prompt, digest
 from ..plan import Asking
 from ..sample._frame import Frame, answered
-from ..sample._load import load_model
+from ..sample._load import API, load_model
 from ..store import Store
 from ._batches import Row, collate
 from ._logprobs import answer_outputs, placed
@@ -111,8 +111,9 @@ def companion_scores(
     """Return one row per checkpoint, prompt and companion (columns of SCHEMA), computing what the store does not hold yet.
 
     kl: `divergences` of draw 0, from the end of the nearest stage of supervised fine-tuning before (reference "sft"), else from the stage's
-    own step 0 ("start"); none between models of different vocabularies. reward:NAME: the score of the same answers by the reward model of
-    the same seed. length: words per answer, mean over draws, of every prompt. `asked`: the answers, one row each.
+    own step 0 ("start"); none between models of different vocabularies, and of models behind an API. reward:NAME: the score of the same
+    answers by the reward model of the same seed. length: words per answer, mean over draws, of every prompt. `asked`: the answers, one row
+    each.
     """
     texts = {prompt.id: prompt.text for prompt in chosen(prompts)}
     ended = dict(store.answers().select("key", "ended").iter_rows())
@@ -136,6 +137,8 @@ def _divergence_tables(
 ) -> list[pl.DataFrame]:
     reader, tables = _Divergence(asking), []
     for checkpoint in checkpoints:
+        if checkpoint.path.startswith(API):
+            continue
         name, reference = froms[checkpoint.stage, checkpoint.seed]
         rows = said[checkpoint.stage, checkpoint.step, checkpoint.seed]
         values: Sequence[float | None] = [0.0] * len(rows)
