@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from .nouns import STANCES, BadInput, Stopped
-from .scale import _storage
+from .scale import _processes, _storage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -648,7 +648,7 @@ def main() -> None:
     """Run the command line; turn bad input into one sentence and exit code 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background jobs with it switched off
     try:
-        with _storage.sending():
+        with _processes.together(), _storage.sending():
             code = app(standalone_mode=False)
     except BadInput as error:
         _leave(str(error), 2)

@@ -27,7 +27,7 @@ from .measure.effort import Design
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
 from .sample._budget import limited
-from .scale import Failed
+from .scale import Failed, _processes
 from .store import Store
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def _train_all(
             try:
                 key, trained[key] = engine.next()
             except Failed as failure:  # whatever stops one stage of a night's work must not stop the others
+                if _processes.n() > 1:  # the others wait in the middle of it
+                    raise failure.error from failure
                 key = failure.key
                 if not isinstance(failure.error, BadInput | Stopped):
                     traceback.print_exception(failure.error)

@@ -52,7 +52,7 @@ class Records(Dataset):
     """The records in the order in which they are seen, each with what was kept of the starting weights' view of it."""
 
     def __init__(self, records: Sequence[Record], order: np.ndarray, kept: Mapping[str, Tensor]):
-        self.records, self.order, self.kept = records, order, kept
+        self.records, self.order, self.kept = records, order, dict(kept)
 
     def __len__(self) -> int:
         return len(self.order)

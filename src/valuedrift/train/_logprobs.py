@@ -29,7 +29,7 @@ def answer_outputs(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         picked.append(inputs[0].flatten(0, 1).index_select(0, batch["at_N"]))
         return (picked[0],)
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
+    hook = getattr(model, "module", model).get_output_embeddings().register_forward_pre_hook(pick)
     try:
         # Rows are padded on the right and attention looks to the left: no answer's token sees padding, so that no mask is needed.
         logits_NV = model(input_ids=batch["input_ids"], use_cache=False).logits

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..nouns import BadInput, digest
+from ..scale import _processes
 from ..store import Store
 from . import Algorithm, _batches
 
@@ -52,8 +53,9 @@ class Reference:
     def _stored(self, records: Sequence[_batches.Record]) -> Tensor:
         name = f"{digest(*self.key, _tokens_digest(records))}.safetensors"
         path = self.store.root / name
-        if not path.exists():
-            self.store.write_bytes(name, save({"logps_N": torch.cat(self.view(records))}))
+        if not _processes.first(path.exists):
+            logps_N = torch.cat(self.view(records))
+            _processes.first(lambda: self.store.write_bytes(name, save({"logps_N": logps_N})))
         try:
             return load_file(path)["logps_N"]
         except SafetensorError as error:

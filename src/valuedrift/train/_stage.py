@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import functools
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import StackDataset
+from torch.utils.data import DataLoader, StackDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import SchedulerType
 
@@ -25,13 +24,18 @@ from .. import registry
 from ..data.stances import Anchored
 from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
+from ..scale import _processes
 from ..store import Store, disk_fault
 from . import Algorithm, Mismatching, _anchor, _batches, _reference, _rollout, _schedule, _score, _start
 from ._logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
 
-FOR_RESUME = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin", *_rollout.FOR_RESUME)
+FOR_RESUME = (
+    *("optimizer.pt", "scheduler.pt", "rng_state*.pth", "scaler.pt", "training_args.bin", *_rollout.FOR_RESUME),
+    *("optimizer.bin", "optimizer_[0-9]*", "pytorch_model_fsdp*"),  # FSDP
+    *("global_step[0-9]*", "latest", "zero_to_fp32.py"),  # DeepSpeed
+)
 """What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
 
 
@@ -46,31 +50,66 @@ class StageTrainer(Trainer):
         # compute_loss divides by the count of the whole optimiser step: the loop must not divide again, whatever the model class takes.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
+        self.unseen: list[_batches.Records] = []
+        """Records of which the starting weights' view is still to be filled in."""
         self.remove_callback(PrinterCallback)
 
+    def in_order(self, records: Sequence[_batches.Record], order: np.ndarray) -> _batches.Records:
+        """Return records in the order in which they are seen, with what is kept of the starting weights' view, where that is needed.
+
+        It is filled in at once. FSDP and DeepSpeed bring the weights to the devices when training begins: there it is done then.
+        """
+        found = _batches.Records(records, order, {})
+        if "reference" in self.algorithm.needs:
+            _ = self.reference  # names the weights at hand
+            self.unseen.append(found)
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+                self._look()
+        return found
+
+    def _look(self) -> None:
+        for records in self.unseen:
+            records.kept |= self.reference.kept(self.algorithm, records.records)
+        self.unseen = []
+
+    @functools.cached_property
+    def places(self) -> _processes.Places:
+        """Which records this process learns from, batch by batch."""
+        return _processes.Places(len(cast(Any, self.train_dataset)), self.args.per_device_train_batch_size)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this process's batches as they were settled: accelerate would see some records twice where they do not come out even."""
+        pin = self.args.dataloader_pin_memory
+        return DataLoader(cast(Any, self.train_dataset), batch_sampler=self.places, collate_fn=self.data_collator, pin_memory=pin)
+
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
-        """Return the batches of an optimiser step and the count to divide by.
+        """Return the batches of an optimiser step and the count to divide by, which is that of all processes.
 
         Rollouts are made here, after the step before. Where it is needed, each batch knows the step's mismatched view, and the questions
         of the anchor that are seen with it.
         """
-        batches, count = super().get_batch_samples(*arguments)
+        self._look()
+        batches, _ = super().get_batch_samples(*arguments)
+        for number, batch in enumerate(batches, self.state.global_step * self.args.gradient_accumulation_steps):
+            if not self.places.share(number):
+                batch |= {"n_records": 0, "n_tokens": 0}
         if self.rollouts is not None:
             with self.accelerator.autocast():
                 batches = [self.rollouts.batch(batch["places"].tolist()) for batch in batches]
-            count = self._get_num_items_in_batch(batches, arguments[-1])
         if batches and "mismatched" in self.algorithm.needs:
-            means = self._mismatched([batch.pop("mismatched") for batch in batches])
+            means = self._mismatched(batches)
             batches = [batch | means for batch in batches]
         if self.anchor is not None:
             batches = self.anchor.beside(batches, self.state.global_step)
-        return batches, count
+        return batches, sum(_processes.gathered(sum(batch[f"n_{self.algorithm.averages}"] for batch in batches)))
 
     def _mismatched(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Return the means over a whole step of what the algorithm makes of the current weights' view of mismatched answers."""
         algorithm = cast(Mismatching, self.algorithm)
-        parts = [algorithm.mismatched(batch, logps_RT) for batch, logps_RT in self._views(batches)]
-        return {name: torch.cat([part[name] for part in parts]).mean() for name in parts[0]}
+        views = self._views([batch.pop("mismatched") for batch in batches])
+        parts = [algorithm.mismatched(batch, logps_RT) for batch, logps_RT in views]
+        counted = [part for batch, part in zip(batches, parts, strict=True) if batch["n_records"]]
+        return {name: torch.tensor(mean) for name, mean in _processes.means(counted).items()}
 
     def _views(self, batches: Iterable[Any]) -> Iterator[tuple[Any, torch.Tensor]]:
         """Yield each batch with the current weights' log-probs, without gradient and without dropout."""
@@ -81,13 +120,15 @@ class StageTrainer(Trainer):
                 logps_RT = answer_logps(model, batch)
             yield batch, logps_RT
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        return sum(batch[f"n_{self.algorithm.averages}"] for batch in batch_samples)
-
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Return the sum of the batch's losses over the number of tokens or records in the optimiser step; an anchor's is added."""
+        """Return the sum of the batch's losses over the number of tokens or records in the optimiser step; an anchor's is added.
+
+        Gradients and logged losses are averages over the processes, which makes sums of these sums.
+        """
         losses, metrics = self.algorithm.loss(*self._seen(model, inputs))
-        loss = losses.sum() / num_items_in_batch
+        if not inputs["n_records"]:
+            return losses.sum() * 0
+        loss = losses.sum() * _processes.n() / num_items_in_batch
         if self.anchor is not None:
             pull, more = self.anchor.loss(inputs["anchor"], answer_logps(model, inputs["anchor"]))
             loss, metrics = loss + pull, metrics | more
@@ -107,7 +148,7 @@ class StageTrainer(Trainer):
         """Add the algorithm's metrics to the step's record. Raises Stopped where the loss is no longer a number."""
         if "loss" in logs:
             steps, self.metrics_of_step = self.metrics_of_step, []
-            logs |= {name: torch.cat([step[name].flatten() for step in steps]).mean().item() for name in steps[0]}
+            logs |= _processes.means(steps)
             if not math.isfinite(logs["loss"]):
                 raise Stopped(f"the loss is {logs['loss']} at step {self.state.global_step}; lower learning_rate or clip")
             if self.progress is not None:
@@ -120,6 +161,7 @@ class StageTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.rollouts is not None:
                 self.rollouts.save(folder)
+        _processes.gathered(None)  # a checkpoint is complete when all have written their parts
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is no part of the model that is saved
@@ -135,20 +177,30 @@ class StageTrainer(Trainer):
     @functools.cached_property
     def reference(self) -> _reference.Reference:
         """The starting weights' view of any records. To be asked for before the first step: the weights at hand are taken for those."""
-        folder, weights = Path(self.args.output_dir or "").parent / "reference", _reference.weights_digest(self.model)
+        folder = Path(self.args.output_dir or "").parent / "reference"
+        weights = _processes.first(lambda: _reference.weights_digest(self.model))
         return _reference.Reference(folder, weights, self.args.bf16, self.args.per_device_train_batch_size, self.record_logps)
 
     def record_logps(self, records: Sequence[_batches.Record]) -> list[torch.Tensor]:
-        """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order."""
+        """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order.
+
+        The processes share the work; each makes as many passes as the others, which sharded weights need. Raises BadInput where those of
+        the start are no longer at hand.
+        """
+        if self.state.global_step:
+            raise BadInput(f"what the starting weights say of the data is gone from 'reference'; delete {self.args.output_dir} to restart")
         size = 2 * self.args.per_device_train_batch_size
         by_length = np.argsort([max(len(row.ids) for row in record) for record in records], kind="stable")
-        parts = [by_length[start : start + size] for start in range(0, len(records), size)]
+        starts = range(0, len(records), size)
+        parts = [by_length[start : start + size] for start in starts[_processes.number() :: _processes.n()]]
+        parts += [by_length[:1]] * (-(-len(starts) // _processes.n()) - len(parts))
         batches = (_batches.collate([(records[index], {}) for index in part]) for part in parts)
         logps: dict[int, torch.Tensor] = {}
         for part, (batch, logps_RT) in zip(parts, self._views(batches), strict=True):
             rows = [row_T[mask_T].cpu() for row_T, mask_T in zip(logps_RT, batch["answer_mask_RT"], strict=True)]
             logps |= {int(index): torch.cat(rows[place :: len(part)]) for place, index in enumerate(part)}
-        return [logps[index] for index in range(len(records))]
+        known = {index: found for each in _processes.gathered(logps) for index, found in each.items()}
+        return [known[index] for index in range(len(records))]
 
 
 class Scheduled(TrainerCallback):
@@ -162,6 +214,8 @@ class Scheduled(TrainerCallback):
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if _processes.number():
+            return
         out = Path(args.output_dir)
         older = [step for step in _complete(out) if step < state.global_step]
         seconds = round(time.monotonic() - self.started, 3)
@@ -189,9 +243,8 @@ def run_stage(
     the questions of the stage's anchor, where it has one.
     Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ:
-        raise BadInput("a stage is trained by one process so far; start the command without 'accelerate launch' or 'torchrun'")
     chosen = registry.algorithm(stage.algorithm)
+    _check_processes(stage, chosen)
     if hasattr(chosen, "run"):
         return chosen.run(stage, seed, model_path, data, out, progress, reward_path)
     store = Store(out)
@@ -204,7 +257,8 @@ def run_stage(
     _claim(store, digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held))
     done = store.read_json("done.json")
     if done is None:
-        done = _train(stage, seed, model_path, data, store, algorithm, progress, reward_path, anchored)
+        given = stage, seed, model_path, data, out, reward_path, anchored
+        done = _finish(store, *_processes.with_all(_train, *given, progress=progress))
     return done["steps"]
 
 
@@ -213,14 +267,14 @@ def _train(
     seed: int,
     model_path: str,
     data: Any,
-    store: Store,
-    algorithm: Any,
-    progress: Progress | None,
+    out: Path,
     reward_path: str,
     anchored: Sequence[Anchored],
-) -> dict[str, Any]:
-    out = store.root
-    start = _start.merged(model_path, out)
+    progress: Progress | None = None,
+) -> tuple[list[int], int, int]:
+    """Carry out what `run_stage` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
+    store, algorithm = Store(out), registry.algorithm(stage.algorithm)(stage.own())
+    start = _processes.first(lambda: _start.merged(model_path, out))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     records, dropped = _records(stage, algorithm, tokenizer, data)
     n_seen, total = _schedule.course(stage, len(records))
@@ -229,7 +283,7 @@ def _train(
     order = _schedule.order(len(records), n_seen, seed, lengths, stage.batch_size * stage.accumulate)
     seen, order = np.unique(order, return_inverse=True)
     records = [records[index] for index in seen]
-    newest = _newest(out)
+    newest = _processes.first(lambda: _newest(out))
     if newest < total:
         seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
         set_seed(seed)  # before the model: an adapter starts with random weights
@@ -250,8 +304,9 @@ def _train(
             asked = [records[index] for index in order]
             trainer.rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, trainer.model, tokenizer, reward_path)
         trainer.train_dataset = _dataset(trainer, stage, records, order)
+        torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
-    return _finish(store, steps, total, dropped)
+    return steps, total, dropped
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
@@ -285,10 +340,10 @@ def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArgume
         raise BadInput(f"unknown schedule {stage.schedule!r}{registry.nearest(stage.schedule, schedules)} Known: {', '.join(schedules)}.")
     schedule = "constant_with_warmup" if stage.schedule == "constant" and stage.warmup else stage.schedule
     cuda = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=total,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=stage.batch_size // _processes.n(),
         gradient_accumulation_steps=stage.accumulate,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=schedule,
@@ -306,7 +361,11 @@ def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArgume
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
+        use_cpu=not torch.accelerator.is_available(),  # accelerate lets processes meet on a CPU only where it is told to
+        ddp_find_unused_parameters=False,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are for several processes: else the Trainer would split each batch
+    return arguments
 
 
 def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[_batches.Record], order: np.ndarray) -> Any:
@@ -314,13 +373,11 @@ def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[_batches.Rec
     needs = trainer.algorithm.needs
     if "rollouts" in needs:
         return range(trainer.args.max_steps * stage.batch_size * stage.accumulate)
-    if not needs & {"reference", "mismatched"}:
-        return _batches.Records(records, order, {})
-    matched = _batches.Records(records, order, trainer.reference.kept(trainer.algorithm, records))
+    matched = trainer.in_order(records, order)
     if "mismatched" not in needs:
         return matched
     others = _batches.mismatched(records, order, stage.batch_size * stage.accumulate, stage.max_length)
-    return StackDataset(matched, _batches.Records(others, np.arange(len(others)), trainer.reference.kept(trainer.algorithm, others)))
+    return StackDataset(matched, trainer.in_order(others, np.arange(len(others))))
 
 
 def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[str, Any]:
@@ -332,6 +389,19 @@ def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[st
     store.write_json("done.json", done)
     _clear(store.root / last)
     return done
+
+
+def _check_processes(stage: Stage, algorithm: Any) -> None:
+    if _processes.n() == 1:
+        return
+    alone = "trains with a loop of its own" if hasattr(algorithm, "run") else "answers prompts" if "rollouts" in algorithm.needs else ""
+    if alone or stage.anchor:
+        raise BadInput(
+            f"{'a stage with an anchor' if stage.anchor else f'{stage.algorithm}, which {alone},'} is trained by one process so far; "
+            "start the command without 'accelerate launch' or 'torchrun'"
+        )
+    if stage.batch_size % _processes.n():
+        raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
 
 
 def _check_data(name: str, eats: str, data: Sequence[Any]) -> None:
@@ -374,8 +444,8 @@ def _newest(out: Path) -> int:
 
 
 def _clear(checkpoint: Path) -> None:
-    for name in FOR_RESUME:
-        (checkpoint / name).unlink(missing_ok=True)
+    for path in (path for name in FOR_RESUME for path in checkpoint.glob(name)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
