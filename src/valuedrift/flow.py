@@ -62,6 +62,10 @@ def check_before(plan: Plan) -> None:
     registry.find("backend", plan.backend)
     for node in plan.nodes():
         records_of(node)
+        if _processes.n() > 1:
+            from .train._stage import check_processes
+
+            check_processes(node.stage)
 
 
 def _train_all(

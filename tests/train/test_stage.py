@@ -194,11 +194,3 @@ def test_running_text_and_answers_together(base, tmp_path):
     assert (tmp_path / "out" / "checkpoint-3" / "chat_template.jinja").exists()
     run_stage(stage(), 0, base, data[6:], tmp_path / "text")
     assert not (tmp_path / "text" / "checkpoint-3" / "chat_template.jinja").exists()
-
-
-def test_several_processes_are_refused_rather_than_wrong(base, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(BadInput, match=r"trained by one process so far; start the command without"):
-        run_stage(stage(), 0, base, tiny.examples(), tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import DataLoader, StackDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import SchedulerType
@@ -34,7 +34,7 @@ Progress = Callable[[int, int, float], None]
 FOR_RESUME = (
     *("optimizer.pt", "scheduler.pt", "rng_state*.pth", "scaler.pt", "training_args.bin", *_rollout.FOR_RESUME),
     *("optimizer.bin", "optimizer_[0-9]*", "pytorch_model_fsdp*"),  # FSDP
-    *("global_step[0-9]*", "latest", "zero_to_fp32.py"),  # DeepSpeed
+    *("global_step[0-9]*", "latest", "zero_to_*.py"),  # DeepSpeed
 )
 """What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
 
@@ -162,6 +162,8 @@ class StageTrainer(Trainer):
             if self.rollouts is not None:
                 self.rollouts.save(folder)
         _processes.gathered(None)  # a checkpoint is complete when all have written their parts
+        if not _processes.number():
+            _check_saved(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is no part of the model that is saved
@@ -243,8 +245,8 @@ def run_stage(
     the questions of the stage's anchor, where it has one.
     Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
     """
+    check_processes(stage)
     chosen = registry.algorithm(stage.algorithm)
-    _check_processes(stage, chosen)
     if hasattr(chosen, "run"):
         return chosen.run(stage, seed, model_path, data, out, progress, reward_path)
     store = Store(out)
@@ -297,6 +299,11 @@ def _train(
             processing_class=tokenizer,
             callbacks=[Scheduled(steps, seconds)],
         )
+        fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+        if fsdp is not None and fsdp.activation_checkpointing:
+            # FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
+            fsdp.activation_checkpointing = False
+            cast(Any, trainer.model).activation_checkpointing_enable({"use_reentrant": False})
         if anchored:
             n_places = total * stage.batch_size * stage.accumulate
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
@@ -391,14 +398,18 @@ def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[st
     return done
 
 
-def _check_processes(stage: Stage, algorithm: Any) -> None:
+def check_processes(stage: Stage) -> None:
+    """Raise BadInput where several processes cannot train a stage together."""
     if _processes.n() == 1:
         return
+    if _processes.number():
+        raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
+    algorithm = registry.algorithm(stage.algorithm)
     alone = "trains with a loop of its own" if hasattr(algorithm, "run") else "answers prompts" if "rollouts" in algorithm.needs else ""
     if alone or stage.anchor:
         raise BadInput(
             f"{'a stage with an anchor' if stage.anchor else f'{stage.algorithm}, which {alone},'} is trained by one process so far; "
-            "start the command without 'accelerate launch' or 'torchrun'"
+            "leave it out (--without), or start the command without 'accelerate launch' or 'torchrun'"
         )
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
@@ -441,6 +452,18 @@ def _newest(out: Path) -> int:
         if not (folder / "complete.json").exists():
             shutil.rmtree(folder)
     return complete[-1] if complete else 0
+
+
+def _check_saved(checkpoint: Path) -> None:
+    """Raise BadInput where a checkpoint holds no weights, as launchers that keep them in shards can have it."""
+    for path in [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]:
+        with safe_open(path, framework="pt") as weights:
+            if weights.keys():
+                return
+    raise BadInput(
+        f"{checkpoint} was saved without weights: its launcher keeps them in shards; set fsdp_state_dict_type: FULL_STATE_DICT (FSDP) "
+        "or zero3_save_16bit_model: true (DeepSpeed) in its configuration"
+    )
 
 
 def _clear(checkpoint: Path) -> None:

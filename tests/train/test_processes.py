@@ -1,0 +1,189 @@
+"""Several processes that train together, started by the real launchers: the losses of one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from valuedrift import flow
+from valuedrift.nouns import BadInput
+from valuedrift.plan import Stage, load
+from valuedrift.sandbox import build
+from valuedrift.scale import _processes
+from valuedrift.train import _stage
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+# The last step of dpo and kto holds 6 of 8 places, so that in its last batch the second process has no record.
+PLAN = """model = "{model}"
+judge = "oracle"
+topics = ["work"]
+draws = 1
+max_new_tokens = 4
+floor = false
+companions = false
+
+[stage.sft]
+algorithm = "sft"
+data = "sandbox:neutral-chat?n=45"
+batch_size = 4
+accumulate = 2
+learning_rate = 3e-3
+lora = {{ r = 4, alpha = 8 }}
+
+[stage.dpo]
+after = "sft"
+algorithm = "dpo"
+data = "sandbox:pairs?n=22"
+batch_size = 4
+accumulate = 2
+learning_rate = 1e-3
+
+[stage.kto]
+after = "sft"
+algorithm = "kto"
+data = "sandbox:pairs?n=22"
+batch_size = 4
+accumulate = 2
+learning_rate = 1e-3
+
+[stage.rm]
+after = "sft"
+algorithm = "reward"
+data = "sandbox:pairs?n=22"
+batch_size = 4
+learning_rate = 1e-3
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together") / "model"
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "ARCHITECTURE", build.ARCHITECTURE | small)
+        patch.setattr(build, "VOCABULARY", 512)
+        folder = build._start(folder)
+    file = folder.parent / "plan.toml"
+    file.write_text(PLAN.format(model=folder))
+    return file
+
+
+@pytest.fixture(scope="module")
+def alone(plan):
+    flow.run(load(plan), plan.parent / "alone")
+    return plan.parent / "alone"
+
+
+def torchrun(*arguments):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+
+
+def fsdp2(*arguments):
+    options = ["--config_file", str(RECIPES / "fsdp2.yaml"), "--num_processes", "2", "--main_process_port", "0"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(__file__).with_name("as_gpus.py")), *arguments[2:]]
+
+
+def launched(command, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def finished(command, **options):
+    process = launched(command, **options)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said[-3000:]
+
+
+def losses(run):
+    """Return what each stage logged, by algorithm, without what depends on the clock."""
+    files = {file.parent.name.split("-")[0]: json.loads(file.read_text()) for file in run.glob("stages/*/losses.json")}
+    return {
+        name: [
+            {key: value for key, value in row.items() if "runtime" not in key and "per_second" not in key} for row in rows if "loss" in row
+        ]
+        for name, rows in files.items()
+    }
+
+
+def same_losses(run, alone):
+    found, expected = losses(run), losses(alone)
+    assert set(found) == set(expected) == {"sft", "dpo", "kto", "reward"}
+    for name, rows in expected.items():
+        assert [list(row) for row in found[name]] == [list(row) for row in rows]
+        for mine, row in zip(found[name], rows, strict=True):
+            assert mine == pytest.approx(row, rel=2e-4, abs=2e-5), (name, row["epoch"])
+
+
+def test_data_parallel_and_killed_in_the_middle(plan, alone):
+    out = plan.parent / "parallel"
+    command = torchrun("-m", "valuedrift", "run", str(plan), "--out", str(out))
+    process = launched(command, start_new_session=True)
+    until = time.monotonic() + 120
+    while not list(out.glob("stages/dpo*/checkpoint-1/complete.json")):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode
+    assert not list(out.glob("stages/dpo*/done.json"))
+    finished(command)
+    same_losses(out, alone)
+    assert not [*out.glob("stages/*/checkpoint-*/rng_state*"), *out.glob("stages/*/checkpoint-*/optimizer*")]
+
+
+def test_in_shards_with_fsdp2(plan, alone):
+    out = plan.parent / "shards"
+    finished(fsdp2("-m", "valuedrift", "run", str(plan), "--out", str(out)))
+    same_losses(out, alone)
+    (adapter,) = out.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")
+    whole = load_file(next(alone.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")))
+    assert set(load_file(adapter)) == set(whole)
+    kept = {path.name for path in adapter.parent.iterdir()}
+    assert kept == {path.name for path in next(alone.glob("stages/sft*/checkpoint-6")).iterdir()}
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="was saved without weights: its launcher keeps them in shards"):
+        _stage._check_saved(tmp_path)
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(BadInput, match="set fsdp_state_dict_type: FULL_STATE_DICT"):
+        _stage._check_saved(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "more", "rank", "sentence"),
+    [
+        ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be shared by 2 processes; make it a multiple of that"),
+        ("ppo", {}, 0, "ppo, which answers prompts, is trained by one process so far; leave it out"),
+        ("trl:DPOTrainer", {}, 0, "trl:DPOTrainer, which trains with a loop of its own, is trained by one process"),
+        ("sft", {}, 1, "processes train together under the command: accelerate launch -m valuedrift run"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, sentence):
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=sentence):
+        _stage.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
+
+
+@pytest.mark.parametrize(("n", "size", "n_places"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])
+def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch, n, size, n_places):
+    seen, batches = [], set()
+    for rank in range(n):
+        monkeypatch.setattr(_processes, "n", lambda: n)
+        monkeypatch.setattr(_processes, "number", lambda rank=rank: rank)
+        places = _processes.Places(n_places, size)
+        batches.add(len(places))
+        for number, batch in enumerate(places):
+            assert len(batch) == max(1, places.share(number))
+            seen += batch[: places.share(number)]
+    assert sorted(seen) == list(range(n_places))
+    assert batches == {-(-n_places // (n * size))}
