@@ -1,5 +1,6 @@
 """A real Ray cluster of several raylets on this machine: the same results as here, one of them killed or not."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -91,21 +92,32 @@ def test_a_run_on_two_machines_is_the_run_on_one(plan, here, cluster, tmp_path):
     assert flow.run(plan, tmp_path / "run", "ray")["n_generated"] == 0
 
 
+def at_work(raylet):
+    """Return what the workers of a raylet are doing: Ray names their processes by it."""
+    found = []
+    for children in Path(f"/proc/{raylet}/task").glob("*/children"):
+        for worker in children.read_text().split():
+            with contextlib.suppress(OSError):
+                title = Path(f"/proc/{worker}/cmdline").read_bytes().partition(b"\0")[0].decode()
+                found += [title] if title.startswith("ray::") and "IDLE" not in title else []
+    return found
+
+
 @pytest.mark.parametrize("moment", ["stages/*/checkpoint-*/complete.json", "answers/*.parquet"], ids=["training", "asking"])
 def test_a_raylet_killed_in_the_middle_changes_nothing(plan, here, cluster, tmp_path, moment):
     victim = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    killed = threading.Event()
+    doing = []
 
     def kill():
-        while not any((tmp_path / "run").glob(moment)):
-            time.sleep(0.01)
-        for process in victim.all_processes["raylet"]:
-            os.kill(process.process.pid, signal.SIGKILL)
-        killed.set()
+        (raylet,) = (process.process.pid for process in victim.all_processes["raylet"])
+        while not any((tmp_path / "run").glob(moment)) or not at_work(raylet):
+            time.sleep(0.002)
+        doing.extend(at_work(raylet))
+        os.kill(raylet, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
     flow.run(plan, tmp_path / "run", "ray")
-    assert killed.is_set()
+    assert doing, "the raylet was at work when it was killed"
     equal(here, tmp_path / "run")
 
 
