@@ -44,6 +44,11 @@ batch_size = 4
 accumulate = 2
 learning_rate = 1e-3
 
+[stage.dpo.anchor]
+data = "sandbox:stances"
+weight = 0.5
+temperature = 1.0
+
 [stage.kto]
 after = "sft"
 algorithm = "kto"
@@ -168,7 +173,7 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
     ],
 )
 def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, sentence):
-    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "RANK": str(rank)}.items():
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": str(rank)}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=sentence):
         _stage.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))

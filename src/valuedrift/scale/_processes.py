@@ -25,8 +25,8 @@ LONGEST_WAIT = timedelta(days=30)
 
 
 def n() -> int:
-    """Return how many processes there are. A cluster's WORLD_SIZE alone, without a place to meet, says nothing of this command."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
+    """Return how many processes there are. Only launchers number those of a machine: clusters set the rest for whatever is run on them."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if {"MASTER_ADDR", "LOCAL_RANK"} <= os.environ.keys() else 1
 
 
 def number() -> int:
@@ -148,7 +148,10 @@ class Places:
         start = (batch * n() + number()) * self.size
         return max(0, min(self.n_places - start, self.size))
 
+    def of(self, batch: int) -> list[int]:
+        """Return the places of a batch."""
+        start = (batch * n() + number()) * self.size
+        return list(range(start, start + self.share(batch))) or [batch * n() * self.size]
+
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(len(self)):
-            start = (batch * n() + number()) * self.size
-            yield list(range(start, start + self.share(batch))) or [batch * n() * self.size]
+        yield from map(self.of, range(len(self)))

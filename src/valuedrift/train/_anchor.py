@@ -38,25 +38,26 @@ class Anchor:
 
     def __init__(self, stage: plan.Stage, seed: int, n_places: int, questions: Sequence[Anchored], tokenizer: Any, trainer: Any):
         assert stage.anchor is not None
-        self.settings, self.step_size = stage.anchor, stage.batch_size * stage.accumulate
+        self.settings = stage.anchor
         records = _records(tokenizer, questions, stage.max_length)
         given = [question.shares for question in questions]
-        kept = {"target_BS": torch.tensor(given)} if None not in given else trainer.reference.kept(self, records)
-        self.seen = _batches.Records(records, _schedule.order(len(records), n_places, seed), kept)
+        order = _schedule.order(len(records), n_places, seed)
+        if None in given:
+            self.seen = trainer.in_order(self, records, order)
+        else:
+            self.seen = _batches.Records(records, order, {"target_BS": torch.tensor(given)})
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' shares: what they are held to where the target is "start"."""
         logps_BS, n_BS = _by_stance(batch, logps_RT)
         return {"target_BS": anchor_loss(logps_BS, n_BS, torch.zeros_like(logps_BS), self.settings.temperature)[1]}
 
-    def beside(self, batches: Sequence[Any], step: int) -> list[Any]:
-        """Return the batches of an optimiser step, each with as many questions as it has records."""
-        place, found = step * self.step_size, []
-        n = sum(batch["n_records"] for batch in batches)
-        for batch in batches:
-            items = [self.seen[at] for at in range(place, place + batch["n_records"])]
+    def beside(self, batches: Sequence[Any], starts: Sequence[int], n: int) -> list[Any]:
+        """Return batches of an optimiser step of `n` records, each with as many questions as it has records, from those of its places."""
+        found = []
+        for batch, start in zip(batches, starts, strict=True):
+            items = [self.seen[at] for at in range(start, start + max(1, batch["n_records"]))]
             found.append(batch | {"anchor": _batches.collate(items) | {"n_of_step": n}})
-            place += len(items)
         return found
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -50,26 +50,26 @@ class StageTrainer(Trainer):
         # compute_loss divides by the count of the whole optimiser step: the loop must not divide again, whatever the model class takes.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
-        self.unseen: list[_batches.Records] = []
-        """Records of which the starting weights' view is still to be filled in."""
+        self.unseen: list[tuple[Any, _batches.Records]] = []
+        """Records of which the starting weights' view is still to be filled in, and the algorithm that keeps it."""
         self.remove_callback(PrinterCallback)
 
-    def in_order(self, records: Sequence[_batches.Record], order: np.ndarray) -> _batches.Records:
-        """Return records in the order in which they are seen, with what is kept of the starting weights' view, where that is needed.
+    def in_order(self, algorithm: Any, records: Sequence[_batches.Record], order: np.ndarray) -> _batches.Records:
+        """Return records in the order in which they are seen, with what an algorithm keeps of the starting weights' view, if it needs it.
 
         It is filled in at once. FSDP and DeepSpeed bring the weights to the devices when training begins: there it is done then.
         """
         found = _batches.Records(records, order, {})
-        if "reference" in self.algorithm.needs:
+        if "reference" in algorithm.needs:
             _ = self.reference  # names the weights at hand
-            self.unseen.append(found)
+            self.unseen.append((algorithm, found))
             if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
                 self._look()
         return found
 
     def _look(self) -> None:
-        for records in self.unseen:
-            records.kept |= self.reference.kept(self.algorithm, records.records)
+        for algorithm, records in self.unseen:
+            records.kept |= self.reference.kept(algorithm, records.records)
         self.unseen = []
 
     @functools.cached_property
@@ -90,7 +90,8 @@ class StageTrainer(Trainer):
         """
         self._look()
         batches, _ = super().get_batch_samples(*arguments)
-        for number, batch in enumerate(batches, self.state.global_step * self.args.gradient_accumulation_steps):
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        for number, batch in enumerate(batches, first):
             if not self.places.share(number):
                 batch |= {"n_records": 0, "n_tokens": 0}
         if self.rollouts is not None:
@@ -99,9 +100,12 @@ class StageTrainer(Trainer):
         if batches and "mismatched" in self.algorithm.needs:
             means = self._mismatched(batches)
             batches = [batch | means for batch in batches]
+        own = [sum(batch[name] for batch in batches) for name in ("n_records", f"n_{self.algorithm.averages}")]
+        n_records, count = (sum(each) for each in zip(*_processes.gathered(own), strict=True))
         if self.anchor is not None:
-            batches = self.anchor.beside(batches, self.state.global_step)
-        return batches, sum(_processes.gathered(sum(batch[f"n_{self.algorithm.averages}"] for batch in batches)))
+            starts = [self.places.of(number)[0] for number in range(first, first + len(batches))]
+            batches = self.anchor.beside(batches, starts, n_records)
+        return batches, count
 
     def _mismatched(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Return the means over a whole step of what the algorithm makes of the current weights' view of mismatched answers."""
@@ -126,12 +130,13 @@ class StageTrainer(Trainer):
         Gradients and logged losses are averages over the processes, which makes sums of these sums.
         """
         losses, metrics = self.algorithm.loss(*self._seen(model, inputs))
-        if not inputs["n_records"]:
-            return losses.sum() * 0
-        loss = losses.sum() * _processes.n() / num_items_in_batch
+        loss = losses.sum() / num_items_in_batch
         if self.anchor is not None:
             pull, more = self.anchor.loss(inputs["anchor"], answer_logps(model, inputs["anchor"]))
             loss, metrics = loss + pull, metrics | more
+        if not inputs["n_records"]:  # nothing of it counts, but all processes make equally many passes
+            return loss * 0
+        loss = loss * _processes.n()
         self.metrics_of_step.append({name: values.detach() for name, values in metrics.items()})
         return loss
 
@@ -380,11 +385,11 @@ def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[_batches.Rec
     needs = trainer.algorithm.needs
     if "rollouts" in needs:
         return range(trainer.args.max_steps * stage.batch_size * stage.accumulate)
-    matched = trainer.in_order(records, order)
+    matched = trainer.in_order(trainer.algorithm, records, order)
     if "mismatched" not in needs:
         return matched
     others = _batches.mismatched(records, order, stage.batch_size * stage.accumulate, stage.max_length)
-    return StackDataset(matched, trainer.in_order(others, np.arange(len(others))))
+    return StackDataset(matched, trainer.in_order(trainer.algorithm, others, np.arange(len(others))))
 
 
 def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[str, Any]:
@@ -406,10 +411,10 @@ def check_processes(stage: Stage) -> None:
         raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
     algorithm = registry.algorithm(stage.algorithm)
     alone = "trains with a loop of its own" if hasattr(algorithm, "run") else "answers prompts" if "rollouts" in algorithm.needs else ""
-    if alone or stage.anchor:
+    if alone:
         raise BadInput(
-            f"{'a stage with an anchor' if stage.anchor else f'{stage.algorithm}, which {alone},'} is trained by one process so far; "
-            "leave it out (--without), or start the command without 'accelerate launch' or 'torchrun'"
+            f"{stage.algorithm}, which {alone}, is trained by one process so far; leave it out (--without), "
+            "or start the command without 'accelerate launch' or 'torchrun'"
         )
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
