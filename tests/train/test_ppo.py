@@ -205,7 +205,7 @@ def test_an_iteration_goes_through_its_answers_in_passes(made):
     assert sorted(first) == sorted(second) == sorted(algorithm.shown[0][0]["scores_R"].tolist())
     assert first.tolist() != second.tolist()
     for batch in batches:  # what is kept belongs to the row it stands beside: the same weights give the same log-probs again
-        _, logps_RT = source.seen(batch)
+        _, logps_RT = source.seen(source.model, batch)
         torch.testing.assert_close(batch["old_logps_RT"], logps_RT.detach(), atol=1e-4, rtol=0)
     source.batch(range(24, 27))
     assert len(algorithm.shown) == 2

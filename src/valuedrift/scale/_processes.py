@@ -34,6 +34,11 @@ def number() -> int:
     return int(os.environ["RANK"]) if n() > 1 else 0
 
 
+def shards() -> bool:
+    """Return whether the launcher was told to cut weights into shards."""
+    return any(os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true" for kind in ("FSDP", "DEEPSPEED"))
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Let the first process do what stands in the block; the others help it to train and then leave the program.
@@ -117,6 +122,12 @@ def gathered(own: Any) -> list[Any]:
     found: list[Any] = [None] * n()
     torch.distributed.all_gather_object(found, own, group=_group())
     return found
+
+
+def shared(work: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
+    """Return what `work` makes of all items, one of each, in their order; each process does a part."""
+    made = gathered(list(work(items[number() :: n()])))
+    return [made[place % n()][place // n()] for place in range(len(items))]
 
 
 def means(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

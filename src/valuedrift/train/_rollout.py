@@ -7,6 +7,7 @@ value head beside the model, so that a stage that was killed in the middle of an
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from ..plan import Asking, Stage
 from ..sample._engine import Reply, Wanted, decode
 from ..sample._frame import ending, reply_text
 from ..sample._noise import row_words
+from ..scale import _processes
 from . import Batch, Rollout, _batches
 from ._logprobs import answer_outputs, placed
 from ._score import RewardModel
@@ -72,9 +74,9 @@ class Rollouts:
         kept = {name: values[rows, :length] if values.ndim == 2 else values[rows] for name, values in self.kept.items()}
         return _batches.collate([(record, {}) for record in records]) | kept
 
-    def seen(self, batch: Batch) -> tuple[dict[str, Any], Tensor]:
-        """Return the batch with the current weights' values and entropies, and their log-probs, all RxT."""
-        hidden_ND, logits_NV = answer_outputs(self.model, batch)
+    def seen(self, model: Any, batch: Batch) -> tuple[dict[str, Any], Tensor]:
+        """Return the batch with the current weights' values and entropies, and their log-probs, all RxT; `model` may wrap the weights."""
+        hidden_ND, logits_NV = answer_outputs(model, batch)
         logps_N, entropy_N = _logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)
         values_N = self.head(hidden_ND.to(self.head.weight.dtype))[:, 0].float()
         placed_RT = {"values_RT": placed(values_N, batch), "entropy_RT": placed(entropy_N, batch)}
@@ -92,12 +94,15 @@ class Rollouts:
         answers = [Example(prompt.messages, text) for prompt, text in zip(asked, texts, strict=True)]
         batch, reference_RT = self._views(records)
         batch |= {
-            "scores_R": self.rewarder.scores(answers, 2 * self.stage.batch_size),
+            "scores_R": torch.tensor(_processes.shared(self._scores, answers)),
             "ended_R": torch.tensor([reply.ended == "stop" for reply in replies]),
             "before": self.kept,
         }
         self.kept = self.algorithm.prepare(batch, reference_RT)
         self.iteration, self.records = iteration, records
+
+    def _scores(self, answers: Sequence[Example]) -> list[float]:
+        return self.rewarder.scores(answers, 2 * self.stage.batch_size).tolist() if answers else []
 
     def _replies(self, iteration: int, asked: Sequence[_batches.Asked]) -> list[Reply]:
         asking = Asking(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)
@@ -106,7 +111,8 @@ class Rollouts:
         for prompt in asked:
             draw = seen[prompt.ids] = seen.get(prompt.ids, -1) + 1
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
-        return decode(self.inner.eval(), wanted, asking, ending(self.inner, self.tokenizer, "chat"))
+        ends = ending(self.inner, self.tokenizer, "chat")
+        return _processes.shared(lambda part: decode(self.inner.eval(), part, asking, ends), wanted)
 
     @torch.no_grad()
     def _views(self, records: Sequence[_batches.Record]) -> tuple[dict[str, Any], Tensor]:
@@ -114,13 +120,22 @@ class Rollouts:
         whole = _batches.collate([(record, {}) for record in records])
         shape_RT, size = whole["input_ids"].shape, 2 * self.stage.batch_size
         logps_RT, values_RT, reference_RT = (torch.zeros(shape_RT) for _ in range(3))
-        for start in range(0, len(records), size):
+        starts = range(0, len(records), size)
+        views = _processes.shared(functools.partial(self._views_of, records, size), starts)
+        for start, parts in zip(starts, views, strict=True):
+            place = (slice(start, start + size), slice(parts[0].shape[1]))
+            logps_RT[place], values_RT[place], reference_RT[place] = parts
+        return whole | {"old_logps_RT": logps_RT, "old_values_RT": values_RT}, reference_RT
+
+    def _views_of(self, records: Sequence[_batches.Record], size: int, starts: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        """Return log-probs, values and the starting weights' log-probs of the `size` records from each start."""
+        found: list[tuple[Tensor, ...]] = []
+        for start in starts:
             batch = _batches.collate([(record, {}) for record in records[start : start + size]])
             batch = {name: values.to(self.model.device) if isinstance(values, Tensor) else values for name, values in batch.items()}
-            part = (slice(start, start + size), slice(batch["input_ids"].shape[1]))
-            now, now_RT = self.seen(batch)
-            logps_RT[part], values_RT[part], reference_RT[part] = now_RT.cpu(), now["values_RT"].cpu(), self._reference(batch).cpu()
-        return whole | {"old_logps_RT": logps_RT, "old_values_RT": values_RT}, reference_RT
+            now, now_RT = self.seen(self.model, batch)
+            found.append((now_RT.cpu(), now["values_RT"].cpu(), self._reference(batch).cpu()))
+        return found
 
     def _reference(self, batch: Batch) -> Tensor:
         if self.reference is None:

@@ -146,7 +146,7 @@ class StageTrainer(Trainer):
             return batch, _score.scores(model, batch)
         if self.rollouts is not None:
             model.eval()  # no dropout
-            return self.rollouts.seen(batch)
+            return self.rollouts.seen(model, batch)
         return batch, answer_logps(model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -164,7 +164,7 @@ class StageTrainer(Trainer):
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
         with _whole(folder), _start.quiet():
             super()._save_checkpoint(model, trial)
-            if self.rollouts is not None:
+            if self.rollouts is not None and not _processes.number():
                 self.rollouts.save(folder)
         _processes.gathered(None)  # a checkpoint is complete when all have written their parts
         if not _processes.number():
@@ -410,12 +410,13 @@ def check_processes(stage: Stage) -> None:
     if _processes.number():
         raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
     algorithm = registry.algorithm(stage.algorithm)
-    alone = "trains with a loop of its own" if hasattr(algorithm, "run") else "answers prompts" if "rollouts" in algorithm.needs else ""
-    if alone:
+    if hasattr(algorithm, "run"):
         raise BadInput(
-            f"{stage.algorithm}, which {alone}, is trained by one process so far; leave it out (--without), "
+            f"{stage.algorithm}, which trains with a loop of its own, is trained by one process so far; leave it out (--without), "
             "or start the command without 'accelerate launch' or 'torchrun'"
         )
+    if "rollouts" in algorithm.needs and _processes.shards():
+        raise BadInput(f"{stage.algorithm} answers prompts, for which its weights must be whole; leave it out (--without), or use torchrun")
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
 
