@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -49,9 +50,10 @@ def same(one, other):
     return all(torch.equal(values, other.model.state_dict()[name]) for name, values in one.model.state_dict().items())
 
 
-def test_training_is_bit_for_bit_the_same_with_it(base, tmp_path):
+@pytest.mark.parametrize("share", [None, 1e9])
+def test_training_is_bit_for_bit_the_same_with_it(base, tmp_path, share):
     plain, without = trained(base, tmp_path / "plain")
-    watch = valuedrift.ValueDriftCallback(out=tmp_path / "run", schedule=[1, 4], **ASKING)
+    watch = valuedrift.ValueDriftCallback(out=tmp_path / "run", schedule=[1, 4], **ASKING | {"share": share})
     watched, with_it = trained(base, tmp_path / "watched", watch)
     assert watched == plain
     assert same(without, with_it)
@@ -212,3 +214,20 @@ def test_a_resumed_training_goes_on_with_its_looks(base, tmp_path):
     assert second.looks == [0, 2, 4]
     assert json.loads((tmp_path / "run" / "stages.json").read_text())[0]["steps"] == [0, 2, 4]
     assert not math.isnan(second.spent)
+
+
+@pytest.mark.parametrize(("at_least", "share", "n"), [(0.0, 0.05, 6), (1e9, 0.05, 24), (1e9, 1e-12, 6), (0.0, None, 30)])
+def test_the_first_look_gets_the_share_of_what_training_lasts_at_least(tmp_path, monkeypatch, at_least, share, n):
+    watch = valuedrift.ValueDriftCallback(out=tmp_path, share=share, first_seconds=0.4)
+    watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abc" for n in range(10)])
+    asked, clock = [], [0.0]
+    monkeypatch.setattr(watch, "_at_least", lambda *given: at_least)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def look(args, state, n):
+        asked.append(n)
+        clock[0] += 0.09
+
+    monkeypatch.setattr(watch, "_look", look)
+    watch._first(None, State(0, 100))
+    assert asked[-1] == n  # 6, 12, 24 and so on, until half of the time is gone

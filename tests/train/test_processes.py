@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 from valuedrift import flow
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage, load
-from valuedrift.sandbox import build
 from valuedrift.scale import _processes
 from valuedrift.train import _stage
 
@@ -81,15 +80,9 @@ learning_rate = 1e-3
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("together") / "model"
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "ARCHITECTURE", build.ARCHITECTURE | small)
-        patch.setattr(build, "VOCABULARY", 512)
-        folder = build._start(folder)
-    file = folder.parent / "plan.toml"
-    file.write_text(PLAN.format(model=folder))
+def plan(tiny_model, tmp_path_factory):
+    file = tmp_path_factory.mktemp("together") / "plan.toml"
+    file.write_text(PLAN.format(model=tiny_model))
     return file
 
 

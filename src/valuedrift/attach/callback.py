@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import inspect
 import json
+import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ from ..judge._kept import Kept
 from ..measure.profile import profiles
 from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt
 from ..plan import BASE, Asking
-from ..sample._frame import frame_digest
+from ..sample._frame import Frame, frame_digest, framed
 from ..sample.transformers import Backend
 from ..store import Store
 from ..train._schedule import save_steps
@@ -47,9 +48,10 @@ class ValueDriftCallback(TrainerCallback):
     the run folder `out`.
 
     `share` of the training's time is what it may take, measured as it goes: the prompts are cut, evenly over the topics, and looks left out
-    until that holds; None asks everything. The look before the first step comes before any step was timed, and takes `first_seconds` at
-    most. Random numbers, modes and attention of the model are left as they were, so that training goes on as without it. Whatever fails
-    here is said once, and training goes on without it.
+    until that holds; None asks everything. The look before the first step comes before any step was timed: it takes that share of what the
+    training lasts at the very least, `first_seconds` at most, and two prompts of each topic in any case. Random numbers, modes and
+    attention of the model are left as they were, so that training goes on as without it. Whatever fails here is said once, and training
+    goes on without it.
 
     `asking` are further keys of a plan on how to ask: judge, suite, topics, draws, temperature, max_new_tokens, frame, ….
     """
@@ -142,11 +144,29 @@ class ValueDriftCallback(TrainerCallback):
     def _first(self, args: Any, state: Any) -> None:
         """Ask as many prompts as there is time for; how long one takes is known from then on."""
         started, n = time.monotonic(), 0
+        seconds = math.inf if self.share is None else min(self.first_seconds, self.share * self._at_least(args, state))
         together = FEWEST * len({prompt.topic for prompt in self._prompts})
-        while n < len(self._prompts) and (not n or time.monotonic() - started < self.first_seconds / 2):  # the next takes as long again
+        while n < len(self._prompts) and (not n or time.monotonic() - started < seconds / 2):  # the next takes as long again
             n = len(self._prompts) if self.share is None else min(len(self._prompts), 2 * n or together)
             self._look(args, state, n)
         self._each = (time.monotonic() - started) / n
+
+    def _at_least(self, args: Any, state: Any) -> float:
+        """Return seconds that the training takes at the very least, before any step of it was timed.
+
+        A step has two passes and more in it over as many rows, which are hardly shorter than the shortest question.
+        """
+        model, tokenizer = self._live
+        ids = min((framed(tokenizer, prompt.text, cast(Frame, self.asking.frame)) for prompt in self._prompts), key=len)
+        rows_RT = torch.tensor([ids] * args.per_device_train_batch_size, device=model.device)
+        seconds = math.inf
+        for _ in range(3):  # the first is slow
+            started = time.monotonic()
+            half = torch.bfloat16 if args.bf16 else torch.float16
+            with torch.autocast(model.device.type, half, enabled=args.bf16 or args.fp16):
+                model(input_ids=rows_RT, use_cache=False).logits[0, -1, 0].item()  # waits for the device
+            seconds = min(seconds, time.monotonic() - started)
+        return 2 * seconds * args.gradient_accumulation_steps * state.max_steps
 
     def _again(self, args: Any, state: Any, given: Any) -> None:
         started = time.monotonic()
