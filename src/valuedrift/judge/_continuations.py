@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from ..sample._engine import cache_name
+
 Ids = tuple[int, ...]
 
 
@@ -82,7 +84,8 @@ class _Forward:
     def __init__(self, model: Any):
         self.model, self.device = model, model.device
         self.accepted = set(inspect.signature(model.forward).parameters)
-        layers = _layers(DynamicCache(config=model.config)) if "past_key_values" in self.accepted else [None]
+        self.cache_name = cache_name(model)
+        layers = _layers(DynamicCache(config=model.config)) if self.cache_name in self.accepted else [None]
         self.keeps_keys_and_values = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
     def beginning(self, ids: Ids) -> DynamicCache:
@@ -128,7 +131,7 @@ class _Forward:
     def _logps(self, ids_BT: Tensor, mask_BT: Tensor, at_BK: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """Return the log-probs of the vocabulary behind the tokens numbered `at_BK` of the new ones, (rows, K, vocabulary) float32."""
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp_(min=0)[:, -ids_BT.shape[1] :]
-        arguments = {"attention_mask": mask_BT, "position_ids": positions_BT, "past_key_values": cache, "use_cache": cache is not None}
+        arguments = {"attention_mask": mask_BT, "position_ids": positions_BT, self.cache_name: cache, "use_cache": cache is not None}
         arguments = {name: value for name, value in arguments.items() if name in self.accepted}
         rows_B1 = torch.arange(len(ids_BT), device=self.device)[:, None]
         head = self.model.get_output_embeddings()

@@ -225,12 +225,18 @@ def _attend(
 ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
 
 
+def cache_name(model: Any) -> str:
+    """Return what a model calls the keys and values it is given: transformers 5.24 changed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 class _Driven:
     """A model that reads tokens of several rows, packed into a single sequence; the attention alone sees them as rows."""
 
     def __init__(self, model: Any):
         self.model, self.at = model, _At()
         self.accepted = set(inspect.signature(model.forward).parameters)
+        self.cache_name = cache_name(model)
         layers = DynamicCache(config=model.config).layers
         self.layers = [_Slots(self.at, getattr(layer, "sliding_window", None)) for layer in layers]
         self.cache = Cache(layers=list(self.layers))
@@ -252,7 +258,7 @@ class _Driven:
         self.at.to(row_N, place_N, position_N)
         arguments = {"position_ids": position_N[None], "logits_to_keep": keep}
         arguments = {name: value for name, value in arguments.items() if name in self.accepted}
-        logits_NV = self.model(input_ids=ids_N[None], past_key_values=self.cache, use_cache=True, **arguments).logits[0]
+        logits_NV = self.model(input_ids=ids_N[None], use_cache=True, **arguments, **{self.cache_name: self.cache}).logits[0]
         return logits_NV if isinstance(keep, int) or "logits_to_keep" in self.accepted else logits_NV[keep]
 
     def copy(self, source: Tensor, target: Tensor, length: int) -> None:
