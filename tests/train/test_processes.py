@@ -113,14 +113,9 @@ def finished(command, **options):
 
 
 def losses(run):
-    """Return what each stage logged, by algorithm, without what depends on the clock."""
+    """Return what each stage logged at its steps, by algorithm."""
     files = {file.parent.name.split("-")[0]: json.loads(file.read_text()) for file in run.glob("stages/*/losses.json")}
-    return {
-        name: [
-            {key: value for key, value in row.items() if "runtime" not in key and "per_second" not in key} for row in rows if "loss" in row
-        ]
-        for name, rows in files.items()
-    }
+    return {name: [row for row in rows if "loss" in row] for name, rows in files.items()}
 
 
 def same_losses(run, alone):

@@ -84,7 +84,7 @@ class _Forward:
     def __init__(self, model: Any):
         self.model, self.device = model, model.device
         self.accepted = set(inspect.signature(model.forward).parameters)
-        self.cache_name = cache_name(model)
+        self.cache_name = cache_name(self.accepted)
         layers = _layers(DynamicCache(config=model.config)) if self.cache_name in self.accepted else [None]
         self.keeps_keys_and_values = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 

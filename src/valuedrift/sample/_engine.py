@@ -18,7 +18,7 @@ import inspect
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -225,9 +225,9 @@ def _attend(
 ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
 
 
-def cache_name(model: Any) -> str:
-    """Return what a model calls the keys and values it is given: transformers 5.24 changed it."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+def cache_name(accepted: Collection[str]) -> str:
+    """Return what a model that accepts these arguments calls the keys and values it is given: transformers 5.24 changed it."""
+    return "cache" if "cache" in accepted else "past_key_values"
 
 
 class _Driven:
@@ -236,7 +236,7 @@ class _Driven:
     def __init__(self, model: Any):
         self.model, self.at = model, _At()
         self.accepted = set(inspect.signature(model.forward).parameters)
-        self.cache_name = cache_name(model)
+        self.cache_name = cache_name(self.accepted)
         layers = DynamicCache(config=model.config).layers
         self.layers = [_Slots(self.at, getattr(layer, "sliding_window", None)) for layer in layers]
         self.cache = Cache(layers=list(self.layers))

@@ -125,8 +125,13 @@ def gathered(own: Any) -> list[Any]:
 
 
 def shared(work: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
-    """Return what `work` makes of all items, one of each, in their order; each process does a part."""
-    made = gathered(list(work(items[number() :: n()])))
+    """Return what `work` makes of all items, one of each, in their order; each process does a part.
+
+    All are given equally many, some the first item once more: sharded weights need equally many passes.
+    """
+    own = [*items[number() :: n()]]
+    own += [*items[:1]] * (-(-len(items) // n()) - len(own))
+    made = gathered(list(work(own)))
     return [made[place % n()][place // n()] for place in range(len(items))]
 
 

@@ -102,7 +102,7 @@ class Rollouts:
         self.iteration, self.records = iteration, records
 
     def _scores(self, answers: Sequence[Example]) -> list[float]:
-        return self.rewarder.scores(answers, 2 * self.stage.batch_size).tolist() if answers else []
+        return self.rewarder.scores(answers, 2 * self.stage.batch_size).tolist()
 
     def _replies(self, iteration: int, asked: Sequence[_batches.Asked]) -> list[Reply]:
         asking = Asking(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)

@@ -191,23 +191,25 @@ class StageTrainer(Trainer):
     def record_logps(self, records: Sequence[_batches.Record]) -> list[torch.Tensor]:
         """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order.
 
-        The processes share the work; each makes as many passes as the others, which sharded weights need. Raises BadInput where those of
-        the start are no longer at hand.
+        Raises BadInput where those of the start are no longer at hand.
         """
         if self.state.global_step:
             raise BadInput(f"what the starting weights say of the data is gone from 'reference'; delete {self.args.output_dir} to restart")
         size = 2 * self.args.per_device_train_batch_size
         by_length = np.argsort([max(len(row.ids) for row in record) for record in records], kind="stable")
-        starts = range(0, len(records), size)
-        parts = [by_length[start : start + size] for start in starts[_processes.number() :: _processes.n()]]
-        parts += [by_length[:1]] * (-(-len(starts) // _processes.n()) - len(parts))
+        parts = [by_length[start : start + size] for start in range(0, len(records), size)]
+        found = _processes.shared(functools.partial(self._logps_of, records), parts)
+        logps = {int(index): own for part, of_part in zip(parts, found, strict=True) for index, own in zip(part, of_part, strict=True)}
+        return [logps[index] for index in range(len(records))]
+
+    def _logps_of(self, records: Sequence[_batches.Record], parts: Sequence[np.ndarray]) -> list[list[torch.Tensor]]:
+        """Return the log-probs of the records numbered in each part."""
         batches = (_batches.collate([(records[index], {}) for index in part]) for part in parts)
-        logps: dict[int, torch.Tensor] = {}
+        found = []
         for part, (batch, logps_RT) in zip(parts, self._views(batches), strict=True):
             rows = [row_T[mask_T].cpu() for row_T, mask_T in zip(logps_RT, batch["answer_mask_RT"], strict=True)]
-            logps |= {int(index): torch.cat(rows[place :: len(part)]) for place, index in enumerate(part)}
-        known = {index: found for each in _processes.gathered(logps) for index, found in each.items()}
-        return [known[index] for index in range(len(records))]
+            found.append([torch.cat(rows[place :: len(part)]) for place in range(len(part))])
+        return found
 
 
 class Scheduled(TrainerCallback):
