@@ -150,7 +150,7 @@ def test_data_parallel_and_killed_in_the_middle(plan, alone):
 
 def test_in_shards_with_fsdp2(plan, alone):
     out = plan.parent / "shards"
-    finished(fsdp2("-m", "valuedrift", "run", str(plan), "--out", str(out), "--without", "ppo"))
+    finished(fsdp2("-m", "valuedrift", "run", str(plan), "--out", str(out)))
     same_losses(out, alone)
     (adapter,) = out.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")
     whole = load_file(next(alone.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")))
@@ -171,7 +171,6 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
     ("algorithm", "more", "rank", "sentence"),
     [
         ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be shared by 2 processes; make it a multiple of that"),
-        ("ppo", {}, 0, "ppo answers prompts, for which its weights must be whole; leave it out"),
         ("trl:DPOTrainer", {}, 0, "trl:DPOTrainer, which trains with a loop of its own, is trained by one process"),
         ("sft", {}, 1, "processes train together under the command: accelerate launch -m valuedrift run"),
     ],

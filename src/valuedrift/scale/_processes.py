@@ -135,6 +135,30 @@ def shared(work: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any])
     return [made[place % n()][place // n()] for place in range(len(items))]
 
 
+def alike(model: Any) -> Any:
+    """Give a model in all processes the weights that it has in the first, and return it; launchers may have the others read none."""
+    if n() > 1:
+        import torch.distributed
+
+        for tensor in [*model.parameters(), *model.buffers()]:
+            torch.distributed.broadcast(tensor.data, src=0)
+    return model
+
+
+def whole(weights: Tensor) -> Tensor:
+    """Return weights that all processes may hold in shards (FSDP2, DeepSpeed) as they are together; all ask for them at once."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(weights, DTensor):
+        return weights.full_tensor()
+    if hasattr(weights, "ds_id"):
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([weights]):
+            return weights.detach().clone()
+    return weights
+
+
 def means(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Return the mean over all entries of all parts of all processes, by name; a process may have no part."""
     own = {name: (sum(part[name].sum().item() for part in parts), sum(part[name].numel() for part in parts)) for name in (parts or [{}])[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,17 +18,19 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
     return placed(-F.cross_entropy(logits_NV.float(), batch["target_N"], reduction="none"), batch)
 
 
-def answer_outputs(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the last hidden states and the logits at the positions that predict an answer's token, NxD and NxV.
+def answer_outputs(model: Any, batch: Batch, read: Callable[[Tensor], Any] = lambda hidden_ND: None) -> tuple[Any, Tensor]:
+    """Return what `read` makes of the last hidden states at the positions that predict an answer's token, NxD, and the logits, NxV.
 
-    The vocabulary is large against the width, so the output layer is the costly one: it is given the answers' positions alone. They are
-    picked on its way in, which leaves everything a model class does to its logits (scaling, capping) in place.
+    `read` is called within the model's pass: weights of its own may be in shards, which are together there. The vocabulary is large
+    against the width, so the output layer is the costly one: it is given the answers' positions alone. They are picked on its way in,
+    which leaves everything a model class does to its logits (scaling, capping) in place.
     """
-    picked: list[Tensor] = []
+    made: list[Any] = []
 
     def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        picked.append(inputs[0].flatten(0, 1).index_select(0, batch["at_N"]))
-        return (picked[0],)
+        hidden_ND = inputs[0].flatten(0, 1).index_select(0, batch["at_N"])
+        made.append(read(hidden_ND))
+        return (hidden_ND,)
 
     hook = getattr(model, "module", model).get_output_embeddings().register_forward_pre_hook(pick)
     try:
@@ -35,7 +38,7 @@ def answer_outputs(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         logits_NV = model(input_ids=batch["input_ids"], use_cache=False).logits
     finally:
         hook.remove()
-    return picked[0], logits_NV
+    return made[0], logits_NV
 
 
 def placed(values_N: Tensor, batch: Batch) -> Tensor:

@@ -35,20 +35,23 @@ FOR_RESUME = ("rollouts.safetensors", f"{HEAD}.safetensors")
 class Rollouts:
     """The answers of the iteration at hand. `model` gets a value head, which is trained with it and not saved with its weights.
 
-    `asked` are the prompts of the whole stage in the order in which they are answered.
+    `asked` are the prompts of the whole stage in the order in which they are answered. Weights in shards cannot sample: there each
+    process holds them once more, whole, on its `device`.
     """
 
-    def __init__(self, algorithm: Any, stage: Stage, seed: int, asked: Sequence[_batches.Asked], model: Any, tokenizer: Any, reward: str):
+    def __init__(
+        self, algorithm: Any, stage: Stage, seed: int, asked: Sequence[_batches.Asked], model: Any, tokenizer: Any, reward: str, device: Any
+    ):
         self.algorithm, self.settings, self.stage, self.seed = algorithm, cast(Rollout, algorithm.settings), stage, seed
-        self.asked, self.model, self.tokenizer, self.rewarder = asked, model, tokenizer, RewardModel(reward, model.device)
-        self.inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        # An adapter is switched off to see the starting weights; without one they need a model of their own.
-        self.reference = None if isinstance(model, PeftModel) else copy.deepcopy(model).eval().requires_grad_(False)
+        self.asked, self.model, self.tokenizer, self.rewarder = asked, model, tokenizer, RewardModel(reward, device)
         width = model.get_output_embeddings().weight.shape[1]
         self.head = nn.Linear(width, 1, device=model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         model.add_module(HEAD, self.head)
+        self.sampler = _processes.alike(copy.deepcopy(model).to(device)) if _processes.shards() else model
+        # An adapter is switched off to see the starting weights; without one they need a model of their own.
+        self.reference = None if isinstance(model, PeftModel) else copy.deepcopy(self.sampler).eval().requires_grad_(False)
         self.iteration = -1
         self.records: list[_batches.Record] = []
         self.kept: dict[str, Tensor] = {}
@@ -76,15 +79,19 @@ class Rollouts:
 
     def seen(self, model: Any, batch: Batch) -> tuple[dict[str, Any], Tensor]:
         """Return the batch with the current weights' values and entropies, and their log-probs, all RxT; `model` may wrap the weights."""
-        hidden_ND, logits_NV = answer_outputs(model, batch)
+        head = getattr(getattr(model, "module", model), HEAD)
+        values_N, logits_NV = answer_outputs(model, batch, lambda hidden_ND: head(hidden_ND.to(head.weight.dtype))[:, 0].float())
         logps_N, entropy_N = _logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)
-        values_N = self.head(hidden_ND.to(self.head.weight.dtype))[:, 0].float()
         placed_RT = {"values_RT": placed(values_N, batch), "entropy_RT": placed(entropy_N, batch)}
         return {**batch, **placed_RT}, placed(logps_N, batch)
 
     # -- an iteration's answers --------------------------------------------------------------------------------------------
 
     def _sample(self, iteration: int, asked: Sequence[_batches.Asked]) -> None:
+        if self.sampler is not self.model:
+            for own, weights in zip(self.sampler.parameters(), self.model.parameters(), strict=True):
+                if weights.requires_grad:
+                    own.data.copy_(_processes.whole(weights))
         replies = self._replies(iteration, asked)
         records: list[_batches.Record] = [
             (_batches.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
@@ -111,8 +118,9 @@ class Rollouts:
         for prompt in asked:
             draw = seen[prompt.ids] = seen.get(prompt.ids, -1) + 1
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
-        ends = ending(self.inner, self.tokenizer, "chat")
-        return _processes.shared(lambda part: decode(self.inner.eval(), part, asking, ends), wanted)
+        inner = self.sampler.get_base_model() if isinstance(self.sampler, PeftModel) else self.sampler
+        ends = ending(inner, self.tokenizer, "chat")
+        return _processes.shared(lambda part: decode(inner.eval(), part, asking, ends), wanted)
 
     @torch.no_grad()
     def _views(self, records: Sequence[_batches.Record]) -> tuple[dict[str, Any], Tensor]:
@@ -132,23 +140,26 @@ class Rollouts:
         found: list[tuple[Tensor, ...]] = []
         for start in starts:
             batch = _batches.collate([(record, {}) for record in records[start : start + size]])
-            batch = {name: values.to(self.model.device) if isinstance(values, Tensor) else values for name, values in batch.items()}
-            now, now_RT = self.seen(self.model, batch)
+            batch = {name: values.to(self.sampler.device) if isinstance(values, Tensor) else values for name, values in batch.items()}
+            now, now_RT = self.seen(self.sampler, batch)
             found.append((now_RT.cpu(), now["values_RT"].cpu(), self._reference(batch).cpu()))
         return found
 
     def _reference(self, batch: Batch) -> Tensor:
         if self.reference is None:
-            with self.model.disable_adapter():
-                _, logits_NV = answer_outputs(self.model, batch)
+            with self.sampler.disable_adapter():
+                _, logits_NV = answer_outputs(self.sampler, batch)
         else:
-            _, logits_NV = answer_outputs(self.reference.to(self.model.device), batch)
+            _, logits_NV = answer_outputs(self.reference.to(self.sampler.device), batch)
         return placed(_logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)[0], batch)
 
     # -- resume ------------------------------------------------------------------------------------------------------------
 
     def save(self, checkpoint: Path) -> None:
-        """Write what only a resume needs into a checkpoint: the value head, and the answers of the iteration."""
+        """Write what only a resume needs into a checkpoint: the value head, and the answers of the iteration. All processes call it."""
+        head = {name: _processes.whole(weights).detach().cpu() for name, weights in self.head.named_parameters()}
+        if _processes.number():
+            return
         rows = [row for record in self.records for row in record]
         tensors = {
             "iteration": torch.tensor(self.iteration),
@@ -157,10 +168,10 @@ class Rollouts:
             "n_prompt": torch.tensor([row.n_prompt for row in rows]),
         }
         save_file(tensors | {f"kept.{name}": values.contiguous() for name, values in self.kept.items()}, checkpoint / FOR_RESUME[0])
-        save_file({name: values.detach().cpu() for name, values in self.head.state_dict().items()}, checkpoint / FOR_RESUME[1])
+        save_file(head, checkpoint / FOR_RESUME[1])
 
     def load(self, checkpoint: Path) -> None:
-        """Take up what `save` wrote."""
+        """Take up what `save` wrote, before weights are brought into shards."""
         tensors = load_file(checkpoint / FOR_RESUME[0])
         self.iteration = int(tensors["iteration"])
         ids = tensors["ids"].split(tensors["n_ids"].tolist())

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ..nouns import BadInput, Example
+from ..scale import _processes
 from . import Batch, _batches, _start
 
 
@@ -29,7 +30,7 @@ class RewardModel:
 
     def __init__(self, path: str, device: Any):
         self.path = path
-        self.model = _load(path).to(device).eval().requires_grad_(False)
+        self.model = _processes.alike(_load(path).to(device).eval().requires_grad_(False))
         self.tokenizer = _start.load_tokenizer(path, chat=True)
 
     def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:

@@ -161,25 +161,16 @@ class StageTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with _whole(folder), _start.quiet():
+        with _saving(self) as folder:
             super()._save_checkpoint(model, trial)
-            if self.rollouts is not None and not _processes.number():
+            if self.rollouts is not None:
                 self.rollouts.save(folder)
-        _processes.gathered(None)  # a checkpoint is complete when all have written their parts
-        if not _processes.number():
-            _check_saved(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is no part of the model that is saved
-            weights = cast(Any, self.model).state_dict()
+            weights = cast(Any, self.model).state_dict() if state_dict is None else state_dict
             state_dict = {name: values for name, values in weights.items() if not name.startswith(f"{_rollout.HEAD}.")}
         super()._save(output_dir, state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.rollouts is not None:
-            self.rollouts.load(Path(resume_from_checkpoint))
 
     @functools.cached_property
     def reference(self) -> _reference.Reference:
@@ -306,21 +297,29 @@ def _train(
             processing_class=tokenizer,
             callbacks=[Scheduled(steps, seconds)],
         )
-        fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-        if fsdp is not None and fsdp.activation_checkpointing:
-            # FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
-            fsdp.activation_checkpointing = False
-            cast(Any, trainer.model).activation_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_activations(trainer)
         if anchored:
             n_places = total * stage.batch_size * stage.accumulate
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
         if "rollouts" in algorithm.needs:
             asked = [records[index] for index in order]
-            trainer.rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, trainer.model, tokenizer, reward_path)
+            trainer.rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, model, tokenizer, reward_path, trainer.args.device)
+            if newest:
+                trainer.rollouts.load(out / f"checkpoint-{newest}")
         trainer.train_dataset = _dataset(trainer, stage, records, order)
         torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, dropped
+
+
+def _checkpoint_activations(trainer: Trainer) -> None:
+    """Let a trainer's model save activations in its own way where FSDP was told to: FSDP's gives the layers other names, under which
+    adapters are saved empty.
+    """
+    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if fsdp is not None and fsdp.activation_checkpointing:
+        fsdp.activation_checkpointing = False
+        cast(Any, trainer.model).activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
@@ -417,8 +416,6 @@ def check_processes(stage: Stage) -> None:
             f"{stage.algorithm}, which trains with a loop of its own, is trained by one process so far; leave it out (--without), "
             "or start the command without 'accelerate launch' or 'torchrun'"
         )
-    if "rollouts" in algorithm.needs and _processes.shards():
-        raise BadInput(f"{stage.algorithm} answers prompts, for which its weights must be whole; leave it out (--without), or use torchrun")
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
 
@@ -477,6 +474,17 @@ def _check_saved(checkpoint: Path) -> None:
 def _clear(checkpoint: Path) -> None:
     for path in (path for name in FOR_RESUME for path in checkpoint.glob(name)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def _saving(trainer: Trainer) -> Iterator[Path]:
+    """Have all processes write their parts of the trainer's checkpoint in the block; it is complete behind it. Yields its folder."""
+    folder = Path(trainer.args.output_dir or "") / f"checkpoint-{trainer.state.global_step}"
+    with _whole(folder), _start.quiet():
+        yield folder
+    _processes.gathered(None)
+    if not _processes.number():
+        _check_saved(folder)
 
 
 @contextlib.contextmanager
