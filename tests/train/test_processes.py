@@ -171,6 +171,7 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
     ("algorithm", "more", "rank", "sentence"),
     [
         ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be shared by 2 processes; make it a multiple of that"),
+        ("ppo", {}, 0, "ppo is not trained under DeepSpeed so far; leave it out"),
         ("trl:DPOTrainer", {}, 0, "trl:DPOTrainer, which trains with a loop of its own, is trained by one process"),
         ("sft", {}, 1, "processes train together under the command: accelerate launch -m valuedrift run"),
     ],
@@ -181,7 +182,7 @@ def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, se
         "MASTER_ADDR": "127.0.0.1",
         "LOCAL_RANK": "0",
         "RANK": str(rank),
-        "ACCELERATE_USE_FSDP": "true",
+        "ACCELERATE_USE_DEEPSPEED": "true",
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=sentence):

@@ -146,16 +146,11 @@ def alike(model: Any) -> Any:
 
 
 def whole(weights: Tensor) -> Tensor:
-    """Return weights that all processes may hold in shards (FSDP2, DeepSpeed) as they are together; all ask for them at once."""
+    """Return weights that all processes may hold in shards (FSDP2) as they are together; all ask for them at once."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(weights, DTensor):
         return weights.full_tensor()
-    if hasattr(weights, "ds_id"):
-        from deepspeed.zero import GatheredParameters
-
-        with GatheredParameters([weights]):
-            return weights.detach().clone()
     return weights
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import functools
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -416,6 +417,8 @@ def check_processes(stage: Stage) -> None:
             f"{stage.algorithm}, which trains with a loop of its own, is trained by one process so far; leave it out (--without), "
             "or start the command without 'accelerate launch' or 'torchrun'"
         )
+    if "rollouts" in algorithm.needs and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise BadInput(f"{stage.algorithm} is not trained under DeepSpeed so far; leave it out (--without), or use FSDP2 or torchrun")
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
 
