@@ -181,7 +181,7 @@ def rollouts(made, algorithm=None, n=36, **keys):
     words = _start.load_tokenizer(made[0], chat=True)
     asked, _ = _batches.prompted(words, tiny.pairs(n), 99)
     model = _start.load_model(made[0], what, words)
-    return _rollout.Rollouts(algorithm or ppo.Algorithm(what.own()), what, 5, asked, model, words, made[1])
+    return _rollout.Rollouts(algorithm or ppo.Algorithm(what.own()), what, 5, asked, model, words, made[1], "cpu")
 
 
 class Kept:
