@@ -189,6 +189,15 @@ def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, se
         _stage.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
 
 
+def test_ppo_is_refused_under_the_first_fsdp(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match="ppo is not trained under FSDP1 so far"):
+        _stage.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    _stage.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
+
+
 @pytest.mark.parametrize(("n", "size", "n_places"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])
 def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch, n, size, n_places):
     seen, batches = [], set()

@@ -34,9 +34,12 @@ def number() -> int:
     return int(os.environ["RANK"]) if n() > 1 else 0
 
 
-def shards() -> bool:
-    """Return whether the launcher was told to cut weights into shards."""
-    return any(os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true" for kind in ("FSDP", "DEEPSPEED"))
+def shards() -> str:
+    """Return by what the launcher was told to cut weights into shards: DeepSpeed, FSDP1 or FSDP2; empty where it was not."""
+    for kind, name in {"DEEPSPEED": "DeepSpeed", "FSDP": f"FSDP{os.environ.get('FSDP_VERSION', '1')}"}.items():
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true":
+            return name
+    return ""
 
 
 @contextlib.contextmanager

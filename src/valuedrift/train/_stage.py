@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import functools
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -162,10 +161,14 @@ class StageTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with _saving(self) as folder:
+        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
+        with _whole(folder), _start.quiet():
             super()._save_checkpoint(model, trial)
             if self.rollouts is not None:
                 self.rollouts.save(folder)
+        _processes.gathered(None)  # a checkpoint is complete when all have written their parts
+        if not _processes.number():
+            _check_saved(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is no part of the model that is saved
@@ -298,7 +301,11 @@ def _train(
             processing_class=tokenizer,
             callbacks=[Scheduled(steps, seconds)],
         )
-        _checkpoint_activations(trainer)
+        fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+        if fsdp is not None and fsdp.activation_checkpointing:
+            # FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
+            fsdp.activation_checkpointing = False
+            cast(Any, trainer.model).activation_checkpointing_enable({"use_reentrant": False})
         if anchored:
             n_places = total * stage.batch_size * stage.accumulate
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
@@ -311,16 +318,6 @@ def _train(
         torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, dropped
-
-
-def _checkpoint_activations(trainer: Trainer) -> None:
-    """Let a trainer's model save activations in its own way where FSDP was told to: FSDP's gives the layers other names, under which
-    adapters are saved empty.
-    """
-    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    if fsdp is not None and fsdp.activation_checkpointing:
-        fsdp.activation_checkpointing = False
-        cast(Any, trainer.model).activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
@@ -417,8 +414,10 @@ def check_processes(stage: Stage) -> None:
             f"{stage.algorithm}, which trains with a loop of its own, is trained by one process so far; leave it out (--without), "
             "or start the command without 'accelerate launch' or 'torchrun'"
         )
-    if "rollouts" in algorithm.needs and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise BadInput(f"{stage.algorithm} is not trained under DeepSpeed so far; leave it out (--without), or use FSDP2 or torchrun")
+    if "rollouts" in algorithm.needs and _processes.shards() not in ("", "FSDP2"):
+        raise BadInput(
+            f"{stage.algorithm} is not trained under {_processes.shards()} so far; leave it out (--without), or use FSDP2 or torchrun"
+        )
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")
 
@@ -477,17 +476,6 @@ def _check_saved(checkpoint: Path) -> None:
 def _clear(checkpoint: Path) -> None:
     for path in (path for name in FOR_RESUME for path in checkpoint.glob(name)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextlib.contextmanager
-def _saving(trainer: Trainer) -> Iterator[Path]:
-    """Have all processes write their parts of the trainer's checkpoint in the block; it is complete behind it. Yields its folder."""
-    folder = Path(trainer.args.output_dir or "") / f"checkpoint-{trainer.state.global_step}"
-    with _whole(folder), _start.quiet():
-        yield folder
-    _processes.gathered(None)
-    if not _processes.number():
-        _check_saved(folder)
 
 
 @contextlib.contextmanager
