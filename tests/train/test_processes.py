@@ -190,7 +190,8 @@ def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, se
 
 
 def test_ppo_is_refused_under_the_first_fsdp(monkeypatch):
-    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0", "ACCELERATE_USE_FSDP": "true"}.items():
+    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0", "ACCELERATE_USE_FSDP": "true"}
+    for name, value in launched.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match="ppo is not trained under FSDP1 so far"):
         _stage.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
