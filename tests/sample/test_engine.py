@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 
 from valuedrift.nouns import Checkpoint, Prompt
@@ -127,6 +128,22 @@ def test_threads_share_the_rows(case, monkeypatch):
         assert model.config._attn_implementation != _engine._NAME
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_attention_that_plans_anew_for_every_shape_is_left_out(model, monkeypatch):
+    allowed, attend = [], F.scaled_dot_product_attention
+
+    def watched(*given, **more):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*given, **more)
+
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    decoder = Decoder(model[0])
+    monkeypatch.setattr(_engine.F, "scaled_dot_product_attention", watched)
+    list(decoder.decode([Wanted((5, 6), row_words(0, "x", 0))], Asking(max_new_tokens=3), Ending(frozenset())))
+    assert allowed
+    assert not any(allowed)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 def test_a_decoder_serves_again_after_its_weights_changed(folders):

@@ -124,6 +124,8 @@ def same_losses(run, alone):
     for name in found:
         rows = expected[name]
         assert [list(row) for row in found[name]] == [list(row) for row in rows]
+        # Before the first step both answers stand at 0, and rounding alone says which is above.
+        found[name][0].pop("reward_accuracy", None), rows[0].pop("reward_accuracy", None)
         for mine, row in zip(found[name], rows, strict=True):
             assert mine == pytest.approx(row, rel=2e-4, abs=2e-5), (name, row["epoch"])
 

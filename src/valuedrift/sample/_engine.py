@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -166,7 +167,7 @@ class _At:
         """Set what the next pass reads."""
         self.row_N, self.place_N, self.position_N = row_N, place_N, position_N
         self.length = int(position_N.max()) + 1
-        self.masks: dict[tuple[int, int | None], Tensor] = {}
+        self.masks: dict[tuple[int, int | None, int], Tensor] = {}
         first, last, size = int(row_N[0]), int(row_N[-1]), _BAND if row_N.device.type == "cpu" else len(row_N)
         starts = list(range(first, last + 1, size))
         bounds = [*torch.searchsorted(row_N, torch.tensor(starts, device=row_N.device)).tolist(), len(row_N)]
@@ -175,16 +176,17 @@ class _At:
             width, length = int(place_N[tokens].max()) + 1, int(position_N[tokens].max()) + 1
             self.bands.append(_Band(start, min(size, last + 1 - start), tokens, width, length))
 
-    def mask(self, band: _Band, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return what is added to scores: 0 where a query may look, else -inf, shape (R, 1, W, L)."""
-        if (band.first, window) not in self.masks:
+    def mask(self, band: _Band, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
+        """Return what is added to scores: 0 where a query may look, else -inf, shape (R, 1, groups * W, L)."""
+        key = (band.first, window, groups)
+        if key not in self.masks:
             position_N = self.position_N[band.tokens]
             position_RW = self.padded(position_N, band)
             behind_RWL = position_RW[..., None] - torch.arange(band.length, device=position_RW.device)
             hidden_RWL = (behind_RWL < 0) if window is None else (behind_RWL < 0) | (behind_RWL >= window)
             mask_RWL = torch.zeros(hidden_RWL.shape, dtype=dtype, device=position_RW.device).masked_fill_(hidden_RWL, -torch.inf)
-            self.masks[band.first, window] = mask_RWL[:, None]
-        return self.masks[band.first, window]
+            self.masks[key] = mask_RWL[:, None].repeat(1, 1, groups, 1)
+        return self.masks[key]
 
     def padded(self, values_n: Tensor, band: _Band) -> Tensor:
         """Return the values of a band's tokens by row and place, shape (R, W, …); 0 where a row reads less."""
@@ -213,7 +215,7 @@ def _attend(
         # The heads that share keys become places of one query: nothing is repeated
         query_RWKGD = at.padded(query_NHD[band.tokens], band).unflatten(2, (-1, groups))
         keys_RHLD, values_RHLD = (x[band.first : band.first + band.rows, : band.length].transpose(1, 2) for x in (key, value))
-        mask = at.mask(band, window, query.dtype).repeat(1, 1, groups, 1)
+        mask = at.mask(band, window, groups, query.dtype)
         grouped = query_RWKGD.permute(0, 2, 3, 1, 4).flatten(2, 3)
         out_RKGWD = F.scaled_dot_product_attention(grouped, keys_RHLD, values_RHLD, attn_mask=mask, scale=scaling).unflatten(
             2, (groups, -1)
@@ -328,11 +330,16 @@ class Decoder:
 
 @contextlib.contextmanager
 def _driving(model: Any) -> Iterator[None]:
-    """Let a model's attention see packed rows."""
+    """Let a model's attention see packed rows.
+
+    cuDNN's attention is left out: it plans anew for every shape, and nearly every pass has another. On an H200 this took 1.7 ms a call,
+    more than half of a pass.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
     try:
-        yield
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
     finally:
         model.set_attn_implementation(before)
 

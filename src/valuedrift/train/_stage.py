@@ -305,7 +305,9 @@ def _train(
         if fsdp is not None and fsdp.activation_checkpointing:
             # FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
             fsdp.activation_checkpointing = False
-            cast(Any, trainer.model).activation_checkpointing_enable({"use_reentrant": False})
+            trained: Any = trainer.model
+            enable = getattr(trained, "activation_checkpointing_enable", None) or trained.gradient_checkpointing_enable  # before 5.24
+            enable({"use_reentrant": False})
         if anchored:
             n_places = total * stage.batch_size * stage.accumulate
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
