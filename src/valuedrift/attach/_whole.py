@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from .. import progress
 from ..nouns import BadInput, digest
 from ..sample._load import TOKENIZER_FILES, WEIGHTS, base_of, first_sentence, local_folder
 
 SETTINGS = "config.json"
 ADAPTER = "adapter_config.json"
+INDEX = "model.safetensors.index.json"
 BESIDE = ("generation_config.json", "chat_template.jinja")
 SHARDS = "pytorch_model_fsdp_0"
 """Where accelerate, and the Trainer through it, puts the shards of a model under FSDP."""
@@ -37,11 +40,11 @@ def whole(folder: Path, base: str | None, made: Path) -> Path:
     """Return a checkpoint that can be loaded: the folder itself, or one in `made` that links to it and holds what it lacks.
 
     Settings and tokenizer are lent by the folder around it (where a trainer saves the final model), else by `base`. An adapter whose base
-    is no longer where it says belongs to `base`. Where an adapter stands beside whole weights, those hold it already (torchtune). Raises
-    BadInput where nothing helps, for DeepSpeed shards with the command that converts them.
+    is no longer where it says belongs to `base`. Where an adapter stands beside whole weights, those hold it already (torchtune), unless
+    their names keep the two apart (axolotl). Raises BadInput where nothing helps, for DeepSpeed shards with the command that converts them.
     """
     lenders = [folder.parent, *([local_folder(base)] if base else [])]
-    has_weights = any((folder / name).exists() for name in WEIGHTS)
+    has_weights = any((folder / name).exists() for name in WEIGHTS) and not ((folder / ADAPTER).exists() and _apart(folder))
     if not has_weights and (folder / ADAPTER).exists():
         return _rebased(folder, base, made)
     shards = None if has_weights else _shards(folder)
@@ -60,6 +63,19 @@ def whole(folder: Path, base: str | None, made: Path) -> Path:
             raise BadInput(f"{folder} has no {what}, nor has {folder.parent}; name the model it was trained from with --base")
         lent |= {name: lender / name for name in (*names, *BESIDE) if (lender / name).exists() and not (folder / name).exists()}
     return _assembled(folder, lent | _files(folder, "adapter_"), shards, made, {})
+
+
+def _apart(folder: Path) -> bool:
+    """Tell whether weights hold an adapter that is not merged into them, as in axolotl's final model after a DPO of an adapter."""
+    try:
+        if (folder / INDEX).exists():
+            names = list(json.loads((folder / INDEX).read_text())["weight_map"])
+        else:
+            with safe_open(folder / "model.safetensors", framework="pt") as tensors:
+                names = list(tensors.keys())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # what is damaged is refused where it is loaded
+        return False
+    return any(".base_layer." in name for name in names)
 
 
 def _rebased(folder: Path, base: str | None, made: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from ..nouns import BadInput
 from ..plan import BASE
 from ..sample._load import API
-from ._whole import is_checkpoint, trained_steps, whole
+from ._whole import ADAPTER, is_checkpoint, trained_steps, whole
 
 COUNTED = (r"step[-_]?(\d+)", r"checkpoint[-_]?(\d+)", r"iter(?:ation)?[-_]?(\d+)", r"epoch[-_]?(\d+)", r"(\d+)$")
 """How names tell the step, the surest way first: "stage1-step1000-tokens5B" ends in a number of something else."""
@@ -44,7 +44,8 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
     names; or a stage each where the names tell the methods (…-SFT, …-DPO). `base` is step 0 of the first stage, and lends what checkpoints
     lack; a later stage starts from the last checkpoint of the one before.
 
-    Checkpoints that cannot be loaded as they stand (no settings or tokenizer beside the weights, FSDP shards) are completed in `made`.
+    Checkpoints that cannot be loaded as they stand (no settings or tokenizer beside the weights, FSDP shards) are completed in `made`. In
+    a later stage the whole model that the one before ended in stands for `base`: a DPO of an adapter starts from a whole SFT model.
     Raises BadInput for what is missing, empty, or cannot be completed.
     """
     stages: list[Found] = []
@@ -61,7 +62,11 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
                 start, row = row[0].steps[0][1], row[1:]
             stages, single = [*stages, *row], []
         stages += gathered
-    return [_completed(stage, base, made) for stage in _chained(stages, start)]
+    completed: list[Found] = []
+    for stage in _chained(stages, start):
+        completed.append(_completed(stage, base, made))
+        base = _ending(completed[-1]) or base
+    return completed
 
 
 def step_of(name: str) -> tuple[int, int] | None:
@@ -218,6 +223,12 @@ def _chained(stages: list[Found], base: str | None) -> list[Found]:
             raise BadInput(f"{steps[0][1]} is step 0 of its stage already; leave out --base")
         chained.append(Found(name, steps, stage.counted))
     return chained
+
+
+def _ending(stage: Found) -> str | None:
+    """Return the folder of the whole model that a stage ends in; None where that is an adapter, which others lend to, or not a folder."""
+    path = stage.steps[-1][1]
+    return path if os.path.isdir(path) and not os.path.exists(os.path.join(path, ADAPTER)) else None
 
 
 def _completed(stage: Found, base: str | None, made: Path | None) -> Found:
