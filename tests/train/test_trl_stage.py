@@ -137,11 +137,11 @@ def test_killed_ends_with_the_same_bytes(tmp_path):
     for variant in VARIANTS:
         out = tmp_path / "killed" / variant
         assert sorted(path.parent.name for path in out.glob("checkpoint-*/complete.json")) == ["checkpoint-1", "checkpoint-3"]
-        assert (out / "checkpoint-3" / "generated.pt").exists() == (variant == "GRPOTrainer")
+        assert (out / "checkpoint-3" / "generated-0.pt").exists() == (variant == "GRPOTrainer")
         seen = []
         assert run(variant, tmp_path, out, lambda step, total, loss, seen=seen: seen.append((step, total))) == [1, 3, 5, 6]
         assert seen == [(4, 6), (5, 6), (6, 6)]
-        assert not [*out.glob("checkpoint-*/generated.pt"), *out.glob("checkpoint-*/optimizer.pt")]
+        assert not [*out.glob("checkpoint-*/generated-*.pt"), *out.glob("checkpoint-*/optimizer.pt")]
         run(variant, tmp_path, tmp_path / "whole" / variant)
         assert len(checks.left(out)) == 5
         assert checks.left(out) == checks.left(tmp_path / "whole" / variant)

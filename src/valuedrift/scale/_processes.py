@@ -42,6 +42,11 @@ def shards() -> str:
     return ""
 
 
+def checkpoints() -> bool:
+    """Tell whether the launcher was told to have FSDP keep no activations of layers and compute them twice."""
+    return shards().startswith("FSDP") and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true"
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Let the first process do what stands in the block; the others help it to train and then leave the program.
@@ -185,6 +190,11 @@ class Places:
         """Return how many records of a batch are this process's."""
         start = (batch * n() + number()) * self.size
         return max(0, min(self.n_places - start, self.size))
+
+    def weight(self, batch: int) -> float:
+        """Return what the mean over this process's share of a batch counts for among those of all: 1 where shares are equal."""
+        start = batch * n() * self.size
+        return n() * self.share(batch) / min(self.n_places - start, n() * self.size)
 
     def of(self, batch: int) -> list[int]:
         """Return the places of a batch."""

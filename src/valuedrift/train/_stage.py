@@ -166,9 +166,7 @@ class StageTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.rollouts is not None:
                 self.rollouts.save(folder)
-        _processes.gathered(None)  # a checkpoint is complete when all have written their parts
-        if not _processes.number():
-            _check_saved(folder)
+        saved(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is no part of the model that is saved
@@ -301,13 +299,7 @@ def _train(
             processing_class=tokenizer,
             callbacks=[Scheduled(steps, seconds)],
         )
-        fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-        if fsdp is not None and fsdp.activation_checkpointing:
-            # FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
-            fsdp.activation_checkpointing = False
-            trained: Any = trainer.model
-            enable = getattr(trained, "activation_checkpointing_enable", None) or trained.gradient_checkpointing_enable  # before 5.24
-            enable({"use_reentrant": False})
+        checkpointing(trainer)
         if anchored:
             n_places = total * stage.batch_size * stage.accumulate
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
@@ -320,6 +312,20 @@ def _train(
         torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, dropped
+
+
+def checkpointing(trainer: Any) -> None:
+    """Have the model compute its activations twice where the launcher was told to have FSDP do so.
+
+    FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
+    """
+    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if fsdp is not None and fsdp.activation_checkpointing:
+        fsdp.activation_checkpointing = False
+        enable = (
+            getattr(trainer.model, "activation_checkpointing_enable", None) or trainer.model.gradient_checkpointing_enable
+        )  # before 5.24
+        enable({"use_reentrant": False})
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
@@ -411,11 +417,6 @@ def check_processes(stage: Stage) -> None:
     if _processes.number():
         raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
     algorithm = registry.algorithm(stage.algorithm)
-    if hasattr(algorithm, "run"):
-        raise BadInput(
-            f"{stage.algorithm}, which trains with a loop of its own, is trained by one process so far; leave it out (--without), "
-            "or start the command without 'accelerate launch' or 'torchrun'"
-        )
     if "rollouts" in algorithm.needs and _processes.shards() not in ("", "FSDP2"):
         raise BadInput(
             f"{stage.algorithm} is not trained under {_processes.shards()} so far; leave it out (--without), or use FSDP2 or torchrun"
@@ -461,6 +462,13 @@ def _newest(out: Path) -> int:
         if not (folder / "complete.json").exists():
             shutil.rmtree(folder)
     return complete[-1] if complete else 0
+
+
+def saved(checkpoint: Path) -> None:
+    """Wait until all processes have written their parts of a checkpoint, and see that it holds weights."""
+    _processes.gathered(None)
+    if not _processes.number():
+        _check_saved(checkpoint)
 
 
 def _check_saved(checkpoint: Path) -> None:

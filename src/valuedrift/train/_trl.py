@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import math
@@ -16,12 +17,14 @@ from typing import Any
 import datasets
 import torch
 from peft import LoraConfig
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, set_seed
 
 from .. import registry
 from ..nouns import BadInput, Example, Pair, Stopped
 from ..plan import Lora, Stage
 from ..progress import quiet
+from ..scale import _processes
 from ..store import Store
 from . import _batches, _schedule, _stage, _start
 from ._score import RewardModel
@@ -31,12 +34,12 @@ Rows = list[dict[str, Any]]
 FROM_STAGE = (
     *("output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type"),
     *("warmup_steps", "weight_decay", "max_grad_norm", "bf16", "seed", "data_seed", "train_sampling_strategy", "dataloader_pin_memory"),
-    *("save_strategy", "logging_steps", "logging_nan_inf_filter", "report_to", "disable_tqdm"),
+    *("save_strategy", "logging_steps", "logging_nan_inf_filter", "report_to", "disable_tqdm", "use_cpu", "ddp_find_unused_parameters"),
 )
 """What our own loop says to its trainer, and is said to TRL's in the same words."""
 
-GENERATED = "generated.pt"
-"""The sampled answers that a checkpoint stands in the middle of."""
+GENERATED = "generated-*.pt"
+"""The sampled answers that a checkpoint stands in the middle of, those of each process."""
 
 
 class InStage(Trainer):
@@ -70,7 +73,8 @@ class InStage(Trainer):
         with _stage._whole(folder), quiet():
             super()._save_checkpoint(model, trial)
             if self._amid_answers():
-                torch.save(self._buffered_inputs, folder / GENERATED)
+                torch.save(self._buffered_inputs, folder / _own_answers())
+        _stage.saved(folder)
 
     def _amid_answers(self) -> bool:
         """Tell whether sampled answers are left that the next step learns from."""
@@ -86,8 +90,60 @@ class InStage(Trainer):
         state = Store(folder).read_json("trainer_state.json")
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
-        if (folder / GENERATED).exists():
-            self._buffered_inputs = torch.load(folder / GENERATED, map_location=self.args.device, weights_only=True)
+        if (folder / _own_answers()).exists():
+            self._buffered_inputs = torch.load(folder / _own_answers(), map_location=self.args.device, weights_only=True)
+
+
+class Shared(InStage):
+    """Gives each process its share of each batch, so that several have the losses of one, where a trainer learns from given records.
+
+    Trainers that sample answers share their prompts out by themselves.
+    """
+
+    @functools.cached_property
+    def places(self) -> _processes.Places:
+        """Which rows this process learns from, batch by batch."""
+        return _processes.Places(len(self.train_dataset), self.args.per_device_train_batch_size)  # type: ignore[arg-type]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this process's batches: accelerate would see some rows twice where they do not come out even."""
+        rows = self._remove_unused_columns(self.train_dataset, description="training")
+        pin = self.args.dataloader_pin_memory
+        return DataLoader(rows, batch_sampler=self.places, collate_fn=self.data_collator, pin_memory=pin)
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
+        """Return the batches of an optimiser step; TRL averages over tokens where a count of them is returned too, else over rows."""
+        batches, count = super().get_batch_samples(*arguments)
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        self.counts_tokens, self.coming = count is not None, list(range(first, first + len(batches)))[::-1]
+        if self.counts_tokens:
+            for number, batch in zip(self.coming[::-1], batches, strict=True):
+                if not self.places.share(number):
+                    batch["labels"].fill_(-100)
+            count = self._get_num_items_in_batch(batches, self.args.device)
+        return batches, count
+
+    def compute_loss(self, *given: Any, **named: Any) -> Any:
+        """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
+        number = self.coming.pop()
+        gather, weight = self.accelerator.gather, self.places.weight(number)
+        if weight != 1:
+            self.accelerator.gather = functools.partial(_gathered, self.places.share(number))
+        try:
+            loss: Any = super().compute_loss(*given, **named)
+        finally:
+            self.accelerator.gather = gather
+        return loss if self.counts_tokens else loss * weight
+
+
+def _gathered(share: int, values: torch.Tensor) -> torch.Tensor:
+    """Return the figures of all processes with rows in a batch, whose shares differ: accelerate gathers equal shapes only."""
+    parts = [part for part in _processes.gathered(values.detach().cpu() if share else None) if part is not None]
+    return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in parts]).to(values.device)
+
+
+def _own_answers() -> str:
+    return GENERATED.replace("*", str(_processes.number()))
 
 
 class Saved(_stage.Scheduled):
@@ -95,6 +151,8 @@ class Saved(_stage.Scheduled):
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         super().on_save(args, state, control, **more)
+        if _processes.number():
+            return
         for answers in Path(args.output_dir).glob(f"checkpoint-*/{GENERATED}"):
             if answers.parent.name != f"checkpoint-{state.global_step}":
                 answers.unlink()
@@ -118,21 +176,21 @@ def train(
     classes: tuple[Any, Any],
     rewards: Sequence[Reward],
     progress: _stage.Progress | None,
-) -> dict[str, Any]:
-    """Train a stage, from its newest checkpoint where there is one, and return what done.json says of it."""
+) -> tuple[list[int], int, int]:
+    """Train a stage, from its newest checkpoint where there is one; return the steps saved, all steps, and the records dropped."""
     out = store.root
-    start = _local(_start.merged(model_path, out))
+    start = _processes.first(lambda: _local(_start.merged(model_path, out)))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     settings = config(stage, seed, out, 1, algorithm, classes[1])
     kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
     n_seen, total = course(stage, settings, len(kept))
     steps = _schedule.save_steps(stage.save_at, total)
-    newest = _stage._newest(out)
+    newest = _processes.first(lambda: _stage._newest(out))
     if newest < total:
         seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
         size = stage.batch_size * stage.accumulate
         order = _schedule.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
-        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size)
+        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // _processes.n())
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
             args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[Saved(steps, seconds)]
         )
@@ -141,9 +199,12 @@ def train(
             raise BadInput(f"{stage.algorithm} left out {lost} of {len(rows)} rows, which are too long for it; raise max_length")
         trainer.progress = progress
         trainer.remove_callback(PrinterCallback)
+        _stage.checkpointing(trainer)
+        if _processes.number():
+            torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
         with _unwarned():
             trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
-    return _stage._finish(store, steps, total, len(data) - len(kept))
+    return steps, total, len(data) - len(kept)
 
 
 def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
@@ -155,13 +216,17 @@ def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind:
     if "shuffle_dataset" in kind.__dataclass_fields__:
         options["shuffle_dataset"] = False
     if algorithm.trainer == "KTOTrainer":
-        options["per_device_train_batch_size"] = 2 * stage.batch_size
+        options["per_device_train_batch_size"] *= 2
     own = algorithm.settings.model_dump(exclude_unset=True, exclude={"reward"})
+    if _processes.checkpoints():  # both at once are refused; `_stage.checkpointing` has the model do it
+        own["gradient_checkpointing"] = False
     try:
         with _unwarned():
-            return kind(**options, **own)
+            made = kind(**options, **own)
     except (ValueError, NotImplementedError) as error:
         raise BadInput(f"{stage.algorithm} refuses its settings: {error}; change them in the stage's table") from error
+    made._n_gpu = ours._n_gpu
+    return made
 
 
 def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
@@ -230,7 +295,7 @@ def _unpaired(pairs: Sequence[Pair], batch_size: int) -> Rows:
     TRL compares a row with the answer of the row before it in its batch: laid out like this, that answer is another pair's.
     """
     if batch_size < 2:
-        raise BadInput("a batch of one pair has no other pair's answer to compare with; raise batch_size")
+        raise BadInput("a process's batch of one pair has no other pair's answer to compare with; raise batch_size")
     rows: Rows = []
     for start in range(0, len(pairs), batch_size):
         for liked in (True, False):
@@ -278,7 +343,7 @@ def _trainer(
         datasets.disable_progress_bars()
         try:
             with quiet(), _unwarned():
-                made = type(trainer.__name__, (InStage, trainer), {})
+                made = type(trainer.__name__, (InStage if algorithm.eats == "prompts" else Shared, trainer), {})
                 return made(model, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **options, **more)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise BadInput(f"{stage.algorithm} cannot be set up: {error}; change the stage's table or its data") from error

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, ConfigDict, create_model
 
 from .. import plan, registry
 from ..nouns import BadInput, Example, Pair, digest
+from ..scale import _processes
 from ..store import Store
 from . import Averages, Eats, _stage, _trl
 
@@ -149,14 +150,24 @@ def run_trl(
     store = Store(out)
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
     _stage._check_data(stage.algorithm, algorithm.eats, data)
-    rewards = _trl.rewards(reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else []
+    reward = (reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else None
+    rewards = [] if reward is None else _trl.rewards(reward)
     settings = stage.model_dump(exclude={"after", "data"}) | algorithm.settings.model_dump()
     sources = [reward.source for reward in rewards]
     _stage._claim(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
     done = store.read_json("done.json")
     if done is None:
-        done = _trl.train(stage, seed, model_path, data, store, algorithm, classes(algorithm.trainer), rewards, progress)
+        done = _stage._finish(store, *_processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
     return done["steps"]
+
+
+def _train(
+    stage: plan.Stage, seed: int, model_path: str, data: Any, out: Path, reward: Any, progress: _stage.Progress | None = None
+) -> tuple[list[int], int, int]:
+    """Carry out what `run_trl` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
+    algorithm = registry.algorithm(stage.algorithm)(stage.own())
+    rewards = [] if reward is None else _trl.rewards(reward)
+    return _trl.train(stage, seed, model_path, data, Store(out), algorithm, classes(algorithm.trainer), rewards, progress)
 
 
 def _settings(trainer: str) -> type[plan.Settings]:
