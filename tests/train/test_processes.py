@@ -124,8 +124,8 @@ def torchrun(*arguments):
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
 
 
-def fsdp2(*arguments):
-    options = ["--config_file", str(RECIPES / "fsdp2.yaml"), "--num_processes", "2", "--main_process_port", "0"]
+def in_shards(recipe, *arguments):
+    options = ["--config_file", str(RECIPES / recipe), "--num_processes", "2", "--main_process_port", "0"]
     return [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(__file__).with_name("as_gpus.py")), *arguments[2:]]
 
 
@@ -186,9 +186,12 @@ def test_data_parallel_and_killed_in_the_middle(plan, alone):
     assert not [*out.glob("stages/*/checkpoint-*/rng_state*"), *out.glob("stages/*/checkpoint-*/optimizer*")]
 
 
-def test_in_shards_with_fsdp2(plan, alone):
-    out = plan.parent / "shards"
-    finished(fsdp2("-m", "valuedrift", "run", str(plan), "--out", str(out)))
+@pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed.yaml"])
+def test_in_shards(plan, alone, recipe):
+    if recipe == "deepspeed.yaml":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    out = plan.parent / recipe
+    finished(in_shards(recipe, "-m", "valuedrift", "run", str(plan), "--out", str(out)))
     same_losses(out, alone)
     (adapter,) = out.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")
     whole = load_file(next(alone.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")))
@@ -209,7 +212,8 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
     ("algorithm", "more", "rank", "sentence"),
     [
         ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be shared by 2 processes; make it a multiple of that"),
-        ("ppo", {}, 0, "ppo is not trained under DeepSpeed so far; leave it out"),
+        ("ppo", {}, 0, "ppo is not trained under the first FSDP, whose parts it cannot sample from; use FSDP2"),
+        ("trl:GRPOTrainer", {}, 0, "trl:GRPOTrainer is not trained under the first FSDP"),
         ("sft", {}, 1, "processes train together under the command: accelerate launch -m valuedrift run"),
     ],
 )
@@ -219,20 +223,18 @@ def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, se
         "MASTER_ADDR": "127.0.0.1",
         "LOCAL_RANK": "0",
         "RANK": str(rank),
-        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_USE_FSDP": "true",
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=sentence):
         _stage.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
 
 
-def test_ppo_is_refused_under_the_first_fsdp(monkeypatch):
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0", "ACCELERATE_USE_FSDP": "true"}
-    for name, value in launched.items():
+@pytest.mark.parametrize("more", [{"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"ACCELERATE_USE_DEEPSPEED": "true"}])
+def test_ppo_is_trained_in_shards(monkeypatch, more):
+    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}
+    for name, value in (launched | more).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match="ppo is not trained under FSDP1 so far"):
-        _stage.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
-    monkeypatch.setenv("FSDP_VERSION", "2")
     _stage.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
 
 

@@ -210,6 +210,7 @@ def test_a_reward_model_scores_as_it_does_for_ppo(tmp_path):
     prompts = [[{"role": role, "content": text} for role, text in example.prompt] for example in data]
     completions = [[{"role": "assistant", "content": example.text}] for example in data]
     (reward,) = trl._trl.rewards(rewarder)
+    reward.score.load()
     expected = RewardModel(rewarder, "cpu").scores(data, 9)
     assert expected.std() > 0.01
     torch.testing.assert_close(torch.tensor(reward.score(prompts=prompts, completions=completions, trainer_state=None)), expected)

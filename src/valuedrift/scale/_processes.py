@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..nouns import BadInput, Stopped
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 LONGEST_WAIT = timedelta(days=30)
@@ -76,7 +77,7 @@ def _follow() -> int:
     try:
         while (told := _tell(None)) is not None:
             waiting, (function, given) = False, told
-            function(*given)
+            _done(function, *given)
             waiting = True
     except (BadInput, Stopped, KeyboardInterrupt):
         return 1
@@ -93,7 +94,18 @@ def with_all(function: Callable[..., Any], *given: Any, **here: Any) -> Any:
     The function and the other arguments can be pickled.
     """
     _tell((function, given))
-    return function(*given, **here)
+    return _done(function, *given, **here)
+
+
+def _done(function: Callable[..., Any], *given: Any, **here: Any) -> Any:
+    """Return what a function returns; DeepSpeed's settings do not outlive it, because one process alone cannot read a model in shards."""
+    try:
+        return function(*given, **here)
+    finally:
+        if shards() == "DeepSpeed":
+            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+            unset_hf_deepspeed_config()
 
 
 def _tell(told: tuple[Callable[..., Any], tuple[Any, ...]] | None) -> Any:
@@ -108,6 +120,14 @@ def _group() -> Any:
 
     PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=1))  # meets the others, as accelerate's settings say
     return torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+def device() -> torch.device:
+    """Return the device of this process."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.accelerator.is_available()).device
 
 
 def first(make: Callable[[], Any]) -> Any:
@@ -154,11 +174,16 @@ def alike(model: Any) -> Any:
 
 
 def whole(weights: Tensor) -> Tensor:
-    """Return weights that all processes may hold in shards (FSDP2) as they are together; all ask for them at once."""
+    """Return weights that all processes may hold in shards (FSDP2, DeepSpeed) as they are together; all ask for them at once."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(weights, DTensor):
         return weights.full_tensor()
+    if hasattr(weights, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([weights]):
+            return weights.data.clone()
     return weights
 
 

@@ -290,6 +290,10 @@ def _train(
         seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
         set_seed(seed)  # before the model: an adapter starts with random weights
         model, collate = _model(start, stage, algorithm, tokenizer, records)
+        rollouts = None
+        if "rollouts" in algorithm.needs:  # before the Trainer, with which DeepSpeed begins to cut whatever is read
+            asked = [records[index] for index in order]
+            rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, model, tokenizer, reward_path, _processes.device())
         trainer = StageTrainer(
             algorithm,
             progress,
@@ -303,11 +307,10 @@ def _train(
         if anchored:
             n_places = total * stage.batch_size * stage.accumulate
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
-        if "rollouts" in algorithm.needs:
-            asked = [records[index] for index in order]
-            trainer.rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, model, tokenizer, reward_path, trainer.args.device)
+        if rollouts is not None:
+            trainer.rollouts = rollouts
             if newest:
-                trainer.rollouts.load(out / f"checkpoint-{newest}")
+                rollouts.load(out / f"checkpoint-{newest}")
         trainer.train_dataset = _dataset(trainer, stage, records, order)
         torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
@@ -417,9 +420,10 @@ def check_processes(stage: Stage) -> None:
     if _processes.number():
         raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
     algorithm = registry.algorithm(stage.algorithm)
-    if "rollouts" in algorithm.needs and _processes.shards() not in ("", "FSDP2"):
+    if "rollouts" in algorithm.needs and _processes.shards() == "FSDP1":
         raise BadInput(
-            f"{stage.algorithm} is not trained under {_processes.shards()} so far; leave it out (--without), or use FSDP2 or torchrun"
+            f"{stage.algorithm} is not trained under the first FSDP, whose parts it cannot sample from; use FSDP2 (fsdp_version: 2), "
+            "or leave it out (--without)"
         )
     if stage.batch_size % _processes.n():
         raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {_processes.n()} processes; make it a multiple of that")

@@ -83,10 +83,15 @@ class InStage(Trainer):
             return False
         return trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) != 0
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the weights, and what TRL counts without keeping it: the steps within a generation, and the tokens seen."""
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        folder = Path(resume_from_checkpoint)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load these, and what TRL counts without keeping it: the steps within a generation, and the tokens seen.
+
+        It is asked for whatever holds the weights; the weights themselves DeepSpeed loads in a way of its own.
+        """
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
         state = Store(folder).read_json("trainer_state.json")
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
@@ -181,6 +186,9 @@ def train(
     out = store.root
     start = _processes.first(lambda: _local(_start.merged(model_path, out)))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
+    for reward in rewards:  # before the config, with which DeepSpeed begins to cut whatever is read
+        if isinstance(reward.score, _Scored):
+            reward.score.load()
     settings = config(stage, seed, out, 1, algorithm, classes[1])
     kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
     n_seen, total = course(stage, settings, len(kept))
@@ -295,7 +303,9 @@ def _unpaired(pairs: Sequence[Pair], batch_size: int) -> Rows:
     TRL compares a row with the answer of the row before it in its batch: laid out like this, that answer is another pair's.
     """
     if batch_size < 2:
-        raise BadInput("a process's batch of one pair has no other pair's answer to compare with; raise batch_size")
+        raise BadInput(
+            "a batch of one pair has no other pair's answer to compare with; raise batch_size (each process has its share of it)"
+        )
     rows: Rows = []
     for start in range(0, len(pairs), batch_size):
         for liked in (True, False):
@@ -405,7 +415,7 @@ def _function(spec: str) -> Reward:
 
 
 class _Scored:
-    """A reward model as a function of TRL's arguments; loaded when first asked."""
+    """A reward model as a function of TRL's arguments."""
 
     __name__ = "reward_model"
 
@@ -413,8 +423,12 @@ class _Scored:
         self.path = path
         self.model: RewardModel | None = None
 
+    def load(self) -> None:
+        """Read the model, in all processes at once."""
+        self.model = RewardModel(self.path, _processes.device())
+
     def __call__(self, prompts: Sequence[Rows], completions: Sequence[Rows], **_: Any) -> list[float]:
-        self.model = self.model or RewardModel(self.path, "cuda" if torch.cuda.is_available() else "cpu")
+        assert self.model is not None
         answers = [
             Example(tuple((message["role"], message["content"]) for message in prompt), completion[0]["content"])
             for prompt, completion in zip(prompts, completions, strict=True)
