@@ -465,15 +465,18 @@ def findings(drifts: pl.DataFrame) -> list[str]:
         overall = rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True)
         by_topic = rows.filter(pl.col("topic") != "all")
         n = by_topic.filter("resolved").height
-        smallest: Any = by_topic["detectable"].drop_nulls().median()
-        seen = "no smallest detectable drift"
-        if smallest is not None:
-            seen = f"a drift under about {smallest:.2f} on one topic would have gone unseen"
-        if smallest is not None and smallest >= 1:  # two or three seeds that differ widely
-            seen = "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen"
+        detectable = by_topic["detectable"].drop_nulls().to_list()
+        if not detectable:
+            unseen = "no smallest detectable drift"
+        elif min(detectable) >= 1:  # two or three seeds that differ widely
+            unseen = "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen"
+        elif max(detectable) >= 1:
+            unseen = "on some topics no drift could have been seen"
+        else:
+            unseen = f"a drift of up to {max(detectable):.2f} on one topic could have gone unseen"
         moved = "; ".join(f"{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in overall.to_dicts())
         over_all = f"over all topics {moved}" if moved else "over all topics no stance moved beyond its interval"
-        sentences.append(f"{stage}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {seen}.")
+        sentences.append(f"{stage}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {unseen}.")
     return sentences
 
 

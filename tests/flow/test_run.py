@@ -253,3 +253,22 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
     for looks in (lambda: flow.check_before(plan.load(plan_file)), lambda: verbs.check(plan.load(plan_file), tmp_path / "out")):
         with pytest.raises(BadInput, match=r"a.jsonl:1: a row needs"):
             looks()
+
+
+@pytest.mark.parametrize(
+    ("detectable", "said"),
+    [
+        # the largest, as on the page: a smaller one may have gone unseen on that topic
+        ((0.1, 0.12, 0.24), "a drift of up to 0.24 on one topic could have gone unseen."),
+        ((0.1, None, None), "a drift of up to 0.10 on one topic could have gone unseen."),
+        ((0.1, 1.2, 0.2), "on some topics no drift could have been seen."),
+        ((1.1, 1.2, 1.0), "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen."),
+        ((None, None, None), "no smallest detectable drift."),
+    ],
+)
+def test_a_finding_says_what_could_have_gone_unseen(detectable, said):
+    kind = {"topic": pl.String, "stance": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "detectable": pl.Float64}
+    rows = [("t", stance, 0.01, -0.1, 0.1, least) for stance, least in zip(("support", "neutral", "oppose"), detectable, strict=True)]
+    drifts = pl.DataFrame([*rows, ("all", "support", 0.01, -0.1, 0.1, 2.0)], schema=kind, orient="row")
+    (sentence,) = flow.findings(drifts.with_columns(stage=pl.lit("dpo"), resolved=pl.lit(False)))
+    assert sentence == f"dpo: over all topics no stance moved beyond its interval; 0 of 3 topic-stance drifts resolved; {said}"
