@@ -240,7 +240,7 @@ def test_ppo_is_trained_in_shards(monkeypatch, more):
 
 @pytest.mark.parametrize(("n", "size", "n_places"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])
 def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch, n, size, n_places):
-    seen, batches = [], set()
+    seen, batches, shares, together = [], set(), {}, {}
     for rank in range(n):
         monkeypatch.setattr(_processes, "n", lambda: n)
         monkeypatch.setattr(_processes, "number", lambda rank=rank: rank)
@@ -249,5 +249,8 @@ def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch
         for number, batch in enumerate(places):
             assert len(batch) == max(1, places.share(number))
             seen += batch[: places.share(number)]
+            shares[number] = [*shares.get(number, []), places.share(number)]
+            together[number] = places.together(number)
     assert sorted(seen) == list(range(n_places))
     assert batches == {-(-n_places // (n * size))}
+    assert together == {number: sum(share) for number, share in shares.items()}

@@ -216,10 +216,9 @@ class Places:
         start = (batch * n() + number()) * self.size
         return max(0, min(self.n_places - start, self.size))
 
-    def weight(self, batch: int) -> float:
-        """Return what the mean over this process's share of a batch counts for among those of all: 1 where shares are equal."""
-        start = batch * n() * self.size
-        return n() * self.share(batch) / min(self.n_places - start, n() * self.size)
+    def together(self, batch: int) -> int:
+        """Return how many records of a batch all processes have."""
+        return min(self.n_places - batch * n() * self.size, n() * self.size)
 
     def of(self, batch: int) -> list[int]:
         """Return the places of a batch."""

@@ -325,10 +325,8 @@ def checkpointing(trainer: Any) -> None:
     fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if fsdp is not None and fsdp.activation_checkpointing:
         fsdp.activation_checkpointing = False
-        enable = (
-            getattr(trainer.model, "activation_checkpointing_enable", None) or trainer.model.gradient_checkpointing_enable
-        )  # before 5.24
-        enable({"use_reentrant": False})
+        new = getattr(trainer.model, "activation_checkpointing_enable", None)  # of transformers 5.24
+        (new or trainer.model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:

@@ -130,15 +130,15 @@ class Shared(InStage):
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
-        number = self.coming.pop()
-        gather, weight = self.accelerator.gather, self.places.weight(number)
-        if weight != 1:
-            self.accelerator.gather = functools.partial(_gathered, self.places.share(number))
+        number, gather, n = self.coming.pop(), self.accelerator.gather, _processes.n()
+        share, together = self.places.share(number), self.places.together(number)
+        if together < n * self.places.size:
+            self.accelerator.gather = functools.partial(_gathered, share)
         try:
             loss: Any = super().compute_loss(*given, **named)
         finally:
             self.accelerator.gather = gather
-        return loss if self.counts_tokens else loss * weight
+        return loss if self.counts_tokens else loss * (n * share / together)
 
 
 def _gathered(share: int, values: torch.Tensor) -> torch.Tensor:
