@@ -1,6 +1,6 @@
 """A random Qwen3 of real size on one GPU: what its training takes in time and memory, and a whole run from random weights to the report.
 
-    python benchmarks/real_size.py [--size 0.6b] [--parts steps,run,dtypes] [--steps 10] [--json] [--out FOLDER]
+    python benchmarks/real_size.py [--size 0.6b] [--parts steps,run,dtypes] [--steps 10] [--stages reward,ppo] [--json] [--out FOLDER]
 
 steps    each kind of stage for a few steps on records of LENGTH tokens: seconds a step (median without the first two), tokens a second,
          the share of the matrix product's speed that the 6 operations per parameter and token are (2 of 3 where an adapter is trained, 8 of
@@ -59,7 +59,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "ppo": {"algorithm": "ppo", "batch_size": 16, "minibatches": 2, "passes": 2, "max_new_tokens": 128},
 }
 ROWS = {"dpo": 2, "reward": 2}
-N_TEXTS = {"tiny": 400, "0.6b": 6400, "1.7b": 6400}
+N_TEXTS = {"tiny": 400, "0.6b": 3200, "1.7b": 3200}
 
 
 def random_model(size: str, folder: Path) -> Path:
@@ -90,14 +90,15 @@ def parameters(model: Path) -> int:
         return sum(values.numel() for values in Qwen3ForCausalLM(Qwen3Config.from_pretrained(model)).parameters())
 
 
-def measure_steps(model: Path, n_steps: int, place: Path) -> list[dict[str, Any]]:
-    """Return what each kind of stage takes per step."""
+def measure_steps(model: Path, n_steps: int, place: Path, stages: list[str]) -> list[dict[str, Any]]:
+    """Return what each kind of stage takes per step; PPO needs the reward stage before it."""
     flops = _limits(DEVICE)["flops_per_second"]
     n_parameters, found = parameters(model), []
     texts = list(itertools.islice(itertools.cycle(example.text for example in sft.read("sandbox:neutral-chat?n=300")), 4000))
     chosen, rejected = (" ".join(texts[start : start + 120]) for start in (0, 60))  # more than LENGTH tokens: cut to it
     reward = ""
-    for name, settings in STAGES.items():
+    for name in stages:
+        settings = STAGES[name]
         algorithm = settings["algorithm"]
         n = settings["batch_size"] * (n_steps + 2)
         asked = [(("user", f"{text} ({number})"),) for number, text in enumerate(texts[:n])]
@@ -202,6 +203,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", choices=ARCHITECTURES, default="0.6b")
     parser.add_argument("--parts", default="steps,run,dtypes")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--stages", default=",".join(STAGES), help="kinds of stages of the part steps")
     parser.add_argument("--out", type=Path, help="keep the run here")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, in one line")
     arguments = parser.parse_args()
@@ -213,7 +215,7 @@ if __name__ == "__main__":
         figures |= {"size": arguments.size, "parameters": parameters(model)}
         for part in arguments.parts.split(","):
             figures[part] = {
-                "steps": lambda: measure_steps(model, arguments.steps, place),
+                "steps": lambda: measure_steps(model, arguments.steps, place, arguments.stages.split(",")),
                 "run": lambda: measure_run(model, arguments.size, place),
                 "dtypes": lambda: measure_dtypes(place),
             }[part]()
