@@ -354,7 +354,10 @@ def _like(stages: dict[str, Any], name: str, path: Path | str, seen: tuple[str, 
 
 
 def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:
-    algorithm = registry.algorithm(stage.algorithm)
+    try:
+        algorithm = registry.algorithm(stage.algorithm)
+    except BadInput as error:
+        raise BadInput(f"{path}{_line(source, 'algorithm', f'stage.{name}')}: {error}") from error
     known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
     for key in stage.model_extra or {}:
         if key not in algorithm.Settings.model_fields:
