@@ -3,8 +3,8 @@
     python benchmarks/real_size.py [--size 0.6b] [--parts steps,run,dtypes] [--steps 10] [--stages reward,ppo] [--json] [--out FOLDER]
 
 steps    each kind of stage for a few steps on records of LENGTH tokens: seconds a step (median without the first two), tokens a second,
-         the share of the matrix product's speed that the 6 operations per parameter and token are (2 of 3 where an adapter is trained, 8 of
-         6 where the weights of the start are asked beside), peak memory allocated
+         peak memory allocated, and the share of the matrix product's speed that 6 operations per parameter and token are (4 where an
+         adapter is trained; what a reference takes comes before the first step)
 run      a plan through the command's own `run`: pretraining on the sandbox's texts, SFT and DPO at a value gap of 1, every checkpoint
          asked all prompts and judged exactly; the answers then read again by a language model of the same size (its verdicts mean nothing)
 dtypes   a checkpoint of that run asked in float32 and in bfloat16
@@ -48,7 +48,7 @@ ARCHITECTURES: dict[str, dict[str, int]] = {
     "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "vocab_size": 151_936},
     "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "vocab_size": 151_936},
 }
-HEADS = {"tiny": (4, 2, 16), "": (16, 8, 128)}
+HEADS = {"tiny": (4, 2, 16), "others": (16, 8, 128)}
 LENGTH = 1024
 STAGES: dict[str, dict[str, Any]] = {
     "sft": {"algorithm": "sft", "batch_size": 8},
@@ -70,7 +70,7 @@ def random_model(size: str, folder: Path) -> Path:
     known = tokenizer["model"]["vocab"]
     known |= {f"w{number}": number for number in range(len(known), sizes["vocab_size"])}
     heads: dict[str, Any] = dict(
-        zip(("num_attention_heads", "num_key_value_heads", "head_dim"), (4, 2, 16) if size == "tiny" else (16, 8, 128), strict=True)
+        zip(("num_attention_heads", "num_key_value_heads", "head_dim"), HEADS["tiny" if size == "tiny" else "others"], strict=True)
     )
     heads |= {"tie_word_embeddings": True, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)

@@ -261,6 +261,12 @@ def test_adapters_that_go_on_over_two_stages_belong_to_the_base_that_is_named(tm
     sft, dpo = discover([tmp_path / "sft", tmp_path / "dpo"], str(base), tmp_path / "made")
     assert differing(sft.steps[-1][1], dpo.steps[-1][1]) == 0.0
     assert differing(sft.steps[-1][1], base) > 0.0
+    # the second was trained on something else, which the first may have been merged into
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/nowhere/merged"}))
+    with pytest.raises(
+        BadInput, match=r"trained on /nowhere/merged, which is not there, and the stage before it is an adapter on /nowhere/base"
+    ):
+        discover([tmp_path / "sft", tmp_path / "dpo"], str(base), tmp_path / "made")
 
 
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ' ' + message['content'] + '</s>' }}{% endfor %}"

@@ -138,6 +138,12 @@ def test_killed_ends_with_the_same_bytes(tmp_path):
         out = tmp_path / "killed" / variant
         assert sorted(path.parent.name for path in out.glob("checkpoint-*/complete.json")) == ["checkpoint-1", "checkpoint-3"]
         assert (out / "checkpoint-3" / "generated-0.pt").exists() == (variant == "GRPOTrainer")
+        if variant == "GRPOTrainer":
+            other = out / "checkpoint-3" / "generated-1.pt"
+            other.touch()
+            with pytest.raises(BadInput, match="checkpoint-3 holds the answers of 2 processes; go on with as many"):
+                run(variant, tmp_path, out)
+            other.unlink()
         seen = []
         assert run(variant, tmp_path, out, lambda step, total, loss, seen=seen: seen.append((step, total))) == [1, 3, 5, 6]
         assert seen == [(4, 6), (5, 6), (6, 6)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..nouns import BadInput
 from ..plan import BASE
-from ..sample._load import API
+from ..sample._load import API, base_of
 from ._whole import ADAPTER, is_checkpoint, trained_steps, whole
 
 COUNTED = (r"step[-_]?(\d+)", r"checkpoint[-_]?(\d+)", r"iter(?:ation)?[-_]?(\d+)", r"epoch[-_]?(\d+)", r"(\d+)$")
@@ -63,9 +64,13 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
             stages, single = [*stages, *row], []
         stages += gathered
     completed: list[Found] = []
+    named = None
     for stage in _chained(stages, start):
+        if named and made:
+            _check_bases(stage, named)
         completed.append(_completed(stage, base, made))
         base = _ending(completed[-1]) or base
+        named = _named_base(stage.steps[-1][1])
     return completed
 
 
@@ -223,6 +228,28 @@ def _chained(stages: list[Found], base: str | None) -> list[Found]:
             raise BadInput(f"{steps[0][1]} is step 0 of its stage already; leave out --base")
         chained.append(Found(name, steps, stage.counted))
     return chained
+
+
+def _named_base(path: str) -> str | None:
+    """Return the model that an adapter says it belongs to; None where there is no adapter, or none that can be read."""
+    try:
+        return str(json.loads((Path(path) / ADAPTER).read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_bases(stage: Found, before: str) -> None:
+    """Raise BadInput where an adapter's base is gone and not `before`, that of the adapter before: it may have been merged from both."""
+    for _, path in stage.steps:
+        named = _named_base(path)
+        if named and named != before:
+            try:
+                base_of(Path(path))
+            except BadInput as error:
+                raise BadInput(
+                    f"{path} was trained on {named}, which is not there, and the stage before it is an adapter on {before}; merge that one "
+                    f"into its model and write the path of the result as base_model_name_or_path into {Path(path) / ADAPTER}"
+                ) from error
 
 
 def _ending(stage: Found) -> str | None:

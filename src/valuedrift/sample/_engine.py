@@ -25,7 +25,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -335,12 +334,13 @@ def _driving(model: Any) -> Iterator[None]:
     cuDNN's attention is left out: it plans anew for every shape, and nearly every pass has another. On an H200 this took 1.7 ms a call,
     more than half of a pass.
     """
-    before = model.config._attn_implementation
+    before, planned = model.config._attn_implementation, torch.backends.cuda.cudnn_sdp_enabled()
     model.set_attn_implementation(_NAME)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            yield
+        yield
     finally:
+        torch.backends.cuda.enable_cudnn_sdp(planned)
         model.set_attn_implementation(before)
 
 

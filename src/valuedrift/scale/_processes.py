@@ -49,6 +49,20 @@ def checkpoints() -> bool:
 
 
 @contextlib.contextmanager
+def reading_all() -> Iterator[None]:
+    """Have every process read the weights of models, where FSDP was told to spare the others that."""
+    key = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(key)
+    try:
+        os.environ[key] = "false"
+        yield
+    finally:
+        os.environ.pop(key)
+        if before is not None:
+            os.environ[key] = before
+
+
+@contextlib.contextmanager
 def together() -> Iterator[None]:
     """Let the first process do what stands in the block; the others help it to train and then leave the program.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,7 +40,24 @@ FOR_RESUME = (
 """What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
 
 
-class StageTrainer(Trainer):
+class Sharing(Trainer):
+    """A trainer that learns from given records in an order that is settled, of which each process has its share of each batch."""
+
+    @functools.cached_property
+    def places(self) -> _processes.Places:
+        """Which records this process learns from, batch by batch."""
+        return _processes.Places(len(cast(Any, self.train_dataset)), self.args.per_device_train_batch_size)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this process's batches: accelerate would see some records twice where they do not come out even."""
+        rows: Any = self.train_dataset
+        if isinstance(rows, datasets.Dataset):
+            rows = self._remove_unused_columns(rows, description="training")
+        how: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory, "num_workers": self.args.dataloader_num_workers}
+        return DataLoader(rows, batch_sampler=self.places, collate_fn=self.data_collator, **how)
+
+
+class StageTrainer(Sharing):
     """Trains by any algorithm: it asks for log-probs, hands them on, and averages what comes back."""
 
     def __init__(self, algorithm: Algorithm, progress: Progress | None, **options: Any):
@@ -71,16 +89,6 @@ class StageTrainer(Trainer):
         for algorithm, records in self.unseen:
             records.kept |= self.reference.kept(algorithm, records.records)
         self.unseen = []
-
-    @functools.cached_property
-    def places(self) -> _processes.Places:
-        """Which records this process learns from, batch by batch."""
-        return _processes.Places(len(cast(Any, self.train_dataset)), self.args.per_device_train_batch_size)
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return this process's batches as they were settled: accelerate would see some records twice where they do not come out even."""
-        pin = self.args.dataloader_pin_memory
-        return DataLoader(cast(Any, self.train_dataset), batch_sampler=self.places, collate_fn=self.data_collator, pin_memory=pin)
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
         """Return the batches of an optimiser step and the count to divide by, which is that of all processes.

@@ -17,7 +17,6 @@ from typing import Any
 import datasets
 import torch
 from peft import LoraConfig
-from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, set_seed
 
 from .. import registry
@@ -95,26 +94,14 @@ class InStage(Trainer):
         state = Store(folder).read_json("trainer_state.json")
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
+        if (n := len(list(folder.glob(GENERATED)))) not in (0, _processes.n()):
+            raise BadInput(f"{folder} holds the answers of {n} processes; go on with as many, or delete {folder.parent} to begin again")
         if (folder / _own_answers()).exists():
             self._buffered_inputs = torch.load(folder / _own_answers(), map_location=self.args.device, weights_only=True)
 
 
-class Shared(InStage):
-    """Gives each process its share of each batch, so that several have the losses of one, where a trainer learns from given records.
-
-    Trainers that sample answers share their prompts out by themselves.
-    """
-
-    @functools.cached_property
-    def places(self) -> _processes.Places:
-        """Which rows this process learns from, batch by batch."""
-        return _processes.Places(len(self.train_dataset), self.args.per_device_train_batch_size)  # type: ignore[arg-type]
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return this process's batches: accelerate would see some rows twice where they do not come out even."""
-        rows = self._remove_unused_columns(self.train_dataset, description="training")
-        pin = self.args.dataloader_pin_memory
-        return DataLoader(rows, batch_sampler=self.places, collate_fn=self.data_collator, pin_memory=pin)
+class Shared(InStage, _stage.Sharing):
+    """Has the losses of one process in several, where a trainer learns from given records; those that sample share out their prompts."""
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
         """Return the batches of an optimiser step; TRL averages over tokens where a count of them is returned too, else over rows."""
@@ -130,14 +117,16 @@ class Shared(InStage):
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
-        number, gather, n = self.coming.pop(), self.accelerator.gather, _processes.n()
+        number, n = self.coming.pop(), _processes.n()
         share, together = self.places.share(number), self.places.together(number)
-        if together < n * self.places.size:
+        uneven = n > 1 and together < n * self.places.size
+        if uneven:
             self.accelerator.gather = functools.partial(_gathered, share)
         try:
             loss: Any = super().compute_loss(*given, **named)
         finally:
-            self.accelerator.gather = gather
+            if uneven:
+                del self.accelerator.gather
         return loss if self.counts_tokens else loss * (n * share / together)
 
 

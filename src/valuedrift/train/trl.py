@@ -167,7 +167,8 @@ def _train(
     """Carry out what `run_trl` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
     rewards = [] if reward is None else _trl.rewards(reward)
-    return _trl.train(stage, seed, model_path, data, Store(out), algorithm, classes(algorithm.trainer), rewards, progress)
+    with _processes.reading_all():  # TRL brings its reference into shards without sending it to those that read nothing
+        return _trl.train(stage, seed, model_path, data, Store(out), algorithm, classes(algorithm.trainer), rewards, progress)
 
 
 def _settings(trainer: str) -> type[plan.Settings]:
