@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that tests are shared out to, file by file.
+WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check experiments
@@ -11,7 +13,7 @@ demo: $(VENV)/ready
 	@echo "open runs/demo/report.html"
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff check src tests benchmarks examples experiments

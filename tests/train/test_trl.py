@@ -30,7 +30,7 @@ def answer(text):
 
 
 def assert_same(ours, theirs, model, other):
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6, abs=1e-5)  # an IPO loss of 288 is known to 3e-5
     ours.backward()
     theirs.backward()
     for (name, mine), its in zip(model.named_parameters(), other.parameters(), strict=True):
