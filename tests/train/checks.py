@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 KILLED = """
@@ -36,10 +37,15 @@ for variant in variants.split(","):
 """
 
 
+def as_here() -> dict[str, str]:
+    """Return the environment of a process with as many threads as this one: another count adds in another order."""
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
 def killed(module: str, when: str, variants: list[str], root: Path) -> None:
     """Run `module.run(variant, root, out, progress)` for each variant until it kills itself: after a step, or "saving STEP"."""
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), module, when, ",".join(variants), str(root)]
-    ended = subprocess.run(command, capture_output=True, check=False, text=True)
+    ended = subprocess.run(command, capture_output=True, check=False, text=True, env=as_here())
     assert ended.returncode == 0, ended.stderr
 
 
@@ -64,7 +70,7 @@ def finished(module: str, variants: list[str], root: Path) -> list[list[int]]:
     same training gave equal bytes 198 times of 198.
     """
     command = [sys.executable, "-c", FINISHED, str(Path(__file__).parent), module, ",".join(variants), str(root)]
-    ended = subprocess.run(command, capture_output=True, check=False, text=True)
+    ended = subprocess.run(command, capture_output=True, check=False, text=True, env=as_here())
     assert ended.returncode == 0, ended.stderr
     return [[int(step) for step in line.split()] for line in ended.stdout.splitlines()]
 
