@@ -287,6 +287,7 @@ def load(path: Path | str) -> Plan:
     tables, source = _derived(Path(path), ())
     if isinstance(tables.get("stage"), dict):
         tables["stage"] = {name: _like(tables["stage"], name, path, ()) for name in tables["stage"]}
+        _check_algorithms(tables["stage"], source, Path(path))
     try:
         plan = Plan(**tables)
     except ValidationError as error:
@@ -353,11 +354,18 @@ def _like(stages: dict[str, Any], name: str, path: Path | str, seen: tuple[str, 
     return _merged(_like(stages, other, path, (*seen, name)), own)
 
 
+def _check_algorithms(stages: dict[str, Any], source: str, path: Path) -> None:
+    """Raise BadInput for an unknown algorithm before anything is asked of it: what asks knows neither file nor line."""
+    for name, table in stages.items():
+        if isinstance(table, dict) and isinstance(table.get("algorithm"), str):
+            try:
+                registry.algorithm(table["algorithm"])
+            except BadInput as error:
+                raise BadInput(f"{path}{_line(source, 'algorithm', f'stage.{name}')}: {error}") from error
+
+
 def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:
-    try:
-        algorithm = registry.algorithm(stage.algorithm)
-    except BadInput as error:
-        raise BadInput(f"{path}{_line(source, 'algorithm', f'stage.{name}')}: {error}") from error
+    algorithm = registry.algorithm(stage.algorithm)
     known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
     for key in stage.model_extra or {}:
         if key not in algorithm.Settings.model_fields:

@@ -43,6 +43,7 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ("beta = 0.2", "betta = 0.2", r"plan.toml:12: unknown key 'betta' in \[stage.dpo\] \(dpo\); did you mean 'beta'\?"),
         ("beta = 0.2", "beta = 'big'", r"plan.toml:12: stage.dpo.beta: "),
         ('algorithm = "dpo"', 'algorithm = "dop"', r"plan.toml:\d+: unknown algorithm 'dop'; did you mean 'dpo'\?"),
+        ('algorithm = "dpo"', 'algorithm = "dop"\nanchor = {data = "x"}', r"plan.toml:\d+: unknown algorithm 'dop'; did you mean 'dpo'\?"),
         ('after = "sft"', 'after = "sff"', r"stage 'dpo' comes after 'sff', which is no stage; did you mean 'sft'\?"),
         ('after = "sft"', 'after = "dpo"', r"the stages dpo -> dpo wait for each other in a circle"),
         ('data = "sandbox:neutral-chat"', "", r"the key 'stage.sft.data' is missing"),

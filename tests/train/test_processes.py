@@ -82,12 +82,8 @@ like = "sft"
 algorithm = "trl:SFTTrainer"
 
 [stage.trl-dpo]
-after = "sft"
+like = "kto"
 algorithm = "trl:DPOTrainer"
-data = "sandbox:pairs?n=22"
-batch_size = 4
-accumulate = 2
-learning_rate = 1e-3
 
 [stage.trl-reward]
 like = "trl-dpo"

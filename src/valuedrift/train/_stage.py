@@ -56,6 +56,11 @@ class Sharing(Trainer):
         how: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory, "num_workers": self.args.dataloader_num_workers}
         return DataLoader(rows, batch_sampler=self.places, collate_fn=self.data_collator, **how)
 
+    def numbers(self, batches: Sequence[Any]) -> range:
+        """Return the numbers, from the start of training, of the batches of the optimiser step at hand."""
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        return range(first, first + len(batches))
+
 
 class StageTrainer(Sharing):
     """Trains by any algorithm: it asks for log-probs, hands them on, and averages what comes back."""
@@ -98,8 +103,8 @@ class StageTrainer(Sharing):
         """
         self._look()
         batches, _ = super().get_batch_samples(*arguments)
-        first = self.state.global_step * self.args.gradient_accumulation_steps
-        for number, batch in enumerate(batches, first):
+        numbers = self.numbers(batches)
+        for number, batch in zip(numbers, batches, strict=True):
             if not self.places.share(number):
                 batch |= {"n_records": 0, "n_tokens": 0}
         if self.rollouts is not None:
@@ -111,7 +116,7 @@ class StageTrainer(Sharing):
         own = [sum(batch[name] for batch in batches) for name in ("n_records", f"n_{self.algorithm.averages}")]
         n_records, count = (sum(each) for each in zip(*_processes.gathered(own), strict=True))
         if self.anchor is not None:
-            starts = [self.places.of(number)[0] for number in range(first, first + len(batches))]
+            starts = [self.places.of(number)[0] for number in numbers]
             batches = self.anchor.beside(batches, starts, n_records)
         return batches, count
 
@@ -330,9 +335,8 @@ def checkpointing(trainer: Any) -> None:
 
     FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
     """
-    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    if fsdp is not None and fsdp.activation_checkpointing:
-        fsdp.activation_checkpointing = False
+    if _processes.checkpoints():
+        trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
         new = getattr(trainer.model, "activation_checkpointing_enable", None)  # of transformers 5.24
         (new or trainer.model.gradient_checkpointing_enable)({"use_reentrant": False})
 

@@ -106,18 +106,19 @@ class Shared(InStage, _stage.Sharing):
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
         """Return the batches of an optimiser step; TRL averages over tokens where a count of them is returned too, else over rows."""
         batches, count = super().get_batch_samples(*arguments)
-        first = self.state.global_step * self.args.gradient_accumulation_steps
-        self.counts_tokens, self.coming = count is not None, list(range(first, first + len(batches)))[::-1]
-        if self.counts_tokens:
-            for number, batch in zip(self.coming[::-1], batches, strict=True):
+        numbers = self.numbers(batches)
+        self.counts_tokens, self.coming = count is not None, iter(numbers)
+        lacking = [number for number in numbers if self.places.together(number) <= (_processes.n() - 1) * self.places.size]
+        if self.counts_tokens and lacking:  # some process has no row of its own in these: the one that it sees counts for nothing
+            for number in lacking:
                 if not self.places.share(number):
-                    batch["labels"].fill_(-100)
+                    batches[number - numbers.start]["labels"].fill_(-100)
             count = self._get_num_items_in_batch(batches, self.args.device)
         return batches, count
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
-        number, n = self.coming.pop(), _processes.n()
+        number, n = next(self.coming), _processes.n()
         share, together = self.places.share(number), self.places.together(number)
         uneven = n > 1 and together < n * self.places.size
         if uneven:
