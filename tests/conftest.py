@@ -1,10 +1,14 @@
 """What tests of several folders share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from valuedrift.sandbox import build
+
+# On a GPU stages train under bfloat16 autocast, and the figures to compare with are of float32. Set to 0, tests run there all the same
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     flow.gold_of(plan.gold)
     registry.find("backend", plan.backend)
     prompts = suites.load(plan.suite, plan.topics)
-    parameters, model_bytes, base_weights = _model_at_hand(plan)
+    parameters, base_weights = _model_at_hand(plan)
     known: dict[tuple[str, int], str | None] = {(BASE, seed): base_weights for seed in plan.seeds}
     stages: list[dict[str, Any]] = [_stage_priced(node, known, out, parameters, gpu) for node in plan.nodes()]
     sized = [stage for stage in stages if stage["saves"] is not None]
@@ -35,7 +35,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     n_checkpoints = sum(stage["saves"] + (stage["after"] == BASE) for stage in asked) + plan.floor * len(asked)
     n_answers = n_checkpoints * len(prompts) * plan.draws
     waiting = [stage for stage in sized if not stage["done"]]
-    n_whole = sum(stage["saves"] for stage in waiting if not stage["adapter"])
+    n_bytes = sum(stage["saves"] * stage["bytes_per_parameter"] for stage in waiting if not stage["adapter"])
     hours = [stage["gpu_hours"] for stage in waiting]
     n_tokens = n_answers * plan.max_new_tokens
     sampling = None if parameters is None else price.gpu_hours(price.FORWARD * parameters * n_tokens, gpu, "sampling")
@@ -44,7 +44,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
         "answers": n_answers,
         "new_tokens_at_most": n_tokens,
         "verdicts_at_most": n_answers,
-        "disk_bytes": None if model_bytes is None else model_bytes * n_whole,
+        "disk_bytes": None if parameters is None else int(parameters * n_bytes),
         "gpu_hours": {"training": None if None in hours else sum(hours), "sampling": sampling},
         "money": _price(plan, prompts, n_checkpoints * plan.draws),
     }
@@ -52,8 +52,8 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
         f"{n_checkpoints} askings of {len(prompts)} prompts x {plan.draws} draws = {n_answers:,} answers, "
         f"at most {n_tokens:,} new tokens and {n_answers:,} verdicts; equal words are judged once."
     ]
-    if model_bytes is not None:
-        written = f"about {model_bytes * n_whole / 1e6:,.0f} MB" + (
+    if parameters is not None:
+        written = f"about {parameters * n_bytes / 1e6:,.0f} MB" + (
             ", adapters not counted" if any(one["adapter"] for one in waiting) else ""
         )
     else:
@@ -75,21 +75,20 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     return {"stages": stages, "cost": cost, "sentences": sentences}
 
 
-def _model_at_hand(plan: Plan) -> tuple[float | None, int | None, str | None]:
-    """Return the parameters of a plan's model, the bytes of a saved checkpoint of it, and its digest; None each where it is not known."""
+def _model_at_hand(plan: Plan) -> tuple[float | None, str | None]:
+    """Return the parameters of a plan's model and its digest; None each where it is not known."""
     from .sample import _load
     from .train import _price as price
 
     if not flow.is_cached(plan.model):
-        return None, None, None
+        return None, None
     base = flow.resolve_model(plan.model)
     if not Path(base).exists() and "@" in base:
-        parameters = price.parameters_of(base)
-        return parameters, None if parameters is None else int(4 * parameters), None  # weights are trained and saved in float32
+        return price.parameters_of(base), None
     found = Path(base)
     n_bytes = sum(file.stat().st_size for file in found.glob("*.safetensors"))
     wide = 2 if (_load.settings_of(found).get("dtype") or "") in ("bfloat16", "float16") else 4
-    return n_bytes / wide, int(n_bytes * 4 / wide), _load.weights_digest(base)
+    return n_bytes / wide, _load.weights_digest(base)
 
 
 def _stage_priced(node: Node, known: dict[tuple[str, int], str | None], out: Path, parameters: float | None, gpu: str) -> dict[str, Any]:
@@ -100,6 +99,7 @@ def _stage_priced(node: Node, known: dict[tuple[str, int], str | None], out: Pat
 
     stage = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}
     stage |= {"asked": not node.stage.scores, "adapter": node.stage.lora is not None, "done": False, "by_card": False}
+    stage |= {"bytes_per_parameter": 2 if node.stage.dtype == "bfloat16" else 4}  # as trained and saved
     known[node.name, node.seed] = None
     try:
         records = None if node.stage.data.startswith("hf:") and not _is_folder(node.stage.data) else flow.records_of(node)

@@ -13,7 +13,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 import valuedrift
 from valuedrift import flow
 from valuedrift.attach import callback as module
-from valuedrift.nouns import Prompt
+from valuedrift.nouns import Checkpoint, Prompt
+from valuedrift.plan import Asking
 
 from .test_trace import SIZES, Texts, tokenizer
 
@@ -159,32 +160,54 @@ def test_the_first_prompts_lie_evenly_over_the_topics():
 
 class State:
     def __init__(self, step, steps):
-        self.global_step, self.max_steps = step, steps
+        self.global_step, self.max_steps, self.step = step, steps, step
 
 
 @pytest.mark.parametrize(
-    ("share", "spent", "n", "looks"),
+    ("spent", "longer", "n", "looks"),
     [
-        (1.0, 100.0, 110, [10, 20, 40, 80, 100]),  # 5 looks x 110 prompts x 0.1 s = 55 s of 1,000 - 100 s
-        (0.05, 10.0, 80, [10, 20, 40, 80, 100]),  # 40 s left: 400 prompts, 80 each
-        (0.05, 46.0, 22, [100]),  # 4 s left: at least 22 prompts each, so one look: the last
-        (0.05, 43.0, 22, [10, 40, 100]),  # 7 s left: three looks, evenly
-        (0.05, 60.0, 22, []),
+        (-900.0, 1.0, 110, [10, 20, 40, 80, 100]),  # 110 prompts take 11 s
+        (13.1, 1.0, 92, [20, 80, 100]),  # 36.9 s left: four looks of 92 prompts, of which two could take 9.2 s, or 12.8 as two times 64
+        (13.1, 1.25, 92, [20, 100]),  # the look at 20 takes 11.5 s, and what is left does not hold two of 12.8
+        (35.0, 1.0, 37, [20, 100]),
+        (46.05, 1.0, 39, [100]),
+        (60.0, 1.0, 22, []),
     ],
 )
-def test_a_look_gets_what_the_share_of_time_allows(tmp_path, share, spent, n, looks):
-    watch = valuedrift.ValueDriftCallback(out=tmp_path, share=share)
+def test_looks_get_what_the_share_of_time_allows(tmp_path, spent, longer, n, looks):
+    """Answers of ten tokens at most, 64 at a time: 0.1 s a prompt at first, 6.4 s for 64 of the longest. Training takes 1,000 s.
+
+    The seconds spent include those that figures and report will take at the end: 1 and 0.3 for each topic.
+    """
+    watch = valuedrift.ValueDriftCallback(out=tmp_path, max_new_tokens=10)
     watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abcdefghijk" for n in range(50)])
-    watch._scheduled, watch._counts, watch._each, watch._steps, watch.spent = {10, 20, 40, 80, 100}, [110], 0.1, [10.0], spent
+    watch._scheduled, watch._counts, watch._checkpoints = [10, 20, 40, 80, 100], [110], [State(0, 100)]
+    watch._each, watch._pass, watch._steps, watch.spent = 0.1, 0.64, [10.0], spent - 4.3
+    watch._backend = SimpleNamespace(passes=0)
     seen = []
-    for step in (10, 20, 40, 80, 100):
+    for step in watch._scheduled:
         if watch._fits(State(step, 100)):
             seen.append(step)
             assert watch._n == n
-            watch.spent += watch._each * watch._n
-            watch._counts = [*watch._counts, watch._n]
+            seconds = 0.1 * n * longer
+            watch.spent += seconds
+            watch._backend.passes = seconds / 0.64
+            watch._learn(seconds, n)
+            watch._counts.append(n)
+            watch._checkpoints.append(State(step, 100))
     assert seen == looks
-    assert not looks or watch.spent <= share * 1000 + 1e-6
+    assert not looks or watch.spent + 4.3 <= 0.05 * 1000 + 1e-6
+
+
+def test_passes_one_after_the_other_are_counted(base):
+    model, words = AutoModelForCausalLM.from_pretrained(base), tokenizer()
+    for texts, passes in (["Is work good?"], 4), (["Is work good?"] * 3, 4), (["Is work good?"] * 3, 12):
+        asking = Asking(max_new_tokens=4, batch_rows=1 if passes > 4 else 3, frame="plain")
+        live = module.Live(asking, model, words)
+        asked = [(Prompt(str(n), "work", text, ""), n) for n, text in enumerate(texts)]
+        answers = [answer for _, answer in live.sample(Checkpoint("a", 0, "", "w", "f"), asked, 0, [None] * len(asked))]
+        assert {answer.n_tokens for answer in answers} == {4}, "none ended by itself"
+        assert live.passes == passes
 
 
 def test_a_resumed_training_goes_on_with_its_looks(base, tmp_path):
@@ -216,9 +239,10 @@ def test_a_resumed_training_goes_on_with_its_looks(base, tmp_path):
     assert not math.isnan(second.spent)
 
 
-@pytest.mark.parametrize(("at_least", "share", "n"), [(0.0, 0.05, 6), (1e9, 0.05, 24), (1e9, 1e-12, 6), (0.0, None, 30)])
+@pytest.mark.parametrize(("at_least", "share", "n"), [(0.0, 0.05, 6), (1e9, 0.05, 24), (42.0, 0.05, 12), (1e9, 1e-12, 6), (0.0, None, 30)])
 def test_the_first_look_gets_the_share_of_what_training_lasts_at_least(tmp_path, monkeypatch, at_least, share, n):
     watch = valuedrift.ValueDriftCallback(out=tmp_path, share=share, first_seconds=0.4)
+    watch._backend = SimpleNamespace(passes=0)
     watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abc" for n in range(10)])
     asked, clock = [], [0.0]
     monkeypatch.setattr(watch, "_at_least", lambda *given: at_least)
@@ -230,4 +254,4 @@ def test_the_first_look_gets_the_share_of_what_training_lasts_at_least(tmp_path,
 
     monkeypatch.setattr(watch, "_look", look)
     watch._first(None, State(0, 100))
-    assert asked[-1] == n  # 6, 12, 24 and so on, until half of the time is gone
+    assert asked[-1] == n  # 6, 12, 24 and so on, until half of the time is gone; of 0.05 x 42 s, 1.9 are kept back for the end

@@ -166,6 +166,12 @@ def test_check_says_what_is_done_and_what_it_costs(finished, tmp_path):
     assert fresh["cost"]["answers"] == 100 * 2 * (5 + 2)
     done = verbs.check(plan.load(path), out)
     assert [stage["done"] for stage in done["stages"]] == [True, True]
+    assert done["cost"]["disk_bytes"] == 0
+    saved = sum(file.stat().st_size for file in out.glob("stages/*/checkpoint-*/model.safetensors"))
+    assert fresh["cost"]["disk_bytes"] == pytest.approx(saved, rel=0.02)
+    half = tmp_path / "half.toml"
+    half.write_text(path.read_text().replace("[stage.dpo]", '[stage.dpo]\ndtype = "bfloat16"'))
+    assert verbs.check(plan.load(half), tmp_path / "fresh")["cost"]["disk_bytes"] == pytest.approx(saved * 3 / 4, rel=0.02)
 
 
 def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):

@@ -38,6 +38,8 @@ FEWEST = 2
 SAMPLED = 1024
 """Numbers of each tensor that tell one set of weights from another; an optimiser's step changes nearly all of them."""
 KEPT = "attached.json"
+LAST = (1.0, 0.3)
+"""Seconds kept back for the figures and the report at the end: in any case, and for each topic. Two slow cores took 3 for 11 topics."""
 
 
 class ValueDriftCallback(TrainerCallback):
@@ -49,9 +51,9 @@ class ValueDriftCallback(TrainerCallback):
 
     `share` of the training's time is what it may take, measured as it goes: the prompts are cut, evenly over the topics, and looks left out
     until that holds; None asks everything. The look before the first step comes before any step was timed: it takes that share of what the
-    training lasts at the very least, `first_seconds` at most, and two prompts of each topic in any case. Random numbers, modes and
-    attention of the model are left as they were, so that training goes on as without it. Whatever fails here is said once, and training
-    goes on without it.
+    training lasts at the very least, `first_seconds` at most, and two prompts of each topic in any case. Time for the figures and the
+    report at the end is kept back. Random numbers, modes and attention of the model are left as they were, so that training goes on as
+    without it. Whatever fails here is said once, and training goes on without it.
 
     `asking` are further keys of a plan on how to ask: judge, suite, topics, draws, temperature, max_new_tokens, frame, ….
     """
@@ -71,7 +73,6 @@ class ValueDriftCallback(TrainerCallback):
         self.name, self.tokenizer = name, tokenizer
         self.spent = 0.0
         """Seconds that it has taken of the training's time so far."""
-        self._planned = False
         self.looks: list[int] = []
         """Steps after which it has asked."""
         self._off = False
@@ -130,26 +131,34 @@ class ValueDriftCallback(TrainerCallback):
             self._prompts = evenly(suites.load(self.asking.suite, self.asking.topics))
         self._live = (model, getattr(tokenizer, "tokenizer", tokenizer))
         judge = Kept(flow.judge_of(self.asking.judge, self.asking.max_cost), self._store)
-        self._asker = Asker(self._store, self.asking, [], judge, Live(self.asking, *self._live))
-        self._scheduled = set(save_steps(self.schedule, state.max_steps))
+        self._backend = Live(self.asking, *self._live)
+        self._asker = Asker(self._store, self.asking, [], judge, self._backend)
+        self._scheduled = save_steps(self.schedule, state.max_steps)
         self._n_scheduled = len(self._scheduled) + 1
         before = self._store.read_json(KEPT, {"n": [], "checkpoints": []}) if state.global_step else {"n": [], "checkpoints": []}
         self._counts: list[int] = before["n"]
         self._checkpoints = [Checkpoint(**one) for one in before["checkpoints"] if one["step"] <= state.global_step]
         self._counts = self._counts[: len(self._checkpoints)]
-        self._each, self._n = 0.0, min(self._counts, default=0)
+        self._each, self._pass, self._n = 0.0, 0.0, min(self._counts, default=0)
         if not self._checkpoints:
             self._first(args, state)
 
     def _first(self, args: Any, state: Any) -> None:
         """Ask as many prompts as there is time for; how long one takes is known from then on."""
         started, n = time.monotonic(), 0
-        seconds = math.inf if self.share is None else min(self.first_seconds, self.share * self._at_least(args, state))
-        together = FEWEST * len({prompt.topic for prompt in self._prompts})
+        seconds = math.inf if self.share is None else min(self.first_seconds, self._left(self._at_least(args, state)))
         while n < len(self._prompts) and (not n or time.monotonic() - started < seconds / 2):  # the next takes as long again
-            n = len(self._prompts) if self.share is None else min(len(self._prompts), 2 * n or together)
+            n = len(self._prompts) if self.share is None else min(len(self._prompts), 2 * n or FEWEST * self._n_topics)
             self._look(args, state, n)
-        self._each = (time.monotonic() - started) / n
+        self._learn(time.monotonic() - started, n)
+
+    @property
+    def _n_topics(self) -> int:
+        return len({prompt.topic for prompt in self._prompts})
+
+    def _left(self, training: float) -> float:
+        """Return the seconds that its share of some seconds of training leaves for further looks."""
+        return training * (self.share or 0.0) - self.spent - LAST[0] - LAST[1] * self._n_topics
 
     def _at_least(self, args: Any, state: Any) -> float:
         """Return seconds that the training takes at the very least, before any step of it was timed.
@@ -168,33 +177,41 @@ class ValueDriftCallback(TrainerCallback):
             seconds = min(seconds, time.monotonic() - started)
         return 2 * seconds * args.gradient_accumulation_steps * state.max_steps
 
+    def _learn(self, seconds: float, n: int) -> None:
+        """Take in how long a look at `n` prompts took."""
+        self._each = seconds / n
+        if self._backend.passes:  # the least: the first are slow, and those that verify drafts read several tokens of a row
+            self._pass, self._backend.passes = min(self._pass or math.inf, seconds / self._backend.passes), 0
+
     def _again(self, args: Any, state: Any, given: Any) -> None:
         started = time.monotonic()
         if self.share is not None and not self._fits(state):
             return
         n = self._n or len(self._prompts)
         self._look(args, state, n)
-        self._each = (time.monotonic() - started) / n
+        self._learn(time.monotonic() - started, n)
 
     def _fits(self, state: Any) -> bool:
-        """Tell whether there is time for this look, and a later one for the last, which matters most."""
+        """Tell whether it is time for a look: they lie evenly over the schedule that is left, and the last one matters most.
+
+        Answers may become longer, so others are taken only where they and the last would fit with no answer ending before it must.
+        """
         if not self._steps or self._each == 0.0:
             return True  # the first look after a resume: it tells what one takes
-        seconds = statistics.median(self._steps) * state.max_steps * (self.share or 0.0) - self.spent
-        if len(self._counts) == 1 and not self._planned:
-            self._plan(seconds, state.global_step)
+        seconds = self._left(statistics.median(self._steps) * state.max_steps)
+        ahead = [step for step in self._scheduled if step > self._checkpoints[-1].step]
+        together = max(1, self.asking.batch_rows // self.asking.draws)
+        longest = self._pass * self.asking.max_new_tokens  # for as many prompts as are asked together
+        if len(self._counts) == 1:  # later looks ask the same prompts, which can be compared
+            due = sum(step >= state.global_step for step in ahead)
+            for_each = max(0, due - 2) * self._each + min(due, 2) * max(self._each, longest / together)
+            self._n = min(self._counts[0], max(int(seconds / for_each), FEWEST * self._n_topics))
         cost = self._each * self._n
-        last = state.global_step == max(self._scheduled, default=0)
-        return state.global_step in self._scheduled and (cost if last else 2 * cost) <= seconds + 1e-9
-
-    def _plan(self, seconds: float, step: int) -> None:
-        """Share some seconds out among the looks from a step on: fewer prompts each, and where those would be too few, fewer looks."""
-        self._planned = True
-        left = sorted(one for one in self._scheduled if one >= step)
-        fewest = min(self._counts[0], FEWEST * len({prompt.topic for prompt in self._prompts}))
-        self._n = max(fewest, min(self._counts[0], int(seconds / (self._each * len(left)))))
-        n_looks = min(len(left), int(max(0.0, seconds) / (self._each * self._n) + 1e-9))
-        self._scheduled = {left[-1 - round(place * (len(left) - 1) / max(1, n_looks - 1))] for place in range(n_looks)}
+        at_worst = max(cost, longest * math.ceil(self._n / together))
+        if state.global_step == ahead[-1]:
+            return cost <= seconds
+        n_looks = min(len(ahead), 2 + int((seconds - 2 * at_worst) / cost))
+        return 2 * at_worst <= seconds and state.global_step >= ahead[round(len(ahead) / n_looks) - 1]
 
     def _look(self, args: Any, state: Any, n: int) -> None:
         """Ask the weights as they are the first `n` prompts, and tell the tracker."""
@@ -222,7 +239,7 @@ class ValueDriftCallback(TrainerCallback):
 
     def _end(self, args: Any, state: Any, given: Any) -> None:
         """Measure what was asked of every look, and write the report."""
-        n = min(self._counts)
+        started, n = time.monotonic(), min(self._counts)
         rows = [json.dumps(asdict(prompt), ensure_ascii=False) for prompt in self._prompts[:n]]
         path = self._store.write_bytes("asked.jsonl", ("\n".join(rows) + "\n").encode())
         asking = Asking(**self.asking.model_dump() | {"suite": str(path), "topics": []})
@@ -231,10 +248,11 @@ class ValueDriftCallback(TrainerCallback):
         stage |= {"total_steps": state.max_steps, "steps": steps}
         trained = time.monotonic() - self._started - self.spent
         note = f"Asked in training: {n} of {len(self._prompts)} prompts after {len(steps)} of {self._n_scheduled} scheduled steps, "
-        note += f"in {self.spent:.1f} s beside {trained:.1f} s of training ({self.spent / max(trained, 1e-9):.1%})."
+        note += f"in {self.spent:.1f} s beside {trained:.1f} s of training."
         with self._store.locked():
             result = flow.trace(self._store, asking, [stage], self._checkpoints, {}, asking.model_dump(), sample=False, notes=[note])
-        progress.say(f"{note} Report: {result['report']}")
+        spent = self.spent + time.monotonic() - started
+        progress.say(f"{note} With figures and report {spent:.1f} s ({spent / max(trained, 1e-9):.1%}): {result['report']}")
 
 
 def curves(table: pl.DataFrame) -> dict[str, float]:
@@ -268,12 +286,19 @@ class Live(Backend):
 
     def __init__(self, asking: Asking, model: Any, tokenizer: Any):
         super().__init__(asking)
+        self.passes = 0
+        """Passes through the model one after the other, of all that it was asked."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # under an adapter, which stays active
         self.live = (base, tokenizer)
 
     def sample(self, *given: Any) -> Iterator[Any]:
         """As any backend; the memory for keys and values is given back, because the training wants it."""
-        yield from super().sample(*given)
+        longest = 0
+        for place, answer in super().sample(*given):
+            longest = max(longest, answer.n_tokens or 0)
+            yield place, answer
+        if self._decoder:
+            self.passes += max(lane.tally.passes for lane in self._decoder.lanes) or longest
         self._decoder = None
 
     def expect(self, checkpoint: Checkpoint) -> None:
