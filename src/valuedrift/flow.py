@@ -465,6 +465,9 @@ def findings(drifts: pl.DataFrame) -> list[str]:
         overall = rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True)
         by_topic = rows.filter(pl.col("topic") != "all")
         n = by_topic.filter("resolved").height
+        if by_topic["value"].null_count() == by_topic.height:
+            sentences.append(f"{stage}: no topic has evidence at both ends, so no drift can be told.")
+            continue
         detectable = by_topic["detectable"].drop_nulls().to_list()
         if not detectable:
             unseen = "no smallest detectable drift"

@@ -278,3 +278,10 @@ def test_a_finding_says_what_could_have_gone_unseen(detectable, said):
     drifts = pl.DataFrame([*rows, ("all", "support", 0.01, -0.1, 0.1, 2.0)], schema=kind, orient="row")
     (sentence,) = flow.findings(drifts.with_columns(stage=pl.lit("dpo"), resolved=pl.lit(False)))
     assert sentence == f"dpo: over all topics no stance moved beyond its interval; 0 of 3 topic-stance drifts resolved; {said}"
+
+
+def test_a_finding_without_evidence_says_so():
+    kind = {"topic": pl.String, "stance": pl.String, "value": pl.Float64, "detectable": pl.Float64, "resolved": pl.Boolean}
+    rows = [(topic, stance, None, None, False) for topic in ("t", "all") for stance in ("support", "neutral", "oppose")]
+    drifts = pl.DataFrame(rows, schema=kind, orient="row").with_columns(stage=pl.lit("dpo"))
+    assert flow.findings(drifts) == ["dpo: no topic has evidence at both ends, so no drift can be told."]

@@ -99,6 +99,9 @@ def test_headline_says_when_nothing_is_resolved_and_what_could_have_been(run):
     assert headline._largest(quiet, "sft") == expected
     silent = dataclasses.replace(run, drifts=run.drifts.filter(pl.col("topic") == "silent"))
     assert "no drift can be told" in headline._largest(silent, "sft")
+    stances = pl.col("stance").is_in(["support", "neutral", "oppose"])
+    unread = run.drifts.with_columns(value=pl.when(~stances).then("value"), resolved=pl.col("resolved") & ~stances)
+    assert "mean" not in headline._overall(dataclasses.replace(run, drifts=unread), "sft"), "refusals alone have evidence"
 
 
 def test_headline_shows_the_judges_note_the_notes_and_the_counts(run):
