@@ -1,7 +1,6 @@
 """The callback in real trainers: it sees what is there, and changes nothing of the training."""
 
 import json
-import math
 from types import SimpleNamespace
 
 import polars as pl
@@ -13,8 +12,10 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 import valuedrift
 from valuedrift import flow
 from valuedrift.attach import callback as module
+from valuedrift.attach._pace import Pace
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
+from valuedrift.sample import _engine
 
 from .test_trace import SIZES, Texts, tokenizer
 
@@ -30,7 +31,7 @@ def base(tmp_path_factory):
     return folder
 
 
-def trained(base, out, *callbacks, steps=6, **options):
+def trained(base, out, *callbacks, steps=6, eval_dataset=None, **options):
     """Train the base with dropout, so that every random number counts; return the losses and the weights."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -40,6 +41,7 @@ def trained(base, out, *callbacks, steps=6, **options):
         model=model,
         args=TrainingArguments(**arguments),
         train_dataset=Texts(tokenizer()),
+        eval_dataset=eval_dataset,
         processing_class=tokenizer(),
         callbacks=list(callbacks),
     )
@@ -163,51 +165,129 @@ class State:
         self.global_step, self.max_steps, self.step = step, steps, step
 
 
+def watching(folder, scheduled, spent, first_step=10.0):
+    """A callback amid a training of 100 steps of 10 s, which asked 110 prompts before the first.
+
+    Answers have ten tokens at most, 64 go at a time, and a prompt took 0.1 s, all of it sampling: 6.4 s for 64 of the longest answers. The
+    seconds spent include those that figures and report will take at the end: 1 and 0.3 for each topic.
+    """
+    watch = valuedrift.ValueDriftCallback(out=folder, max_new_tokens=10)
+    watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abcdefghijk" for n in range(50)])
+    watch._scheduled, watch._counts, watch._checkpoints, watch._n = scheduled, [110], [State(0, 100)], 0
+    watch._pace = Pace(watch.asking, 22, each=0.1, sampling=0.1, one_pass=0.64)
+    watch._steps, watch._lasts, watch._kept_back, watch.spent = [first_step], 300.0, 4.3, spent - 4.3
+    return watch
+
+
+def looked(watch, longer=1.0):
+    """Go through the steps; a prompt takes 0.1 s x `longer`. Return the steps after which it looked, and the prompts asked."""
+    seen, asked = [], []
+    for step in range(1, 101):
+        watch._steps += [10.0] * (step > 1)
+        if step in watch._scheduled and (n := watch._due(State(step, 100), False)):
+            seen.append(step)
+            asked.append(n)
+            watch.spent += 0.1 * n * longer
+            watch._pace.learn(0.1 * n * longer, 0.1 * n * longer, max(1, round(0.1 * n * longer / 0.64)), n, False)
+            watch._counts.append(n)
+            watch._checkpoints.append(State(step, 100))
+    return seen, asked
+
+
 @pytest.mark.parametrize(
     ("spent", "longer", "n", "looks"),
     [
         (-900.0, 1.0, 110, [10, 20, 40, 80, 100]),  # 110 prompts take 11 s
-        (13.1, 1.0, 92, [20, 80, 100]),  # 36.9 s left: four looks of 92 prompts, of which two could take 9.2 s, or 12.8 as two times 64
-        (13.1, 1.25, 92, [20, 100]),  # the look at 20 takes 11.5 s, and what is left does not hold two of 12.8
+        (13.1, 1.0, 64, [10, 20, 40, 80, 100]),  # 36.9 s left; of 73 prompts two looks could take 12.8 s each, and there were three looks
+        (13.1, 1.25, 64, [10, 20, 80, 100]),  # 8 s each: after two looks 20.9 s are left, and after three 12.9
         (35.0, 1.0, 37, [20, 100]),
         (46.05, 1.0, 39, [100]),
         (60.0, 1.0, 22, []),
     ],
 )
 def test_looks_get_what_the_share_of_time_allows(tmp_path, spent, longer, n, looks):
-    """Answers of ten tokens at most, 64 at a time: 0.1 s a prompt at first, 6.4 s for 64 of the longest. Training takes 1,000 s.
-
-    The seconds spent include those that figures and report will take at the end: 1 and 0.3 for each topic.
-    """
-    watch = valuedrift.ValueDriftCallback(out=tmp_path, max_new_tokens=10)
-    watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abcdefghijk" for n in range(50)])
-    watch._scheduled, watch._counts, watch._checkpoints = [10, 20, 40, 80, 100], [110], [State(0, 100)]
-    watch._each, watch._pass, watch._steps, watch.spent = 0.1, 0.64, [10.0], spent - 4.3
-    watch._backend = SimpleNamespace(passes=0)
-    seen = []
-    for step in watch._scheduled:
-        if watch._fits(State(step, 100)):
-            seen.append(step)
-            assert watch._n == n
-            seconds = 0.1 * n * longer
-            watch.spent += seconds
-            watch._backend.passes = seconds / 0.64
-            watch._learn(seconds, n)
-            watch._counts.append(n)
-            watch._checkpoints.append(State(step, 100))
-    assert seen == looks
+    watch = watching(tmp_path, [10, 20, 40, 80, 100], spent)
+    assert looked(watch, longer) == (looks, [n] * len(looks))
     assert not looks or watch.spent + 4.3 <= 0.05 * 1000 + 1e-6
 
 
-def test_passes_one_after_the_other_are_counted(base):
+def test_the_last_look_asks_fewer_prompts_where_answers_became_much_longer(tmp_path):
+    watch = watching(tmp_path, [10, 20, 40, 80, 100], 13.1)
+    # 64 prompts take 22.4 s at step 10; 14.5 s are left, for 41 prompts
+    assert looked(watch, 3.5) == ([10, 100], [64, 41])
+
+
+def test_a_slow_first_step_buys_no_look(tmp_path):
+    """Told from it, training would take 100,000 s; the lower bound holds until three more steps are timed."""
+    assert looked(watching(tmp_path, [1, 100], 46.05, first_step=1000.0)) == ([100], [39])
+
+
+def test_what_stood_in_the_store_tells_nothing_of_time(tmp_path):
+    watch = watching(tmp_path, [10, 20, 40, 80, 100], 13.1)
+    known = watch._pace.each
+    watch._pace.learn(0.01, 0.0, 0, 0, True)
+    assert watch._pace.each == known
+    watch._pace.each = 0.0  # nothing is known: the last look alone
+    assert looked(watch) == ([100], [22])
+
+
+def test_more_time_never_means_fewer_answers():
+    """64 answers of the longest take 6.4 s; more than 64 prompts take two of those."""
+    pace, before = Pace(Asking(max_new_tokens=10, batch_rows=64, draws=1), 22, each=0.02, sampling=0.02, one_pass=0.64), 0
+    for seconds in range(-5, 200):
+        n = pace.prompts(88, seconds, 8)
+        answers = n * pace.looks(n, seconds, 8)
+        assert answers >= before
+        before = answers
+    assert before == 8 * 88
+
+
+def test_what_a_look_takes_at_worst():
+    pace = Pace(Asking(max_new_tokens=10, batch_rows=4, draws=6), 22)
+    pace.learn(seconds=9.0, sampling=6.0, passes=12, generated=18, first=True)  # three prompts
+    assert (pace.each, pace.sampling, pace.one_pass) == (3.0, 2.0, 0.5)
+    assert pace.at_worst(3) == 3 * 1.0 + 5 * 10 * 0.5  # five batches of four rows
+    pace.learn(seconds=3.0, sampling=3.0, passes=3, generated=18, first=False)
+    assert pace.one_pass == 0.5, "passes that verify drafts are longer"
+
+
+@pytest.mark.parametrize("plainly", [False, True])
+def test_passes_one_after_the_other_are_counted(base, monkeypatch, plainly):
+    monkeypatch.setattr(_engine, "_why_not", lambda driven: "it is to" if plainly else "")
     model, words = AutoModelForCausalLM.from_pretrained(base), tokenizer()
-    for texts, passes in (["Is work good?"], 4), (["Is work good?"] * 3, 4), (["Is work good?"] * 3, 12):
-        asking = Asking(max_new_tokens=4, batch_rows=1 if passes > 4 else 3, frame="plain")
-        live = module.Live(asking, model, words)
+    for texts, rows, passes in (["Is work good?"], 3, 4), (["Is work good?"] * 3, 3, 4), (["Is work good?"] * 3, 1, 12):
+        live = module.Live(Asking(max_new_tokens=4, batch_rows=rows, frame="plain"), model, words)
         asked = [(Prompt(str(n), "work", text, ""), n) for n, text in enumerate(texts)]
         answers = [answer for _, answer in live.sample(Checkpoint("a", 0, "", "w", "f"), asked, 0, [None] * len(asked))]
         assert {answer.n_tokens for answer in answers} == {4}, "none ended by itself"
-        assert live.passes == passes
+        seconds, n = live.taken()
+        assert (n, seconds > 0) == (passes, True)
+        assert live.taken() == (0.0, 0)
+
+
+@pytest.mark.parametrize("share", [None, 1e9])
+def test_a_training_that_stops_early_is_looked_at_where_it_ends(base, tmp_path, share):
+    class Stop(module.TrainerCallback):
+        def on_evaluate(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 4
+
+    watch = valuedrift.ValueDriftCallback(out=tmp_path / "run", schedule=[2], **ASKING | {"share": share})
+    trained(base, tmp_path / "out", watch, Stop(), steps=8, eval_strategy="steps", eval_steps=4, eval_dataset=Texts(tokenizer()))
+    assert watch.looks == [0, 2, 4]
+    (stage,) = json.loads((tmp_path / "run" / "stages.json").read_text())
+    assert (stage["steps"], stage["total_steps"]) == ([0, 2, 4], 4)
+
+
+def test_a_second_training_begins_anew(base, tmp_path):
+    watch = valuedrift.ValueDriftCallback(out=tmp_path / "run", schedule=[2], **ASKING | {"share": 1e9})
+    spent = []
+    for _ in range(2):
+        trained(base, tmp_path / "out", watch, steps=4)
+        assert watch.looks == [0, 2, 4]
+        spent.append(watch.spent)
+    kept = json.loads((tmp_path / "run" / "attached.json").read_text())
+    assert 0 < kept["spent"] < min(spent)
+    assert kept["pace"]["each"] > 0, "known from the first, for the second sampled nothing"
 
 
 def test_a_resumed_training_goes_on_with_its_looks(base, tmp_path):
@@ -236,16 +316,16 @@ def test_a_resumed_training_goes_on_with_its_looks(base, tmp_path):
     trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     assert second.looks == [0, 2, 4]
     assert json.loads((tmp_path / "run" / "stages.json").read_text())[0]["steps"] == [0, 2, 4]
-    assert not math.isnan(second.spent)
+    kept = json.loads((tmp_path / "run" / "attached.json").read_text())
+    assert first.spent < kept["spent"] < second.spent, "what was spent before counts"
 
 
 @pytest.mark.parametrize(("at_least", "share", "n"), [(0.0, 0.05, 6), (1e9, 0.05, 24), (42.0, 0.05, 12), (1e9, 1e-12, 6), (0.0, None, 30)])
 def test_the_first_look_gets_the_share_of_what_training_lasts_at_least(tmp_path, monkeypatch, at_least, share, n):
     watch = valuedrift.ValueDriftCallback(out=tmp_path, share=share, first_seconds=0.4)
-    watch._backend = SimpleNamespace(passes=0)
+    watch._pace, watch._lasts, watch._kept_back = Pace(watch.asking, 6), at_least, 1.9
     watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abc" for n in range(10)])
     asked, clock = [], [0.0]
-    monkeypatch.setattr(watch, "_at_least", lambda *given: at_least)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def look(args, state, n):

@@ -11,7 +11,7 @@ import transformers
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
 from valuedrift.sample import _engine, answer_key
-from valuedrift.sample._engine import Decoder, Ending, Wanted, decode, generated
+from valuedrift.sample._engine import Decoder, Ending, Tally, Wanted, decode, generated
 from valuedrift.sample._frame import ending
 from valuedrift.sample._load import load_model, weights_digest
 from valuedrift.sample._noise import drawn, position_words, row_words, vocabulary_words
@@ -95,7 +95,7 @@ def test_generate_draws_the_same(case):
     """What architectures fall back to that cannot be driven."""
     model, asking, wanted, expected = case
     for batch_rows in (4, 512):
-        replies = dict(generated(model, wanted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+        replies = dict(generated(model, wanted, asking.model_copy(update={"batch_rows": batch_rows}), END, Tally()))
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
 
 

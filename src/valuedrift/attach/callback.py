@@ -32,9 +32,12 @@ from ..sample._frame import Frame, frame_digest, framed
 from ..sample.transformers import Backend
 from ..store import Store
 from ..train._schedule import save_steps
+from ._pace import Pace
 
 FEWEST = 2
-"""Prompts of each topic under which a look is not worth its time: there are fewer looks then."""
+"""Prompts of each topic that a look asks at the least."""
+TIMED = 4
+"""Steps after which the training's time is told from those behind it, but for the first, which is slow."""
 SAMPLED = 1024
 """Numbers of each tensor that tell one set of weights from another; an optimiser's step changes nearly all of them."""
 KEPT = "attached.json"
@@ -86,6 +89,7 @@ class ValueDriftCallback(TrainerCallback):
         # The Trainer hands no callback its own tracker; the object that calls us holds all of them
         self._others = getattr(caller.f_locals.get("self"), "callbacks", []) if caller else []
         self._started, self._step_started, self._steps = time.monotonic(), 0.0, list[float]()
+        self.spent, self.looks = 0.0, []
         self._off = not state.is_world_process_zero
         self._safely(self._begin, args, state, given)
 
@@ -98,28 +102,38 @@ class ValueDriftCallback(TrainerCallback):
         if not self._off and state.global_step in self._scheduled:
             self._safely(self._again, args, state, given)
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Ask the model where training ends before the last scheduled step; at the end of training other weights may stand in memory."""
+        if control.should_training_stop and not self._off and state.global_step != self._checkpoints[-1].step:
+            self._safely(self._again, args, state, given, True)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Measure and write the report."""
         self._safely(self._end, args, state, given)
 
     def _safely(self, work: Callable[..., None], *given: Any) -> None:
-        """Do some work without changing the training: its random numbers, its modes, its course."""
+        """Do some work that may fail without changing the training's course."""
         if self._off:
             return
-        started = time.monotonic()
+        self._since = time.monotonic()
         try:
-            with _untouched(given[-1].get("model")):
-                work(*given)
+            work(*given)
         except Exception as error:  # nothing that happens here may stop somebody's training
             self._off = True
             why = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
             progress.say(f"valuedrift stops watching, and training goes on: {why}")
         finally:
-            self.spent += time.monotonic() - started
+            self.spent += time.monotonic() - self._since
 
     # -- looking -----------------------------------------------------------------------------------------------------------------
 
     def _begin(self, args: Any, state: Any, given: Any) -> None:
+        with _untouched(given.get("model")):
+            self._make_ready(args, state, given)
+            if not self._checkpoints:
+                self._first(args, state)
+
+    def _make_ready(self, args: Any, state: Any, given: Any) -> None:
         model = extract_model_from_parallel(given["model"])
         if any(hasattr(values, "ds_id") or hasattr(values, "device_mesh") for values in model.parameters()):
             raise BadInput("the weights lie in parts on several devices; run 'valuedrift watch' on the folder of the checkpoints instead")
@@ -135,30 +149,28 @@ class ValueDriftCallback(TrainerCallback):
         self._asker = Asker(self._store, self.asking, [], judge, self._backend)
         self._scheduled = save_steps(self.schedule, state.max_steps)
         self._n_scheduled = len(self._scheduled) + 1
-        before = self._store.read_json(KEPT, {"n": [], "checkpoints": []}) if state.global_step else {"n": [], "checkpoints": []}
-        self._counts: list[int] = before["n"]
-        self._checkpoints = [Checkpoint(**one) for one in before["checkpoints"] if one["step"] <= state.global_step]
-        self._counts = self._counts[: len(self._checkpoints)]
-        self._each, self._pass, self._n = 0.0, 0.0, min(self._counts, default=0)
-        if not self._checkpoints:
-            self._first(args, state)
+        n_topics, before = len({prompt.topic for prompt in self._prompts}), self._store.read_json(KEPT, {})
+        self._pace = Pace(self.asking, FEWEST * n_topics, **before.get("pace", {}))
+        self._kept_back = LAST[0] + LAST[1] * n_topics
+        kept = [one for one in before.get("checkpoints", []) if one["step"] <= state.global_step] if state.global_step else []
+        self._checkpoints = [Checkpoint(**one) for one in kept]
+        self._counts: list[int] = before["n"][: len(kept)] if kept else []
+        self._n = min(self._counts, default=0)
+        self._resumed = bool(kept)
+        self.spent += before.get("spent", 0.0) if kept else 0.0
+        self._lasts = self._at_least(args, state) if self.share is not None else 0.0
 
     def _first(self, args: Any, state: Any) -> None:
-        """Ask as many prompts as there is time for; how long one takes is known from then on."""
+        """Ask as many prompts as there is time for."""
         started, n = time.monotonic(), 0
-        seconds = math.inf if self.share is None else min(self.first_seconds, self._left(self._at_least(args, state)))
+        seconds = math.inf if self.share is None else min(self.first_seconds, self._left(self._lasts))
         while n < len(self._prompts) and (not n or time.monotonic() - started < seconds / 2):  # the next takes as long again
-            n = len(self._prompts) if self.share is None else min(len(self._prompts), 2 * n or FEWEST * self._n_topics)
+            n = len(self._prompts) if self.share is None else min(len(self._prompts), 2 * n or self._pace.fewest)
             self._look(args, state, n)
-        self._learn(time.monotonic() - started, n)
-
-    @property
-    def _n_topics(self) -> int:
-        return len({prompt.topic for prompt in self._prompts})
 
     def _left(self, training: float) -> float:
         """Return the seconds that its share of some seconds of training leaves for further looks."""
-        return training * (self.share or 0.0) - self.spent - LAST[0] - LAST[1] * self._n_topics
+        return training * (self.share or 0.0) - self.spent - self._kept_back
 
     def _at_least(self, args: Any, state: Any) -> float:
         """Return seconds that the training takes at the very least, before any step of it was timed.
@@ -177,44 +189,36 @@ class ValueDriftCallback(TrainerCallback):
             seconds = min(seconds, time.monotonic() - started)
         return 2 * seconds * args.gradient_accumulation_steps * state.max_steps
 
-    def _learn(self, seconds: float, n: int) -> None:
-        """Take in how long a look at `n` prompts took."""
-        self._each = seconds / n
-        if self._backend.passes:  # the least: the first are slow, and those that verify drafts read several tokens of a row
-            self._pass, self._backend.passes = min(self._pass or math.inf, seconds / self._backend.passes), 0
+    def _again(self, args: Any, state: Any, given: Any, last: bool = False) -> None:
+        if n := self._due(state, last):
+            with _untouched(given.get("model")):
+                self._look(args, state, n)
 
-    def _again(self, args: Any, state: Any, given: Any) -> None:
-        started = time.monotonic()
-        if self.share is not None and not self._fits(state):
-            return
-        n = self._n or len(self._prompts)
-        self._look(args, state, n)
-        self._learn(time.monotonic() - started, n)
+    def _due(self, state: Any, last: bool) -> int:
+        """Return how many prompts to ask now; 0 leaves the look out. The looks lie evenly over the schedule that is left.
 
-    def _fits(self, state: Any) -> bool:
-        """Tell whether it is time for a look: they lie evenly over the schedule that is left, and the last one matters most.
-
-        Answers may become longer, so others are taken only where they and the last would fit with no answer ending before it must.
+        Answers may become longer, so looks before the last are taken only where they and the last would fit at their worst.
         """
-        if not self._steps or self._each == 0.0:
-            return True  # the first look after a resume: it tells what one takes
-        seconds = self._left(statistics.median(self._steps) * state.max_steps)
-        ahead = [step for step in self._scheduled if step > self._checkpoints[-1].step]
-        together = max(1, self.asking.batch_rows // self.asking.draws)
-        longest = self._pass * self.asking.max_new_tokens  # for as many prompts as are asked together
+        if self.share is None:
+            return self._n or len(self._prompts)
+        timed, step = self._steps[1:], state.global_step
+        seconds = self._left(statistics.median(timed) * state.max_steps if len(self._steps) >= TIMED else self._lasts)
+        ahead = [one for one in self._scheduled if one > self._checkpoints[-1].step]
+        last = last or step == ahead[-1]
+        fewest = min(self._counts[0], self._pace.fewest)
+        if not self._pace.each:
+            return fewest if last else 0
         if len(self._counts) == 1:  # later looks ask the same prompts, which can be compared
-            due = sum(step >= state.global_step for step in ahead)
-            for_each = max(0, due - 2) * self._each + min(due, 2) * max(self._each, longest / together)
-            self._n = min(self._counts[0], max(int(seconds / for_each), FEWEST * self._n_topics))
-        cost = self._each * self._n
-        at_worst = max(cost, longest * math.ceil(self._n / together))
-        if state.global_step == ahead[-1]:
-            return cost <= seconds
-        n_looks = min(len(ahead), 2 + int((seconds - 2 * at_worst) / cost))
-        return 2 * at_worst <= seconds and state.global_step >= ahead[round(len(ahead) / n_looks) - 1]
+            self._n = self._pace.prompts(self._counts[0], seconds, 1 if last else sum(one >= step for one in ahead))
+        if last:
+            n = min(self._n, int(seconds / self._pace.each))
+            return n if n >= fewest else 0
+        n_looks = self._pace.looks(self._n, seconds, len(ahead))
+        return self._n if n_looks > 1 and step >= ahead[round(len(ahead) / n_looks) - 1] else 0
 
     def _look(self, args: Any, state: Any, n: int) -> None:
         """Ask the weights as they are the first `n` prompts, and tell the tracker."""
+        started, before = time.monotonic(), self._asker.generated
         model, tokenizer = self._live
         template = None if self.asking.frame == "plain" else tokenizer.chat_template
         path = f"{args.output_dir}/checkpoint-{state.global_step}"
@@ -226,8 +230,11 @@ class ValueDriftCallback(TrainerCallback):
             scores = self._asker.scores(self._asker.asked([job]))
             self._checkpoints = [*(one for one in self._checkpoints if one.step != checkpoint.step), checkpoint]
             self._counts = [*self._counts[: len(self._checkpoints) - 1], n]
-            kept = {"n": self._counts, "checkpoints": [vars(one) for one in self._checkpoints]}
-            self._store.write_json(KEPT, kept)
+            seconds, generated = time.monotonic() - started, self._asker.generated - before
+            self._pace.learn(seconds, *self._backend.taken(), generated, first=len(self._checkpoints) == 1)
+            pace = {name: getattr(self._pace, name) for name in ("each", "sampling", "one_pass")}
+            kept = {"n": self._counts, "checkpoints": [vars(one) for one in self._checkpoints], "pace": pace}
+            self._store.write_json(KEPT, kept | {"spent": self.spent + time.monotonic() - self._since})
         self.looks = [one.step for one in self._checkpoints]
         self._tell(args, state, curves(profiles(scores, self.asking.view)))
 
@@ -239,20 +246,26 @@ class ValueDriftCallback(TrainerCallback):
 
     def _end(self, args: Any, state: Any, given: Any) -> None:
         """Measure what was asked of every look, and write the report."""
-        started, n = time.monotonic(), min(self._counts)
+        with _untouched(given.get("model")):
+            self._report(state)
+
+    def _report(self, state: Any) -> None:
+        n = min(self._counts)
         rows = [json.dumps(asdict(prompt), ensure_ascii=False) for prompt in self._prompts[:n]]
         path = self._store.write_bytes("asked.jsonl", ("\n".join(rows) + "\n").encode())
         asking = Asking(**self.asking.model_dump() | {"suite": str(path), "topics": []})
         steps = [checkpoint.step for checkpoint in self._checkpoints]
         stage = {"name": self.name, "after": BASE, "seed": 0, "algorithm": "attached", "data": None, "seconds": None}
-        stage |= {"total_steps": state.max_steps, "steps": steps}
+        stage |= {"total_steps": state.global_step, "steps": steps}
         trained = time.monotonic() - self._started - self.spent
+        beside = "" if self._resumed else f" beside {trained:.1f} s of training"  # what was before is not known
         note = f"Asked in training: {n} of {len(self._prompts)} prompts after {len(steps)} of {self._n_scheduled} scheduled steps, "
-        note += f"in {self.spent:.1f} s beside {trained:.1f} s of training."
+        note += f"in {self.spent:.1f} s{beside}."
         with self._store.locked():
             result = flow.trace(self._store, asking, [stage], self._checkpoints, {}, asking.model_dump(), sample=False, notes=[note])
-        spent = self.spent + time.monotonic() - started
-        progress.say(f"{note} With figures and report {spent:.1f} s ({spent / max(trained, 1e-9):.1%}): {result['report']}")
+        spent = self.spent + time.monotonic() - self._since
+        share = "" if self._resumed else f" ({spent / max(trained, 1e-9):.1%})"
+        progress.say(f"{note} With figures and report {spent:.1f} s{share}: {result['report']}")
 
 
 def curves(table: pl.DataFrame) -> dict[str, float]:
@@ -286,20 +299,22 @@ class Live(Backend):
 
     def __init__(self, asking: Asking, model: Any, tokenizer: Any):
         super().__init__(asking)
-        self.passes = 0
-        """Passes through the model one after the other, of all that it was asked."""
+        self._seconds, self._passes = 0.0, 0
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # under an adapter, which stays active
         self.live = (base, tokenizer)
 
     def sample(self, *given: Any) -> Iterator[Any]:
         """As any backend; the memory for keys and values is given back, because the training wants it."""
-        longest = 0
-        for place, answer in super().sample(*given):
-            longest = max(longest, answer.n_tokens or 0)
-            yield place, answer
-        if self._decoder:
-            self.passes += max(lane.tally.passes for lane in self._decoder.lanes) or longest
+        started = time.monotonic()
+        yield from super().sample(*given)
+        self._seconds += time.monotonic() - started
+        self._passes += max((lane.tally.passes for lane in self._decoder.lanes), default=0) if self._decoder else 0
         self._decoder = None
+
+    def taken(self) -> tuple[float, int]:
+        """Return the seconds of sampling since it was last asked for them, and the passes through the model, one after the other."""
+        taken, self._seconds, self._passes = (self._seconds, self._passes), 0.0, 0
+        return taken
 
     def expect(self, checkpoint: Checkpoint) -> None:
         """Do nothing: there is one model."""

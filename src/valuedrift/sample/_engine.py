@@ -293,7 +293,8 @@ class Decoder:
 
     def decode(self, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
         """Yield the place and the reply of every wanted row, as they are finished; draws of a prompt should stand together."""
-        for place, reply in generated(self.model, wanted, asking, ending) if self.why else self._decoded(wanted, asking, ending):
+        plainly = generated(self.model, wanted, asking, ending, self.lanes[0].tally) if self.why else None
+        for place, reply in plainly or self._decoded(wanted, asking, ending):
             self.tokens += len(reply.tokens)
             yield place, reply
 
@@ -413,7 +414,7 @@ class _State:
         return _State(*(getattr(self, part.name)[rows] for part in dataclasses.fields(self)))
 
 
-def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
+def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Ending, tally: Tally) -> Iterator[tuple[int, Reply]]:
     """Yield what `Decoder.decode` does, drawn by the same noise, through the model's own `generate`: slower, for every architecture."""
     size = model.get_output_embeddings().weight.shape[0]
     vocabulary_V = vocabulary_words(size, model.device)
@@ -438,6 +439,7 @@ def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Endi
             stopping_criteria=StoppingCriteriaList([ended]),
             generation_config=GenerationConfig(max_new_tokens=asking.max_new_tokens, pad_token_id=0),
         )[:, longest:]
+        tally.passes += said_BT.shape[1]
         for place, said in zip(order[start:], said_BT.tolist(), strict=False):
             n = _length(said, ending)
             yield place, Reply(said[: n or asking.max_new_tokens], "stop" if n else "length")
