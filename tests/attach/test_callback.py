@@ -1,6 +1,7 @@
 """The callback in real trainers: it sees what is there, and changes nothing of the training."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import polars as pl
@@ -11,6 +12,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import valuedrift
 from valuedrift import flow
+from valuedrift.attach import _pace
 from valuedrift.attach import callback as module
 from valuedrift.attach._pace import Pace
 from valuedrift.nouns import Checkpoint, Prompt
@@ -174,21 +176,25 @@ def watching(folder, scheduled, spent, first_step=10.0):
     watch = valuedrift.ValueDriftCallback(out=folder, max_new_tokens=10)
     watch._prompts = module.evenly([Prompt(f"{topic}{n}", topic, "?", "") for topic in "abcdefghijk" for n in range(50)])
     watch._scheduled, watch._counts, watch._checkpoints, watch._n = scheduled, [110], [State(0, 100)], 0
-    watch._pace = Pace(watch.asking, 22, each=0.1, sampling=0.1, one_pass=0.64)
+    watch._pace = Pace(watch.asking, 22, each=0.1, sampling=0.1, one_pass=0.64, passes=1)
     watch._steps, watch._lasts, watch._n_topics, watch.spent = [first_step], 300.0, 11, spent - 4.3
     return watch
 
 
-def looked(watch, longer=1.0):
-    """Go through the steps; a prompt takes 0.1 s x `longer`. Return the steps after which it looked, and the prompts asked."""
+def looked(watch, longer=1.0, course=None):
+    """Go through the steps; a prompt takes 0.1 s x `longer`, or each look the seconds and passes of `course`.
+
+    Return the steps after which it looked, and the prompts asked.
+    """
     seen, asked = [], []
     for step in range(1, 101):
         watch._steps += [10.0] * (step > 1)
         if step in watch._scheduled and (n := watch._due(State(step, 100), False)):
             seen.append(step)
             asked.append(n)
-            watch.spent += 0.1 * n * longer
-            watch._pace.learn(0.1 * n * longer, 0.1 * n * longer, max(1, round(0.1 * n * longer / 0.64)), n, False)
+            seconds, passes = next(course) if course else (0.1 * n * longer, round(0.1 * n * longer / 0.64))
+            watch.spent += seconds
+            watch._pace.learn(seconds, seconds, passes, n)
             watch._counts.append(n)
             watch._checkpoints.append(State(step, 100))
     return seen, asked
@@ -205,7 +211,8 @@ def looked(watch, longer=1.0):
         (60.0, 1.0, 22, []),
     ],
 )
-def test_looks_get_what_the_share_of_time_allows(tmp_path, spent, longer, n, looks):
+def test_looks_get_what_the_share_of_time_allows(tmp_path, monkeypatch, spent, longer, n, looks):
+    monkeypatch.setattr(_pace, "SLACK", 1.0)
     watch = watching(tmp_path, [10, 20, 40, 80, 100], spent)
     assert looked(watch, longer) == (looks, [n] * len(looks))
     assert not looks or watch.spent + 4.3 <= 0.05 * 1000 + 1e-6
@@ -219,20 +226,33 @@ def test_the_last_look_asks_fewer_prompts_where_answers_became_much_longer(tmp_p
 
 def test_a_slow_first_step_buys_no_look(tmp_path):
     """Told from it, training would take 100,000 s; the lower bound holds until three more steps are timed."""
-    assert looked(watching(tmp_path, [1, 100], 46.05, first_step=1000.0)) == ([100], [38])
+    assert looked(watching(tmp_path, [1, 100], 46.05, first_step=1000.0)) == ([100], [30])
 
 
 def test_what_stood_in_the_store_tells_nothing_of_time(tmp_path):
     watch = watching(tmp_path, [10, 20, 40, 80, 100], 13.1)
     known = watch._pace.each
-    watch._pace.learn(0.01, 0.0, 0, 0, True)
+    watch._pace.learn(0.01, 0.0, 0, 0)
     assert watch._pace.each == known
     watch._pace.each = 0.0  # nothing is known: the last look alone
     assert looked(watch) == ([100], [22])
 
 
-def test_more_time_never_means_fewer_answers():
+def test_no_look_costs_the_last_one_whatever_the_answers_lengths(tmp_path):
+    """Looks take up to ten passes, at random; the more, the longer each: 0.64 s, and a fifth more where no row ends."""
+    for seed in range(200):
+        chance = random.Random(seed)
+        watch = watching(tmp_path, [10, 20, 40, 80, 90, 100], 50.0 - chance.uniform(13.0, 40.0))
+        watch._counts = [22]
+        lengths = iter([chance.randint(1, 10) for _ in range(6)])
+        seen, _ = looked(watch, course=((n * (0.64 + 0.0128 * n), n) for n in lengths))
+        assert seen[-1] == 100
+        assert watch.spent + 4.3 + 0.11 * len(watch._counts[:-1]) <= 50.0 + 1e-6
+
+
+def test_more_time_never_means_fewer_answers(monkeypatch):
     """64 answers of the longest take 6.4 s; more than 64 prompts take two of those."""
+    monkeypatch.setattr(_pace, "SLACK", 1.0)
     pace, before = Pace(Asking(max_new_tokens=10, batch_rows=64, draws=1), 22, each=0.02, sampling=0.02, one_pass=0.64), 0
     for seconds in range(-5, 200):
         n = pace.prompts(88, seconds, 8)
@@ -244,11 +264,13 @@ def test_more_time_never_means_fewer_answers():
 
 def test_what_a_look_takes_at_worst():
     pace = Pace(Asking(max_new_tokens=10, batch_rows=4, draws=6), 22)
-    pace.learn(seconds=9.0, sampling=6.0, passes=12, generated=18, first=True)  # three prompts
+    pace.learn(seconds=9.0, sampling=6.0, passes=12, generated=18)  # three prompts
     assert (pace.each, pace.sampling, pace.one_pass) == (3.0, 2.0, 0.5)
-    assert pace.at_worst(3) == 3 * 1.0 + 5 * 10 * 0.5  # five batches of four rows
-    pace.learn(seconds=3.0, sampling=3.0, passes=3, generated=18, first=False)
-    assert pace.one_pass == 0.5, "passes that verify drafts are longer"
+    assert pace.at_worst(3) == 1.25 * (3 * 1.0 + 5 * 10 * 0.5)  # five batches of four rows
+    pace.learn(seconds=3.0, sampling=3.0, passes=3, generated=18)
+    assert pace.one_pass == 0.5, "passes that verify drafts are longer, and fewer"
+    pace.learn(seconds=9.0, sampling=9.0, passes=15, generated=18)
+    assert pace.one_pass == 0.6
 
 
 @pytest.mark.parametrize("plainly", [False, True])

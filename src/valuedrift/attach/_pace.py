@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ..plan import Asking
 
+SLACK = 1.25
+"""A look at worst may take this many times as long as it is reckoned: passes in which no row has ended yet take longer than others."""
+
 
 @dataclass
 class Pace:
@@ -20,21 +23,23 @@ class Pace:
     sampling: float = 0.0
     """The part of `each` that went to sampling."""
     one_pass: float = 0.0
-    """What a pass through the model takes while sampling."""
+    """What a pass through the model takes while sampling: in the look that took most of them, which is nearest to the worst."""
+    passes: int = 0
+    """How many that look took."""
 
-    def learn(self, seconds: float, sampling: float, passes: int, generated: int, first: bool) -> None:
-        """Take in what a look took that generated some answers, in passes one after the other; the `first` look has no drafts."""
+    def learn(self, seconds: float, sampling: float, passes: int, generated: int) -> None:
+        """Take in what a look took that generated some answers, in passes one after the other."""
         if not generated:
             return  # all of them stood in the store
         n = generated / self.asking.draws
         self.each, self.sampling = seconds / n, sampling / n
-        if passes:  # the least: passes that verify drafts read several tokens of a row
-            self.one_pass = min(sampling / passes, math.inf if first or not self.one_pass else self.one_pass)
+        if passes >= self.passes:
+            self.one_pass, self.passes = sampling / max(1, passes), passes
 
     def at_worst(self, n: int) -> float:
         """Return the seconds of a look at `n` prompts in which no answer ends before it must."""
         longest = self.one_pass * self.asking.max_new_tokens * math.ceil(n * self.asking.draws / self.asking.batch_rows)
-        return n * (self.each - self.sampling) + max(n * self.sampling, longest)
+        return SLACK * (n * (self.each - self.sampling) + max(n * self.sampling, longest))
 
     def prompts(self, most: int, seconds: float, n_looks: int) -> int:
         """Return the prompts of each of some looks, `most` at most, so that most answers come of it."""

@@ -234,8 +234,8 @@ class ValueDriftCallback(TrainerCallback):
             self._checkpoints = [*(one for one in self._checkpoints if one.step != checkpoint.step), checkpoint]
             self._counts = [*self._counts[: len(self._checkpoints) - 1], n]
             seconds, generated = time.monotonic() - started, self._asker.generated - before
-            self._pace.learn(seconds, *self._backend.taken(), generated, first=len(self._checkpoints) == 1)
-            pace = {name: getattr(self._pace, name) for name in ("each", "sampling", "one_pass")}
+            self._pace.learn(seconds, *self._backend.taken(), generated)
+            pace = {name: getattr(self._pace, name) for name in ("each", "sampling", "one_pass", "passes")}
             kept = {"n": self._counts, "checkpoints": [vars(one) for one in self._checkpoints], "pace": pace}
             self._store.write_json(KEPT, kept | {"spent": self.spent + time.monotonic() - self._since})
         self.looks = [one.step for one in self._checkpoints]
