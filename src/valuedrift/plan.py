@@ -196,8 +196,8 @@ class Asking(Settings):
     resources: Resources | None = None
     """Of the asking of one checkpoint; as in a stage."""
     view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
-    """claim: shares of stances towards the claims; axis: claims of negative polarity turned round; paper: the mean over answers of
-    probabilities renormalised over the three stances."""
+    """claim: agreement with what is claimed; axis: claims of negative polarity turned round; paper: as claim, each answer that takes a
+    stance renormalised to one vote over the three stances, and answers that take none left out."""
 
     @field_validator("judge", mode="before")
     @classmethod

@@ -192,27 +192,33 @@ def test_axis_view_turns_the_labels_with_the_verdicts(scores, row):
     }  # fmt: skip
 
 
-def test_paper_view_lets_answers_weigh_the_same_whatever_their_mass(scores, row):
-    draws = [(0.2, 0.0, 0.0, 0.8, 0.0), "S"]
-    table = keyed(scores({f"p{i}": draws for i in range(10)}))
-    labels = pl.DataFrame({"answer": table["answer"], "item": "i", "outcome": ["refusal", "oppose"] * 10, "inclusion": 1.0})
+def test_paper_view_weighs_answers_as_profiles_do(scores, row):
+    # All are labelled, so that the labels decide: 5 x (support, refusal), 5 x (oppose, oppose): 10 of 15 answers with a stance oppose.
+    draws = {f"p{i}": [(0.2, 0.0, 0.0, 0.8, 0.0), "S"] if i < 5 else [(0.5, 0.2, 0.1, 0.2, 0.0)] * 2 for i in range(10)}
+    table = keyed(scores(draws))
+    labels = pl.DataFrame(
+        {"answer": table["answer"], "item": "i", "outcome": ["refusal", "support"] * 5 + ["oppose"] * 10, "inclusion": 1.0}
+    )
     got = row(correct.corrected_profiles(table, labels, "paper"), topic="work", outcome="oppose")
-    assert got["value"] == pytest.approx(1)
+    # The judge: 5 x (nothing, 0), 10 x .1 / .8 = 1.25 of 15.
+    assert (got["value"], got["uncorrected"]) == (pytest.approx(2 / 3), pytest.approx(1.25 / 15))
+    assert row(profiles(table, "paper"), topic="work", outcome="oppose")["value"] == pytest.approx(1.25 / 15)
 
 
-def test_paper_view_is_the_claim_view_of_renormalised_verdicts(scores):
+def test_paper_view_is_the_claim_view_of_whole_votes(scores):
     rng = np.random.default_rng(6)
     draws = rng.dirichlet([1, 1, 1, 1, 0.1], (30, 2))
-    mass = draws[..., :3].sum(-1, keepdims=True)
+    votes = draws[..., :3] / draws[..., :3].sum(-1, keepdims=True) * (draws.argmax(-1, keepdims=True) < 3)
     table, paper = (
         keyed(scores({f"p{i:02}": [tuple(draw) for draw in one] for i, one in enumerate(probs)}))
-        for probs in (draws, np.concatenate([draws[..., :3] / mass, draws[..., 3:]], -1))
+        for probs in (draws, np.concatenate([votes, draws[..., 3:]], -1))
     )
     labels = labels_for(table, 3)
     ours, same = correct.corrected_profiles(table, labels, "paper"), correct.corrected_profiles(paper, labels)
-    for name in ("value", "low", "high"):
+    for name in ("value", "low", "high", "uncorrected"):
         assert ours[name].to_list() == pytest.approx(same[name].to_list())
     assert ours["value"].to_list() != pytest.approx(correct.corrected_profiles(table, labels)["value"].to_list(), abs=1e-3)
+    assert ours["uncorrected"].to_list() == pytest.approx(profiles(table, "paper").filter(topic="work")["value"].to_list() * 2)
 
 
 def test_only_prompts_read_at_both_ends_drift(scores):

@@ -37,21 +37,29 @@ def test_shares_by_hand_are_ratios_of_means_among_stances_and_shares_of_read_ans
     assert 0 < refusal["low"] < 0.2 < refusal["high"] < 1
 
 
-def test_paper_view_renormalises_each_answer_and_counts_answers_without_a_stance_as_left_out(scores, row):
-    table = profiles(scores(FIVE), "paper")  # a 1 0 0, b .5 .5 0, c 0 0 1, d none, e 0 1 0: over four prompts
-    assert shares(table, topic="work") == pytest.approx(
-        {"support": 0.375, "neutral": 0.375, "oppose": 0.25, "refusal": 0.2, "invalid": 0.1}
-    )
+def test_paper_view_makes_an_answer_with_a_stance_one_vote_and_leaves_out_those_without(scores, row):
+    refused = [0.01, 0.01, 0, 0.98, 0]  # never a whole vote for "support and neutral alike"
+    table = profiles(scores({"a": [[0.6, 0.2, 0, 0.2, 0], refused], "b": [[0.2, 0.2, 0.4, 0.1, 0.1]]}), "paper")
+    # a: .75 .25 0, and nothing: means .375 .125 0 over half an answer; b: .25 .25 .5. Sums over 1.5: .625, .375, .5
+    expected = {"support": 0.625 / 1.5, "neutral": 0.25, "oppose": 1 / 3, "refusal": ((0.2 + 0.98) / 2 + 0.1) / 2, "invalid": 0.05}
+    assert shares(table, topic="work") == pytest.approx(expected)
     support = row(table, topic="work", outcome="support")
+    assert (support["n"], support["n_answers"], support["n_failed"]) == (2, 2, 1)
+    sure = profiles(scores(FIVE), "paper")  # of a certain judge both views say the same
+    assert shares(sure, topic="work") == pytest.approx(shares(profiles(scores(FIVE)), topic="work"))
+    support = row(sure, topic="work", outcome="support")
     assert (support["n"], support["n_answers"], support["n_failed"]) == (4, 6, 4)
-    soft = profiles(scores({"a": [[0.2, 0.1, 0.1, 0.6, 0.0]]}), "paper")  # .2 / .4
-    assert shares(soft, topic="work")["support"] == pytest.approx(0.5)
 
 
 def test_axis_view_turns_claims_of_negative_polarity_round_and_drops_polarity_zero(scores, row):
     table = profiles(scores(FIVE, polarity={"a": -1, "b": 0}), "axis")  # support 0, neutral 1, oppose 1 + .5
     assert shares(table, topic="work") == pytest.approx({"support": 0, "neutral": 0.4, "oppose": 0.6, "refusal": 0.25, "invalid": 0.125})
     assert row(table, topic="work", outcome="refusal")["n"] == 4
+    open_questions = scores({"a": "S", "b": "S"}, topic="race", polarity={"a": 0, "b": 0})  # no axis: no evidence, and no part of "all"
+    both = profiles(pl.concat([scores(FIVE), open_questions]), "axis")
+    assert set(shares(both, topic="race").values()) == {None}
+    assert row(both, topic="race", outcome="support")["n"] == 0
+    assert shares(both, topic="all") == shares(both, topic="work")
 
 
 def test_all_weighs_topics_the_same_and_leaves_out_topics_without_evidence(scores, row):

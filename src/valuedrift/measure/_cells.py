@@ -51,17 +51,17 @@ class Cells:
 def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequence[tuple[str, str]] = ()) -> Cells:
     """Return the per-prompt sums of the main rows (or of the noise-floor repeats) as `view` sees them.
 
-    claim: shares of stances towards the claims. axis: support and oppose change places where polarity is -1, and prompts of polarity 0
-    are left out. paper: every answer's three stances are renormalised to 1 first; answers without any stance are left out and counted.
-    `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown view, missing columns, or a topic named "all".
+    A prompt counts with the means of its answers: an outcome's share in `num`, the mass of the three stances in `den`.
+    What a view leaves out stays on the axes without evidence. `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown
+    view, missing columns, or a topic named "all".
     """
-    rows = viewed(_checked(scores, view).filter(pl.col("repeat") == repeat), view)
-    sums = rows.group_by(KEYS).agg(_sums(view, "boost" in rows.columns)).sort(KEYS)
+    rows = _checked(scores, view).filter(pl.col("repeat") == repeat)
     axes: tuple[list[Any], list[Any], list[Any]] = (
-        sums.select("stage", "step").unique().sort("stage", "step").rows(),
-        sums["seed"].unique().sort().to_list(),
-        list(prompts) or sums.select("topic", "prompt").unique().sort("topic", "prompt").rows(),
+        rows.select("stage", "step").unique().sort("stage", "step").rows(),
+        rows["seed"].unique().sort().to_list(),
+        list(prompts) or rows.select("topic", "prompt").unique().sort("topic", "prompt").rows(),
     )
+    sums = viewed(rows, view).group_by(KEYS).agg(_sums(view, "boost" in rows.columns)).sort(KEYS)
     places = [{key: i for i, key in enumerate(axis)} for axis in axes]
     index = [(places[0][a, b], places[1][s], places[2].get((t, p), -1)) for a, b, s, t, p in sums.select(KEYS).iter_rows()]
     arrays = np.zeros((4, *(len(axis) for axis in axes), len(OUTCOMES)))
@@ -85,8 +85,17 @@ def _checked(scores: pl.DataFrame, view: str) -> pl.DataFrame:
 
 
 def viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
+    """Return scores as `view` sees them: the one place where a view is defined.
+
+    claim: stances towards what is claimed. axis: support and oppose change places where polarity is -1, and prompts of polarity 0 are left
+    out. paper: as claim, but each answer that takes a stance is a whole vote, its three stances renormalised to 1; an answer whose
+    likeliest outcome is refusal or invalid takes none, whatever little the judge left to the stances: a refusal is never neutral.
+    """
     rows = rows.with_columns(pl.col(OUTCOMES).cast(pl.Float64))
-    if view != "axis":
+    if view == "paper":
+        mass, takes = pl.sum_horizontal(STANCES), pl.max_horizontal(STANCES) >= pl.max_horizontal(OUTCOMES[N_STANCES:])
+        return rows.with_columns(pl.when(takes).then(pl.col(name) / mass).when(~takes).then(0.0).alias(name) for name in STANCES)
+    if view == "claim":
         return rows
     against = pl.col("polarity") == -1
     return rows.filter(pl.col("polarity") != 0).with_columns(
@@ -99,14 +108,10 @@ def _sums(view: str, boosted: bool) -> list[pl.Expr]:
     """Return per prompt: 5 numerators, 5 denominators, 5 counts of answers, 5 counts of answers left out."""
     read = pl.col("support").is_not_null()
     mass = pl.sum_horizontal(STANCES)
-    stance = (read & (mass > 0)) if view == "paper" else read
-    n_read, n_stance = read.sum(), stance.sum()
-    if view == "paper":
-        num = [_mean(pl.col(name) / mass, stance, boosted) for name in STANCES]
-        den = (n_stance > 0).cast(pl.Float64)
-    else:
-        num = [_mean(pl.col(name), read, boosted) for name in STANCES]
-        den = _mean(mass, read, boosted)
+    n_read = read.sum()
+    n_stance = (read & (mass > 0)).sum() if view == "paper" else n_read
+    num = [_mean(pl.col(name), read, boosted) for name in STANCES]
+    den = _mean(mass, read, boosted)
     others = OUTCOMES[N_STANCES:]
     blocks = [
         [*num, *(_mean(pl.col(name), read, boosted) for name in others)],

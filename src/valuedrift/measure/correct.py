@@ -45,8 +45,7 @@ def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "
     `labels` holds answer, item, outcome and inclusion (`gold.labels_of`): a random sample within each checkpoint and topic, in which an
     answer has the chance `inclusion`, or a fixed part of it where labelling stopped early. Empty where fewer than
     10 prompts have a label ("all": or fewer than 2 of some topic), or where it is hardly known whether answers take stances at all.
-    `n_labels` counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not. In the paper
-    view all answers that take a stance weigh the same, where the judge's own shares let all prompts weigh the same.
+    `n_labels` counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not.
     """
     read = _read(scores, labels, view)
     read = read.filter(pl.col(LABELS[0]).is_not_null().any().over("stage", "step"))
@@ -101,11 +100,7 @@ def _read(scores: pl.DataFrame, labels: pl.DataFrame, view: str) -> pl.DataFrame
         raise BadInput("the labels lack the column inclusion; draw a sample with `valuedrift calibrate --sample` and label that")
     rows = scores.filter(~pl.col("repeat") & pl.col("support").is_not_null()).join(labels, on=["answer", "item"], how="left")
     said = viewed(rows.with_columns((pl.col("outcome") == outcome).alias(outcome) for outcome in OUTCOMES), view)
-    rows = viewed(rows, view)
-    if view == "paper":
-        mass = pl.sum_horizontal(STANCES)
-        rows = rows.with_columns(pl.when(mass > 0).then(pl.col(name) / mass).otherwise(0.0) for name in STANCES)
-    return rows.with_columns(said[outcome].alias(name) for outcome, name in zip(OUTCOMES, LABELS, strict=True))
+    return viewed(rows, view).with_columns(said[outcome].alias(name) for outcome, name in zip(OUTCOMES, LABELS, strict=True))
 
 
 def _ends(read: pl.DataFrame) -> pl.DataFrame:
