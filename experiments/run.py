@@ -130,10 +130,12 @@ def claims(folder: Path) -> list[dict[str, Any]]:
 
 
 def figure(table: Path, where: dict[str, Any], column: str) -> dict[str, Any] | None:
-    """Return value, low and high of the one row of a table that has these entries; None where there is none."""
+    """Return value, low and high of the one row of a table that has these entries (view: claim, if not named); None without one."""
     if not table.exists():
         return None
-    found = pl.read_parquet(table).filter(pl.all_horizontal([pl.col(name) == value for name, value in where.items()]))
+    found = pl.read_parquet(table)
+    where = {"view": "claim"} | where if "view" in found.columns else where
+    found = found.filter(pl.all_horizontal([pl.col(name) == value for name, value in where.items()]))
     if found.height > 1:
         raise SystemExit(f"{table}: {where} names {found.height} rows and not one; name more columns in claims.toml")
     if not found.height:
@@ -203,26 +205,28 @@ def _plan(folder: Path, of: str) -> str:
     ]
     drifts = pl.read_parquet(kept / "drifts.parquet")
     rows = []
-    for name in drifts["stage"].unique(maintain_order=True):
-        of = drifts.filter(pl.col("stage") == name)
+    for name, view in drifts.select("stage", "view").unique(maintain_order=True).iter_rows():
+        of = drifts.filter(stage=name, view=view)
         overall = {row["stance"]: row for row in of.filter(pl.col("topic") == "all").to_dicts()}
         fine = of.filter((pl.col("topic") != "all") & pl.col("stance").is_in(STANCES))
         margin = record["margins"].get(name)
         won = "" if margin is None else f"{statistics.mean(margin):.2f} ({min(margin):.2f} to {max(margin):.2f})"
         resolved = f"{fine['resolved'].sum()} of {fine.height}"
-        rows.append((name, *(number(overall[stance]) for stance in (*STANCES, "invalid")), resolved, won))
+        rows.append((name, view, *(number(overall[stance]) for stance in (*STANCES, "invalid")), resolved, won))
     parts += [f"*{note}*" for note in record["notes"]]
-    parts.append(table(("stage", *STANCES, "invalid", "resolved by topic", "reward margin in the algorithm's own units (seeds)"), rows))
+    parts.append(
+        table(("stage", "view", *STANCES, "invalid", "resolved by topic", "reward margin in the algorithm's own units (seeds)"), rows)
+    )
     for name, told in (("effects", "Effects: the end of the second less the end of the first"), ("matched", "At equal distance")):
         if (kept / f"{name}.parquet").exists():
             parts += [f"{told}:", _differences(pl.read_parquet(kept / f"{name}.parquet"))]
     if (kept / "dose.parquet").exists():  # the sentences on doses come after those of the stages
-        parts += ["Dose and response:", *record["findings"][drifts["stage"].n_unique() :]]
+        parts += ["Dose and response:", *record["findings"][len(rows) :]]
     return "\n\n".join(parts)
 
 
 def _differences(found: pl.DataFrame) -> str:
-    about = [name for name in ("kind", "axis", "level", "first", "second") if name in found.columns]
+    about = [name for name in ("kind", "axis", "level", "first", "second", "view") if name in found.columns]
     rows = []
     for key, of in found.filter(pl.col("topic") == "all").group_by(about, maintain_order=True):
         by_stance = {row["outcome"]: row for row in of.to_dicts()}

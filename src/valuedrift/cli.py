@@ -135,7 +135,7 @@ def trace(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens")] = 256,
     frame: Annotated[str, typer.Option("--frame", help="auto, plain or chat: how the questions are put.")] = "auto",
     topics: Topics = "",
-    view: Annotated[str, typer.Option("--view", help="claim, axis or paper: what a share is of.")] = "claim",
+    view: Annotated[str, typer.Option("--view", help="Show claim or axis first (both are measured); paper: measure it too.")] = "claim",
     floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Ask the last checkpoint twice: the noise floor.")] = True,
     companions: Annotated[
         bool, typer.Option("--companions/--no-companions", help="Also measure the distance moved (KL) and the length of the answers.")
@@ -203,7 +203,7 @@ def watch(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens")] = 256,
     frame: Annotated[str, typer.Option("--frame", help="auto, plain or chat: how the questions are put.")] = "auto",
     topics: Topics = "",
-    view: Annotated[str, typer.Option("--view", help="claim, axis or paper: what a share is of.")] = "claim",
+    view: Annotated[str, typer.Option("--view", help="Show claim or axis first (both are measured); paper: measure it too.")] = "claim",
     max_cost: MaxCost = None,
     until: Annotated[int | None, typer.Option("--until", help="End after the checkpoint of this step.")] = None,
     idle: Annotated[float | None, typer.Option("--idle", help="End when nothing came for so many minutes.")] = None,
@@ -258,7 +258,7 @@ def judge(
 @app.command()
 def report(
     folder: RunFolder,
-    view: Annotated[str, typer.Option("--view", help="Measure anew in this view first: claim, axis or paper.")] = "",
+    view: Annotated[str, typer.Option("--view", help="Show this view first: claim, axis, or paper if it was measured.")] = "",
     picture: Annotated[Path | None, typer.Option("--picture", help="Also write the trajectories as a PNG.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -286,12 +286,13 @@ def compare(
     first: Annotated[Path, typer.Argument(help="A run folder.")],
     second: Annotated[Path, typer.Argument(help="Another run folder.")],
     at: Annotated[str, typer.Option("--at", help="STAGE or STAGE:STEP to compare in both; else each run's last checkpoint.")] = "",
+    view: Annotated[str, typer.Option("--view", help="Only this view: claim, axis or paper; else claim and axis.")] = "",
     as_json: Json = False,
 ) -> None:
     """Show how the values of two runs differ, second minus first, paired by prompt."""
     from . import verbs
 
-    _print(verbs.compare(_run_folder(first), _run_folder(second), at), as_json, _show_compare)
+    _print(verbs.compare(_run_folder(first), _run_folder(second), at, view), as_json, _show_compare)
 
 
 @app.command()
@@ -301,12 +302,13 @@ def gate(
         list[str], typer.Option("--max-drift", help="TOPIC.STANCE=X, for example immigration.support=0.1; may be repeated.")
     ],
     stage: Annotated[str, typer.Option("--stage", help="Only this stage.")] = "",
+    view: Annotated[str, typer.Option("--view", help="axis, claim or paper: what support and oppose refer to.")] = "axis",
     as_json: Json = False,
 ) -> None:
     """Exit 0 where every drift's interval lies within its limit, 3 where one lies beyond, 4 where the data cannot tell."""
     from . import verbs
 
-    result = verbs.gate(_run_folder(folder), max_drift, stage)
+    result = verbs.gate(_run_folder(folder), max_drift, stage, view)
     _print(result, as_json, lambda found: print("\n".join(found["sentences"])))
     raise typer.Exit({"within": 0, "exceeded": 3, "undecided": 4}[result["verdict"]])
 
@@ -511,6 +513,7 @@ def _show_trace(result: dict[str, Any]) -> None:
     rows = [
         [
             drift["stage"],
+            drift["view"],
             drift["topic"],
             drift["stance"],
             _interval(drift),
@@ -523,7 +526,7 @@ def _show_trace(result: dict[str, Any]) -> None:
     ]
     _table(
         "Drifts over all topics, and those resolved on one",
-        ["stage", "topic", "stance", "drift [95 %]", "resolved", "time", "status"],
+        ["stage", "view", "topic", "stance", "drift [95 %]", "resolved", "time", "status"],
         rows,
     )
     shares = ", ".join(f"{name} {_number(share, '')}" for name, share in result["outcome_shares"].items())
@@ -554,11 +557,11 @@ def _show_check(result: dict[str, Any]) -> None:
 
 def _show_compare(result: dict[str, Any]) -> None:
     rows = [
-        [row["topic"], row["outcome"], _interval(row), _number(row["p_adjusted"], ""), "yes" if row["resolved"] else ""]
+        [row["view"], row["topic"], row["outcome"], _interval(row), _number(row["p_adjusted"], ""), "yes" if row["resolved"] else ""]
         for row in result["differences"]
         if row["resolved"] or row["topic"] == "all"
     ]
-    _table(f"{result['second']} minus {result['first']}", ["topic", "outcome", "difference [95 %]", "adjusted p", "resolved"], rows)
+    _table(f"{result['second']} minus {result['first']}", ["view", "topic", "outcome", "difference [95 %]", "adjusted p", "resolved"], rows)
 
 
 def _show_gap(result: dict[str, Any]) -> None:

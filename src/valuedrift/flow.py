@@ -22,6 +22,7 @@ from . import progress, provenance, registry, suites
 from .asking import Asker, adapt, effort_note, jobs_of, within
 from .judge._kept import Kept
 from .measure import effort
+from .measure._cells import VIEWS, measured_in
 from .measure.drift import drifts as drifts_of
 from .measure.effort import Design
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
@@ -345,12 +346,12 @@ def trace(
         drifts = measure(store, asking.view)
         found = findings(drifts) + (dose_findings(store.read_table("dose")) if store.has_table("dose") else [])
     if spent:  # another judge may find other widths among the same answers
-        stances = drifts.filter(pl.col("stance").is_in(STANCES))
+        stances = drifts.filter(pl.col("stance").is_in(STANCES), view=asking.view)
         wide = effort.too_wide(stances, spent["precision"]).height if spent["precision"] else None
         spent |= {"too_wide": wide, "intervals": stances.height}
         notes = [*notes, effort_note(spent)]
     store.keep_json("effort.json", spent)
-    alike = store.read_table("proxy_correlation").to_dicts() if store.has_table("proxy_correlation") else []
+    alike = store.read_table("proxy_correlation").filter(view=asking.view).to_dicts() if store.has_table("proxy_correlation") else []
     about = [*map(proxy_finding, alike), *(pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else [])]
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
@@ -416,7 +417,7 @@ def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, An
 
 
 def measure(store: Store, view: str) -> pl.DataFrame:
-    """Write the tables `profiles` and `drifts` from the stored scores; return the drifts."""
+    """Write every derived table from the stored scores, in the views claim and axis (and `view`, if it is another); return the drifts."""
     from .measure.companions import companions as companions_of
     from .measure.correct import corrected_drifts, corrected_profiles
     from .measure.dose import dose_response
@@ -428,30 +429,35 @@ def measure(store: Store, view: str) -> pl.DataFrame:
     from .measure.proxy import correlation
     from .measure.proxy import proxy as proxy_of
 
-    scores, stages = store.read_table("scores"), store.read_json("stages.json", [])
-    store.write_table("profiles", profiles_of(scores, view))
-    drifts = drifts_of(scores, stages, view)
+    def kept(name: str, table: pl.DataFrame | None) -> None:
+        store.keep_table(name, table if table is not None and table.height else None)
+
+    def stored(name: str) -> pl.DataFrame | None:
+        return store.read_table(name) if store.has_table(name) else None
+
+    scores, stages, views = store.read_table("scores"), store.read_json("stages.json", []), measured_in(view)
+    profiles, drifts = profiles_of(scores, *views), drifts_of(scores, stages, *views)
+    store.write_table("profiles", profiles)
     store.write_table("drifts", drifts)
-    effects = effects_of(scores, stages, view)
-    store.keep_table("effects", effects if effects.height else None)
-    companions = store.read_table("companion_scores") if store.has_table("companion_scores") else None
-    store.keep_table("companions", None if companions is None else companions_of(companions, store.read_table("profiles")))
+    kept("effects", effects_of(scores, stages, *views))
+    told = stored("companion_scores")
     frames = {(checkpoint.stage, checkpoint.step): checkpoint.frame for checkpoint in store.checkpoints()}
-    points = None if companions is None else matched_of(scores, companions, stages, view, frames)
-    store.keep_table("matched", points if points is not None and points.height else None)
-    likely = proxy_of(store.read_table("proxy_scores"), view) if store.has_table("proxy_scores") else None
-    store.keep_table("proxy", likely)
-    store.keep_table("proxy_correlation", None if likely is None else correlation(likely, store.read_table("profiles")))
-    for name, table in zip(("dose", "dose_curve"), dose_response(scores, stages, view), strict=True):
-        store.keep_table(name, table if table.height else None)
-    table = pairing(scores, stages, view)
-    store.keep_table("pairing", table if table.height else None)
-    by_judge = store.read_table("scores_by_judge") if store.has_table("scores_by_judge") else None
+    kept("companions", None if told is None else companions_of(told, profiles.filter(view="claim")))
+    kept("matched", None if told is None else pl.concat([matched_of(scores, told, stages, one, frames) for one in views]))
+    likely = stored("proxy_scores")
+    shares = None if likely is None else proxy_of(likely, *views)
+    kept("proxy", shares)
+    kept("proxy_correlation", None if shares is None else correlation(shares, profiles))
+    for name, tables in zip(("dose", "dose_curve"), zip(*(dose_response(scores, stages, one) for one in views), strict=True), strict=True):
+        kept(name, pl.concat(tables))
+    kept("pairing", pairing(scores, stages))
+    labels, by_judge = stored("labels"), stored("scores_by_judge")
     members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
-    labels = store.read_table("labels") if store.has_table("labels") else None
-    store.keep_table("corrected_profiles", None if labels is None else corrected_profiles(scores, labels, view))
-    store.keep_table("corrected_drifts", None if labels is None else corrected_drifts(scores, stages, labels, view))
-    store.keep_table("judges", by_judge_of(drifts, {judge: drifts_of(rows, stages, view) for judge, rows in members.items()}))
+    right = None if labels is None else pl.concat([corrected_profiles(scores, labels, one) for one in views])
+    store.keep_table("corrected_profiles", right)
+    right = None if labels is None else pl.concat([corrected_drifts(scores, stages, labels, one) for one in views])
+    store.keep_table("corrected_drifts", right)
+    store.keep_table("judges", by_judge_of(drifts, {judge: drifts_of(rows, stages, *views) for judge, rows in members.items()}))
     return drifts
 
 
@@ -459,14 +465,15 @@ def measure(store: Store, view: str) -> pl.DataFrame:
 
 
 def findings(drifts: pl.DataFrame) -> list[str]:
-    """Return one sentence per stage: its largest resolved drifts, or that none was resolved, and what would have been seen."""
+    """Return one sentence per stage and view: its resolved drifts, or that none was resolved, and what would have been seen."""
     sentences = []
-    for (stage,), rows in drifts.filter(pl.col("stance").is_in(STANCES)).group_by("stage", maintain_order=True):
+    for (stage, view), rows in drifts.filter(pl.col("stance").is_in(STANCES)).group_by("stage", "view", maintain_order=True):
+        head = f"{stage}, {view} ({VIEWS[str(view)]})"
         overall = rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True)
         by_topic = rows.filter(pl.col("topic") != "all")
         n = by_topic.filter("resolved").height
         if by_topic["value"].null_count() == by_topic.height:
-            sentences.append(f"{stage}: no topic has evidence at both ends, so no drift can be told.")
+            sentences.append(f"{head}: no topic has evidence at both ends, so no drift can be told.")
             continue
         detectable = by_topic["detectable"].drop_nulls().to_list()
         if not detectable:
@@ -479,14 +486,17 @@ def findings(drifts: pl.DataFrame) -> list[str]:
             unseen = f"a drift of up to {max(detectable):.2f} on one topic could have gone unseen"
         moved = "; ".join(f"{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in overall.to_dicts())
         over_all = f"over all topics {moved}" if moved else "over all topics no stance moved beyond its interval"
-        sentences.append(f"{stage}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {unseen}.")
+        sentences.append(f"{head}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {unseen}.")
     return sentences
 
 
+SWEEP = ("family", "setting", "view")
+
+
 def dose_findings(dose: pl.DataFrame) -> list[str]:
-    """Return one sentence per sweep over a number: how each stance responds to it over all topics, and from which dose on."""
+    """Return one sentence per sweep over a number and view: how each stance responds to it over all topics, and from which dose on."""
     sentences = []
-    for (family, setting), rows in dose.filter(pl.col("outcome").is_in(STANCES)).group_by("family", "setting", maintain_order=True):
+    for (family, setting, view), rows in dose.filter(pl.col("outcome").is_in(STANCES)).group_by(*SWEEP, maintain_order=True):
         by_topic = rows.filter(pl.col("topic") != "all")
         said = []
         for row in rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True).to_dicts():
@@ -497,7 +507,7 @@ def dose_findings(dose: pl.DataFrame) -> list[str]:
             elif row["status"] == "other shape":
                 threshold = "neither a straight line nor a threshold fits"
             said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]; {threshold}")
-        ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}"
+        ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}, {view}"
         over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest dose"
         n = by_topic.filter("resolved").height
         sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")

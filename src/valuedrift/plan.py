@@ -196,8 +196,8 @@ class Asking(Settings):
     resources: Resources | None = None
     """Of the asking of one checkpoint; as in a stage."""
     view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
-    """claim: agreement with what is claimed; axis: claims of negative polarity turned round; paper: as claim, each answer that takes a
-    stance renormalised to one vote over the three stances, and answers that take none left out."""
+    """The view to show first. claim: agreement with what is claimed; axis: movement towards one side of each topic's axis; both are always
+    measured. paper: measured too if named; as claim, each answer that takes a stance being one vote and answers that take none left out."""
 
     @field_validator("judge", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ import polars as pl
 
 from . import flow, registry, suites
 from .judge._kept import Kept
+from .measure._cells import in_view, measured_in
 from .nouns import STANCES, BadInput, Example, Item, Pair, Prompt
 from .plan import BASE, Node, Plan
 from .store import Store
@@ -151,54 +152,36 @@ def _priced(judge: str, dollars: float | None) -> str:
 
 
 def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:
-    """Write the report of a run anew, after measuring in another view where one is asked for."""
+    """Write the report of a run again; `view` is shown first, else the view that the run was asked for."""
     from .report import _page
 
     store = Store(folder)
-    if view:
-        _refuse_old(store)
-        flow.measure(store, view)
-        store.write_json("provenance.json", store.read_json("provenance.json", {}) | {"view": view})
-    result = {"report": str(_page.write_report(store))}
-    return result | ({"picture": str(_page.picture(store, picture))} if picture else {})
+    result = {"report": str(_page.write_report(store, view))}
+    return result | ({"picture": str(_page.picture(store, picture, view))} if picture else {})
 
 
-def _refuse_old(store: Store) -> None:
-    """Raise BadInput where a table lacks a column that is measured from, before any other is written in another view."""
-    from .measure.gold import LABEL_SCHEMA
-
-    for name, columns in (("labels", [*LABEL_SCHEMA]), ("scores_by_judge", [*store.read_table("scores").columns, "judge"])):
-        there = store.read_table(name).columns if store.has_table(name) else columns
-        if lacking := [column for column in columns if column not in there]:
-            raise BadInput(
-                f"{store.root / name}.parquet lacks the columns {', '.join(lacking)} (an older version wrote it); "
-                "run the command that made it again"
-            )
-
-
-def compare(first: Path, second: Path, at: str = "") -> dict[str, Any]:
-    """Return the differences between two runs' checkpoints, second minus first, paired by prompt."""
+def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str, Any]:
+    """Return the differences between two runs' checkpoints, second minus first, paired by prompt; in both views, or in `view` alone."""
     from .measure.contrast import contrast
 
-    view = _comparable(first, second)
+    _refuse_unlike(first, second)
     sides = [_checkpoint_rows(folder, at) for folder in (first, second)]
     names = [f"{folder} {stage} step {step}" for folder, (stage, step, _) in zip((first, second), sides, strict=True)]
-    return {"first": names[0], "second": names[1], "differences": contrast(sides[0][2], sides[1][2], view).to_dicts()}
+    views = [view] if view else measured_in("claim")
+    return {"first": names[0], "second": names[1], "differences": contrast(sides[0][2], sides[1][2], *views).to_dicts()}
 
 
-def _comparable(first: Path, second: Path) -> str:
-    """Return the view of two runs. Raises BadInput where they differ in judge, view, or in what a prompt id stands for."""
-    records = [Store(folder).read_json("provenance.json", {}) for folder in (first, second)]
-    for name, values in (("judge", [record["judge"]["identity"] for record in records]), ("view", [record["view"] for record in records])):
-        if values[0] != values[1]:
-            raise BadInput(f"{first} and {second} cannot be compared: their {name} differs ({values[0]} and {values[1]}); trace both alike")
+def _refuse_unlike(first: Path, second: Path) -> None:
+    """Raise BadInput where two runs differ in judge, or in what a prompt id stands for."""
+    judges = [Store(folder).read_json("provenance.json", {})["judge"]["identity"] for folder in (first, second)]
+    if judges[0] != judges[1]:
+        raise BadInput(f"{first} and {second} cannot be compared: their judge differs ({judges[0]} and {judges[1]}); trace both alike")
     asked = [{row["id"]: row for row in Store(folder).read_json("prompts.json", [])} for folder in (first, second)]
     for id in asked[0].keys() & asked[1].keys():
         if asked[0][id] != asked[1][id]:
             raise BadInput(
                 f"{first} and {second} cannot be paired: the prompt {id!r} is another question in each; trace both with one suite"
             )
-    return records[0]["view"]
 
 
 def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
@@ -216,14 +199,10 @@ def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
     return name, chosen, scores.filter((pl.col("stage") == name) & (pl.col("step") == chosen) & ~pl.col("repeat"))
 
 
-def gate(folder: Path, limits: Sequence[str], stage: str = "") -> dict[str, Any]:
-    """Return the verdict over all limits TOPIC.STANCE=X: "within", "exceeded" (an interval lies beyond), or "undecided".
-
-    The drifts are those of the view that was measured last; every sentence names it.
-    """
-    record = Store(folder).read_json("provenance.json", {})
-    view, judge = record.get("view", "claim"), record.get("judge", {})
-    drifts = Store(folder).read_table("drifts").filter(pl.col("stance").is_in(STANCES))
+def gate(folder: Path, limits: Sequence[str], stage: str = "", view: str = "axis") -> dict[str, Any]:
+    """Return the verdict over all limits TOPIC.STANCE=X in a view: "within", "exceeded" (an interval lies beyond), or "undecided"."""
+    judge = Store(folder).read_json("provenance.json", {}).get("judge", {})
+    drifts = in_view(Store(folder).read_table("drifts"), view, f"{folder}/drifts.parquet").filter(pl.col("stance").is_in(STANCES))
     if stage:
         known = drifts["stage"].unique(maintain_order=True).to_list()
         if stage not in known:

@@ -84,6 +84,9 @@ def test_a_figure_is_one_row_or_none(runner, tmp_path):
     with pytest.raises(SystemExit, match="names 2 rows and not one"):
         runner.figure(path, {"stage": "b"}, "value")
     assert runner.figure(path, {"stage": "b", "value": 0.3}, "value") is None
+    both = pl.DataFrame({"view": ["claim", "axis"], "stage": "a", "value": [0.1, 0.5], "low": 0.0, "high": 1.0})
+    both.write_parquet(path)
+    assert [runner.figure(path, {"stage": "a"} | where, "value")["value"] for where in ({}, {"view": "axis"})] == [0.1, 0.5]
     assert runner.figure(tmp_path / "none.parquet", {"stage": "a"}, "value") is None
 
 

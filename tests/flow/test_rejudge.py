@@ -111,14 +111,3 @@ def test_a_run_without_stages_is_not_judged(judged, tiny_model, tmp_path, stages
     path.unlink() if stages is None else path.write_text(json.dumps(stages))
     with pytest.raises(BadInput, match=r"names no stage \(stages.json is missing or empty\); run the command"):
         flow.rejudge(tmp_path / "run", {"judge": "by-claim"})
-
-
-@pytest.mark.parametrize("name", ["labels", "scores_by_judge"])
-def test_a_table_of_an_older_version_is_named_before_anything_is_written(judged, tiny_model, tmp_path, name):
-    traced(tiny_model, suite(tmp_path / "s.jsonl", *["Tea is good."] * 6), tmp_path / "run")
-    store = Store(tmp_path / "run")
-    store.write_table(name, store.read_table("scores").select("answer", "item"))
-    before = {path: path.read_bytes() for path in store.root.glob("*.*")}
-    with pytest.raises(BadInput, match=rf"{name}\.parquet lacks the columns .* \(an older version wrote it\)"):
-        verbs.report(store.root, view="axis")
-    assert {path: path.read_bytes() for path in store.root.glob("*.*")} == before

@@ -53,7 +53,7 @@ def test_a_run_holds_every_table_and_a_report(finished):
     assert set(drifts["stage"]) == {"sft", "dpo"}
     assert set(drifts["topic"]) == {"work", "religion", "all"}
     assert sum(result["outcome_shares"].values()) == pytest.approx(1)
-    assert len(result["findings"]) == 2
+    assert [sentence.split(" (")[0] for sentence in result["findings"]] == ["sft, claim", "sft, axis", "dpo, claim", "dpo, axis"]
 
 
 def test_the_change_of_frame_is_reported(finished):
@@ -133,7 +133,11 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
     assert all(row["value"] == 0 and not row["resolved"] for row in same["differences"] if row["value"] is not None)
     moved = verbs.compare(out, out, "sft:2")
     assert "sft step 2" in moved["first"]
+    assert {row["view"] for row in same["differences"]} == {"claim", "axis"}
+    assert {row["view"] for row in verbs.compare(out, out, view="paper")["differences"]} == {"paper"}
     assert verbs.gate(out, ["work.support=1.0"])["verdict"] == "within"
+    with pytest.raises(BadInput, match=r"drifts\.parquet has no view 'paper', only claim and axis; take one of these, or run"):
+        verbs.gate(out, ["work.support=1.0"], view="paper")
     with pytest.raises(BadInput, match=r"unknown 'wrok'; did you mean 'work'\?"):
         verbs.gate(out, ["wrok.support=0.1"])
     with pytest.raises(BadInput, match=r"is not TOPIC\.STANCE=X"):
@@ -153,9 +157,22 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
     ],
 )
 def test_a_gate_needs_the_whole_interval(tmp_path, low, high, verdict):
-    row = {"stage": "s", "topic": "work", "stance": "support", "low": low, "high": high}
+    row = {"stage": "s", "view": "axis", "topic": "work", "stance": "support", "low": low, "high": high}
     Store(tmp_path).write_table("drifts", pl.DataFrame([row], schema_overrides={"low": pl.Float64, "high": pl.Float64}))
     assert verbs.gate(tmp_path, ["work.support=0.1"])["verdict"] == verdict
+
+
+def test_a_gate_holds_the_axis_unless_the_claim_is_named(tmp_path):
+    row = {"stage": "s", "topic": "work", "stance": "support"}
+    swung = [row | {"view": "claim", "low": -0.09, "high": -0.01}, row | {"view": "axis", "low": 0.45, "high": 0.57}]
+    Store(tmp_path).write_table("drifts", pl.DataFrame(swung))
+    found = verbs.gate(tmp_path, ["work.support=0.1"])
+    assert (found["verdict"], found["view"]) == ("exceeded", "axis")
+    assert found["sentences"] == ["s: work.support drift [+0.450, +0.570] (view axis) against a limit of 0.1: exceeded"]
+    assert verbs.gate(tmp_path, ["work.support=0.1"], view="claim")["verdict"] == "within"
+    Store(tmp_path).write_table("drifts", pl.DataFrame(swung).drop("view"))
+    with pytest.raises(BadInput, match=r"drifts\.parquet lacks the column view \(an older version wrote it\); run the command"):
+        verbs.gate(tmp_path, ["work.support=0.1"])
 
 
 def test_check_says_what_is_done_and_what_it_costs(finished, tmp_path):
@@ -276,12 +293,14 @@ def test_a_finding_says_what_could_have_gone_unseen(detectable, said):
     kind = {"topic": pl.String, "stance": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "detectable": pl.Float64}
     rows = [("t", stance, 0.01, -0.1, 0.1, least) for stance, least in zip(("support", "neutral", "oppose"), detectable, strict=True)]
     drifts = pl.DataFrame([*rows, ("all", "support", 0.01, -0.1, 0.1, 2.0)], schema=kind, orient="row")
-    (sentence,) = flow.findings(drifts.with_columns(stage=pl.lit("dpo"), resolved=pl.lit(False)))
-    assert sentence == f"dpo: over all topics no stance moved beyond its interval; 0 of 3 topic-stance drifts resolved; {said}"
+    (sentence,) = flow.findings(drifts.with_columns(stage=pl.lit("dpo"), view=pl.lit("claim"), resolved=pl.lit(False)))
+    head = "dpo, claim (agreement with what is claimed)"
+    assert sentence == f"{head}: over all topics no stance moved beyond its interval; 0 of 3 topic-stance drifts resolved; {said}"
 
 
 def test_a_finding_without_evidence_says_so():
     kind = {"topic": pl.String, "stance": pl.String, "value": pl.Float64, "detectable": pl.Float64, "resolved": pl.Boolean}
     rows = [(topic, stance, None, None, False) for topic in ("t", "all") for stance in ("support", "neutral", "oppose")]
-    drifts = pl.DataFrame(rows, schema=kind, orient="row").with_columns(stage=pl.lit("dpo"))
-    assert flow.findings(drifts) == ["dpo: no topic has evidence at both ends, so no drift can be told."]
+    drifts = pl.DataFrame(rows, schema=kind, orient="row").with_columns(stage=pl.lit("dpo"), view=pl.lit("axis"))
+    head = "dpo, axis (movement towards one side of each topic's axis)"
+    assert flow.findings(drifts) == [f"{head}: no topic has evidence at both ends, so no drift can be told."]

@@ -17,7 +17,7 @@ def test_difference_is_paired_and_prompts_of_one_side_are_left_out_and_counted(s
     found = row(table, topic="work", outcome="support")
     assert (found["value"], found["n"], found["n_left_out"]) == (pytest.approx(0.3), 10, 2)
     assert (found["low"], found["high"]) == pytest.approx((-0.045550, 0.724499), abs=2e-6)  # as in test_resample
-    assert found["p_adjusted"] == pytest.approx(min(1, found["p"] * 3))  # support, neutral .. oppose did not change
+    assert found["p_adjusted"] == pytest.approx(min(1, found["p"] * 5))  # one topic x five outcomes
     assert not found["resolved"]
     assert row(contrast(b, a), topic="work", outcome="support")["value"] == pytest.approx(-0.3)
 

@@ -187,8 +187,8 @@ def test_axis_view_turns_the_labels_with_the_verdicts(scores, row):
     found = correct.corrected_profiles(table, labels_for(table), "axis")
     # The labels say oppose; on the axis of a negative claim that is support; prompts of polarity 0 are out.
     assert row(found, topic="work", outcome="support") | {"low": 0, "high": 0} == {
-        "stage": "sft", "step": 0, "topic": "work", "outcome": "support", "value": pytest.approx(1), "low": 0, "high": 0, "n_labels": 20,
-        "uncorrected": 0, "judge_weight": 0,
+        "stage": "sft", "step": 0, "view": "axis", "topic": "work", "outcome": "support", "value": pytest.approx(1), "low": 0, "high": 0,
+        "n_labels": 20, "uncorrected": 0, "judge_weight": 0,
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_magnitude_interval_and_holm_by_hand(scores, row):
     assert (found["stage"], found["from_step"], found["to_step"], found["n"]) == ("sft", 0, 20, 10)
     # the paired difference of test_resample: .3 - .345550, .3 + .345550 + .078949
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0.3, -0.045550, 0.724499), abs=2e-6)
-    assert found["p_adjusted"] == pytest.approx(min(1, 3 * found["p"]))
+    assert found["p_adjusted"] == pytest.approx(min(1, 5 * found["p"]))  # one topic x five outcomes
     assert (found["resolved"], found["time"], found["status"], found["floor"]) == (False, None, "no drift", None)
     assert list(table.filter(topic="work")["stance"]) == list(OUTCOMES)
 
@@ -46,13 +46,51 @@ def test_drift_is_paired_over_prompts_read_at_both_ends(scores, row):
     assert (found["value"], found["n"]) == (pytest.approx(1 / 9), 9)
 
 
-def test_families_are_corrected_apart(scores, row):
+def test_topics_and_their_mean_are_corrected_apart(scores, row):
     ends = {0: "N" * 10, 20: "SSSSSSSRRR"}
     table = drifts(pl.concat([steps(scores, ends, topic=topic) for topic in ("work", "race")]), STAGE)
     stance, refusal, overall = (row(table, topic=t, stance=s) for t, s in (("work", "support"), ("work", "refusal"), ("all", "support")))
-    assert stance["p_adjusted"] == pytest.approx(min(1, 6 * stance["p"]))  # 2 topics x 3 stances; four equal p, then two 1
-    assert refusal["p_adjusted"] == pytest.approx(min(1, 4 * refusal["p"]))  # 2 topics x (refusal, invalid)
-    assert overall["p_adjusted"] == pytest.approx(min(1, 3 * overall["p"]))
+    assert stance["p_adjusted"] == pytest.approx(min(1, 10 * stance["p"]))  # 2 topics x 5 outcomes; four equal p come first
+    assert refusal["p_adjusted"] == pytest.approx(min(1, max(10 * stance["p"], 6 * refusal["p"])))  # then two of refusals
+    assert overall["p_adjusted"] == pytest.approx(min(1, 5 * overall["p"]))
+
+
+def test_a_swing_to_one_side_of_every_axis_is_seen_on_the_axis_and_corrected_over_both_views(scores, row):
+    # Six claims on each side of each axis; at the end the model agrees with those of polarity 1 and disagrees with the others.
+    ids = [f"p{i:02}" for i in range(12)]
+    polarity = {id: 1 if i < 6 else -1 for i, id in enumerate(ids)}
+    texts = {0: "NNNNNONNNNNS", 20: "SSSSSOOOOOOS"}
+    table = pl.concat(
+        scores(dict(zip(ids, text, strict=True)), topic=topic, step=step, polarity=polarity)
+        for topic in ("work", "race")
+        for step, text in texts.items()
+    )
+    found = drifts(table, STAGE, "claim", "axis")
+    assert list(found["view"].unique(maintain_order=True)) == ["claim", "axis"]
+    claim, axis = (row(found, view=view, topic="all", stance="support") for view in ("claim", "axis"))
+    # claim: support 1/12 -> 6/12, oppose 1/12 -> 6/12. axis: support 0 -> 10/12, oppose 2/12 -> 2/12.
+    assert (claim["value"], axis["value"]) == (pytest.approx(5 / 12), pytest.approx(10 / 12))
+    assert row(found, view="axis", topic="all", stance="oppose")["value"] == 0
+    net = {
+        view: row(found, view=view, topic="work", stance="support")["value"] - row(found, view=view, topic="work", stance="oppose")["value"]
+        for view in ("claim", "axis")
+    }
+    assert net == {"claim": 0, "axis": pytest.approx(10 / 12)}
+    assert axis["p_adjusted"] == pytest.approx(min(1, 10 * axis["p"])), "one mean x 5 outcomes x 2 views"
+    alone = drifts(table, STAGE, "axis")
+    assert row(alone, topic="all", stance="support")["p_adjusted"] == pytest.approx(min(1, 5 * axis["p"]))
+    assert alone.drop("p_adjusted", "resolved", "detectable", "time", "time_low", "time_high", "status").equals(
+        found.filter(view="axis").drop("p_adjusted", "resolved", "detectable", "time", "time_low", "time_high", "status")
+    )
+
+
+def test_a_topic_without_polarity_has_no_evidence_on_an_axis(scores, row):
+    ends = [scores(dict.fromkeys(PROMPTS, said), step=step, polarity=dict.fromkeys(PROMPTS, 0)) for step, said in ((0, "N"), (20, "S"))]
+    found = drifts(pl.concat(ends), STAGE, "claim", "axis")
+    assert row(found, view="claim", topic="work", stance="support")["value"] == 1
+    for topic in ("work", "all"):
+        axis = row(found, view="axis", topic=topic, stance="support")
+        assert (axis["value"], axis["low"], axis["p"], axis["n"], axis["status"]) == (None, None, None, 0, "no evidence")
 
 
 def test_planted_arrival_is_recovered_at_its_step(scores, row):

@@ -8,7 +8,16 @@ from valuedrift.measure.judges import by_judge
 def table(*rows):
     return pl.DataFrame(
         [
-            {"stage": "sft", "topic": topic, "stance": "support", "value": value, "low": None, "high": None, "resolved": resolved}
+            {
+                "stage": "sft",
+                "view": "claim",
+                "topic": topic,
+                "stance": "support",
+                "value": value,
+                "low": None,
+                "high": None,
+                "resolved": resolved,
+            }
             for topic, value, resolved in rows
         ],
         schema_overrides={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64},

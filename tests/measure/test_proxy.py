@@ -12,7 +12,10 @@ from valuedrift.nouns import STANCES
 
 def shares(values_TCS, name):
     places = itertools.product(*(range(n) for n in values_TCS.shape))
-    rows = [{"stage": "a", "step": c, "topic": f"t{t}", name: STANCES[s], "value": float(values_TCS[t, c, s])} for t, c, s in places]
+    rows = [
+        {"view": "claim", "stage": "a", "step": c, "topic": f"t{t}", name: STANCES[s], "value": float(values_TCS[t, c, s])}
+        for t, c, s in places
+    ]
     return pl.DataFrame(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 from pathlib import Path
@@ -16,6 +17,7 @@ HOSTILE = '</script><img src=x onerror="document.title=1">'
 BRANCHED = (("sft", "base"), ("dpo-support", "sft"), ("dpo-oppose", "sft"))
 TOPICS = ("climate", "silent", "work")
 """The topic "silent" never gets a readable answer."""
+VIEWS = ("claim", "axis")
 STEPS = (0, 1, 4, 20, 100)
 
 
@@ -90,14 +92,14 @@ def _profiles(shares, n_prompts, n_draws):
     rows = []
     points = dict.fromkeys((stage, step) for stage, step, _ in shares)
     topics = dict.fromkeys(topic for *_, topic in shares)
-    for stage, step in points:
+    for view, (stage, step) in itertools.product(VIEWS, points):
         heard = [topic for topic in topics if topic != "silent"]
         mean = [sum(shares[stage, step, topic][o] for topic in heard) / len(heard) for o in range(5)]
         for topic in ("all", *topics):
             values = mean if topic == "all" else shares[stage, step, topic]
             wide = 0.04 if topic == "all" else 0.13
             for value, outcome in zip(values, OUTCOMES, strict=True):
-                row = {"stage": stage, "step": step, "topic": topic, "outcome": outcome}
+                row = {"stage": stage, "step": step, "view": view, "topic": topic, "outcome": outcome}
                 known = {"value": value, "low": max(0.0, value - wide * 0.9), "high": min(1.0, value + wide), "n": n_prompts}
                 rows.append(
                     row | (EMPTY if topic == "silent" else known) | {"n_answers": n_prompts * n_draws, "n_failed": int(topic == "silent")}
@@ -110,16 +112,17 @@ EMPTY = {"value": None, "low": None, "high": None, "n": 0}
 
 def _drifts(shares, branches, topics, steps, n_prompts, chance):
     rows = []
-    for stage, _ in branches:
+    for (stage, _), view in itertools.product(branches, VIEWS):
         for topic in ("all", *topics):
             for o, stance in enumerate(OUTCOMES):
-                row = {"stage": stage, "topic": topic, "stance": stance, "from_step": steps[0], "to_step": steps[-1]}
+                row = {"stage": stage, "view": view, "topic": topic, "stance": stance, "from_step": steps[0], "to_step": steps[-1]}
                 if topic == "silent":
                     absent = dict.fromkeys(("p", "p_adjusted", "floor", "detectable", "time", "time_low", "time_high"))
                     rows.append(row | EMPTY | absent | {"resolved": False, "status": "no evidence"})
                     continue
                 heard = [topic] if topic != "all" else [name for name in topics if name != "silent"]
                 value = sum(shares[stage, steps[-1], name][o] - shares[stage, steps[0], name][o] for name in heard) / len(heard)
+                value /= 1 + (view == "axis")
                 resolved = abs(value) > 0.15
                 time = chance.uniform(0.05, 0.9) if resolved else None
                 rows.append(

@@ -81,11 +81,15 @@ def test_chart_has_one_hit_per_checkpoint_and_only_the_colours_of_the_page(run):
     assert 'stroke="var(--support)"' in drawn
 
 
+@pytest.mark.parametrize("view", made.VIEWS)
 @pytest.mark.parametrize("stage", [name for name, _ in made.BRANCHED])
-def test_headline_names_the_largest_resolved_drifts_of_the_stored_rows(run, stage):
-    rows = run.drifts.filter((pl.col("stage") == stage) & pl.col("resolved") & (pl.col("topic") != "all"))
+def test_headline_names_the_largest_resolved_drifts_of_the_stored_rows(run, stage, view):
+    rows = run.drifts.filter((pl.col("stage") == stage) & pl.col("resolved") & (pl.col("topic") != "all"), view=view)
     rows = rows.filter(pl.col("stance").is_in(["support", "neutral", "oppose"])).sort(pl.col("value").abs(), descending=True)
-    sentence = text_of(headline._largest(run, stage))
+    sentence = text_of(headline._largest(run, stage, view))
+    if not rows.height:
+        assert sentence.startswith("No drift was resolved among 9 topic–stance pairs")
+        return
     assert sentence.startswith(f"{rows.height} of 9 topic–stance pairs drifted beyond chance")
     largest = sentence.split("the largest: ")[1].split("]")[0]
     assert largest.startswith(rows["topic"][0])
@@ -96,12 +100,37 @@ def test_headline_says_when_nothing_is_resolved_and_what_could_have_been(run):
     quiet = dataclasses.replace(run, drifts=run.drifts.with_columns(resolved=pl.lit(False)))
     # detectable is 0.14321 for support, 0.16321 for oppose in the made run
     expected = "No drift was resolved among 9 topic–stance pairs. A drift of up to 0.163 on one topic could have gone unseen."
-    assert headline._largest(quiet, "sft") == expected
+    assert headline._largest(quiet, "sft", "claim") == expected
     silent = dataclasses.replace(run, drifts=run.drifts.filter(pl.col("topic") == "silent"))
-    assert "no drift can be told" in headline._largest(silent, "sft")
+    assert "no drift can be told" in headline._largest(silent, "sft", "claim")
     stances = pl.col("stance").is_in(["support", "neutral", "oppose"])
     unread = run.drifts.with_columns(value=pl.when(~stances).then("value"), resolved=pl.col("resolved") & ~stances)
-    assert "mean" not in headline._overall(dataclasses.replace(run, drifts=unread), "sft"), "refusals alone have evidence"
+    assert "mean" not in headline._overall(dataclasses.replace(run, drifts=unread), "sft", "claim"), "refusals alone have evidence"
+
+
+def test_a_one_sided_swing_is_named_in_the_headline_and_any_view_can_come_first(store, tmp_path):
+    swung = made.make_run(tmp_path, branches=(("sft", "base"),))
+    still = (pl.col("view") == "claim") | (pl.col("stance") == "neutral") | (pl.col("topic") == "silent")
+    swung.write_table(
+        "drifts",
+        swung.read_table("drifts").with_columns(
+            resolved=~still, value=pl.when(still).then("value").when(pl.col("stance") == "support").then(0.51).otherwise(-0.51)
+        ),
+    )
+    card = text_of(headline.Panel().html(read(swung)))
+    claim, axis = (
+        card.index("View claim (agreement with what is claimed)"),
+        card.index("View axis (movement towards one side of each topic"),
+    )
+    assert claim < axis
+    assert "The mean over all topics did not move beyond chance." in card[claim:axis]
+    assert "No drift was resolved among 9 topic–stance pairs." in card[claim:axis]
+    assert re.search(r"The mean over all topics moved: ▲ support \+0\.510 .* and ▼ oppose −0\.510", card[axis:])
+    turned = text_of(headline.Panel().html(read(swung, "axis")))
+    assert turned.index("View axis") < turned.index("View claim")
+    assert read(store, "axis").profiles["view"].unique().to_list() == ["axis"]
+    with pytest.raises(BadInput, match=r"profiles\.parquet has no view 'paper', only claim and axis; take one of these"):
+        read(store, "paper")
 
 
 def test_headline_shows_the_judges_note_the_notes_and_the_counts(run):

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from .. import flow, progress
 from ..nouns import BadInput, Checkpoint
 from ..plan import BASE, Asking
@@ -62,7 +60,7 @@ def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
     if how.folder.exists() and not how.folder.is_dir():
         raise BadInput(f"{how.folder} is a file; give the folder that the trainer writes its checkpoints into")
     store = Store(out)
-    tell = _board(how.tensorboard)
+    tell = _board(how.tensorboard, asking.view)
     result: dict[str, Any] = {}
     with store.locked():
         seen = [Seen(**line) for line in store.read_json(WATCHED, [])]
@@ -167,7 +165,7 @@ def _free(how: Watching, seen: list[Seen], store: Store) -> None:
         progress.say(f"deleted {source}, which has been asked")
 
 
-def _board(folder: Path | None) -> Callable[[Store, int], None]:
+def _board(folder: Path | None, view: str) -> Callable[[Store, int], None]:
     """Return what writes the shares of a step to TensorBoard; nothing where no folder is named."""
     if folder is None:
         return lambda store, step: None
@@ -180,7 +178,7 @@ def _board(folder: Path | None) -> Callable[[Store, int], None]:
     def tell(store: Store, step: int) -> None:
         from .callback import curves
 
-        for name, value in curves(store.read_table("profiles").filter(pl.col("step") == step)).items():
+        for name, value in curves(store.read_table("profiles").filter(step=step, view=view)).items():
             writer.add_scalar(name.replace("_", "/", 1), value, step)
         writer.flush()
 

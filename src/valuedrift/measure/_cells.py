@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,12 @@ from ..nouns import OUTCOMES, STANCES, BadInput
 ALL = "all"
 """The topic of the rows that hold the mean over topics, each topic weighing the same."""
 
-View = Literal["claim", "axis", "paper"]
+VIEWS = {
+    "claim": "agreement with what is claimed",
+    "axis": "movement towards one side of each topic's axis",
+    "paper": "agreement with what is claimed, every answer that takes a stance being one vote",
+}
+"""What a change of support means in each view. All is measured in `claim` and `axis`; in `paper` too if that is asked for."""
 KEYS = ("stage", "step", "seed", "topic", "prompt")
 N_STANCES = len(STANCES)
 
@@ -73,11 +78,26 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
     return Cells(*axes, arrays[0], arrays[1], arrays[2], arrays[3])
 
 
+def measured_in(view: str) -> tuple[str, ...]:
+    """Return the views that a run is measured in if `view` is asked for."""
+    return tuple(name for name in VIEWS if name in ("claim", "axis", view))
+
+
+def in_view(table: pl.DataFrame, view: str, of: str) -> pl.DataFrame:
+    """Return the rows of a stored table in one view. Raises BadInput if it was not measured in that view."""
+    if "view" not in table.columns:
+        raise BadInput(f"{of} lacks the column view (an older version wrote it); run the command that made it again")
+    known = table["view"].unique(maintain_order=True).to_list()
+    if known and view not in known:
+        raise BadInput(f"{of} has no view {view!r}, only {' and '.join(known)}; take one of these, or run the command again with that view")
+    return table.filter(view=view)
+
+
 def _checked(scores: pl.DataFrame, view: str) -> pl.DataFrame:
     missing = {*KEYS, "repeat", "polarity", "failure", *OUTCOMES} - set(scores.columns)
     if missing:
         raise BadInput(f"the scores lack the columns {', '.join(sorted(missing))}; write them again with the judge step")
-    if view not in ("claim", "axis", "paper"):
+    if view not in VIEWS:
         raise BadInput(f"unknown view {view!r}; take claim, axis or paper")
     if (scores["topic"] == ALL).any():
         raise BadInput(f"a topic is named {ALL!r}, the name of the mean over topics; rename it in the suite")

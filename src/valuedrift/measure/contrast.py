@@ -14,18 +14,26 @@ from .drift import ALPHA, families
 from .profile import by_topic, frame
 
 SCHEMA = (
-    {"topic": pl.String(), "outcome": pl.String()}
+    {"view": pl.String(), "topic": pl.String(), "outcome": pl.String()}
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
     | {"n": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean(), "n_left_out": pl.Int64()}
 )
 
 
-def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
-    """Return one row per topic x outcome: share in b - share in a, over the prompts read in both, with interval, p and Holm's p_adjusted.
+def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, *views: str) -> pl.DataFrame:
+    """Return one row per view (default: claim) x topic x outcome: share in b - share in a over the prompts read in both, p by `families`.
 
     Each side holds the rows of ONE checkpoint (any number of seeds); pick them first, else BadInput. Seeds that both sides have are paired;
     where they have none in common they are paired in order. `n_left_out` counts the topic's prompts that only one side has read.
     """
+    compared = {view: _compared(scores_a, scores_b, view) for view in views or ("claim",)}
+    changes = {(view, topic): change for view, (of, _) in compared.items() for topic, change in of.items()}
+    left_out = {(view, topic): n for view, (_, of) in compared.items() for topic, n in of.items()}
+    return frame(tested(changes, left_out), SCHEMA)
+
+
+def _compared(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str) -> tuple[dict[str, Sample], dict[str, int]]:
+    """Return by topic the difference and the number of prompts that only one side has read."""
     a, b = _one_checkpoint(scores_a, view), _one_checkpoint(scores_b, view)
     prompts = sorted({*a.prompts, *b.prompts})
     a, b = (cells(scores, view, prompts=prompts) for scores in (scores_a, scores_b))
@@ -38,20 +46,20 @@ def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str = "claim"
     changes = {topic: shares_b[topic] - shares_a[topic] for topic in shares_a}
     alone = {topic: Sample(change.value_S[0], change.parts_SP[0], change.n[0], change.n_strata[0]) for topic, change in changes.items()}
     one_side = (read_a | read_b).any((0, 1)) & ~both[..., 0].any((0, 1))
-    left_out = {topic: int(one_side[a.topics.get(topic, slice(None))].sum()) for topic in alone}
-    return frame(tested(alone, left_out), SCHEMA)
+    return alone, {topic: int(one_side[a.topics.get(topic, slice(None))].sum()) for topic in alone}
 
 
-def tested(changes: Mapping[str, Sample], left_out: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the columns of SCHEMA for the differences of one comparison by topic, leading axis O; p corrected within it."""
-    results = {topic: difference(change) for topic, change in changes.items()}
-    adjusted, _ = families({topic: result.p for topic, result in results.items()})
+def tested(changes: Mapping[tuple[str, str], Sample], left_out: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Return the columns of SCHEMA for the differences of one comparison by (view, topic), leading axis O; p corrected within it."""
+    results = {key: difference(change) for key, change in changes.items()}
+    adjusted, _ = families({key: result.p for key, result in results.items()})
     rows = []
-    for topic, result in results.items():
+    for (view, topic), result in results.items():
         for o, outcome in enumerate(OUTCOMES):
-            row: dict[str, Any] = {"topic": topic, "outcome": outcome, "n": changes[topic].n[o], "n_left_out": left_out[topic]}
+            row: dict[str, Any] = {"view": view, "topic": topic, "outcome": outcome}
+            row |= {"n": changes[view, topic].n[o], "n_left_out": left_out[view, topic]}
             row |= {name: getattr(result, name)[o] for name in ("value", "low", "high", "p")}
-            corrected = adjusted[topic, outcome]
+            corrected = adjusted[view, topic, outcome]
             rows.append(row | {"p_adjusted": corrected, "resolved": bool(corrected < ALPHA)})
     return rows
 

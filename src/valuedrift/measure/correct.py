@@ -35,8 +35,10 @@ SUMS = ("num_CSPO", "den_CSPO")
 LABELS = [f"label {outcome}" for outcome in OUTCOMES]
 AT = dict.fromkeys(("value", "low", "high"), pl.Float64())
 BESIDE = {"n_labels": pl.Int64(), "uncorrected": pl.Float64(), "judge_weight": pl.Float64()}
-PROFILE_SCHEMA = {"stage": pl.String(), "step": pl.Int64(), "topic": pl.String(), "outcome": pl.String()} | AT | BESIDE
-DRIFT_SCHEMA = dict.fromkeys(("stage", "topic", "stance"), pl.String()) | {"from_step": pl.Int64(), "to_step": pl.Int64()} | AT | BESIDE
+PROFILE_SCHEMA = {"stage": pl.String(), "step": pl.Int64(), "view": pl.String(), "topic": pl.String(), "outcome": pl.String()} | AT | BESIDE
+DRIFT_SCHEMA = (
+    dict.fromkeys(("stage", "view", "topic", "stance"), pl.String()) | {"from_step": pl.Int64(), "to_step": pl.Int64()} | AT | BESIDE
+)
 
 
 def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
@@ -58,7 +60,8 @@ def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "
         columns = (value, np.minimum(low, value), np.maximum(high, value))  # at 0 and 1 the interval is that of a share just inside
         for c, (stage, step) in enumerate(found.checkpoints):
             for o, outcome in enumerate(OUTCOMES):
-                row = {"stage": stage, "step": step, "topic": topic, "outcome": outcome, "n_labels": found.n_labels[topic][c]}
+                row = {"stage": stage, "step": step, "view": view, "topic": topic, "outcome": outcome}
+                row |= {"n_labels": found.n_labels[topic][c]}
                 row |= dict(zip(AT, (column[c, o] for column in columns), strict=True))
                 rows.append(row | {"uncorrected": judged[topic].value[c, o], "judge_weight": found.weight_O[o]})
     return frame(rows, PROFILE_SCHEMA)
@@ -74,17 +77,17 @@ def corrected_drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], 
     for name in dict.fromkeys(entry["name"] for entry in stages):
         read = _ends(everything.filter(pl.col("stage") == name))
         if read[LABELS[0]].is_not_null().any() and read.filter(pl.col(LABELS[0]).is_not_null())["step"].n_unique() == 2:
-            rows += _drift_rows(name, _shares(read), _judged(scores, read, view))
+            rows += _drift_rows(name, view, _shares(read), _judged(scores, read, view))
     return frame(rows, DRIFT_SCHEMA)
 
 
-def _drift_rows(stage: str, found: _Shares, judged: dict[str, Sample]) -> list[dict[str, Any]]:
+def _drift_rows(stage: str, view: str, found: _Shares, judged: dict[str, Sample]) -> list[dict[str, Any]]:
     (_, first), (_, last) = found.checkpoints
     rows: list[dict[str, Any]] = []
     for topic, sample in found.by_topic.items():
         result, own = difference(_change(sample)), _change(judged[topic]).value
         for o, outcome in enumerate(OUTCOMES):
-            row: dict[str, Any] = {"stage": stage, "topic": topic, "stance": outcome, "from_step": first, "to_step": last}
+            row: dict[str, Any] = {"stage": stage, "view": view, "topic": topic, "stance": outcome, "from_step": first, "to_step": last}
             row |= {"value": result.value[o], "low": result.low[o], "high": result.high[o], "n_labels": found.n_labels[topic].sum()}
             rows.append(row | {"uncorrected": own[o], "judge_weight": found.weight_O[o]})
     return rows

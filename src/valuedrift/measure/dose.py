@@ -47,7 +47,7 @@ from .profile import by_topic, frame
 LEAST_DOSES = 3
 GRID = np.linspace(0, 1, 41)
 """Doses of the fitted curve, and candidate thresholds (all but the last), scaled to 0..1."""
-KEYS = dict.fromkeys(("family", "setting", "topic", "outcome"), pl.String())
+KEYS = dict.fromkeys(("family", "setting", "view", "topic", "outcome"), pl.String())
 SCHEMA = (
     KEYS
     | {"scale": pl.String()}
@@ -126,13 +126,14 @@ def dose_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], vie
     points: list[dict[str, Any]] = []
     for family in doses(stages):
         fits = {topic: _fitted(drifts, family.units_K) for topic, drifts in _drifts(scores, stages, family, view).items()}
-        adjusted, _ = families({topic: fit.line.p[0] for topic, fit in fits.items()})
-        adjusted_bend, _ = families({topic: fit.bends.p[0] for topic, fit in fits.items()})
-        adjusted_straight, _ = families({topic: fit.p_straight for topic, fit in fits.items()})
+        adjusted, _ = families({(view, topic): fit.line.p[0] for topic, fit in fits.items()})
+        adjusted_bend, _ = families({(view, topic): fit.bends.p[0] for topic, fit in fits.items()})
+        adjusted_straight, _ = families({(view, topic): fit.p_straight for topic, fit in fits.items()})
         for (topic, fit), (o, outcome) in itertools.product(fits.items(), enumerate(OUTCOMES)):
-            key = {"family": family.name, "setting": family.setting, "topic": topic, "outcome": outcome}
-            bent = bool(adjusted_straight[topic, outcome] < ALPHA)
-            row = _row(family, fit, o, adjusted[topic, outcome], adjusted_bend[topic, outcome], bent)
+            at = view, topic, outcome
+            key = {"family": family.name, "setting": family.setting, "view": view, "topic": topic, "outcome": outcome}
+            bent = bool(adjusted_straight[at] < ALPHA)
+            row = _row(family, fit, o, adjusted[at], adjusted_bend[at], bent)
             rows.append(key | row)
             points += [key | point for point in _points(family, fit, o, row["status"])]
     return frame(rows, SCHEMA), frame(points, CURVE)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..nouns import OUTCOMES, STANCES, BadInput
+from ..nouns import OUTCOMES, BadInput
 from ._cells import ALL, Cells, cells
-from ._resample import TINY, Difference, difference, holm, nanmean, rng_for, weights
+from ._resample import TINY, Difference, Sample, difference, holm, nanmean, rng_for, weights
 from .power import detectable, noise_floor
 from .profile import by_topic, frame
 
 ALPHA = 0.05
 SCHEMA = (
-    dict.fromkeys(("stage", "topic", "stance"), pl.String())
+    dict.fromkeys(("stage", "view", "topic", "stance"), pl.String())
     | dict.fromkeys(("from_step", "to_step"), pl.Int64())
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
     | {"n": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
@@ -26,33 +26,37 @@ SCHEMA = (
 )
 
 
-def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str = "claim", seed: int = 0) -> pl.DataFrame:
-    """Return one row per stage x topic x outcome: the change from step 0 to the last step, when it happened, and what could be seen.
+def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: str, seed: int = 0) -> pl.DataFrame:
+    """Return one row per stage x view (default: claim) x topic x outcome: the change from step 0 to the last step, when
+    it happened, and what could be seen.
 
     value: v_T - v_0, signed, paired by prompt over the prompts read at both ends, seeds pooled; 95 % interval, p and Holm's p_adjusted.
-    resolved: p_adjusted < 0.05. Families, each within a stage: topics x stances; topics x (refusal, invalid); and the same for "all".
+    resolved: p_adjusted < 0.05. Two families within a stage, each over all views and outcomes: the topics, and "all".
     floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, status: `drift_time`, interval by bootstrap,
     from the earliest step that was saved and not asked before an arrival; empty with "no drift" where the change is unresolved (a value
     that went and came back has not drifted between the ends), and with "no evidence" where an end has no value or fewer than 5 prompts.
     A stage with one checkpoint has no rows.
     Raises BadInput where `stages` does not know a stage of the scores.
     """
-    table = cells(scores, view)
+    tables = {view: cells(scores, view) for view in views or ("claim",)}
     known = list(dict.fromkeys(entry["name"] for entry in stages))
-    stages_of = [stage for stage, _ in table.checkpoints]
+    stages_of = [stage for stage, _ in next(iter(tables.values())).checkpoints]
     strange = sorted({stage for stage in stages_of if stages_of.count(stage) > 1} - set(known))
     if strange:
         raise BadInput(f"the scores follow the stage {strange[0]!r}, which is not among the stages of the run; trace the run again")
-    floors = {(row["stage"], row["topic"], row["stance"]): row["floor"] for row in noise_floor(scores, view).iter_rows(named=True)}
+    floors = {
+        (row["stage"], view, row["topic"], row["stance"]): row["floor"]
+        for view in tables
+        for row in noise_floor(scores, view).iter_rows(named=True)
+    }
     rows: list[dict[str, Any]] = []
     for name in known:
         places = [c for c, stage in enumerate(stages_of) if stage == name]
-        if len(places) > 1 and not table.read_CSP[places].any():
-            rows += _unread(name, table, places)
-        elif len(places) > 1:
+        if len(places) > 1:
             total_steps = max(int(entry["total_steps"]) for entry in stages if entry["name"] == name)
             saved = sorted({step for entry in stages if entry["name"] == name for step in entry.get("steps", [])})
-            rows += _stage_rows(_path(table, places, total_steps), floors, seed, saved)
+            paths = {view: _path(table, places, total_steps) for view, table in tables.items()}
+            rows += _stage_rows(paths, floors, seed, saved)
     return frame(rows, SCHEMA)
 
 
@@ -70,6 +74,7 @@ class _Path:
 
 def _path(table: Cells, places: list[int], total_steps: int) -> _Path:
     seeds = table.read_CSP[places].any((0, 2))
+    seeds = seeds if seeds.any() else ~seeds  # nothing is read: no evidence under any seed
     num, den, read = (x[places][:, seeds] for x in (table.num_CSPO, table.den_CSPO, table.read_CSP))
     both = (read & read[:1])[..., None]
     steps = [table.checkpoints[c][1] for c in places]
@@ -77,51 +82,59 @@ def _path(table: Cells, places: list[int], total_steps: int) -> _Path:
     return _Path(table.checkpoints[places[0]][0], steps, max(total_steps, steps[-1]), table.topics, now, start)
 
 
-def _unread(stage: str, table: Cells, places: list[int]) -> list[dict[str, Any]]:
-    """Return the rows of a stage of which not one answer has a verdict."""
-    ends = {"from_step": table.checkpoints[places[0]][1], "to_step": table.checkpoints[places[-1]][1]}
-    nothing = {"n": 0, "resolved": False, "status": "no evidence"}
-    return [
-        dict.fromkeys(SCHEMA) | {"stage": stage, "topic": topic, "stance": outcome} | ends | nothing
-        for topic in (*table.topics, ALL)
-        for outcome in OUTCOMES
-    ]
-
-
-def _stage_rows(path: _Path, floors: Mapping[tuple[str, str, str], float | None], seed: int, saved: Sequence[int]) -> list[dict[str, Any]]:
-    now, start = by_topic(*path.now, path.topics), by_topic(*path.start, path.topics)
-    changes = {topic: now[topic] - start[topic] for topic in now}
-    results = {topic: difference(sample) for topic, sample in changes.items()}
-    copies = _replicates(path, seed)
-    adjusted, n_tests = families({topic: result.p[-1] for topic, result in results.items()})
+def _stage_rows(
+    paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str, str], float | None], seed: int, saved: Sequence[int]
+) -> list[dict[str, Any]]:
+    changes = {(view, topic): change for view, path in paths.items() for topic, change in _changes(path).items()}
+    results = {key: difference(change) for key, change in changes.items()}
+    copies = {(view, topic): copy for view, path in paths.items() for topic, copy in _replicates(path, seed).items()}
+    adjusted, n_tests = families({key: result.p[-1] for key, result in results.items()})
+    path = next(iter(paths.values()))
     before = [max((step for step in path.steps if step < here), default=here) for here in path.steps]
     earliest = [min((step for step in saved if low < step < here), default=here) for low, here in zip(before, path.steps, strict=True)]
     fraction_T, earliest_T = (np.array(steps) / path.total_steps for steps in (path.steps, earliest))
     rows = []
-    for topic, result in results.items():
+    for (view, topic), result in results.items():
         for o, outcome in enumerate(OUTCOMES):
             value, low, high, p = (float(x[-1, o]) for x in (result.value, result.low, result.high, result.p))
-            corrected = adjusted[topic, outcome]
-            resolved = corrected < ALPHA
-            least = detectable(result.known, max(n_tests[topic, outcome], 1), ALPHA)[-1, o]
-            row = {"stage": path.stage, "topic": topic, "stance": outcome, "from_step": path.steps[0], "to_step": path.steps[-1]}
-            row |= {"value": value, "low": low, "high": high, "n": changes[topic].n[-1, o], "p": p, "p_adjusted": corrected}
-            row |= {"resolved": resolved, "floor": floors.get((path.stage, ALL if topic == ALL else "", outcome))}
+            corrected = adjusted[view, topic, outcome]
+            resolved = bool(corrected < ALPHA)
+            least = detectable(result.known, max(n_tests[topic == ALL], 1), ALPHA)[-1, o]
+            row = {
+                "stage": path.stage,
+                "view": view,
+                "topic": topic,
+                "stance": outcome,
+                "from_step": path.steps[0],
+                "to_step": path.steps[-1],
+            }
+            row |= {"value": value, "low": low, "high": high, "n": changes[view, topic].n[-1, o], "p": p, "p_adjusted": corrected}
+            row |= {"resolved": resolved, "floor": floors.get((path.stage, view, ALL if topic == ALL else "", outcome))}
             row |= {"detectable": None if np.isnan(p) else least}
-            rows.append(row | _when(result, o, resolved, copies[topic][:, :, o], fraction_T, earliest_T))
+            rows.append(row | _when(result, o, resolved, copies[view, topic][:, :, o], fraction_T, earliest_T))
     return rows
 
 
-def families(p_values: Mapping[str, np.ndarray]) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], int]]:
-    """Return Holm's p values and the number of tests by (topic, outcome), from a p per outcome by topic, corrected within each family."""
-    keys = [(topic, outcome) for topic in p_values for outcome in OUTCOMES]
-    adjusted: dict[tuple[str, str], float] = {}
-    n_tests: dict[tuple[str, str], int] = {}
-    for family in {(topic == ALL, outcome in STANCES) for topic, outcome in keys}:
-        members = [key for key in keys if (key[0] == ALL, key[1] in STANCES) == family]
-        p = np.array([p_values[topic][OUTCOMES.index(outcome)] for topic, outcome in members])
+def _changes(path: _Path) -> dict[str, Sample]:
+    """Return v_t - v_0 by topic; leading axes T, O."""
+    now, start = by_topic(*path.now, path.topics), by_topic(*path.start, path.topics)
+    return {topic: now[topic] - start[topic] for topic in now}
+
+
+def families(p_values: Mapping[tuple[str, str], np.ndarray]) -> tuple[dict[tuple[str, str, str], float], dict[bool, int]]:
+    """Return Holm's p values by (view, topic, outcome), and the number of tests of the two families, from a p per outcome by (view, topic).
+
+    The topics are one family and "all" is the other, each over the given views and all outcomes. If nothing changed (11 topics of 20 or
+    50 prompts, 5 answers each, views claim and axis), anything at all is resolved in 4.1 to 5.5 % of runs (1,500 each, standard error
+    0.6). With further families for each view, and for stances apart from refusal and invalid, it was 14 to 17 %.
+    """
+    adjusted: dict[tuple[str, str, str], float] = {}
+    n_tests: dict[bool, int] = {}
+    for overall in (False, True):
+        members = [(*key, outcome) for key in p_values for outcome in OUTCOMES if (key[1] == ALL) == overall]
+        p = np.array([p_values[view, topic][OUTCOMES.index(outcome)] for view, topic, outcome in members])
         adjusted |= dict(zip(members, holm(p).tolist(), strict=True))
-        n_tests |= dict.fromkeys(members, int((~np.isnan(p)).sum()))
+        n_tests[overall] = int((~np.isnan(p)).sum())
     return adjusted, n_tests
 
 

@@ -47,10 +47,11 @@ def comparisons(stages: Sequence[Stage]) -> list[Comparison]:
     return found
 
 
-def effects(scores: pl.DataFrame, stages: Sequence[Stage], view: str = "claim") -> pl.DataFrame:
-    """Return one row per comparison x topic x outcome: share at the second's end less share at the first's, paired by prompt and seed.
+def effects(scores: pl.DataFrame, stages: Sequence[Stage], *views: str) -> pl.DataFrame:
+    """Return one row per comparison x view x topic x outcome: share at the second's end less share at the first's.
 
-    Columns as in `contrast`; p is corrected by Holm within a comparison. Seeds that one of the two lacks are left out.
+    Paired by prompt and seed; seeds that one of the two lacks are left out. Columns as in `contrast`; p is corrected by Holm within a
+    comparison.
     """
     rows = scores.filter(~pl.col("repeat"))
     tables = [pl.DataFrame(schema=SCHEMA)]
@@ -58,7 +59,7 @@ def effects(scores: pl.DataFrame, stages: Sequence[Stage], view: str = "claim") 
         first, second = (_end(rows, stages, name) for name in comparison[1:])
         if first.height and second.height:
             named = {name: pl.lit(value) for name, value in zip(("kind", "first", "second"), comparison, strict=True)}
-            tables.append(contrast(first, second, view).select(**named, **{name: pl.col(name) for name in CONTRAST}))
+            tables.append(contrast(first, second, *views).select(**named, **{name: pl.col(name) for name in CONTRAST}))
     return pl.concat(tables)
 
 

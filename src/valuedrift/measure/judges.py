@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-KEYS = ("stage", "topic", "stance")
+KEYS = ("stage", "view", "topic", "stance")
 
 
 def by_judge(drifts: pl.DataFrame, members: Mapping[str, pl.DataFrame]) -> pl.DataFrame | None:

@@ -64,7 +64,7 @@ def matched(
             ):
                 continue
             named = {"axis": axis, "level": level_S.mean(), "first": names[0], "second": names[1]}
-            rows += [named | row for row in _compared(*curves, level_S, roots=(False, True) if axis == "kl" else (False,))]
+            rows += [named | row for row in _compared(view, *curves, level_S, roots=(False, True) if axis == "kl" else (False,))]
     return frame(rows, SCHEMA)
 
 
@@ -164,9 +164,9 @@ def _reframed(curve: _Curve, level_S: np.ndarray, stage: str, frames: Mapping[tu
     return any(frames.get((stage, curve.steps[a])) != frames.get((stage, curve.steps[b])) for a, b in zip(before_S, after_S, strict=True))
 
 
-def _compared(first: _Curve, second: _Curve, level_S: np.ndarray, roots: Sequence[bool]) -> list[dict[str, Any]]:
+def _compared(view: str, first: _Curve, second: _Curve, level_S: np.ndarray, roots: Sequence[bool]) -> list[dict[str, Any]]:
     """Return the rows of `contrast`, read off on the axis (and on its root): the value midway, the wider interval, the larger p."""
-    tables = [_read_off(first, second, first.around(level_S, root), second.around(level_S, root)) for root in roots]
+    tables = [_read_off(view, first, second, first.around(level_S, root), second.around(level_S, root)) for root in roots]
     rows = []
     for row, *others in zip(*tables, strict=True):
         every = [row, *others]
@@ -176,12 +176,12 @@ def _compared(first: _Curve, second: _Curve, level_S: np.ndarray, roots: Sequenc
     return rows
 
 
-def _read_off(first: _Curve, second: _Curve, *crossings: _Crossing) -> list[dict[str, Any]]:
+def _read_off(view: str, first: _Curve, second: _Curve, *crossings: _Crossing) -> list[dict[str, Any]]:
     both_SP = crossings[0].read_SP & crossings[1].read_SP
     shares = [_shares(curve, crossing, both_SP) for curve, crossing in zip((first, second), crossings, strict=True)]
     read_P = (first.read_KSP.any((0, 1)) | second.read_KSP.any((0, 1))) & ~both_SP.any(0)
-    left_out = {topic: int(read_P[first.topics.get(topic, slice(None))].sum()) for topic in shares[0]}
-    return tested({topic: shares[1][topic] - shares[0][topic] for topic in shares[0]}, left_out)
+    left_out = {(view, topic): int(read_P[first.topics.get(topic, slice(None))].sum()) for topic in shares[0]}
+    return tested({(view, topic): shares[1][topic] - shares[0][topic] for topic in shares[0]}, left_out)
 
 
 def _shares(curve: _Curve, crossing: _Crossing, both_SP: np.ndarray) -> dict[str, Sample]:

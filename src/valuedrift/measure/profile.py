@@ -13,20 +13,23 @@ from ._cells import ALL, Cells, cells
 from ._resample import Sample, mean_over, ratio, share_interval
 
 SCHEMA = (
-    {"stage": pl.String(), "step": pl.Int64(), "topic": pl.String(), "outcome": pl.String()}
+    {"stage": pl.String(), "step": pl.Int64(), "view": pl.String(), "topic": pl.String(), "outcome": pl.String()}
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
     | dict.fromkeys(("n", "n_answers", "n_failed"), pl.Int64())
 )
 
 
-def profiles(scores: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
-    """Return one row per stage x step x topic x outcome: the share, its 95 % interval, and what is behind it.
+def profiles(scores: pl.DataFrame, *views: str) -> pl.DataFrame:
+    """Return one row per stage x step x view (default: claim) x topic x outcome: the share, its 95 % interval, and what is behind it.
 
     Support, neutral and oppose are shares among the three (sum over prompts of p_s / sum over prompts of all three, a prompt being the mean
     of its draws); refusal and invalid are shares of all read answers. Topic "all" is the mean over topics. Seeds are pooled (mean over
     seeds). `n` counts prompts with evidence, `n_answers` the answers that count, `n_failed` those left out. No evidence is null.
     """
-    table = cells(scores, view)
+    return frame([row for view in views or ("claim",) for row in _rows(cells(scores, view), view)], SCHEMA)
+
+
+def _rows(table: Cells, view: str) -> list[dict[str, Any]]:
     samples = by_topic(table.num_CSPO, table.den_CSPO, table.topics)
     rows: list[dict[str, Any]] = []
     for topic, sample in samples.items():
@@ -35,9 +38,9 @@ def profiles(scores: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
         columns = (sample.value, low, high, sample.n, n_answers, n_failed)
         for c, (stage, step) in enumerate(table.checkpoints):
             for o, outcome in enumerate(OUTCOMES):
-                row = {"stage": stage, "step": step, "topic": topic, "outcome": outcome}
-                rows.append(row | dict(zip(list(SCHEMA)[4:], (column[c, o] for column in columns), strict=True)))
-    return frame(rows, SCHEMA)
+                row = {"stage": stage, "step": step, "view": view, "topic": topic, "outcome": outcome}
+                rows.append(row | dict(zip(list(SCHEMA)[5:], (column[c, o] for column in columns), strict=True)))
+    return rows
 
 
 def by_topic(num_CSPO: np.ndarray, den_CSPO: np.ndarray, topics: dict[str, slice]) -> dict[str, Sample]:

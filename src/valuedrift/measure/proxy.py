@@ -15,12 +15,12 @@ from ._resample import FLAT, LEVEL, rng_for
 from .profile import frame, profiles
 
 SCHEMA = (
-    {"stage": pl.String(), "step": pl.Int64(), "topic": pl.String(), "stance": pl.String()}
+    {"stage": pl.String(), "step": pl.Int64(), "view": pl.String(), "topic": pl.String(), "stance": pl.String()}
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
     | {"n": pl.Int64()}
 )
 MEASURES = ("pearson", "spearman")
-CORRELATION = {"of": pl.String(), "n": pl.Int64(), "n_topics": pl.Int64()} | {
+CORRELATION = {"view": pl.String(), "of": pl.String(), "n": pl.Int64(), "n_topics": pl.Int64()} | {
     f"{measure}{end}": pl.Float64() for measure in MEASURES for end in ("", "_low", "_high")
 }
 MIN_TOPICS = 5
@@ -28,9 +28,9 @@ MIN_TOPICS = 5
 REPLICATES = 1000
 
 
-def proxy(told: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
-    """Return one row per stage x step x topic x stance: the proxy's share with its 95 % interval, as a judged share is measured."""
-    return profiles(told, view).filter(pl.col("outcome").is_in(STANCES)).rename({"outcome": "stance"}).select(list(SCHEMA))
+def proxy(told: pl.DataFrame, *views: str) -> pl.DataFrame:
+    """Return one row per stage x step x view x topic x stance: the proxy's share with its 95 % interval, as a judged share is measured."""
+    return profiles(told, *views).filter(pl.col("outcome").is_in(STANCES)).rename({"outcome": "stance"}).select(list(SCHEMA))
 
 
 def correlation(shares: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
@@ -41,19 +41,24 @@ def correlation(shares: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     together; the same prompts and the three shares of a topic are not independent. Null where there are too few points or one side does
     not vary.
     """
-    at = ["stage", "step", "topic", "stance"]
-    both = shares.select(*at, proxy="value").join(judged.select(*at[:3], stance="outcome", judged="value"), on=at).drop_nulls()
+    at = ["view", "stage", "step", "topic", "stance"]
+    both = shares.select(*at, proxy="value").join(judged.select(*at[:4], stance="outcome", judged="value"), on=at).drop_nulls()
     both = both.filter(pl.col("topic") != ALL).sort(at)
+    found = [_correlated(view, both.filter(view=view)) for view in shares["view"].unique(maintain_order=True)]
+    return frame([row for rows in found for row in rows], CORRELATION)
+
+
+def _correlated(view: str, both: pl.DataFrame) -> list[dict[str, Any]]:
     start = both.filter(pl.col("step") == 0).select("stage", "topic", "stance", proxy_0="proxy", judged_0="judged")
     moved = both.filter(pl.col("step") > 0).join(start, on=["stage", "topic", "stance"])
     moved = moved.with_columns(proxy=pl.col("proxy") - pl.col("proxy_0"), judged=pl.col("judged") - pl.col("judged_0"))
     levels = both.unique(["topic", "stance", "proxy", "judged"], keep="first", maintain_order=True)
-    return frame([_row("levels", levels), _row("changes", moved)], CORRELATION)
+    return [{"view": view} | _row(of, points) for of, points in (("levels", levels), ("changes", moved))]
 
 
 def _row(name: str, points: pl.DataFrame) -> dict[str, Any]:
     groups = [group.select("proxy", "judged").to_numpy() for group in points.partition_by("topic", maintain_order=True)]
-    row: dict[str, Any] = {"of": name, "n": points.height, "n_topics": len(groups)} | dict.fromkeys(list(CORRELATION)[3:])
+    row: dict[str, Any] = {"of": name, "n": points.height, "n_topics": len(groups)} | dict.fromkeys(list(CORRELATION)[4:])
     if points.height < MIN_TOPICS:
         return row
     row |= dict(zip(MEASURES, _both(groups), strict=True))
@@ -82,4 +87,4 @@ def proxy_finding(row: Mapping[str, Any]) -> str:
         value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
         ends = "no interval" if low is None else f"{low:+.2f} to {high:+.2f}"
         said.append(f"{measure.capitalize()} " + ("no evidence" if value is None else f"{value:+.2f} [{ends}]"))
-    return f"Proxy and judged shares, {row['of']}: {', '.join(said)}; {row['n']:,} points on {row['n_topics']} topics."
+    return f"Proxy and judged shares (view {row['view']}), {row['of']}: {', '.join(said)}; {row['n']:,} points on {row['n_topics']} topics."

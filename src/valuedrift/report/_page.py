@@ -18,9 +18,9 @@ from ._run import ALL, Row, Run, path_of, read, stage_steps
 from ._words import NO_EVIDENCE, esc
 
 
-def write_report(store: Store) -> Path:
-    """Return the path of RUN/report.html, written whole. Raises BadInput where the folder holds no finished run."""
-    return store.write_bytes("report.html", page(read(store)).encode())
+def write_report(store: Store, view: str = "") -> Path:
+    """Return the path of RUN/report.html, written whole. Raises BadInput where the folder holds no finished run, or no such view."""
+    return store.write_bytes("report.html", page(read(store, view)).encode())
 
 
 def page(run: Run) -> str:
@@ -56,12 +56,12 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{own}'"
 
 
-def picture(store: Store, path: Path) -> Path:
+def picture(store: Store, path: Path, view: str = "") -> Path:
     """Return `path` after writing a PNG of about 1600 px: all topics over each of the first two chains, then every topic of the first.
 
     Raises BadInput where the folder holds no finished run or the picture cannot be written.
     """
-    run = read(store)
+    run = read(store, view)
     shown = run.chains[:2]
     large = [_titled(run, chain, ALL, f"All topics: {path_of(chain)}", (int(900 / len(shown)), 200)) for chain in shown]
     small = [_titled(run, shown[0], topic, topic, (198, 100)) for topic in run.topics]

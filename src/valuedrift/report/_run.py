@@ -10,15 +10,16 @@ from typing import Any
 
 import polars as pl
 
+from ..measure._cells import in_view
 from ..nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Prompt
 from ..store import Store
 
 ALL = "all"
 """The topic of the rows that hold the mean over topics."""
 COLUMNS = {
-    "profiles": ("stage", "step", "topic", "outcome", "value", "low", "high", "n", "n_answers", "n_failed"),
+    "profiles": ("stage", "step", "view", "topic", "outcome", "value", "low", "high", "n", "n_answers", "n_failed"),
     "drifts": (
-        *("stage", "topic", "stance", "from_step", "to_step", "value", "low", "high", "n", "p", "p_adjusted", "resolved"),
+        *("stage", "view", "topic", "stance", "from_step", "to_step", "value", "low", "high", "n", "p", "p_adjusted", "resolved"),
         *("floor", "detectable", "time", "time_low", "time_high", "status"),
     ),
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
@@ -33,9 +34,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """The tables of one run folder. `stages` holds one entry per name, its seeds gathered under `seeds`."""
+    """The tables of one run folder, `drifts` and `effects` in every view, the others in `view`.
+
+    `stages` holds one entry per name, its seeds gathered under `seeds`.
+    """
 
     name: str
+    view: str
     stages: list[Row]
     profiles: pl.DataFrame
     drifts: pl.DataFrame
@@ -108,26 +113,36 @@ class Run:
         """Return the stored profile rows of one checkpoint on one topic, by outcome; empty where nothing is stored."""
         return self._profile_rows.get((topic, stage, step), {})
 
-    def drifts_of(self, stage: str, stances: tuple[str, ...] = STANCES) -> list[Row]:
-        """Return the stored drifts of a stage, in the stored order."""
-        return self.drifts.filter((pl.col("stage") == stage) & pl.col("stance").is_in(stances)).to_dicts()
+    @cached_property
+    def views(self) -> list[str]:
+        """The views of the drifts, beginning with `view`."""
+        return list(dict.fromkeys([self.view, *self.drifts["view"].unique(maintain_order=True)]))
+
+    def drifts_of(self, stage: str, view: str, stances: tuple[str, ...] = STANCES) -> list[Row]:
+        """Return the stored drifts of a stage in a view, in the stored order."""
+        return self.drifts.filter(pl.col("stance").is_in(stances), stage=stage, view=view).to_dicts()
 
 
-def read(store: Store) -> Run:
-    """Return the run in a folder. Raises BadInput where a file or a column is missing."""
+def read(store: Store, view: str = "") -> Run:
+    """Return the run in a folder, to be shown in `view` (else in that of its plan). Raises BadInput where a file or a column is missing."""
     for name in ("stages.json", "prompts.json", "provenance.json"):
         if store.read_json(name) is None:
             raise BadInput(f"{store.root} holds no {name}; finish the run with 'valuedrift run' or 'trace', then ask for the report again")
+    provenance = store.read_json("provenance.json")
+    view = view or provenance.get("view", "claim")
     tables = {name: _table(store, name) for name in COLUMNS}
+    tables["profiles"] = in_view(tables["profiles"], view, f"{store.root}/profiles.parquet")
+    optional = {name: store.read_table(name) for name in OPTIONAL if store.has_table(name)}
     return Run(
         name=store.root.resolve().name,
+        view=view,
         stages=_gathered(store.read_json("stages.json"), tables["profiles"]),
         answers=store.answers().select("key", "text").unique("key", keep="first", maintain_order=True),
         prompts=[Prompt(**row) for row in store.read_json("prompts.json")],
         checkpoints=store.checkpoints(),
-        provenance=store.read_json("provenance.json"),
+        provenance=provenance,
         **tables,
-        **{name: store.read_table(name) for name in OPTIONAL if store.has_table(name)},
+        **{name: table.filter(view=view) if "view" in table.columns and name != "effects" else table for name, table in optional.items()},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..measure._cells import VIEWS
 from ..measure.pairing import pairing_findings
 from ..nouns import OUTCOMES, STANCES
 from ._chart import PAGE, drift_dots, svg
@@ -14,6 +15,7 @@ HEADINGS = {
     "topic": "topic",
     "stance": "stance",
     "stage": "stage",
+    "view": "view",
     "value": "drift",
     "low": "95 % interval",
     "p_adjusted": "adjusted p",
@@ -37,9 +39,9 @@ class Panel:
         if not rows:
             return f'<p class="none">No stage has a start and an end to compare: {NO_EVIDENCE}.</p>'
         reach = _reach([row for row in rows if row["stance"] in STANCES])
-        dots = "".join(_dots(run, stage["name"], reach) for stage in run.stages)
+        dots = "".join(_dots(run, stage["name"], view, reach) for stage in run.stages for view in run.views)
         saved = "" if run.pairing is None else "".join(f'<p class="hint">{esc(said)}</p>' for said in pairing_findings(run.pairing))
-        return f'{HINT}{saved}<div class="overview">{dots}</div><h3>Every drift</h3>{_filters(run)}{_table(rows)}'
+        return f'{HINT}{meaning(run)}{saved}<div class="overview">{dots}</div><h3>Every drift</h3>{_filters(run)}{_table(rows)}'
 
 
 HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved
@@ -48,27 +50,36 @@ same checkpoint again changes; the <em>smallest detectable</em> drift is seen wi
 stage's steps after which the drift had reached its extremum.</p>"""
 
 
+def meaning(run: Run) -> str:
+    """Return what support means in each view, in a sentence."""
+    views = "; ".join(f"<em>{view}</em>: {esc(VIEWS[view])}" for view in run.views)
+    return f'<p class="hint">More support means, by view: {views}.</p>'
+
+
 def _reach(rows: list[Row]) -> float:
     """Return how far the shared x axis goes to either side: the largest stored end, up to the next tenth."""
     ends = [abs(row[name]) for row in rows for name in ("value", "low", "high") if row[name] is not None]
     return int(max(ends, default=0) * 10 + 1) / 10
 
 
-def _dots(run: Run, stage: str, reach: float) -> str:
-    rows = run.drifts_of(stage)
-    if not rows:
-        return f'<figure><figcaption>{esc(stage)}</figcaption><p class="none">{NO_EVIDENCE}</p></figure>'
+def _dots(run: Run, stage: str, view: str, reach: float) -> str:
+    rows = run.drifts_of(stage, view)
+    head = f"<figcaption>{esc(stage)}, view {view}</figcaption>"
+    if not any(row["value"] is not None for row in rows):
+        return f'<figure>{head}<p class="none">{NO_EVIDENCE}</p></figure>'
     resolved = [row for row in rows if row["resolved"]]
-    label = f"Drifts in {stage}: {len(resolved)} of {len(rows)} resolved. The table below holds every number."
+    label = f"Drifts in {stage}, view {view}: {len(resolved)} of {len(rows)} resolved. The table below holds every number."
     chart = svg(drift_dots(rows, run.topics, reach, PAGE))
-    return f'<figure><figcaption>{esc(stage)}</figcaption><div class="dots" role="img" aria-label="{esc(label)}">{chart}</div></figure>'
+    return f'<figure>{head}<div class="dots" role="img" aria-label="{esc(label)}">{chart}</div></figure>'
 
 
 def _filters(run: Run) -> str:
     stages = "".join(f'<option value="{esc(stage["name"])}">{esc(stage["name"])}</option>' for stage in run.stages)
+    views = "".join(f'<option value="{view}">{view}</option>' for view in run.views)
     return (
         '<form class="controls" id="drift-filter"><label>Stage <select name="stage"><option value="">all</option>'
-        f'{stages}</select></label><label class="check"><input type="checkbox" name="resolved"> resolved only</label>'
+        f'{stages}</select></label><label>View <select name="view"><option value="">all</option>{views}</select></label>'
+        '<label class="check"><input type="checkbox" name="resolved"> resolved only</label>'
         '<label class="check"><input type="checkbox" name="companions"> refusal and invalid too</label>'
         '<output id="drift-count" aria-live="polite"></output></form>'
     )
@@ -92,6 +103,7 @@ def _line(row: Row) -> str:
         _cell("topic", "" if row["topic"] == ALL else row["topic"], esc("all topics" if row["topic"] == ALL else row["topic"])),
         _cell("stance", order.index(row["stance"]), outcome(row["stance"])),
         _cell("stage", row["stage"], esc(row["stage"])),
+        _cell("view", row["view"], row["view"]),
         _cell("value", row["value"], number(row["value"], sign=True)),
         _cell("low", row["low"], "" if row["value"] is None else interval(row["low"], row["high"], sign=True)),
         _cell("p_adjusted", row["p_adjusted"], _significance(row)),
@@ -102,7 +114,8 @@ def _line(row: Row) -> str:
     ]
     kind = "resolved" if row["resolved"] else "unresolved"
     companion = "" if row["stance"] in STANCES else " companion"
-    return f'<tr class="{kind}{companion}" data-stage="{esc(row["stage"])}"{" hidden" if companion else ""}>{"".join(cells)}</tr>'
+    about = f'data-stage="{esc(row["stage"])}" data-view="{row["view"]}"{" hidden" if companion else ""}'
+    return f'<tr class="{kind}{companion}" {about}>{"".join(cells)}</tr>'
 
 
 def _cell(name: str, value: Any, shown: str) -> str:

@@ -25,12 +25,12 @@ class Panel:
             return ""
         hint = (
             '<p class="hint">The share at the end of the second stage less that at the end of the first, paired by prompt and seed, '
-            "with 95 % intervals; resolved where Holm’s p within the comparison is below 0.05.</p>"
+            "with 95 % intervals; resolved where Holm’s p within the comparison and over both views is below 0.05.</p>"
         )
-        groups: dict[tuple[str, str, str], list[Row]] = {}
+        groups: dict[tuple[str, str, str, str], list[Row]] = {}
         for row in run.effects.iter_rows(named=True):
-            groups.setdefault((row["kind"], row["first"], row["second"]), []).append(row)
-        told = {key: esc(SAID[key[0]].format(first=key[1], second=key[2])) for key in groups}
+            groups.setdefault((row["kind"], row["first"], row["second"], row["view"]), []).append(row)
+        told = {key: esc(f"{SAID[key[0]].format(first=key[1], second=key[2])}; view {key[3]}") for key in groups}
         return hint + "".join(f"<h3>{told[key]}</h3>{differences(told[key], rows)}" for key, rows in groups.items())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
+from ..measure._cells import VIEWS
 from ..nouns import OUTCOMES, STANCES
 from ._run import ALL, Row, Run, path_of
 from ._words import count, esc, estimate, listed, number, outcome
@@ -69,8 +70,13 @@ def _card(run: Run, stage: Row) -> str:
     }
     listing = "".join(f"<div><dt>{name}</dt><dd>{esc(value)}</dd></div>" for name, value in facts.items() if value)
     headlined = (run.provenance.get("judge") or {}).get("headlined", True)
-    sentences = " ".join([_largest(run, stage["name"]), _overall(run, stage["name"])]) if headlined else NOT_HEADLINED
-    return f'<article class="card"><h3>{esc(stage["name"])}</h3><p>{sentences}</p><dl class="facts">{listing}</dl></article>'
+    moved = "".join(_moved(run, stage["name"], view) for view in run.views) if headlined else f"<p>{NOT_HEADLINED}</p>"
+    return f'<article class="card"><h3>{esc(stage["name"])}</h3>{moved}<dl class="facts">{listing}</dl></article>'
+
+
+def _moved(run: Run, stage: str, view: str) -> str:
+    sentences = " ".join(part for part in (_overall(run, stage, view), _largest(run, stage, view)) if part)
+    return f"<p><strong>View {view}</strong> ({esc(VIEWS[view])}). {sentences}</p>"
 
 
 def _named(row: Row) -> str:
@@ -78,9 +84,9 @@ def _named(row: Row) -> str:
     return f'{topic}{outcome(row["stance"])} <span class="nums">{estimate(row, sign=True)}</span>'
 
 
-def _largest(run: Run, stage: str) -> str:
-    """Return a sentence on the largest resolved drifts of a stage, or that none was resolved and what could have been."""
-    rows = [row for row in run.drifts_of(stage) if row["topic"] != ALL]
+def _largest(run: Run, stage: str, view: str) -> str:
+    """Return a sentence on the largest resolved drifts of a stage in a view, or that none was resolved and what could have been."""
+    rows = [row for row in run.drifts_of(stage, view) if row["topic"] != ALL]
     resolved = sorted((row for row in rows if row["resolved"]), key=lambda row: -abs(row["value"]))
     known = [row for row in rows if row["value"] is not None]
     if not known:
@@ -93,9 +99,9 @@ def _largest(run: Run, stage: str) -> str:
     return f"No drift was resolved among {count(len(rows), 'topic–stance pair')}.{power}"
 
 
-def _overall(run: Run, stage: str) -> str:
+def _overall(run: Run, stage: str, view: str) -> str:
     """Return a sentence on the mean over topics; refusals and invalid answers are named only where they moved."""
-    rows = [row for row in run.drifts_of(stage, OUTCOMES) if row["topic"] == ALL and row["value"] is not None]
+    rows = [row for row in run.drifts_of(stage, view, OUTCOMES) if row["topic"] == ALL and row["value"] is not None]
     stances = [_named(row) for row in rows if row["resolved"] and row["stance"] in STANCES]
     others = [_named(row) for row in rows if row["resolved"] and row["stance"] not in STANCES]
     mean = f"The mean over all topics moved: {listed(stances)}." if stances else "The mean over all topics did not move beyond chance."

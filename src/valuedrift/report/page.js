@@ -97,9 +97,10 @@ if (drifts) {
     let shown = 0;
     for (const row of $$("tr", body)) {
       const stage = !form.stage.value || row.dataset.stage === form.stage.value;
+      const view = !form.view.value || row.dataset.view === form.view.value;
       const resolved = !form.resolved.checked || row.classList.contains("resolved");
       const companion = form.companions.checked || !row.classList.contains("companion");
-      row.hidden = !(stage && resolved && companion);
+      row.hidden = !(stage && view && resolved && companion);
       shown += !row.hidden;
     }
     drifts.classList.toggle("one-stage", Boolean(form.stage.value));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..measure._cells import VIEWS
 from ..nouns import OUTCOMES, STANCES
 from ._chart import PAGE, svg, trajectory
 from ._run import ALL, Row, Run, path_of, stage_steps
@@ -27,22 +28,15 @@ class Panel:
         return f"{_legend(run)}{wide}<h3>By topic</h3>{_switch(run)}{grids}"
 
 
-VIEWS = {
-    "claim": "Shares of the stances towards the claims, among support, neutral and oppose",
-    "axis": "Shares of the stances along each topic's axis, claims of negative polarity turned round",
-    "paper": "Mean probabilities, renormalised over support, neutral and oppose for each answer",
-}
-"""What a share is of, by the view that was measured."""
-
-
 def _legend(run: Run) -> str:
     keys = "".join(
         f'<li><svg class="key" viewBox="0 0 34 10" aria-hidden="true"><path d="M0 5h34" class="line {name}"/></svg>{outcome(name)}</li>'
         for name in OUTCOMES
     )
     return (
-        f'<ul class="legend" aria-label="Legend">{keys}</ul><p class="hint">{VIEWS[run.provenance.get("view", "claim")]}, with 95 % bands; '
-        "refusal and invalid are shares of all read answers. Steps run from left to right, stages side by side. "
+        f'<ul class="legend" aria-label="Legend">{keys}</ul><p class="hint">Shares among support, neutral and oppose in the view '
+        f"<em>{run.view}</em> ({VIEWS[run.view]}), with 95 % bands; refusal and invalid are shares of all read answers. "
+        "The option --view of the report shows another view here. Steps run from left to right, stages side by side. "
         "Point at a chart, or focus it and use the arrow keys, to read a checkpoint.</p>"
     )
 
