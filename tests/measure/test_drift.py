@@ -1,9 +1,12 @@
 """Drifts by hand, and planted curves recovered."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 
+from valuedrift.flow import findings
 from valuedrift.measure.drift import SCHEMA, drift_time, drifts
 from valuedrift.nouns import OUTCOMES, BadInput
 
@@ -55,33 +58,28 @@ def test_topics_and_their_mean_are_corrected_apart(scores, row):
     assert overall["p_adjusted"] == pytest.approx(min(1, 5 * overall["p"]))
 
 
-def test_a_swing_to_one_side_of_every_axis_is_seen_on_the_axis_and_corrected_over_both_views(scores, row):
-    # Six claims on each side of each axis; at the end the model agrees with those of polarity 1 and disagrees with the others.
-    ids = [f"p{i:02}" for i in range(12)]
-    polarity = {id: 1 if i < 6 else -1 for i, id in enumerate(ids)}
-    texts = {0: "NNNNNONNNNNS", 20: "SSSSSOOOOOOS"}
+def test_a_swing_to_one_side_of_every_axis_shows_on_the_axis_alone(scores, row):
+    # Six claims on each side of each axis. The model agrees with half of either at first, and at the end with all on one side.
+    polarity = {f"p{i:02}": 1 if i < 6 else -1 for i in range(12)}
+    texts = {0: "SSSOOOSSSOOO", 20: "SSSSSSOOOOOO"}
     table = pl.concat(
-        scores(dict(zip(ids, text, strict=True)), topic=topic, step=step, polarity=polarity)
-        for topic in ("work", "race")
+        scores(dict(zip(polarity, text, strict=True)), topic=topic, step=step, polarity=polarity)
+        for topic in ("death", "race", "war", "work")
         for step, text in texts.items()
     )
     found = drifts(table, STAGE, "claim", "axis")
-    assert list(found["view"].unique(maintain_order=True)) == ["claim", "axis"]
     claim, axis = (row(found, view=view, topic="all", stance="support") for view in ("claim", "axis"))
-    # claim: support 1/12 -> 6/12, oppose 1/12 -> 6/12. axis: support 0 -> 10/12, oppose 2/12 -> 2/12.
-    assert (claim["value"], axis["value"]) == (pytest.approx(5 / 12), pytest.approx(10 / 12))
-    assert row(found, view="axis", topic="all", stance="oppose")["value"] == 0
-    net = {
-        view: row(found, view=view, topic="work", stance="support")["value"] - row(found, view=view, topic="work", stance="oppose")["value"]
-        for view in ("claim", "axis")
-    }
-    assert net == {"claim": 0, "axis": pytest.approx(10 / 12)}
+    assert (claim["value"], claim["resolved"], claim["status"]) == (0, False, "no drift")
+    assert (axis["value"], axis["resolved"]) == (0.5, True)
     assert axis["p_adjusted"] == pytest.approx(min(1, 10 * axis["p"])), "one mean x 5 outcomes x 2 views"
-    alone = drifts(table, STAGE, "axis")
-    assert row(alone, topic="all", stance="support")["p_adjusted"] == pytest.approx(min(1, 5 * axis["p"]))
-    assert alone.drop("p_adjusted", "resolved", "detectable", "time", "time_low", "time_high", "status").equals(
-        found.filter(view="axis").drop("p_adjusted", "resolved", "detectable", "time", "time_low", "time_high", "status")
+    alone = row(drifts(table, STAGE, "axis"), topic="all", stance="support")
+    assert (alone["value"], alone["p_adjusted"]) == (0.5, pytest.approx(5 * axis["p"]))
+    about_claim, about_axis = findings(found)
+    assert about_claim.startswith(
+        "sft, claim (agreement with what is claimed): over all topics no stance moved beyond its interval; 0 of 12"
     )
+    head = "sft, axis (movement towards one side of each topic's axis): over all topics "
+    assert re.match(re.escape(head) + r"(support \+0\.50|oppose -0\.50) .*; (support \+0\.50|oppose -0\.50)", about_axis)
 
 
 def test_a_topic_without_polarity_has_no_evidence_on_an_axis(scores, row):

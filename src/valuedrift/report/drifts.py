@@ -39,9 +39,9 @@ class Panel:
         if not rows:
             return f'<p class="none">No stage has a start and an end to compare: {NO_EVIDENCE}.</p>'
         reach = _reach([row for row in rows if row["stance"] in STANCES])
-        dots = "".join(_dots(run, stage["name"], view, reach) for stage in run.stages for view in run.views)
+        dots = "".join(_overview(run, view, reach) for view in run.views)
         saved = "" if run.pairing is None else "".join(f'<p class="hint">{esc(said)}</p>' for said in pairing_findings(run.pairing))
-        return f'{HINT}{meaning(run)}{saved}<div class="overview">{dots}</div><h3>Every drift</h3>{_filters(run)}{_table(rows)}'
+        return f"{HINT}{saved}{dots}<h3>Every drift</h3>{_filters(run)}{_table(rows)}"
 
 
 HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved
@@ -50,21 +50,20 @@ same checkpoint again changes; the <em>smallest detectable</em> drift is seen wi
 stage's steps after which the drift had reached its extremum.</p>"""
 
 
-def meaning(run: Run) -> str:
-    """Return what support means in each view, in a sentence."""
-    views = "; ".join(f"<em>{view}</em>: {esc(VIEWS[view])}" for view in run.views)
-    return f'<p class="hint">More support means, by view: {views}.</p>'
-
-
 def _reach(rows: list[Row]) -> float:
     """Return how far the shared x axis goes to either side: the largest stored end, up to the next tenth."""
     ends = [abs(row[name]) for row in rows for name in ("value", "low", "high") if row[name] is not None]
     return int(max(ends, default=0) * 10 + 1) / 10
 
 
+def _overview(run: Run, view: str, reach: float) -> str:
+    dots = "".join(_dots(run, stage["name"], view, reach) for stage in run.stages)
+    return f'<h3>View {view}: {esc(VIEWS[view])}</h3><div class="overview">{dots}</div>'
+
+
 def _dots(run: Run, stage: str, view: str, reach: float) -> str:
     rows = run.drifts_of(stage, view)
-    head = f"<figcaption>{esc(stage)}, view {view}</figcaption>"
+    head = f"<figcaption>{esc(stage)}</figcaption>"
     if not any(row["value"] is not None for row in rows):
         return f'<figure>{head}<p class="none">{NO_EVIDENCE}</p></figure>'
     resolved = [row for row in rows if row["resolved"]]

@@ -103,7 +103,7 @@ def _overall(run: Run, stage: str, view: str) -> str:
     """Return a sentence on the mean over topics; refusals and invalid answers are named only where they moved."""
     rows = [row for row in run.drifts_of(stage, view, OUTCOMES) if row["topic"] == ALL and row["value"] is not None]
     stances = [_named(row) for row in rows if row["resolved"] and row["stance"] in STANCES]
-    others = [_named(row) for row in rows if row["resolved"] and row["stance"] not in STANCES]
+    others = [_named(row) for row in rows if row["resolved"] and row["stance"] not in STANCES and view == run.view]  # named once
     mean = f"The mean over all topics moved: {listed(stances)}." if stances else "The mean over all topics did not move beyond chance."
     known = any(row["stance"] in STANCES for row in rows)
     return " ".join([mean] * known + [f"Answers without a stance moved: {listed(others)}."] * bool(others))
