@@ -460,14 +460,14 @@ def sandbox_sample(
 def _asking(**settings: Any) -> Any:
     from pydantic import ValidationError
 
-    from .plan import Asking
+    from .plan import Asking, sentence
 
     try:
         return Asking(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise BadInput(f"{option}: {first['msg']}, not {first['input']!r}") from error
+        raise BadInput(f"{option}: {sentence(first)}") from error
 
 
 def _listed(text: str) -> list[str]:

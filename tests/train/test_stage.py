@@ -121,8 +121,6 @@ def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, ba
         ({}, tiny.pairs(), "sft learns from examples, but its data holds pairs"),
         ({}, [], "data is empty"),
         ({"max_length": 5}, tiny.examples(), "no answer is left of 24 records when they are cut to 5 tokens; raise max_length"),
-        ({"schedule": "cosin"}, tiny.examples(), "unknown schedule 'cosin'; did you mean 'cosine'"),
-        ({"dtype": "int3"}, tiny.examples(), "dtype 'int3' is unknown; take one of auto, float32, bfloat16"),
         ({"save_at": [9]}, tiny.examples(), "only 3 steps"),
     ],
 )

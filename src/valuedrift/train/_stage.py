@@ -19,7 +19,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import DataLoader, StackDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import SchedulerType
 
 from .. import registry
 from ..data.stances import Anchored
@@ -367,9 +366,6 @@ def _model(start: str, stage: Stage, algorithm: Algorithm, tokenizer: Any, recor
 
 
 def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArguments:
-    schedules = [kind.value for kind in SchedulerType]
-    if stage.schedule not in schedules:
-        raise BadInput(f"unknown schedule {stage.schedule!r}{registry.nearest(stage.schedule, schedules)} Known: {', '.join(schedules)}.")
     schedule = "constant_with_warmup" if stage.schedule == "constant" and stage.warmup else stage.schedule
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(

@@ -41,7 +41,6 @@ def load_tokenizer(model_path: str, chat: bool) -> Any:
 
 def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
     """Return the model to train, under its adapter where the stage has one, and stopping where the template ends a turn."""
-    _check_dtype(stage)
     with _readable(model_path), quiet():
         arguments, options = _source(model_path)
         model = AutoModelForCausalLM.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype])
@@ -54,7 +53,6 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
 
 def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
     """Return the model to train as one that scores texts: a new layer with one output at a text's last token, behind it only `pad`."""
-    _check_dtype(stage)
     with _readable(model_path), quiet(), _silent():
         arguments, options = _source(model_path)
         model = AutoModelForSequenceClassification.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype], num_labels=1)
@@ -102,11 +100,6 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def _check_dtype(stage: Stage) -> None:
-    if stage.dtype not in DTYPES:
-        raise BadInput(f"dtype {stage.dtype!r} is unknown; take one of {', '.join(DTYPES)}")
 
 
 def _adapted(model: Any, lora: Lora, task: str) -> Any:

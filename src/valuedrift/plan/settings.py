@@ -1,45 +1,77 @@
-"""A plan: one TOML file is one experiment. Unknown keys stop it with the nearest known key; a plan may derive from another."""
+"""What a plan holds: its tables as frozen records, and the trainings that follow from them."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
 )
 
-from . import registry
-from .nouns import BadInput
+from .. import registry
+from ..nouns import BadInput
 
 BASE = "base"
 LEAST_AGREEMENT = 0.7
 """Macro-F1 with people: published language models reach 0.73 and more on IssueBench (docs/calibrate.md)."""
 
 
-class Settings(BaseModel):
-    """What every table of a plan is: frozen, and without unknown keys."""
+MOST_TRAININGS = 2_000
+"""Trainings of one plan: more come from a slip in a sweep or in the seeds, and `check` would take minutes over them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Tokens = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Beyond the context of every model."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy takes."""
+
+
+def _named(kind: str) -> AfterValidator:
+    """Return what refuses a name that is no choice of this kind."""
+
+    def known(spec: str) -> str:
+        names = registry.names(kind)
+        for part in spec.partition(":")[2].split(",") if spec.startswith("panel:") else [spec]:
+            if (name := part.strip().partition(":")[0]) not in names:
+                raise ValueError(f"unknown {kind} {name!r}{registry.among(name, names)}")
+        return spec
+
+    return AfterValidator(known)
+
+
+def _scheduled(name: str) -> str:
+    """Refuse a name that is no learning-rate schedule of transformers."""
+    from transformers.trainer_utils import SchedulerType
+
+    known = [kind.value for kind in SchedulerType]
+    if name not in known:
+        raise ValueError(f"unknown schedule {name!r}{registry.among(name, known)}")
+    return name
+
+
+class Settings(BaseModel):
+    """A table of a plan: frozen, without unknown keys, and without conversions (true is not 1, and "1" is not 1)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Lora(Settings):
     """A low-rank adapter in place of full fine-tuning (peft)."""
 
-    r: Annotated[int, Field(gt=0)] = 16
+    r: Annotated[int, Field(gt=0, le=2**16)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target: str | list[str] = "all-linear"
@@ -72,23 +104,23 @@ TABLES: dict[str, type[Settings]] = {"lora": Lora, "anchor": Anchor, "resources"
 class Stage(Settings):
     """One stage of training. Keys beyond these belong to its algorithm and are checked by it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
     algorithm: str
     data: str
     after: str = BASE
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    steps: Annotated[int, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    steps: Count | None = None
     """Optimiser steps; where given, `epochs` is ignored."""
-    batch_size: Annotated[int, Field(gt=0)] = 8
-    accumulate: Annotated[int, Field(gt=0)] = 1
+    batch_size: Count = 8
+    accumulate: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    schedule: str = "cosine"
+    schedule: Annotated[str, AfterValidator(_scheduled)] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the steps. As in transformers, the first step of a warm-up has learning rate 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
-    max_length: Annotated[int, Field(gt=1)] = 1024
+    max_length: Annotated[Tokens, Field(gt=1)] = 1024
     """Tokens of prompt and answer; longer examples are cut at the end."""
     group_by_length: bool = False
     """Put records of like length into one batch: less padding, at the price of batches that are less alike in length."""
@@ -97,7 +129,7 @@ class Stage(Settings):
     anchor: Anchor | None = None
     resources: Resources | None = None
     """Of the stage's training; one core, and one GPU where there are any, if left out."""
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @field_validator("anchor")
     @classmethod
@@ -120,11 +152,20 @@ class Stage(Settings):
     @field_validator("save_at")
     @classmethod
     def _known_schedule(cls, value: str | list[int]) -> str | list[int]:
-        if isinstance(value, str) and not re.fullmatch(r"(log|every):[1-9]\d*", value):
+        if isinstance(value, str) and not re.fullmatch(r"(log|every):[1-9]\d{0,9}", value):
             raise ValueError('save_at is "log:COUNT", "every:STEPS" or a list of steps')
         if isinstance(value, list) and any(step < 1 for step in value):
             raise ValueError("save_at lists steps from 1 on (step 0 is always measured)")
         return value
+
+    def changed(self, keys: Sequence[str], value: Any) -> Stage:
+        """Return the stage with one setting changed; `data.gap` changes the parameter `gap` of the data's address."""
+        if len(keys) == 1:
+            return Stage.model_validate(self.model_dump() | {keys[0]: value})
+        if keys[0] == "data":
+            address, _, query = self.data.partition("?")
+            return self.changed(["data"], f"{address}?{urlencode(dict(parse_qsl(query)) | {keys[1]: value})}")
+        return self.changed([keys[0]], dict(self.model_dump().get(keys[0]) or {}) | {keys[1]: value})
 
     def own(self) -> Any:
         """Return the algorithm's own settings, validated by the algorithm's `Settings`."""
@@ -157,7 +198,7 @@ class Asking(Settings):
     suite: str = "vaes"
     topics: list[str] = []
     """Only these topics of the suite; all where empty."""
-    judge: str = "cues"
+    judge: Annotated[str, _named("judge")] = "cues"
     """A list of judges is read as a panel of them: ["a", "b"] is "panel:a,b"."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """Dollars that models behind an API, asked or judging, may cost; the work stops before they cost more."""
@@ -165,18 +206,18 @@ class Asking(Settings):
     """A file of human labels: the judge is compared with it, and labels of this run's own answers correct its figures."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = LEAST_AGREEMENT
     """Macro-F1 against human labels under which a judge's findings are reported but not headlined."""
-    backend: str = "transformers"
-    draws: Annotated[int, Field(gt=0)] = 5
+    backend: Annotated[str, _named("backend")] = "transformers"
+    draws: Count = 5
     temperature: Annotated[float, Field(ge=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """0 keeps the whole vocabulary."""
-    max_new_tokens: Annotated[int, Field(gt=0)] = 256
-    frame: Annotated[str, Field(pattern="^(auto|plain|chat)$")] = "auto"
+    max_new_tokens: Tokens = 256
+    frame: Literal["auto", "plain", "chat"] = "auto"
     """auto: a checkpoint's own chat template where it has one, else the plain frame."""
     noise: int = 0
     """Seed of the sampling noise: the same noise gives the same answers."""
-    batch_rows: Annotated[int, Field(gt=0)] = 512
+    batch_rows: Count = 512
     """Answers decoded side by side; changes speed and memory, never results."""
     floor: bool = True
     """Ask the last checkpoint of each stage a second time with other noise: the noise floor."""
@@ -186,7 +227,7 @@ class Asking(Settings):
     """Also tell from likelihoods of written answers, without generating any, which stance every saved checkpoint takes."""
     capability: list[str] = []
     """Tasks of lm-evaluation-harness that every asked checkpoint is also put: names, or YAML files."""
-    capability_limit: Annotated[int, Field(gt=0)] | None = None
+    capability_limit: Count | None = None
     """Items of each task; all where there is none."""
     precision: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Ask no more than it takes: until every drift's 95 % interval reaches at most this far to each side, at most `draws` per prompt, and
@@ -195,7 +236,7 @@ class Asking(Settings):
     """Answers asked for at most, those at hand included; the most needed first."""
     resources: Resources | None = None
     """Of the asking of one checkpoint; as in a stage."""
-    view: Annotated[str, Field(pattern="^(claim|axis|paper)$")] = "claim"
+    view: Literal["claim", "axis", "paper"] = "claim"
     """The view to show first. claim: agreement with what is claimed; axis: movement towards one side of each topic's axis; both are always
     measured. paper: measured too if named; as claim, each answer that takes a stance being one vote and answers that take none left out."""
 
@@ -217,7 +258,7 @@ class Plan(Asking):
     """One experiment: a model, its stages, and how every checkpoint is asked and read."""
 
     model: str
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     stage: Annotated[dict[str, Stage], Field(min_length=1)]
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
@@ -247,24 +288,36 @@ class Plan(Asking):
         return self.model_copy(update={"stage": stages, "sweep": sweep})
 
     def nodes(self) -> list[Node]:
-        """Return the stages to train, parents first, one per seed and sweep value that reaches them."""
-        order = _topological(self.stage)
+        """Return the stages to train, parents first, one per seed and sweep value that reaches them.
+
+        Raises BadInput where they are more than MOST_TRAININGS.
+        """
+        order = in_order(self.stage)
+        reaching = {name: [key for key in self.sweep if key.split(".")[1] in _path(self.stage, name)] for name in order}
+        n = len(self.seeds) * sum(math.prod(len(self.sweep[key]) for key in keys) for keys in reaching.values())
+        n_settings = math.prod(len(values) for values in self.sweep.values())
+        if n > MOST_TRAININGS or n_settings > MOST_TRAININGS:
+            raise BadInput(
+                f"the seeds and the sweep ask for {max(n, n_settings):,} trainings, and one plan holds at most {MOST_TRAININGS:,}; "
+                "shorten `seeds` or the lists of [sweep], or write several plans"
+            )
         nodes: dict[tuple[str, int], Node] = {}
         for values in itertools.product(*self.sweep.values()):
             setting = dict(zip(self.sweep, values, strict=True))
-            for seed in self.seeds:
-                names = {BASE: BASE}
-                for name in order:
-                    stage = self.stage[name]
-                    touched = _on_path(self.stage, name, setting)
-                    swept = {_short(key, name): value for key, value in touched.items()}
-                    names[name] = name + "".join(f"[{key}={value}]" for key, value in swept.items())
-                    for key, value in touched.items():
-                        if key.split(".")[1] == name:
-                            stage = _with(stage, key.split(".")[2:], value)
-                    reward = stage.reward_stage(self.stage)
-                    node = Node(names[name], names[stage.after], stage, seed, names[reward] if reward else "", swept)
-                    nodes.setdefault((node.name, seed), node)
+            names = {BASE: BASE}
+            for name in order:
+                swept = {_short(key, name): setting[key] for key in reaching[name]}
+                names[name] = name + "".join(f"[{key}={value}]" for key, value in swept.items())
+            for seed, name in itertools.product(self.seeds, order):
+                if (names[name], seed) in nodes:
+                    continue
+                stage = self.stage[name]
+                for key in reaching[name]:
+                    if key.split(".")[1] == name:
+                        stage = stage.changed(key.split(".")[2:], setting[key])
+                reward = stage.reward_stage(self.stage)
+                swept = {_short(key, name): setting[key] for key in reaching[name]}
+                nodes[names[name], seed] = Node(names[name], names[stage.after], stage, seed, names[reward] if reward else "", swept)
         return list(nodes.values())
 
 
@@ -282,199 +335,42 @@ class Node:
     """The swept values that reach it, by the names that stand in its own."""
 
 
-def load(path: Path | str) -> Plan:
-    """Read a plan. Raises BadInput naming the file, the line and the nearest known key."""
-    tables, source = _derived(Path(path), ())
-    if isinstance(tables.get("stage"), dict):
-        tables["stage"] = {name: _like(tables["stage"], name, path, ()) for name in tables["stage"]}
-        _check_algorithms(tables["stage"], source, Path(path))
-    try:
-        plan = Plan(**tables)
-    except ValidationError as error:
-        raise _fault(error, source, Path(path)) from error
-    for name, stage in plan.stage.items():
-        if not re.fullmatch(r"[a-z0-9_-]+", name) or name == BASE:
-            raise BadInput(f"{path}: stage name {name!r} must be lower-case letters, digits, - or _, and not 'base'")
-        _check_own(stage, name, source, Path(path))
-    _topological(plan.stage, str(path))
-    _check_rewards(plan.stage, str(path))
-    for key in plan.sweep:
-        if not re.fullmatch(r"stage\.[a-z0-9_-]+\.(?!after$)(\w+|(data|lora|anchor)\.\w+)", key) or key.split(".")[1] not in plan.stage:
-            stages = ", ".join(plan.stage)
-            raise BadInput(
-                f"{path}: sweep key {key!r} does not name a setting of a stage; write stage.NAME.SETTING (not after), NAME one of {stages}"
-            )
-    try:
-        nodes = plan.nodes()
-    except ValidationError as error:
-        raise _fault(error, source, Path(path), "sweep.") from error
-    for node in nodes:
-        _check_own(node.stage, node.name, source, Path(path))
-    return plan
-
-
-def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], str]:
-    if path.resolve() in seen:
-        raise BadInput(f"{path}: plans derive from each other in a circle; take one 'derive' out")
-    try:
-        source = path.read_text()
-        tables = tomllib.loads(source)
-    except FileNotFoundError:
-        raise BadInput(f"there is no plan {path}; give the path of a TOML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from error
-    parent = tables.pop("derive", None)
-    if parent is None:
-        return tables, source
-    inherited, _ = _derived(path.parent / str(parent), (*seen, path.resolve()))
-    return _merged(inherited, tables), source
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
-def _like(stages: dict[str, Any], name: str, path: Path | str, seen: tuple[str, ...]) -> Any:
-    """Return a stage's table with what it takes over from the stage it is `like`."""
-    table = stages[name]
-    if not isinstance(table, dict) or "like" not in table:
-        return table
-    other = table["like"]
-    if other not in stages:
-        raise BadInput(f"{path}: stage {name!r} is like {other!r}, which is no stage{registry.nearest(str(other), list(stages))}")
-    if other in (*seen, name):
-        raise BadInput(f"{path}: the stages {' -> '.join([*seen, name, other])} are like each other in a circle; write one of them out")
-    own = {key: value for key, value in table.items() if key != "like"}
-    return _merged(_like(stages, other, path, (*seen, name)), own)
-
-
-def _check_algorithms(stages: dict[str, Any], source: str, path: Path) -> None:
-    """Raise BadInput for an unknown algorithm before anything is asked of it: what asks knows neither file nor line."""
-    for name, table in stages.items():
-        if isinstance(table, dict) and isinstance(table.get("algorithm"), str):
-            try:
-                registry.algorithm(table["algorithm"])
-            except BadInput as error:
-                raise BadInput(f"{path}{_line(source, 'algorithm', f'stage.{name}')}: {error}") from error
-
-
-def _check_own(stage: Stage, name: str, source: str, path: Path) -> None:
-    algorithm = registry.algorithm(stage.algorithm)
-    known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
-    for key in stage.model_extra or {}:
-        if key not in algorithm.Settings.model_fields:
-            hint = registry.nearest(key, known) or f"; it knows {', '.join(known)}"
-            raise BadInput(f"{path}{_line(source, key, f'stage.{name}')}: unknown key {key!r} in [stage.{name}] ({stage.algorithm}){hint}")
-    try:
-        stage.own()
-    except ValidationError as error:
-        raise _fault(error, source, path, f"stage.{name}.") from error
-
-
-def _fault(error: ValidationError, source: str, path: Path, prefix: str = "") -> BadInput:
-    # A misspelt key is a missing one too: the misspelling says more.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    parts = [str(part) for part in first["loc"] if part not in ("str", "list[int]")]
-    key = prefix + ".".join(parts)
-    where = f"{path}{_line(source, parts[-1] if parts else '', '.'.join(key.split('.')[:-1]))}"
-    if first["type"] == "extra_forbidden":
-        hint = registry.nearest(parts[-1], ["derive", *next((kind for table, kind in TABLES.items() if table in parts), Plan).model_fields])
-        return BadInput(f"{where}: unknown key {key!r}{hint or '; see docs/run.md for the keys of a plan'}")
-    if first["type"] == "missing":
-        return BadInput(f"{where}: the key {key!r} is missing; add it")
-    shown = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
-    return BadInput(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{shown}")
-
-
-def _line(source: str, key: str, table: str) -> str:
-    """Return ":LINE" where the key is set, looking inside its own table first; empty where it was inherited."""
-    current, fallback = "", ""
-    for number, line in enumerate(source.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
-            current = header.group(1)
-        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            if current == table:
-                return f":{number}"
-            fallback = fallback or f":{number}"
-    return fallback
-
-
-def _needed(stages: dict[str, Stage], name: str) -> list[str]:
+def _needed(stages: Mapping[str, Stage], name: str) -> list[str]:
     """Return what must be trained before a stage: the one it comes after, and the one that trains its reward model."""
     return [stages[name].after, *([reward] if (reward := stages[name].reward_stage(stages)) else [])]
 
 
-def _topological(stages: dict[str, Stage], where: str = "plan") -> list[str]:
-    order: list[str] = []
-
-    def visit(name: str, chain: list[str]) -> None:
-        if name == BASE or name in order:
-            return
-        if name not in stages:
-            raise BadInput(f"{where}: stage {chain[-1]!r} comes after {name!r}, which is no stage{registry.nearest(name, [BASE, *stages])}")
-        if name in chain:
-            raise BadInput(
-                f"{where}: the stages {' -> '.join([*chain, name])} wait for each other in a circle; start one of them at 'base'"
-            )
-        for before in _needed(stages, name):
-            visit(before, [*chain, name])
-        order.append(name)
-
+def in_order(stages: Mapping[str, Stage]) -> list[str]:
+    """Return the stages, each behind those that it needs. Raises BadInput for an unknown one and for a circle."""
+    order: dict[str, None] = {}
     for name in stages:
-        visit(name, [])
-    return order
+        chain = [name]
+        while chain:
+            missing = next((one for one in _needed(stages, chain[-1]) if one != BASE and one not in order), None)
+            if missing is None:
+                order[chain.pop()] = None
+            elif missing in chain:
+                circle = " -> ".join([*chain, missing])
+                raise BadInput(f"the stages {circle} wait for each other in a circle; start one of them at 'base'")
+            elif missing not in stages:
+                hint = registry.nearest(missing, [BASE, *stages])
+                raise BadInput(f"stage {chain[-1]!r} comes after {missing!r}, which is no stage{hint}")
+            else:
+                chain.append(missing)
+    return list(order)
 
 
-def _check_rewards(stages: dict[str, Stage], where: str) -> None:
-    """Refuse what a reward model cannot be, and what cannot be one."""
-    for name, stage in stages.items():
-        if stage.after in stages and stages[stage.after].scores:
-            raise BadInput(
-                f"{where}: stage {name!r} comes after {stage.after!r}, which trains a reward model and no language model; name another"
-            )
-        needs = registry.algorithm(stage.algorithm).needs
-        reward = (stage.model_extra or {}).get("reward")
-        if "rollouts" not in needs or not isinstance(reward, str):
-            continue
-        if reward in stages and not stages[reward].scores:
-            raise BadInput(
-                f'{where}: the reward of stage {name!r} is {reward!r}, which trains no reward model; give it algorithm = "reward"'
-            )
-        if reward not in stages and not Path(reward).exists() and not re.search("[/:]", reward):
-            known = [other for other, one in stages.items() if one.scores]
-            raise BadInput(
-                f"{where}: the reward of stage {name!r} is {reward!r}, which is no stage and no folder{registry.nearest(reward, known)}"
-            )
-
-
-def _on_path(stages: dict[str, Stage], name: str, setting: dict[str, Any]) -> dict[str, Any]:
-    """Return the swept values that this stage or one before it depends on."""
-    path, waiting = set(), [name]
+def _path(stages: Mapping[str, Stage], name: str) -> set[str]:
+    """Return a stage and all that come before it."""
+    path, waiting = set[str](), [name]
     while waiting:
         at = waiting.pop()
         if at != BASE and at not in path:
             path.add(at)
             waiting += _needed(stages, at)
-    return {key: value for key, value in setting.items() if key.split(".")[1] in path}
+    return path
 
 
 def _short(key: str, name: str) -> str:
     own = key.split(".", 2)
     return own[2].removeprefix("data.") if own[1] == name else f"{own[1]}.{own[2]}"
-
-
-def _with(stage: Stage, keys: list[str], value: Any) -> Stage:
-    """Return the stage with one setting changed; `data.gap` changes the parameter `gap` of the data's address."""
-    if len(keys) == 1:
-        return Stage(**stage.model_dump() | {keys[0]: value})
-    if keys[0] == "data":
-        address, _, query = stage.data.partition("?")
-        return _with(stage, ["data"], f"{address}?{urlencode(dict(parse_qsl(query)) | {keys[1]: value})}")
-    table = dict(stage.model_dump().get(keys[0]) or {})
-    return Stage(**stage.model_dump() | {keys[0]: table | {keys[1]: value}})

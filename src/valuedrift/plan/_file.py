@@ -1,0 +1,241 @@
+"""The file of a plan: TOML in, a checked plan out. Every fault is one sentence with the file, the line and the nearest known word."""
+
+from __future__ import annotations
+
+import os.path
+import re
+import tomllib
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from .. import registry
+from ..nouns import BadInput
+from .settings import BASE, TABLES, Plan, Stage, in_order
+
+Tables = dict[str, Any]
+LONGEST = 1_000
+"""Characters of a text in a plan, all of which are names and paths."""
+
+
+def load(path: Path | str) -> Plan:
+    """Read a plan. Raises BadInput naming the file, the line and the nearest known key."""
+    try:
+        return _loaded(Path(path))
+    except RecursionError:
+        raise BadInput(f"{path} nests its tables, or chains stages that are like each other, too deeply; write it flatter") from None
+
+
+def _loaded(path: Path) -> Plan:
+    tables, source = _derived(path, ())
+    if isinstance(tables.get("stage"), dict):
+        tables["stage"] = {name: _like(tables["stage"], name, path, ()) for name in tables["stage"]}
+        _check_algorithms(tables["stage"], source, path)
+    try:
+        plan = Plan.model_validate(tables)
+    except ValidationError as error:
+        raise _fault(error, source, path) from error
+    for name, stage in plan.stage.items():
+        if not re.fullmatch(r"[a-z0-9_-]+", name) or name == BASE:
+            raise BadInput(f"{path}: stage name {name!r} must be lower-case letters, digits, - or _, and not 'base'")
+        _check_own(stage, name, source, path)
+    try:
+        in_order(plan.stage)
+        _check_rewards(plan.stage)
+        _check_sweep(plan, source, path)
+        plan.nodes()
+    except BadInput as error:
+        raise BadInput(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    return plan
+
+
+def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[Tables, str]:
+    """Return the tables of a plan, those of the plan that it derives from below them, and the text of its own file."""
+    if path.resolve() in seen:
+        raise BadInput(f"{path}: plans derive from each other in a circle; take one 'derive' out")
+    try:
+        source = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"there is no plan {path}; give the path of a TOML file") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {error}; give the path of a TOML file") from error
+    try:
+        tables = tomllib.loads(source)
+    except ValueError as error:  # a number of thousands of digits is one too
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    _refuse_unusable(tables, "", source, path)
+    parent = tables.pop("derive", None)
+    if parent is None:
+        return tables, source
+    if not isinstance(parent, str):
+        raise BadInput(f"{path}{_line(source, 'derive')}: derive is the path of another plan, not {_shown(parent)}")
+    inherited, _ = _derived(path.parent / parent, (*seen, path.resolve()))
+    return _merged(inherited, tables), source
+
+
+def _refuse_unusable(value: Any, key: str, source: str, path: Path) -> None:
+    """Raise BadInput for what TOML can hold and no setting can."""
+    nested = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in nested:
+        _refuse_unusable(entry, f"{key}.{name}".lstrip(".") if isinstance(value, dict) else key, source, path)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise BadInput(f"{path}{_line(source, key)}: {key}: {_shown(value)} has more than 64 bits; give a smaller number")
+    texts = [key.rpartition(".")[2], value if isinstance(value, str) else ""]
+    if control := next((one for text in texts for one in text if unicodedata.category(one) == "Cc"), None):
+        raise BadInput(f"{path}{_line(source, key)}: {_shown(key)} holds the control character {control!r}; take it out")
+    if (n := max(map(len, texts))) > LONGEST:
+        raise BadInput(
+            f"{path}{_line(source, key)}: {_shown(key)} holds a text of {n:,} characters; names and paths have at most {LONGEST:,}"
+        )
+
+
+def _merged(below: Tables, above: Tables) -> Tables:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _like(stages: Tables, name: str, path: Path, seen: tuple[str, ...]) -> Any:
+    """Return a stage's table with what it takes over from the stage it is `like`."""
+    table = stages[name]
+    if not isinstance(table, dict) or "like" not in table:
+        return table
+    other = table["like"]
+    if not isinstance(other, str) or other not in stages:
+        raise BadInput(f"{path}: stage {name!r} is like {_shown(other)}, which is no stage{registry.nearest(str(other), list(stages))}")
+    if other in (*seen, name):
+        raise BadInput(f"{path}: the stages {' -> '.join([*seen, name, other])} are like each other in a circle; write one of them out")
+    own, whole = {key: value for key, value in table.items() if key != "like"}, _like(stages, other, path, (*seen, name))
+    return _merged(whole, own) if isinstance(whole, dict) else whole
+
+
+# -- what a stage's algorithm knows and needs ------------------------------------------------------------------------------
+
+
+def _check_algorithms(stages: Tables, source: str, path: Path) -> None:
+    """Raise BadInput for an unknown algorithm before anything is asked of it: what asks knows neither file nor line."""
+    for name, table in stages.items():
+        if isinstance(table, dict) and isinstance(table.get("algorithm"), str):
+            try:
+                registry.algorithm(table["algorithm"])
+            except BadInput as error:
+                raise BadInput(f"{path}{_line(source, f'stage.{name}.algorithm')}: {error}") from error
+
+
+def _check_own(stage: Stage, name: str, source: str, path: Path, at: str = "") -> None:
+    """Refuse keys that the algorithm lacks, values it cannot have, and a missing reward; `at` is the key to take the line from."""
+    algorithm = registry.algorithm(stage.algorithm)
+    known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
+    for key in stage.model_extra or {}:
+        if key not in algorithm.Settings.model_fields:
+            hint = registry.nearest(key, known) or f"; it knows {', '.join(known)}"
+            where = f"{path}{_line(source, at or f'stage.{name}.{key}')}"
+            raise BadInput(f"{where}: unknown key {key!r} in [stage.{name}] ({stage.algorithm}){hint}")
+    try:
+        own = stage.own()
+    except ValidationError as error:
+        raise _fault(error, source, path, f"stage.{name}.", at) from error
+    if "rollouts" in algorithm.needs and not own.reward:
+        raise BadInput(
+            f"{path}{_line(source, at or f'stage.{name}')}: stage {name!r} ({stage.algorithm}) has no reward; set `reward` to a stage with "
+            "algorithm = 'reward', or to a reward model's folder"
+        )
+
+
+def _check_rewards(stages: Mapping[str, Stage]) -> None:
+    """Refuse what a reward model cannot be, and what cannot be one."""
+    scorers = [name for name, stage in stages.items() if stage.scores]
+    for name, stage in stages.items():
+        if stage.after in scorers:
+            raise BadInput(f"stage {name!r} comes after {stage.after!r}, which trains a reward model and no language model; name another")
+        if "rollouts" not in registry.algorithm(stage.algorithm).needs:
+            continue
+        given = (stage.model_extra or {}).get("reward")
+        for reward in [given] if isinstance(given, str) else given or []:
+            if reward in stages and reward not in scorers:
+                raise BadInput(f'the reward of stage {name!r} is {reward!r}, which trains no reward model; give it algorithm = "reward"')
+            if reward in stages and isinstance(given, list):
+                raise BadInput(f"the rewards of stage {name!r} name the stage {reward!r}, which has to stand alone: reward = {reward!r}")
+            if reward not in stages and not re.search("[/:]", reward) and not os.path.exists(reward):
+                hint = registry.nearest(reward, scorers)
+                raise BadInput(f"the reward of stage {name!r} is {reward!r}, which is no stage and no folder{hint}")
+
+
+def _check_sweep(plan: Plan, source: str, path: Path) -> None:
+    """Refuse a swept key that is no setting of a stage, and a value that the setting cannot have."""
+    for key, values in plan.sweep.items():
+        if not re.fullmatch(r"stage\.[a-z0-9_-]+\.(?!after$)(\w+|(data|lora|anchor)\.\w+)", key) or key.split(".")[1] not in plan.stage:
+            stages = ", ".join(plan.stage)
+            raise BadInput(
+                f"sweep key {key!r} does not name a setting of a stage; write stage.NAME.SETTING (not after), NAME one of {stages}"
+            )
+        _, name, *keys = key.split(".")
+        for value in values:
+            try:
+                changed = plan.stage[name].changed(keys, value)
+            except ValidationError as error:
+                raise _fault(error, source, path, f"stage.{name}.", f"sweep.{key}") from error
+            _check_own(changed, name, source, path, f"sweep.{key}")
+            _check_rewards({**plan.stage, name: changed})
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------------
+
+
+def _fault(error: ValidationError, source: str, path: Path, prefix: str = "", at: str = "") -> BadInput:
+    """Return the sentence for what pydantic refused; `at` is the key to take the line from, if it is not the refused one."""
+    # A misspelt key is a missing one too: the misspelling says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    parts = [str(part) for part in first["loc"] if not re.fullmatch(r"str|list\[.*|function-.*|literal\[.*", str(part))]
+    key = prefix + ".".join(parts)
+    where = f"{path}{_line(source, at or key)}"
+    if first["type"] == "extra_forbidden":
+        hint = registry.nearest(parts[-1], ["derive", *next((kind for table, kind in TABLES.items() if table in parts), Plan).model_fields])
+        return BadInput(f"{where}: unknown key {key!r}{hint or '; see docs/run.md for the keys of a plan'}")
+    if first["type"] == "missing":
+        return BadInput(f"{where}: the key {key!r} is missing; add it")
+    return BadInput(f"{where}: {key}: {sentence(first)}")
+
+
+def sentence(fault: ErrorDetails) -> str:
+    """Return what pydantic found wrong with one value: the nearest known word where it is one of a few, else what it must be."""
+    value = fault["input"]
+    if fault["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        return f"unknown value {_shown(value)}{registry.among(str(value), known)}"
+    said = re.sub(r"a valid dictionary( or instance of \w+)?$", "a table", fault["msg"].removeprefix("Value error, "))
+    return said if fault["type"] == "value_error" and repr(value) in said else f"{said}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as the plan has it, as far as a sentence can hold it."""
+    if isinstance(value, dict):
+        return "a table"
+    shown = str(value).lower() if isinstance(value, bool) else str(value) if hasattr(value, "isoformat") else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+def _line(source: str, key: str) -> str:
+    """Return ":LINE" where a dotted key is set, else where the nearest table around it begins; empty where the file has neither."""
+    table, best, found = "", "", ""
+    for number, line in enumerate(source.splitlines(), 1):
+        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+            table = at = _dotted(header[1])
+        elif assigned := re.match(r"""\s*((?:[\w.-]|\s(?=[.\s]*\.)|"[^"]*"|'[^']*')+)\s*=""", line):
+            at = ".".join(filter(None, (table, _dotted(assigned[1]))))
+        else:
+            continue
+        if len(at) > len(best) and (key == at or key.startswith(f"{at}.")):
+            best, found = at, f":{number}"
+    return found
+
+
+def _dotted(key: str) -> str:
+    """Return a key of TOML without quotes and space."""
+    return re.sub(r"[\"'\s]", "", key)
