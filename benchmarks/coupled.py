@@ -45,7 +45,7 @@ import polars as pl
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from valuedrift import flow, suites
+from valuedrift import flow, resolve, suites
 from valuedrift.nouns import STANCES, Answer, Checkpoint, Item, Prompt
 from valuedrift.plan import Asking, Plan
 from valuedrift.sample._engine import Decoder, Ending, Wanted
@@ -183,7 +183,7 @@ def prefix(answer: str, draft: str) -> float:
 
 def verdict_seconds(answers: Sequence[tuple[Prompt, str]]) -> float:
     """Return the time of one verdict of a judge that reads, over a sample of answers."""
-    judge = flow.judge_of(JUDGE)
+    judge = resolve.judge_of(JUDGE)
     items = [Item(prompt.text, prompt.claim, text, prompt.topic) for prompt, text in answers]
     judge.read(items[:64])
     started = time.perf_counter()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from valuedrift import flow, suites
+from valuedrift import resolve, suites
 from valuedrift.data import pairs
 from valuedrift.measure.gap import pair_gaps
 from valuedrift.nouns import BadInput
@@ -32,7 +32,7 @@ def main() -> None:
     chosen = parser.parse_args()
     try:
         found = pairs.read(chosen.data)
-        gaps_N = pair_gaps(found, suites.load(chosen.suite), flow.judge_of(chosen.judge))
+        gaps_N = pair_gaps(found, suites.load(chosen.suite), resolve.judge_of(chosen.judge))
     except BadInput as error:
         parser.exit(2, f"prepare: {error}\n")
     read_N = ~np.isnan(gaps_N)

@@ -341,10 +341,10 @@ def synth(
     as_json: Json = False,
 ) -> None:
     """Write preference pairs with a known value gap, audited by a judge."""
-    from . import flow
+    from . import resolve
     from .data import synth as made
 
-    _print(made.synthesise(made.load(spec), out, flow.judge_of), as_json, lambda result: print("\n".join(result["sentences"])))
+    _print(made.synthesise(made.load(spec), out, resolve.judge_of), as_json, lambda result: print("\n".join(result["sentences"])))
 
 
 @app.command()

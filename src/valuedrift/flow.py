@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import re
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from . import judge as judges
 from . import progress, provenance, registry, suites
 from .asking import Asker, adapt, effort_note, jobs_of, within
 from .judge._kept import Kept
@@ -27,12 +25,12 @@ from .measure.drift import drifts as drifts_of
 from .measure.effort import Design
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
+from .resolve import anchored_of, gold_of, judge_of, records_of, resolve_model, stage_folder
 from .sample._budget import limited
 from .scale import Failed, _processes
 from .store import Store
 
 if TYPE_CHECKING:
-    from .data.stances import Anchored
     from .measure.gold import Gold
 
 # -- train ---------------------------------------------------------------------------------------------------------------
@@ -163,59 +161,6 @@ def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str]
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
         steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "", anchored_of(node))
     return folder, Store(folder).read_json("done.json", {}) | {"steps": steps}
-
-
-def records_of(node: Node) -> Any:
-    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either.
-
-    Raises BadInput for a fault in them, and for one in the questions of the stage's anchor: who looks at the data looks at all of them.
-    """
-    from .data import either, pairs, sft
-
-    anchored_of(node)
-    eats = registry.algorithm(node.stage.algorithm).eats
-    return either.read([node.stage.data]) if eats == "prompts" else {"pairs": pairs.read, "examples": sft.read}[eats](node.stage.data)
-
-
-def anchored_of(node: Node) -> list[Anchored]:
-    """Return the questions of a stage's anchor; none where it has none."""
-    from .data import stances
-
-    return stances.read(node.stage.anchor.data, node.stage.anchor.target) if node.stage.anchor else []
-
-
-def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, reward_weights: str = "") -> Path:
-    """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it.
-
-    The stage's name in the plan is no part of it: equal stages of other names, or of other plans in the same run folder, are trained once.
-    """
-    from . import data
-
-    elsewhere = getattr(node.stage.own(), "reward", "")
-    if not node.reward and isinstance(elsewhere, str) and elsewhere and Path(elsewhere).is_dir():
-        from .sample import _load
-
-        reward_weights = _load.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
-    reward = [reward_weights] if reward_weights else []
-    held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
-    key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, data.digest_of(records), *reward, *held)
-    return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.stage.algorithm)}-seed{node.seed}-{key[:12]}"
-
-
-def resolve_model(spec: str) -> str:
-    """Return the folder (or hub id) of a plan's model; a base model of the sandbox is built where it is not cached."""
-    if spec.startswith("sandbox:"):
-        from .sandbox.build import base_model
-
-        return str(base_model(spec))
-    return str(Path(spec).resolve()) if Path(spec).exists() else spec
-
-
-def is_cached(model: str) -> bool:
-    """Tell whether a plan's model stands ready, if it is the sandbox's."""
-    from .sandbox.build import cached
-
-    return not model.startswith("sandbox:") or cached(model) is not None
 
 
 def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
@@ -375,27 +320,6 @@ def trace(
         "capability": store.read_table("capability").to_dicts() if store.has_table("capability") else None,
         "report": str(store.root / "report.html"),
     }
-
-
-def judge_of(spec: str, max_cost: float | None = None) -> Any:
-    """Return the judge that a plan or an option names; "labels:sandbox" and "nli:sandbox" are built where they are not cached."""
-    if builds(spec):
-        from .sandbox.judges import resolved
-
-        spec = resolved(spec)
-    return judges.make(spec, max_cost)
-
-
-def builds(spec: str) -> bool:
-    """Tell whether a judge is one that the sandbox trains."""
-    return re.search(r"\b(labels|nli):sandbox\b", spec) is not None
-
-
-def gold_of(path: str) -> list[Gold]:
-    """Return the human labels of a file; none where no file is given."""
-    from .measure.gold import read_gold
-
-    return read_gold(Path(path)) if path else []
 
 
 def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:

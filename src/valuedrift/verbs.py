@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from . import flow, registry, suites
+from . import registry, resolve, suites
 from .judge._kept import Kept
 from .measure._cells import in_view, measured_in
 from .nouns import STANCES, BadInput, Example, Item, Pair, Prompt
@@ -25,7 +25,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     """
     from .train import _price as price
 
-    flow.gold_of(plan.gold)
+    resolve.gold_of(plan.gold)
     registry.find("backend", plan.backend)
     prompts = suites.load(plan.suite, plan.topics)
     parameters, base_weights = _model_at_hand(plan)
@@ -71,7 +71,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     if plan.precision or plan.budget:
         limit = f" and no more than {plan.budget:,}" if plan.budget else ""
         sentences.append(f"The effort is adaptive: of these answers only those are asked that it takes{limit}.")
-    if not flow.is_cached(plan.model):
+    if not resolve.is_cached(plan.model):
         sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
     return {"stages": stages, "cost": cost, "sentences": sentences}
 
@@ -81,9 +81,9 @@ def _model_at_hand(plan: Plan) -> tuple[float | None, str | None]:
     from .sample import _load
     from .train import _price as price
 
-    if not flow.is_cached(plan.model):
+    if not resolve.is_cached(plan.model):
         return None, None
-    base = flow.resolve_model(plan.model)
+    base = resolve.resolve_model(plan.model)
     if not Path(base).exists() and "@" in base:
         return price.parameters_of(base), None
     found = Path(base)
@@ -103,7 +103,7 @@ def _stage_priced(node: Node, known: dict[tuple[str, int], str | None], out: Pat
     stage |= {"bytes_per_parameter": 2 if node.stage.dtype == "bfloat16" else 4}  # as trained and saved
     known[node.name, node.seed] = None
     try:
-        records = None if node.stage.data.startswith("hf:") and not _is_folder(node.stage.data) else flow.records_of(node)
+        records = None if node.stage.data.startswith("hf:") and not _is_folder(node.stage.data) else resolve.records_of(node)
     except BadInput:
         if Path(node.stage.data).exists() or ":" in node.stage.data:
             raise
@@ -115,7 +115,7 @@ def _stage_priced(node: Node, known: dict[tuple[str, int], str | None], out: Pat
     saves = _schedule.save_steps(node.stage.save_at, steps)
     parent = known.get((node.parent, node.seed))
     reward = known.get((node.reward, node.seed)) if node.reward else ""
-    folder = flow.stage_folder(node, parent, records, out, reward) if parent and records is not None and reward is not None else None
+    folder = resolve.stage_folder(node, parent, records, out, reward) if parent and records is not None and reward is not None else None
     finished = Store(folder).read_json("done.json") if folder and folder.exists() else None
     if finished and folder:  # the records left out are known only now
         steps, saves = finished["total"], finished["steps"]
@@ -135,9 +135,9 @@ BYTES_PER_TOKEN = 5
 
 def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | None:
     """Return the dollars that the verdicts cost at most: 0 on this machine, None where no price is known."""
-    if flow.builds(plan.judge):
+    if resolve.builds(plan.judge):
         return 0.0
-    judge = flow.judge_of(plan.judge, plan.max_cost)
+    judge = resolve.judge_of(plan.judge, plan.max_cost)
     paid = [one for one in getattr(judge, "members", [judge]) if hasattr(one, "worst_cost")]
     answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN
     items = [Item(prompt.text, prompt.claim, answer, prompt.topic) for prompt in prompts]
@@ -253,7 +253,7 @@ def gap(
 
     if not 0 < matters <= 1:
         raise BadInput(f"--matters {matters} is no gap that could matter; give a share above 0 and up to 1, for example 0.1")
-    prompts, reader = suites.load(suite), flow.judge_of(judge, max_cost)
+    prompts, reader = suites.load(suite), resolve.judge_of(judge, max_cost)
     _refuse_to_lose(judge, reader, out, "--out")
     records = either.read(files)
     with Store(out).locked() if out else contextlib.nullcontext():
@@ -273,7 +273,7 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
     """
     from .measure import agreement
 
-    judge = flow.judge_of(spec, max_cost)
+    judge = resolve.judge_of(spec, max_cost)
     _refuse_to_lose(spec, judge, keep, "--keep")
 
     def kept(one: Any) -> Any:

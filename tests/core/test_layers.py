@@ -30,7 +30,7 @@ LAYERS = [
         "data._card",
         "suites.vprism",
     },
-    {"asking"},
+    {"asking", "resolve"},
     {"flow"},
     {"attach.callback", "attach.watch", "attach.inspect"},
     {"verbs"},

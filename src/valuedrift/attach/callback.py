@@ -22,7 +22,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from .. import flow, progress, suites
+from .. import flow, progress, resolve, suites
 from ..asking import Asker, Job
 from ..judge._kept import Kept
 from ..measure.profile import profiles
@@ -147,7 +147,7 @@ class ValueDriftCallback(TrainerCallback):
         with self._store.locked():  # told now rather than at the first answer
             self._prompts = evenly(suites.load(self.asking.suite, self.asking.topics))
         self._live = (model, getattr(tokenizer, "tokenizer", tokenizer))
-        judge = Kept(flow.judge_of(self.asking.judge, self.asking.max_cost), self._store)
+        judge = Kept(resolve.judge_of(self.asking.judge, self.asking.max_cost), self._store)
         self._backend = Live(self.asking, *self._live)
         self._asker = Asker(self._store, self.asking, [], judge, self._backend)
         self._scheduled = save_steps(self.schedule, state.max_steps)

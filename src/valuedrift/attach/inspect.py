@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from .. import flow, suites
+from .. import resolve, suites
 from ..nouns import OUTCOMES, BadInput, Item
 from ..store import Store
 
@@ -46,7 +46,7 @@ def vaes(suite: str = "vaes", topics: str = "", judge: str = "cues", draws: int 
 @scorer(metrics={outcome: [mean(), stderr(), grouped(mean(), "topic")] for outcome in OUTCOMES}, name=SCORER)
 def stance(judge: str = "cues") -> Scorer:
     """Return a scorer that gives each answer the probability of every outcome; an answer without a verdict is not scored."""
-    reader = flow.judge_of(judge)
+    reader = resolve.judge_of(judge)
 
     async def score(state: Any, target: Any) -> Score | None:
         about = state.metadata

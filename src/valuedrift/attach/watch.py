@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import flow, progress
+from .. import flow, progress, resolve
 from ..nouns import BadInput, Checkpoint
 from ..plan import BASE, Asking
 from ..sample import _load
@@ -65,7 +65,7 @@ def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
     with store.locked():
         seen = [Seen(**line) for line in store.read_json(WATCHED, [])]
         if how.base and not seen:
-            path = flow.resolve_model(how.base)
+            path = resolve.resolve_model(how.base)
             seen = [Seen(0, path, asdict(flow.describe(path, _name(how.folder), 0, frame=asking.frame)))]
         said, since = "", time.monotonic()
         while True:

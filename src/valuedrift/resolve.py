@@ -1,0 +1,91 @@
+"""What the names in a plan stand for: its model, data, judge and labels, and the folder that a stage is trained into."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import judge as judges
+from . import registry
+from .nouns import digest
+from .plan import Node
+
+if TYPE_CHECKING:
+    from .data.stances import Anchored
+    from .measure.gold import Gold
+
+
+def records_of(node: Node) -> Any:
+    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either.
+
+    Raises BadInput for a fault in them, and for one in the questions of the stage's anchor: who looks at the data looks at all of them.
+    """
+    from .data import either, pairs, sft
+
+    anchored_of(node)
+    eats = registry.algorithm(node.stage.algorithm).eats
+    return either.read([node.stage.data]) if eats == "prompts" else {"pairs": pairs.read, "examples": sft.read}[eats](node.stage.data)
+
+
+def anchored_of(node: Node) -> list[Anchored]:
+    """Return the questions of a stage's anchor; none where it has none."""
+    from .data import stances
+
+    return stances.read(node.stage.anchor.data, node.stage.anchor.target) if node.stage.anchor else []
+
+
+def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, reward_weights: str = "") -> Path:
+    """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it.
+
+    The stage's name in the plan is no part of it: equal stages of other names, or of other plans in the same run folder, are trained once.
+    """
+    from . import data
+
+    elsewhere = getattr(node.stage.own(), "reward", "")
+    if not node.reward and isinstance(elsewhere, str) and elsewhere and Path(elsewhere).is_dir():
+        from .sample import _load
+
+        reward_weights = _load.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
+    reward = [reward_weights] if reward_weights else []
+    held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
+    key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, data.digest_of(records), *reward, *held)
+    return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.stage.algorithm)}-seed{node.seed}-{key[:12]}"
+
+
+def resolve_model(spec: str) -> str:
+    """Return the folder (or hub id) of a plan's model; a base model of the sandbox is built where it is not cached."""
+    if spec.startswith("sandbox:"):
+        from .sandbox.build import base_model
+
+        return str(base_model(spec))
+    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
+def is_cached(model: str) -> bool:
+    """Tell whether a plan's model stands ready, if it is the sandbox's."""
+    from .sandbox.build import cached
+
+    return not model.startswith("sandbox:") or cached(model) is not None
+
+
+def judge_of(spec: str, max_cost: float | None = None) -> Any:
+    """Return the judge that a plan or an option names; "labels:sandbox" and "nli:sandbox" are built where they are not cached."""
+    if builds(spec):
+        from .sandbox.judges import resolved
+
+        spec = resolved(spec)
+    return judges.make(spec, max_cost)
+
+
+def builds(spec: str) -> bool:
+    """Tell whether a judge is one that the sandbox trains."""
+    return re.search(r"\b(labels|nli):sandbox\b", spec) is not None
+
+
+def gold_of(path: str) -> list[Gold]:
+    """Return the human labels of a file; none where no file is given."""
+    from .measure.gold import read_gold
+
+    return read_gold(Path(path)) if path else []
