@@ -57,14 +57,13 @@ MOVES = {  # shift, wander, common random numbers, refusing (halved by the stage
     "large": (2, 1, True, 0),
     "small while refusals halve": (0.5, 0.3, True, 0.4),
 }
-DENSE = {(mean, rho, move) for mean, rho in ((0.5, 0.05), (0.5, 0.4)) for move in MOVES} | {
+DENSE = {(mean, rho, move) for mean, rho in ((0.5, 0.05), (0.5, 0.4)) for move in MOVES} - {(0.5, 0.4, "small")} | {
     (0.05, 0.05, "redrawn"),
-    (0.05, 0.05, "small"),
     (0.05, 0.05, "large"),
     (0.05, 0.4, "large"),
-    (0.5, 0.9, "large"),
     (0.5, 0.9, "small while refusals halve"),
 }
+"""Many prompts move. Where few do, the interval also covers prompts that flip unseen, so that it is wider than 95 % takes."""
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.5])

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from valuedrift.measure._resample import Sample, difference, holm, interval, mean_over, ratio, rng_for, spread, unseen, weights
+from valuedrift.measure._resample import (
+    Sample,
+    difference,
+    holm,
+    interval,
+    mean_over,
+    ratio,
+    rng_for,
+    share_interval,
+    spread,
+    unseen,
+    weights,
+)
 
 
 def one_seed(values):
@@ -63,6 +75,25 @@ def test_seeds_add_their_own_spread_with_few_degrees_of_freedom():
     found = difference(sample)
     assert found.high == pytest.approx(min(1, 0.2 + expected))
     assert known.half_width(1 - found.p / 2) == pytest.approx(0.2)  # p is the level whose interval just reaches 0
+
+
+def test_the_noise_that_prompts_and_seeds_share_counts_once():
+    # two seeds, prompts' changes m +- e: the parts of the mean are (.03, -.03), each seed adds +-.01 of its own
+    mean_P, own_P = np.tile([0.03, -0.03], 25), np.repeat([0.01, -0.01], 25)
+    known = spread(Sample(np.array([0.1, 0.2]), np.stack([mean_P + own_P, mean_P - own_P]), np.array(50), np.array(1)))
+    by_both = 2 * 50 * 0.01**2 / 1 / 2
+    assert known.by_prompt == pytest.approx(50 * 0.03**2 - by_both)
+    assert known.by_seed == pytest.approx(2 * 0.05**2 / 1 / 2)  # nothing is subtracted
+    noisy = spread(Sample(np.array([0.1, 0.2]), np.stack([own_P, -own_P]), np.array(50), np.array(1)))
+    assert noisy.by_prompt == 0
+
+
+def test_a_little_wobble_does_not_hide_that_prompts_may_flip():
+    # +-.02 in 50 prompts: SE^2 = .02^2 / 49; half width^2 = unseen^2 - 5 t^2 SE^2
+    wobble = difference(one_seed([0.02, -0.02] * 25))
+    assert wobble.high == pytest.approx((unseen(50) ** 2 - 5 * stats.t.ppf(0.975, 49) ** 2 * 0.02**2 / 49) ** 0.5)
+    assert difference(one_seed([0.2, -0.2] * 25)).high == pytest.approx(stats.t.ppf(0.975, 49) * 0.2 / 7)
+    assert share_interval(one_seed([0.02, 0.0] * 25))[1] == pytest.approx(0.01 + 0.99 * unseen(50), abs=1e-3)
 
 
 def test_mean_over_topics_weighs_topics_and_adds_their_variances():
