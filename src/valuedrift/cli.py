@@ -324,12 +324,15 @@ def gap(
     matters: Annotated[float, typer.Option("--matters", help="The smallest gap that would matter, as a share.")] = 0.1,
     max_cost: MaxCost = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for gap.html, gap.json and the verdicts, which are then kept.")] = None,
+    max_bad_rows: Annotated[
+        float, typer.Option("--max-bad-rows", min=0, max=1, help="Share of unreadable rows that may be left out.")
+    ] = 0.05,
     as_json: Json = False,
 ) -> None:
     """Measure the value gap of preference data, or the stance shares of SFT data, per topic."""
     from . import verbs
 
-    _print(verbs.gap(files, suite, judge, out, matters, max_cost), as_json, _show_gap)
+    _print(verbs.gap(files, suite, judge, out, matters, max_cost, max_bad_rows), as_json, _show_gap)
 
 
 @app.command()
@@ -445,11 +448,9 @@ def sandbox_sample(
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 10,
 ) -> None:
     """Print some of the sandbox's training texts, to be read."""
-    from .data import pairs, sft
+    from .data import records
 
-    source = f"sandbox:{data}"
-    records: list[Any] = list(pairs.read(source)[:n] if data.startswith("pairs") else sft.read(source)[:n])
-    for record in records:
+    for record in records.read(f"sandbox:{data}")[:n]:
         print(f"Q: {record.prompt[-1][1]}")
         print(f"A: {record.text}\n" if hasattr(record, "text") else f"+: {record.chosen}\n-: {record.rejected}\n")
 

@@ -128,7 +128,7 @@ def _train_all(
         if node.stage.scores:  # a reward model answers nothing
             rewards.append(Checkpoint(node.name, paths[-1][0], *last[key], seed=node.seed))
             continue
-        settings = node.stage.model_dump(exclude={"after", "resources"}), node.stage.own().model_dump()
+        settings = node.stage.model_dump(exclude={"after", "max_bad_rows", "resources"}), node.stage.own().model_dump()
         stages.append(
             {
                 "name": node.name,
@@ -142,6 +142,7 @@ def _train_all(
                 "steps": [step for step, _ in paths],
                 "seconds": record.get("seconds"),
                 "dropped": record.get("dropped", 0),
+                "read": record["read"],
             }
         )
         checkpoints += [describe(path, node.name, step, node.seed, plan.frame) for step, path in paths]
@@ -160,7 +161,8 @@ def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str]
     folder = stage_folder(node, parent_weights, records, root, reward[1] if reward else "")
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
         steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "", anchored_of(node))
-    return folder, Store(folder).read_json("done.json", {}) | {"steps": steps}
+    read = [account.as_json() for account in records.accounts]
+    return folder, Store(folder).read_json("done.json", {}) | {"steps": steps, "read": read}
 
 
 def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
@@ -471,7 +473,8 @@ def _failed_notes(failed: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:
-    return [
+    read = [f"Data of {stage['name']}: {said}" for stage in stages for data in stage.get("read", ()) for said in data["sentences"]]
+    return [*dict.fromkeys(read)] + [
         f"{stage['dropped']:,} records of {stage['name']} (seed {stage['seed']}) were left out of training: "
         "their prompts alone fill max_length."
         for stage in stages

@@ -22,11 +22,11 @@ def records_of(node: Node) -> Any:
 
     Raises BadInput for a fault in them, and for one in the questions of the stage's anchor: who looks at the data looks at all of them.
     """
-    from .data import either, pairs, sft
+    from .data import records
 
     anchored_of(node)
     eats = registry.algorithm(node.stage.algorithm).eats
-    return either.read([node.stage.data]) if eats == "prompts" else {"pairs": pairs.read, "examples": sft.read}[eats](node.stage.data)
+    return records.read(node.stage.data, None if eats == "prompts" else eats, node.stage.max_bad_rows)
 
 
 def anchored_of(node: Node) -> list[Anchored]:

@@ -13,7 +13,7 @@ import polars as pl
 from . import registry, resolve, suites
 from .judge._kept import Kept
 from .measure._cells import in_view, measured_in
-from .nouns import STANCES, BadInput, Example, Item, Pair, Prompt
+from .nouns import STANCES, BadInput, Item, Pair, Prompt
 from .plan import BASE, Node, Plan
 from .store import Store
 
@@ -241,13 +241,20 @@ def _verdict(row: dict[str, Any], most: float) -> str:
 
 
 def gap(
-    files: Sequence[str], suite: str, judge: str, out: Path | None = None, matters: float = 0.1, max_cost: float | None = None
+    files: Sequence[str],
+    suite: str,
+    judge: str,
+    out: Path | None = None,
+    matters: float = 0.1,
+    max_cost: float | None = None,
+    max_bad_rows: float = 0.05,
 ) -> dict[str, Any]:
     """Return the value gap of preference pairs, or the stance shares of SFT data, over all files together.
 
+    `data` in it says for each file which columns were used and which rows were left out.
     With `out`, the verdicts are kept there, and gap.json (with examples of the records) and gap.html are written.
     """
-    from .data import either
+    from .data import records
     from .measure import gap as measured
     from .report._gap_page import write_gap_page
 
@@ -255,13 +262,14 @@ def gap(
         raise BadInput(f"--matters {matters} is no gap that could matter; give a share above 0 and up to 1, for example 0.1")
     prompts, reader = suites.load(suite), resolve.judge_of(judge, max_cost)
     _refuse_to_lose(judge, reader, out, "--out")
-    records = either.read(files)
+    found = records.read(files, max_bad_rows=max_bad_rows)
     with Store(out).locked() if out else contextlib.nullcontext():
         reader = Kept(reader, Store(out)) if out else reader
-        if isinstance(records[0], Pair):
-            result = measured.value_gap([pair for pair in records if isinstance(pair, Pair)], prompts, reader, matters)
+        if isinstance(found[0], Pair):
+            result = measured.value_gap(found, prompts, reader, matters)
         else:
-            result = measured.value_shares([example for example in records if isinstance(example, Example)], prompts, reader)
+            result = measured.value_shares(found, prompts, reader)
+        result["data"] = [account.as_json() for account in found.accounts]
         written = {"report": str(write_gap_page(Store(out), result, list(files)))} if out else {}
     return {name: value for name, value in result.items() if name != "examples"} | {"cost": getattr(reader, "spent", 0.0)} | written
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from valuedrift.data import digest_of, pairs
+from valuedrift.data import digest_of, records
 from valuedrift.nouns import BadInput, Example, Pair
 
 HH = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "hh-harmless" / "pairs.jsonl"
@@ -46,7 +46,7 @@ def rated(text, honest, helpful, overall):
         ({"prompt": None, "chosen": [ASK, YES], "rejected": [ASK, NO]}, PAIR),
         ({"prompt": TALK, "chosen": "yes", "rejected": "no"}, DEEP),
         ({"chosen": TALK + " yes", "rejected": TALK + " no"}, DEEP),
-        ({"prompt": TALK, "chosen": TALK + " yes", "rejected": TALK + " no"}, Pair(DEEP.prompt, TALK + " yes", TALK + " no")),
+        ({"prompt": TALK, "chosen": TALK + " yes", "rejected": TALK + " no"}, DEEP),
         ({"prompt": "Human: ok?", "chosen": "yes", "rejected": ""}, Pair((("user", "ok?"),), "yes", "")),
         (
             {"prompt": "Assistant: what is that?", "chosen": "yes", "rejected": "no"},
@@ -83,48 +83,48 @@ def rated(text, honest, helpful, overall):
     ],
 )
 def test_layouts(tmp_path, row, pair):
-    assert pairs.read(written(tmp_path, row)) == [pair]
+    assert records.read(written(tmp_path, row), "pairs") == [pair]
 
 
 def test_messages_in_parquet(tmp_path):
     pl.DataFrame([{"prompt": [ASK], "chosen": [YES], "rejected": [NO]}]).write_parquet(tmp_path / "x.parquet")
-    assert pairs.read(str(tmp_path / "x.parquet")) == [PAIR]
+    assert records.read(str(tmp_path / "x.parquet"), "pairs") == [PAIR]
 
 
 def test_equal_replies_keep_the_whole_prompt(tmp_path):
-    assert pairs.read(written(tmp_path, {"chosen": [ASK, YES], "rejected": [ASK, YES]})) == [Pair(PAIR.prompt, "yes", "yes")]
+    assert records.read(written(tmp_path, {"chosen": [ASK, YES], "rejected": [ASK, YES]}), "pairs") == [Pair(PAIR.prompt, "yes", "yes")]
 
 
 def test_conversations_that_part_early_are_left_out_aloud(tmp_path, caplog):
     early = {"chosen": [ASK, YES, ASK, YES], "rejected": [ASK, NO, ASK, YES]}
     with caplog.at_level(logging.WARNING):
-        assert pairs.read(written(tmp_path, early, {"chosen": [ASK, YES], "rejected": [ASK, NO]})) == [PAIR]
+        assert records.read(written(tmp_path, early, {"chosen": [ASK, YES], "rejected": [ASK, NO]}), "pairs") == [PAIR]
     assert "left out 1 of 2 rows" in caplog.text
     with pytest.raises(BadInput, match="in every row the conversations part before the last reply"):
-        pairs.read(written(tmp_path, early))
+        records.read(written(tmp_path, early), "pairs")
 
 
 def test_rows_without_a_preference_are_left_out_and_counted_by_reason(tmp_path, caplog):
     tied = {"prompt": "Q?", "completions": [scored("a", 3), scored("b", 3)]}
     alone = {"prompt": "Q?", "completions": [scored("a", 3), scored("b", "N/A")]}
     with caplog.at_level(logging.WARNING):
-        assert pairs.read(written(tmp_path, tied, alone, tied, {"prompt": "Q?", "completions": [scored("yes", 3), scored("no", 1)]})) == [
-            PAIR
-        ]
+        assert records.read(
+            written(tmp_path, tied, alone, tied, {"prompt": "Q?", "completions": [scored("yes", 3), scored("no", 1)]}), "pairs"
+        ) == [PAIR]
     assert "left out 2 of 4 rows where the best and the worst reply score the same" in caplog.text
     assert "left out 1 of 4 rows where fewer than two replies carry a score" in caplog.text
     with pytest.raises(BadInput, match="in every row the best and the worst reply score the same"):
-        pairs.read(written(tmp_path, tied))
+        records.read(written(tmp_path, tied), "pairs")
 
 
 def test_score_lists_in_parquet(tmp_path):
     pl.DataFrame([{"prompt": "Q?", "completions": [scored("no", 1.5), scored("yes", 2.5)]}]).write_parquet(tmp_path / "x.parquet")
-    assert pairs.read(str(tmp_path / "x.parquet")) == [PAIR]
+    assert records.read(str(tmp_path / "x.parquet"), "pairs") == [PAIR]
 
 
 def test_message_lists_in_csv(tmp_path):
     pl.DataFrame([{"prompt": "Q?", "chosen": json.dumps([ASK, YES]), "rejected": str([ASK, NO])}]).write_csv(tmp_path / "x.csv")
-    assert pairs.read(str(tmp_path / "x.csv")) == [PAIR]
+    assert records.read(str(tmp_path / "x.csv"), "pairs") == [PAIR]
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,12 @@ def test_message_lists_in_csv(tmp_path):
 def test_faults_name_the_row(tmp_path, row, said):
     good = {"prompt": "Q?", "chosen": "yes", "rejected": "no"}
     with pytest.raises(BadInput, match=rf"pairs\.jsonl:2: .*{said}"):
-        pairs.read(written(tmp_path, good, row))
+        records.read(written(tmp_path, good, row), "pairs")
 
 
 def test_the_sandbox_makes_pairs_only_under_that_name():
     with pytest.raises(BadInput, match="only as sandbox:pairs"):
-        pairs.read("sandbox:chat")
+        records.read("sandbox:chat", "pairs")
 
 
 def test_digest_names_content_kind_and_order():
@@ -166,7 +166,7 @@ def test_digest_names_content_kind_and_order():
 
 @pytest.mark.skipif(not HH.exists(), reason="shared/data/hh-harmless is not here")
 def test_real_pairs():
-    found = pairs.read(str(HH))
+    found = records.read(str(HH), "pairs")
     assert len(found) == 1720
     assert {(pair.prompt[0][0], pair.prompt[-1][0]) for pair in found} == {("user", "user")}
     assert not any("\n\nHuman:" in text for pair in found for _, text in pair.prompt)

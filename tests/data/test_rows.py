@@ -1,19 +1,18 @@
 """Every format is read, and every fault names its place."""
 
-import json
 import os
 
 import polars as pl
 import pytest
 
-from valuedrift.data import _rows
+from valuedrift.data import rows, turns
 from valuedrift.nouns import BadInput
 
 TWO = [{"prompt": "a", "chosen": "b"}, {"prompt": "c", "chosen": 'd\n"e", é'}]
 
 
 def listed(source):
-    return list(_rows.rows(str(source)))
+    return list(rows.rows(str(source)))
 
 
 def test_json_lines_name_their_line(tmp_path):
@@ -61,7 +60,10 @@ def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
         ("x.csv", b"a,b\n", r"x\.csv holds no rows"),
         ("x.jsonl", b'{"a": "\xff"}\n', r"x\.jsonl is not UTF-8"),
         ("x.parquet", b"not parquet", r"x\.parquet cannot be read as parquet"),
-        ("x.jsonl.gz", b"", r"ends in '\.gz'"),
+        ("x.txt.gz", b"", r"ends in '\.txt\.gz'"),
+        ("x.jsonl.gz", b"", r"x\.jsonl\.gz holds no rows"),
+        ("x.jsonl.gz", b"{}", r"x\.jsonl\.gz cannot be read"),
+        ("x.csv.zst", b"a,b", r"x\.csv\.zst cannot be read as csv"),
     ],
 )
 def test_faults_say_where(tmp_path, name, content, said):
@@ -77,13 +79,6 @@ def test_missing_file_folder_and_pipe(tmp_path):
             listed(tmp_path / name)
 
 
-def test_cells_of_a_csv_hold_lists_as_json_or_as_python_prints_them(tmp_path):
-    turns = [{"role": "user", "content": 'he said "no", é'}, {"role": "assistant", "content": "it's so"}]
-    rows = [{"a": json.dumps(turns), "b": str(turns), "c": '[{"broken": ', "d": "[1, 2]", "e": "plain"}]
-    pl.DataFrame(rows).write_csv(tmp_path / "x.csv")
-    assert listed(tmp_path / "x.csv")[0][1] == rows[0] | {"a": turns, "b": turns}
-
-
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
 @pytest.mark.parametrize("start", ['{"a": ', "["])
 def test_json_nested_without_end_is_refused(tmp_path, name, start):
@@ -96,7 +91,7 @@ ASK, YES = ("user", "Q?"), ("assistant", "yes")
 
 
 @pytest.mark.parametrize(
-    ("turns", "read"),
+    ("said", "read"),
     [
         ([{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "yes"}], (ASK, YES)),
         ([{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "yes"}], (ASK, YES)),
@@ -105,19 +100,13 @@ ASK, YES = ("user", "Q?"), ("assistant", "yes")
         ([{"role": "user", "content": [{"type": "text", "text": "Q?"}]}], (ASK,)),
     ],
 )
-def test_messages(turns, read):
-    assert _rows.messages(turns, "x:1") == read
+def test_messages(said, read):
+    assert turns.turns(said) == read
 
 
-def test_an_unknown_role_is_refused_with_its_place():
-    with pytest.raises(BadInput, match=r"^x:7: unknown role 'asistant'; did you mean 'assistant'\? Known: user"):
-        _rows.messages([{"role": "asistant", "content": "yes"}], "x:7")
-
-
-def test_what_a_row_states_of_itself():
-    assert _rows.stated({"topic": "work", "claim": "Work is good.", "text": "x"}) == {"topic": "work", "claim": "Work is good."}
-    for row in ({"topic": "work"}, {"topic": "work", "claim": " "}, {"topic": 3, "claim": "x"}, {"claim": "x"}):
-        assert _rows.stated(row) == {}
+def test_an_unknown_role_is_refused():
+    with pytest.raises(turns.Unfit, match=r"^unknown role 'asistant'; did you mean 'assistant'\? Known: user"):
+        turns.turns([{"role": "asistant", "content": "yes"}])
 
 
 def test_a_folder_with_a_data_set_is_loaded_as_the_hub_would(tmp_path, monkeypatch):
@@ -152,7 +141,7 @@ def test_hub_faults(monkeypatch):
 
 
 def test_address():
-    assert _rows.address("sandbox:pairs?gap=0.5&direction=oppose") == ("pairs", {"gap": "0.5", "direction": "oppose"})
-    assert _rows.address("sandbox:chat") == ("chat", {})
+    assert rows.address("sandbox:pairs?gap=0.5&direction=oppose") == ("pairs", {"gap": "0.5", "direction": "oppose"})
+    assert rows.address("sandbox:chat") == ("chat", {})
     with pytest.raises(BadInput, match="not a list of settings"):
-        _rows.address("sandbox:pairs?gap")
+        rows.address("sandbox:pairs?gap")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift.data import sft
+from valuedrift.data import records
 from valuedrift.nouns import BadInput, Example
 
 ALPACA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "alpaca-libre" / "sft.jsonl"
@@ -46,7 +46,7 @@ def written(tmp_path, *rows):
     ],
 )
 def test_layouts(tmp_path, row, example):
-    assert sft.read(written(tmp_path, row)) == [example]
+    assert records.read(written(tmp_path, row), "examples") == [example]
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_layouts(tmp_path, row, example):
 )
 def test_faults_name_the_row(tmp_path, row, said):
     with pytest.raises(BadInput, match=rf"sft\.jsonl:2: .*{said}"):
-        sft.read(written(tmp_path, {"text": "fine"}, row))
+        records.read(written(tmp_path, {"text": "fine"}, row), "examples")
 
 
 @pytest.mark.skipif(not ALPACA.exists(), reason="shared/data/alpaca-libre is not here")
 def test_real_examples():
-    found = sft.read(str(ALPACA))
+    found = records.read(str(ALPACA), "examples")
     assert len(found) == 3097
     assert found[0] == Example((("user", "Create a palindrome sentence."),), "A man, a plan, a canal, Panama!")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from valuedrift import suites
-from valuedrift.data import _drafts, _mix, pairs, synth
+from valuedrift.data import _drafts, _mix, records, synth
 from valuedrift.data._drafts import Slot
 from valuedrift.measure import _style
 from valuedrift.nouns import BadInput, Item, Reading, Stopped
@@ -202,7 +202,7 @@ def test_the_card_says_what_the_set_is(ladder):
 
 def test_the_rows_are_read_by_our_reader_with_topic_and_claim(ladder):
     path = ladder[0] / "gap-0.5" / "pairs.support.jsonl"
-    first, row = pairs.read(str(path))[0], rows_of(path)[0]
+    first, row = records.read(str(path))[0], rows_of(path)[0]
     assert (first.prompt, first.chosen) == ((("user", row["prompt"][0]["content"]),), row["chosen"][0]["content"])
     assert (first.topic, first.claim) == (row["topic"], row["claim"])
 

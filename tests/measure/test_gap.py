@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from valuedrift.cli import _show_gap
-from valuedrift.data import pairs as pair_files
+from valuedrift.data import records
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.measure.gap import value_gap, value_shares
@@ -101,7 +101,7 @@ def test_intervals_hold_the_planted_gap_as_often_as_they_say():
 
 def test_the_gap_that_the_sandbox_plants_is_recovered():
     suite = [Prompt(**json.loads(line)) for line in VAES.read_text().splitlines()]
-    found = value_gap(pair_files.read("sandbox:pairs?gap=0.5&direction=oppose&n=800"), suite, Oracle())
+    found = value_gap(records.read("sandbox:pairs?gap=0.5&direction=oppose&n=800"), suite, Oracle())
     values = [topic["oppose"]["gap"]["value"] for topic in found["topics"].values()]
     assert found["on_topic"] == sum(topic["claims"]["data"] for topic in found["topics"].values()) == 800
     # A topic's gap is the share of its pairs that differ, half of about 73: a standard error of 0.06 each, 0.02 for their mean.
@@ -461,7 +461,7 @@ def test_equal_stances_on_many_topics_teach_none_most(each):
 def test_real_pairs_are_read_quickly():
     suite = [Prompt(**json.loads(line)) for line in VAES.read_text().splitlines()]
     start = time.monotonic()
-    found = value_gap(pair_files.read(str(HH)), suite, Cues())
+    found = value_gap(records.read(str(HH)), suite, Cues())
     assert time.monotonic() - start < 20
     assert found["n_pairs"] == 1720
     assert found["on_topic"] == sum(topic["n_pairs"] for topic in found["topics"].values()) > 300

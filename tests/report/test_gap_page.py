@@ -106,10 +106,10 @@ def test_hostile_texts_are_escaped_everywhere(results):
 
 
 def test_a_sandbox_result_makes_a_page(tmp_path):
-    from valuedrift.data import pairs
+    from valuedrift.data import records
 
     suite = [Prompt("w1", "work", "Is work good?", "Work is good.")]
-    result = value_gap(pairs.read("sandbox:pairs?n=40"), suite, Oracle())
+    result = value_gap(records.read("sandbox:pairs?n=40"), suite, Oracle())
     assert write_gap_page(Store(tmp_path), result, ["sandbox:pairs?n=40"]).exists()
 
 

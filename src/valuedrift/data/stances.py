@@ -10,7 +10,9 @@ from typing import Any
 
 from ..nouns import STANCES, BadInput
 from ..registry import nearest
-from ._rows import PROMPTS, Messages, address, messages, missing, rows, system
+from . import layouts
+from .rows import address, missing, rows
+from .turns import Messages, Unfit
 
 Shares = tuple[float, ...]
 """In the order of STANCES."""
@@ -37,15 +39,19 @@ def read(source: str, target: str = "start") -> list[Anchored]:
     survey = {} if target in TARGETS else _survey(target)
     found = []
     for where, row in _rows(source):
-        prompt = next((row[key] for key in PROMPTS if row.get(key)), None)
-        if prompt is None or any(row.get(stance) is None for stance in STANCES):
+        if any(row.get(stance) is None for stance in STANCES):
             raise missing(where, row, "'prompt', 'support', 'neutral' and 'oppose'")
         for stance in STANCES:
             if not isinstance(row[stance], str) or not row[stance].strip():
                 raise BadInput(f"{where}: {stance!r} is {row[stance]!r:.60}; give the text of an answer")
-        turns = (("user", prompt),) if isinstance(prompt, str) else messages(prompt, where)
+        try:
+            prompt = layouts.question(row)
+        except Unfit as fault:
+            raise BadInput(f"{where}: {fault}") from fault
+        if not prompt:
+            raise missing(where, row, "'prompt', 'support', 'neutral' and 'oppose'")
         shares = {"start": None, "uniform": (1 / 3,) * 3}[target] if target in TARGETS else _row_of(survey, row, where, target)
-        found.append(Anchored(system(row) + turns, tuple(row[stance] for stance in STANCES), shares))
+        found.append(Anchored(prompt, tuple(row[stance] for stance in STANCES), shares))
     return found
 
 

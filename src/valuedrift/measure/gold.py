@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from ..data._rows import missing, rows
+from ..data.rows import missing, rows
 from ..nouns import BadInput, Item
 from ..store import Store
 from ._resample import rng_for

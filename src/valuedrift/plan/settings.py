@@ -122,6 +122,8 @@ class Stage(Settings):
     clip: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[Tokens, Field(gt=1)] = 1024
     """Tokens of prompt and answer; longer examples are cut at the end."""
+    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the data's rows that may be left out because they cannot be read; more of them stop the stage."""
     group_by_length: bool = False
     """Put records of like length into one batch: less padding, at the price of batches that are less alike in length."""
     save_at: str | list[int] = "log:8"
@@ -174,7 +176,7 @@ class Stage(Settings):
     def trained_by(self) -> dict[str, Any]:
         """Return all settings that decide what is trained, the algorithm's own among them. Data count by content: they are left out."""
         return (
-            self.model_dump(exclude={"after": True, "data": True, "resources": True, "anchor": {"data", "target"}})
+            self.model_dump(exclude={"after": True, "data": True, "max_bad_rows": True, "resources": True, "anchor": {"data", "target"}})
             | self.own().model_dump()
         )
 

@@ -64,7 +64,8 @@ def _head(result: Row, sources: list[str]) -> str:
     note = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(about)}</p>' if about else ""
     tiles = {f"{noun}s": total, "prompts": result["n_prompts"], "on a topic": result["on_topic"], "without a verdict": result["n_failed"]}
     shown = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles.items())
-    return f'<p class="lead">{lead}</p>{note}<dl class="tiles">{shown}</dl>'
+    read = "".join(f"<li>{esc(sentence)}</li>" for data in result.get("data", ()) for sentence in data["sentences"])
+    return f'<p class="lead">{lead}</p>{note}<dl class="tiles">{shown}</dl>' + (f'<ul class="hint">{read}</ul>' if read else "")
 
 
 def _conclusions(result: Row) -> str:

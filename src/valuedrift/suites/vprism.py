@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import progress
-from ..data._rows import missing, rows
+from ..data.rows import missing, rows
 from ..nouns import BadInput, Prompt, digest
 from ..sample._writer import Kept, Writer, writer_of
 from ..store import Store

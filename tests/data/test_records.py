@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from valuedrift.data import either
+from valuedrift.data import records
 from valuedrift.nouns import BadInput, Example, Pair
 
 PAIR = {"prompt": "Q?", "chosen": "yes", "rejected": "no"}
@@ -19,14 +19,14 @@ def written(path, row):
 
 def test_each_kind(tmp_path):
     one, two, text = (written(tmp_path / f"{name}.jsonl", row) for name, row in (("one", PAIR), ("two", SCORED), ("text", TEXT)))
-    assert either.read([one, two]) == [Pair((("user", "Q?"),), "yes", "no")] * 2
-    assert either.read([text]) == [Example((("user", "Q?"),), "yes")]
-    assert isinstance(either.read(["sandbox:pairs?n=1"])[0], Pair)
-    assert isinstance(either.read(["sandbox:neutral-chat?n=1"])[0], Example)
+    assert records.read([one, two]) == [Pair((("user", "Q?"),), "yes", "no")] * 2
+    assert records.read([text]) == [Example((("user", "Q?"),), "yes")]
+    assert isinstance(records.read(["sandbox:pairs?n=1"])[0], Pair)
+    assert isinstance(records.read(["sandbox:neutral-chat?n=1"])[0], Example)
     with pytest.raises(BadInput, match=r"one\.jsonl holds pairs and .*text\.jsonl single texts"):
-        either.read([text, one])
+        records.read([text, one])
 
 
 def test_neither_kind_names_both(tmp_path):
     with pytest.raises(BadInput, match=r"x\.jsonl:1: .*'chosen' with 'rejected'.*'completions'.*'messages'.*has the keys 'body'"):
-        either.read([written(tmp_path / "x.jsonl", {"body": "x"})])
+        records.read([written(tmp_path / "x.jsonl", {"body": "x"})])
