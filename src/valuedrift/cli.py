@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from .nouns import STANCES, BadInput, Stopped
+from .progress import say, shown, tell
 from .scale import _processes, _storage
 
 app = typer.Typer(
@@ -66,7 +67,7 @@ Topics = Annotated[str, typer.Option("--topics", help="Only these topics, separa
 
 def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        tell(json.dumps(result, ensure_ascii=False))
     else:
         show(result)
 
@@ -265,7 +266,7 @@ def report(
     """Write report.html from what a run folder holds; touches no model."""
     from . import verbs
 
-    _print(verbs.report(_run_folder(folder), view, picture), as_json, lambda result: print(result["report"]))
+    _print(verbs.report(_run_folder(folder), view, picture), as_json, lambda result: tell(result["report"]))
 
 
 @app.command()
@@ -278,7 +279,7 @@ def export(
     from .attach import inspect
 
     paths = inspect.export(_run_folder(folder), out)
-    _print({"logs": paths}, as_json, lambda _: print(f"{len(paths)} logs in {out}; look at them with: inspect view --log-dir {out}"))
+    _print({"logs": paths}, as_json, lambda _: tell(f"{len(paths)} logs in {out}; look at them with: inspect view --log-dir {out}"))
 
 
 @app.command()
@@ -309,7 +310,7 @@ def gate(
     from . import verbs
 
     result = verbs.gate(_run_folder(folder), max_drift, stage, view)
-    _print(result, as_json, lambda found: print("\n".join(found["sentences"])))
+    _print(result, as_json, lambda found: tell("\n".join(found["sentences"])))
     raise typer.Exit({"within": 0, "exceeded": 3, "undecided": 4}[result["verdict"]])
 
 
@@ -347,7 +348,7 @@ def synth(
     from . import resolve
     from .data import synth as made
 
-    _print(made.synthesise(made.load(spec), out, resolve.judge_of), as_json, lambda result: print("\n".join(result["sentences"])))
+    _print(made.synthesise(made.load(spec), out, resolve.judge_of), as_json, lambda result: tell("\n".join(result["sentences"])))
 
 
 @app.command()
@@ -369,7 +370,7 @@ def calibrate(
     if sample:
         found = verbs.sample_for_labels(_run_folder(sample), n, seed, out)
         sentence = f"{found['n_rows']} rows in {found['out']}: fill in 'stance', then give the file as --gold"
-        _print(found, as_json, lambda _: print(sentence))
+        _print(found, as_json, lambda _: tell(sentence))
         return
     if not judge or gold is None:
         raise BadInput("calibrate needs --judge and --gold (or --sample RUN to draw answers for people to label); give both")
@@ -397,7 +398,7 @@ def suite_list(as_json: Json = False) -> None:
     _print(
         {"suites": found},
         as_json,
-        lambda _: print("\n".join(f"{name}: " + ", ".join(f"{t} {n}" for t, n in topics.items()) for name, topics in found.items())),
+        lambda _: tell("\n".join(f"{name}: " + ", ".join(f"{t} {n}" for t, n in topics.items()) for name, topics in found.items())),
     )
 
 
@@ -411,7 +412,7 @@ def suite_check(
 
     faults = faults_of(suite)
     n = 0 if faults else len(suites.load(suite))
-    _print({"faults": faults, "n_prompts": n}, as_json, lambda _: print("\n".join(faults) or f"{suite}: {n} prompts, no fault"))
+    _print({"faults": faults, "n_prompts": n}, as_json, lambda _: tell("\n".join(faults) or f"{suite}: {n} prompts, no fault"))
     raise typer.Exit(2 if faults else 0)
 
 
@@ -431,7 +432,7 @@ def suite_build(
     from .suites import vprism
 
     result = vprism.build(prompts, out, lm, embed, per_cluster, topics, seed, max_cost)
-    _print(result, as_json, lambda found: print("\n".join(found["sentences"])))
+    _print(result, as_json, lambda found: tell("\n".join(found["sentences"])))
 
 
 @sandbox_app.command("build")
@@ -439,7 +440,7 @@ def sandbox_build(as_json: Json = False) -> None:
     """Train the sandbox's base model where it is not cached, and print its folder."""
     from .sandbox.build import base_model
 
-    _print({"path": str(base_model())}, as_json, lambda result: print(result["path"]))
+    _print({"path": str(base_model())}, as_json, lambda result: tell(result["path"]))
 
 
 @sandbox_app.command("sample")
@@ -451,8 +452,8 @@ def sandbox_sample(
     from .data import records
 
     for record in records.read(f"sandbox:{data}")[:n]:
-        print(f"Q: {record.prompt[-1][1]}")
-        print(f"A: {record.text}\n" if hasattr(record, "text") else f"+: {record.chosen}\n-: {record.rejected}\n")
+        tell(f"Q: {record.prompt[-1][1]}")
+        tell(f"A: {record.text}\n" if hasattr(record, "text") else f"+: {record.chosen}\n-: {record.rejected}\n")
 
 
 # -- tables for people ---------------------------------------------------------------------------------------------------------
@@ -483,18 +484,18 @@ def _run_folder(folder: Path) -> Path:
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text  # reads no markup: a stage's name may hold brackets
 
     table = Table()
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
+        table.add_column(Text(shown(column)), justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in rows:
-        table.add_row(*map(escape, row))  # a stage's name may hold brackets
+        table.add_row(*(Text(shown(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         console.width = 140  # a file or a pipe has no width of its own
-    console.print(escape(title), soft_wrap=True)  # a title inside the table would be cut to the table's width
+    console.print(Text(shown(title)), soft_wrap=True)  # a title inside the table would be cut to the table's width
     console.print(table)
 
 
@@ -531,12 +532,12 @@ def _show_trace(result: dict[str, Any]) -> None:
         rows,
     )
     shares = ", ".join(f"{name} {_number(share, '')}" for name, share in result["outcome_shares"].items())
-    print(f"{result['n_answers']:,} answers ({result['n_generated']:,} new; {result['n_judged']:,} new verdicts): {shares}")
+    tell(f"{result['n_answers']:,} answers ({result['n_generated']:,} new; {result['n_judged']:,} new verdicts): {shares}")
     standing = result["judge"]
     about = [standing["why"] if standing["headlined"] else "", standing["note"], f"Paid: ${result['cost']:,.4f}." if result["cost"] else ""]
     for sentence in [*result["findings"], *result["also"], *result["notes"], *filter(None, about)]:
-        print(f"- {sentence}")
-    print(f"report: {result['report']}")
+        tell(f"- {sentence}")
+    tell(f"report: {result['report']}")
 
 
 def _show_check(result: dict[str, Any]) -> None:
@@ -553,7 +554,7 @@ def _show_check(result: dict[str, Any]) -> None:
         for stage in result["stages"]
     ]
     _table("Stages", ["stage", "after", "algorithm", "seed", "steps", "checkpoints", "done"], rows)
-    print("\n".join(result["sentences"]))
+    tell("\n".join(result["sentences"]))
 
 
 def _show_compare(result: dict[str, Any]) -> None:
@@ -566,6 +567,8 @@ def _show_compare(result: dict[str, Any]) -> None:
 
 
 def _show_gap(result: dict[str, Any]) -> None:
+    from .judge._kept import unread_notes
+
     found = {topic: row for topic, row in result["topics"].items() if row["n"]}
     pairs = "n_pairs" in result
     columns = ["topic", "stance", "towards", "prompts", *(("chosen", "rejected", "gap [95 %]") if pairs else ("share [95 %]",))]
@@ -583,19 +586,21 @@ def _show_gap(result: dict[str, Any]) -> None:
     ]
     _table("What the texts say: towards the claims, and along the topic's axis (claims of negative polarity turned round)", columns, rows)
     total = result.get("n_pairs", result.get("n_examples"))
-    print(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
+    tell(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
+    for note in unread_notes(result["unread"], "different texts") if result.get("unread") else []:
+        tell(note)
     if result["claims_note"]:
-        print(result["claims_note"])
+        tell(result["claims_note"])
     of, sign = (", chosen minus rejected", "+") if pairs else ("", "")
     for name, row in result["style"].items():
-        print(f"{name}{of}: {_interval(row, sign)} {row.get('unit', '')}".rstrip())
+        tell(f"{name}{of}: {_interval(row, sign)} {row.get('unit', '')}".rstrip())
     for row in found.values():
-        print(f"- {row['conclusion']}")
+        tell(f"- {row['conclusion']}")
     for sentence in (result["standing"]["why"], result["note"]):
         if sentence:
-            print(sentence)
+            tell(sentence)
     if "report" in result:
-        print(f"report: {result['report']}")
+        tell(f"report: {result['report']}")
 
 
 def _scored(result: dict[str, Any], name: str) -> str:
@@ -621,14 +626,14 @@ def _show_calibration(result: dict[str, Any]) -> None:
         framings = [[name, str(row["n_read"]), *(_scored(row, column) for column in columns)] for name, row in result["by_framing"].items()]
         _table("Within each framing of the prompt", ["framing", "texts", *columns], framings)
     if result["n_unlabelled"]:
-        print(f"{result['n_unlabelled']:,} rows have no label yet and were left out.")
+        tell(f"{result['n_unlabelled']:,} rows have no label yet and were left out.")
     if effect := result.get("order_effect"):
-        print(
+        tell(
             f"Order of the labels, on {effect['n']} texts: a single order differs from their mean by a total variation of "
             f"{_number(effect['total_variation'], '')} and changes {_number(effect['changed'], '')} of the verdicts."
         )
     if result["note"]:
-        print(result["note"])
+        tell(result["note"])
 
 
 def _show_wordings(results: list[dict[str, Any]]) -> None:
@@ -670,5 +675,5 @@ def main() -> None:
 
 
 def _leave(sentence: str, code: int) -> None:
-    print(f"valuedrift: {' '.join(sentence.split())}", file=sys.stderr)
+    say(f"valuedrift: {' '.join(sentence.split())}")
     sys.exit(code)

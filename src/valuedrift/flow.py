@@ -18,7 +18,7 @@ import polars as pl
 
 from . import progress, provenance, registry, suites
 from .asking import Asker, adapt, effort_note, jobs_of, within
-from .judge._kept import Kept
+from .judge._kept import Kept, unread_notes
 from .measure import effort
 from .measure._cells import VIEWS, measured_in
 from .measure.drift import drifts as drifts_of
@@ -105,7 +105,7 @@ def _train_all(
                     raise failure.error from failure
                 key = failure.key
                 if not isinstance(failure.error, BadInput | Stopped):
-                    traceback.print_exception(failure.error)
+                    progress.say("".join(traceback.format_exception(failure.error)).rstrip())
                 errors.append(failure.error)
                 failed[key] = str(failure.error) or type(failure.error).__name__
                 progress.say(f"{key[0]}, seed {key[1]}, failed: {failed[key]}")
@@ -240,8 +240,6 @@ def trace(
         judge = Kept(judge_of(asking.judge, asking.max_cost), store)
         backend = registry.find("backend", asking.backend)(asking) if sample else None
     asker, spent = Asker(store, asking, prompts, judge, backend, engine), None
-    if sample:
-        asker.check(list(jobs_of(asking, stages, checkpoints)))
     with _timed(timings, "sample"):
         if asking.precision or asking.budget:
             spent = adapt(asker, stages, checkpoints) if sample else store.read_json("effort.json")
@@ -256,9 +254,10 @@ def trace(
     with _timed(timings, "judge"):
         asked = asker.asked(jobs)
         scores = asker.scores(asked)
+        unread = judge.unread(scores["item"])
         by_judge = {member.identity: asker.scores(asked, member) for member in judge.members}
         judged = judge.n_new
-        standing = standing_of(judge, gold, asking.min_agreement)
+        standing = standing_of(judge, gold, asking.min_agreement) | {"unread": unread}
         labels = _labels(gold, scores) if gold else None
     missing: list[str] = []
     companions = likely = None
@@ -302,7 +301,7 @@ def trace(
     store.keep_json("effort.json", spent)
     alike = store.read_table("proxy_correlation").filter(view=asking.view).to_dicts() if store.has_table("proxy_correlation") else []
     about = [*map(proxy_finding, alike), *(pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else [])]
-    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *_failure_notes(scores), *_cut_notes(store, asking, asked)]
+    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers")]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
@@ -482,24 +481,6 @@ def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:
         for stage in stages
         if stage.get("dropped")
     ]
-
-
-def _failure_notes(scores: pl.DataFrame) -> list[str]:
-    failed = scores.filter(pl.col("failure").is_not_null() | pl.col("support").is_null()).height
-    if not failed:
-        return []
-    return [f"{failed:,} of {scores.height:,} answers have no verdict (the judge failed on them); they count in no share."]
-
-
-def _cut_notes(store: Store, asking: Asking, asked: pl.DataFrame) -> list[str]:
-    """Return a sentence for answers without a reply, and for answers that the model's context cut."""
-    ends = store.answers().select("ended", "n_tokens", answer="key")
-    ended = asked.select("answer").unique().join(ends, on="answer")
-    thinking = ended.filter(pl.col("ended") == "thinking").height
-    cut = ended.filter((pl.col("ended") == "length") & (pl.col("n_tokens") < asking.max_new_tokens)).height
-    of = f"of {ended.height:,} answers"
-    notes = [f"{thinking:,} {of} end inside a thinking block and count as invalid; raise max_new_tokens."] if thinking else []
-    return [*notes, f"{cut:,} {of} are cut at the model's context, before {asking.max_new_tokens} new tokens."] if cut else notes
 
 
 def _mean(column: pl.Series) -> float | None:

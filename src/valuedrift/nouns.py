@@ -75,8 +75,7 @@ class Answer:
     prompt: str
     draw: int
     text: str
-    ended: Literal["stop", "length", "thinking"]
-    """stop: by itself. length: cut at the most new tokens or at the context. thinking: in a thinking block, so there is no text."""
+    ended: Literal["stop", "length"]
     n_tokens: int | None
     """None where a server did not count them."""
 
@@ -108,6 +107,8 @@ class Reading:
     """What went wrong, in words, where there is a failure."""
     missing: float | None = None
     """Probability that the judge put on none of its labels, before the rest was scaled to 1; None where a judge has no such thing."""
+    reply: str = ""
+    """The reply that was paid for, as JSON, so that a better rule can read it again; empty if the judge is not a server's model."""
 
     def __post_init__(self) -> None:
         if (self.probs is None) == (self.failure is None):

@@ -37,6 +37,7 @@ READING_SCHEMA: dict[str, Any] = {
     "failure": pl.String,
     "reason": pl.String,
     "missing": pl.Float64,
+    "reply": pl.String,
 }
 NUMBER_SCHEMA: dict[str, Any] = {"key": pl.String, "value": pl.Float64}
 
@@ -186,7 +187,7 @@ def cache_root() -> Path:
 def readings_table(readings: Sequence[Reading]) -> pl.DataFrame:
     """Return readings as rows, columns of READING_SCHEMA."""
     rows: list[dict[str, Any]] = [
-        {name: getattr(reading, name) for name in ("item", "judge", "failure", "reason", "missing")}
+        {name: getattr(reading, name) for name in ("item", "judge", "failure", "reason", "missing", "reply")}
         | (dict(zip(OUTCOMES, reading.probs, strict=True)) if reading.probs else {})
         for reading in readings
     ]

@@ -264,14 +264,15 @@ def gap(
     _refuse_to_lose(judge, reader, out, "--out")
     found = records.read(files, max_bad_rows=max_bad_rows)
     with Store(out).locked() if out else contextlib.nullcontext():
-        reader = Kept(reader, Store(out)) if out else reader
+        reader = Kept(reader, Store(out) if out else None)
         if isinstance(found[0], Pair):
             result = measured.value_gap(found, prompts, reader, matters)
         else:
             result = measured.value_shares(found, prompts, reader)
         result["data"] = [account.as_json() for account in found.accounts]
+        result["unread"] = reader.unread() if result["on_topic"] else None
         written = {"report": str(write_gap_page(Store(out), result, list(files)))} if out else {}
-    return {name: value for name, value in result.items() if name != "examples"} | {"cost": getattr(reader, "spent", 0.0)} | written
+    return {name: value for name, value in result.items() if name != "examples"} | {"cost": reader.spent} | written
 
 
 def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | None = None, keep: Path | None = None) -> Any:
@@ -285,9 +286,7 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
     _refuse_to_lose(spec, judge, keep, "--keep")
 
     def kept(one: Any) -> Any:
-        if keep is None:
-            return one
-        reader: Any = Kept(one, Store(keep))
+        reader: Any = Kept(one, Store(keep) if keep else None)
         if hasattr(one, "order_effect"):  # which is asked anew each time
             reader.order_effect = one.order_effect
         return reader

@@ -57,17 +57,18 @@ class Server:
 
     a status ("500"), a status with seconds to wait ("429 after 0.3") or with a message ("400 says TEXT"), "cut", "garbage", "html",
     "empty" (no choices), "no usage", "no logprobs", "filtered" (a text cut by a filter), "refused" (words in the field for refusals),
-    "reasoned" (all tokens spent before the text), or None.
+    "reasoned" (all tokens spent before the text), a (status, bytes) to send as it is, or None.
     """
 
     def __init__(self) -> None:
-        self.trouble: Callable[[int, dict], str | None] = lambda number, body: None
+        self.trouble: Callable[[int, dict], str | tuple | None] = lambda number, body: None
         self.text: Callable[[int, dict], str] = lambda number, body: planted(body)
         self.first_tokens: Callable[[dict], dict[str, float]] = lambda body: certain(planted(body))
         self.gives_logprobs = True
         self.heeds_n = True
         self.delay_seconds = 0.0
         self.bodies: list[dict] = []
+        self.headers: list[dict] = []
         self.times: list[float] = []
         self.n_answered = 0
         self.n_paid_tokens = 0
@@ -124,9 +125,12 @@ class Handler(BaseHTTPRequestHandler):
         n_texts = 0
         try:
             trouble = server.trouble(number, body) or ""
+            server.headers.append(dict(self.headers))
             time.sleep(server.delay_seconds)
             completion = server.completion(number, body)
-            if re.match(r"\d", trouble):
+            if isinstance(trouble, tuple):
+                self._send(*trouble)
+            elif re.match(r"\d", trouble):
                 self._refuse(trouble)
             elif trouble in ("cut", "garbage", "html", "empty"):
                 self._break(trouble, completion)

@@ -273,7 +273,7 @@ def test_a_key_that_ends_in_the_middle_keeps_the_replies(server):
 
 
 def test_a_fault_of_our_own_is_not_hidden(server, monkeypatch):
-    monkeypatch.setattr(_endpoint, "arguments", lambda *_: 1 / 0)
+    monkeypatch.setattr(_chat.Dialect, "arguments", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made().chat([ask("yes")])
 
@@ -306,10 +306,10 @@ def test_no_model_and_no_library(server, monkeypatch):
 
 
 def test_the_name_of_the_length_depends_on_the_server(server, monkeypatch):
-    assert made()._length == "max_tokens"
+    assert made().dialect.length == "max_tokens"
     monkeypatch.delenv("OPENAI_BASE_URL")
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    assert made()._length == "max_completion_tokens"
+    assert made().dialect.length == "max_completion_tokens"
 
 
 # -- money -----------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from valuedrift import flow
 from valuedrift.nouns import BadInput, Checkpoint, Prompt, Stopped
 from valuedrift.plan import Asking
-from valuedrift.sample import _endpoint
+from valuedrift.sample import _server
 from valuedrift.sample.openai import Backend
 from valuedrift.store import Store
 
@@ -142,7 +142,7 @@ def test_another_address_is_another_model(monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         keys.add(flow.describe("openai:m", "s", 0).weights)
     assert len(keys) == 2, "a password is no part of an address"
-    assert "secret" not in _endpoint.address()
+    assert "secret" not in _server.address()
 
 
 @pytest.mark.parametrize(

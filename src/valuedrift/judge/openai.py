@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +18,9 @@ from .. import progress
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
 from ..registry import among, query
 from ..sample._budget import Budget
-from ..sample._chat import Failed, Reply, Request
+from ..sample._chat import NO_TEXT, Failed, Reply, Request
 from ..sample._endpoint import Ended, Endpoint, Refused
+from ._votes import label_of
 from ._wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("openai.txt")
@@ -26,8 +28,9 @@ Mode = Literal["logprobs", "votes"]
 MODES = ("auto", "logprobs", "votes")
 SETTINGS = ("mode", "votes", "wording", "max_tokens", "concurrency", "timeout")
 
-RULE = 1
-"""To be raised with every change of how replies become verdicts: old verdicts are then not taken for new ones."""
+RULES: dict[str, tuple[int, ...]] = {"logprobs": (1,), "votes": (2,)}
+"""The versions of how replies become verdicts, the newest last: add one with every change. Old verdicts are then not taken for new ones,
+and replies that are stored since an earlier version are read again."""
 TOP = 20
 """Likeliest first tokens asked for: the most that OpenAI gives."""
 FEWEST = len(OUTCOMES)
@@ -80,6 +83,7 @@ class Judge:
 
     together = 64
     waits = True
+    advice = "choose another wording, another model, or a larger max_tokens if the model thinks before it answers (docs/openai.md)"
 
     def __init__(self, argument: str):
         model, given = query(argument, "judge openai")
@@ -102,9 +106,17 @@ class Judge:
     @property
     def identity(self) -> str:
         """Return the name of its verdicts. May send a paid request to find out the mode: raises BadInput, or Stopped at the budget."""
+        return self._named(RULES[self.mode][-1])
+
+    @property
+    def earlier(self) -> list[str]:
+        """Return the names of the same judge under earlier rules, whose stored replies `reread` reads."""
+        return [self._named(rule) for rule in RULES[self.mode][:-1]]
+
+    def _named(self, rule: int) -> str:
         decides: list[Any] = [self.endpoint.model, self.endpoint.address, dataclasses.asdict(self.wording), self.mode]
         decides += [self.settings.votes, self.settings.max_tokens] if self.mode == "votes" else []
-        return f"openai/{digest('openai', RULE, decides)}"
+        return f"openai/{digest('openai', rule, decides)}"
 
     @staticmethod
     def wordings() -> list[str]:
@@ -178,13 +190,24 @@ class Judge:
             return Reading(item.key, self.identity, failure="judge_error", reason=reply.reason)
         if self.mode == "logprobs" and reply.top_logprobs is None:
             return Reading(item.key, self.identity, failure="judge_error", reason="the endpoint returned no log-probs for this reply")
-        read: Callable[..., Verdict] = from_logprobs if self.mode == "logprobs" else from_votes
-        probs, missing, reason = read(reply.top_logprobs if self.mode == "logprobs" else reply.texts, self.labels)
-        return Reading(item.key, self.identity, probs, None if probs else "unparsed", reason, missing)
+        kept = {"logprobs": reply.top_logprobs} if self.mode == "logprobs" else {"texts": reply.texts, "ended": reply.ended}
+        return self.reread(item.key, json.dumps(kept))
+
+    def reread(self, item: str, reply: str) -> Reading:
+        """Return the verdict of a reply as it is stored (Reading.reply); sends nothing."""
+        kept = json.loads(reply)
+        if self.mode == "logprobs":
+            probs, missing, reason = from_logprobs(kept["logprobs"], self.labels)
+        else:
+            probs, missing, reason = from_votes(kept["texts"], self.labels)
+            if not probs and (short := [how for how in kept["ended"] if how != "stop"]):
+                why = NO_TEXT.get(short[0], f"the reply was cut off at max_tokens={self.settings.max_tokens}")
+                reason = f"{reason}; {len(short)} of {len(kept['texts'])}: {why}"
+        return Reading(item, self.identity, probs, None if probs else "unparsed", reason, missing, reply)
 
     def _probed(self) -> Mode:
         """Return the mode that the endpoint allows. Raises BadInput where it does not answer at all, Stopped at the budget."""
-        where = (self.endpoint.url, self.endpoint.model)
+        where = (self.endpoint.address, self.endpoint.model)
         if where not in PROBED:
             PROBED[where] = Probe(*self._probe(), self.endpoint.budget)
         elif PROBED[where].budget is not self.endpoint.budget:
@@ -204,8 +227,13 @@ class Judge:
                 raise BadInput(
                     f"the endpoint {self.endpoint.address} does not answer ({reply.reason}); check OPENAI_BASE_URL, or try again later"
                 )
-            if reply.top_logprobs is not None and len(reply.top_logprobs) >= FEWEST:
+            if reply.top_logprobs is None or len(reply.top_logprobs) < FEWEST:
+                continue
+            probs, _, reason = from_logprobs(reply.top_logprobs, self.labels)
+            if probs:
                 return "logprobs", self.endpoint.spent - before
+            why = f"its first tokens are no label ({reason})"
+            break
         progress.say(f"judge openai: counts votes, because {why}")
         return "votes", self.endpoint.spent - before
 
@@ -276,11 +304,11 @@ def from_logprobs(top_logprobs: Sequence[tuple[str, float]], labels: dict[str, O
 
 
 def from_votes(texts: Sequence[str], labels: dict[str, Outcome]) -> Verdict:
-    """Return the share of each outcome among the votes that are exactly a label; the share of the others is missing.
+    """Return the share of each outcome among the votes that give a label (`label_of`); the share of the others is missing.
 
     Fewer than half readable votes are no verdict.
     """
-    votes = [labels.get(bare(text)) for text in texts]
+    votes = [label_of(text, labels) for text in texts]
     n_read = len(votes) - votes.count(None)
     missing = votes.count(None) / len(votes)
     if 2 * n_read < len(votes):

@@ -10,6 +10,7 @@ import altair as alt
 import vl_convert
 
 from ..nouns import OUTCOMES, STANCES
+from ..progress import shown
 from ._run import ALL, Row, Run, places, stage_steps
 from ._words import NO_EVIDENCE
 
@@ -165,7 +166,16 @@ def configured(chart: Drawing | alt.VConcatChart, ink: Ink) -> Row:
     """Return the Vega-Lite specification with the page's quiet look."""
     axis = {"labelColor": ink["soft"], "titleColor": ink["soft"], "gridColor": ink["grid"], "labelFontSize": 11, "titleFontSize": 11}
     look = {"font": FONT, "background": "transparent", "view": {"stroke": None}, "axis": axis | {"titleFontWeight": "normal"}}
-    return chart.to_dict(validate=False) | {"config": look}
+    return _drawable(chart.to_dict(validate=False)) | {"config": look}
+
+
+def _drawable(part: Any) -> Any:
+    """Return a specification whose texts can be drawn: a control character in a topic's name aborts the process."""
+    if isinstance(part, dict):
+        return {name: _drawable(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_drawable(value) for value in part]
+    return shown(part) if isinstance(part, str) else part
 
 
 def svg(chart: Drawing) -> str:

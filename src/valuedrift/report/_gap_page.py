@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..judge._kept import unread_notes
 from ..nouns import OUTCOMES, STANCES
 from ..store import Store
 from . import _gap_chart, _gap_examples
@@ -60,7 +61,8 @@ def _head(result: Row, sources: list[str]) -> str:
         f"{count(total, noun)} of <strong>{esc(', '.join(sources))}</strong>, and {said}, as read by the judge "
         f"<strong>{esc(result['judge'])}</strong>. {esc(result['claims_note'])}"
     )
-    about = " ".join(filter(None, (result["note"], result["standing"]["why"])))
+    unread = unread_notes(result["unread"], "different texts") if result.get("unread") else []
+    about = " ".join(filter(None, (result["note"], result["standing"]["why"], *unread)))
     note = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(about)}</p>' if about else ""
     tiles = {f"{noun}s": total, "prompts": result["n_prompts"], "on a topic": result["on_topic"], "without a verdict": result["n_failed"]}
     shown = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles.items())

@@ -1,16 +1,40 @@
-"""What goes to a chat endpoint and what comes back, as records; reading replies and errors of servers that differ in the details."""
+"""What goes to a chat endpoint and what comes back, as records. Reads replies and errors of servers that differ in the details."""
 
 from __future__ import annotations
 
 import email.utils
 import json
 import math
+import re
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Ended = Literal["stop", "length", "withheld"]
+from .. import progress
+
+Ended = Literal["stop", "length", "withheld", "thinking"]
+NO_TEXT = {
+    "withheld": "a reply without text (withheld by the server, as content filters do)",
+    "thinking": "a reply without text (its tokens went into thinking: allow more tokens)",
+}
+"""How a reply ended that holds no text of the model, and why."""
+THOUGHT = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
+OPENS_THINKING = re.compile(
+    rf"<{THOUGHT}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>(?:analysis|commentary)", re.IGNORECASE
+)
+ENDS_THINKING = re.compile(
+    rf"</{THOUGHT}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>final(?:<\|message\|>)?", re.IGNORECASE
+)
+LONGEST = 300
+"""Characters of a server's words that are shown."""
+FEWEST_TOPS = 5
+"""The first tokens asked for where a server gives fewer than wanted and does not say how many it gives."""
+ONE_ONLY = re.compile(
+    r"too long|context|maximum .*(?:length|tokens)|content.?(?:filter|policy|management)|moderation|flagged", re.IGNORECASE
+)
+"""How servers refuse one request for its text (its length, a filter), which says nothing about the others."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +57,7 @@ class Reply:
 
     texts: tuple[str, ...]
     ended: tuple[Ended, ...]
-    """One per text, as in Answer, or "withheld": the server gave no text, which says nothing about the model's."""
+    """One per text, as in Answer, or a key of NO_TEXT: there is no text, which says nothing about what the model would answer."""
     top_logprobs: tuple[tuple[str, float], ...] | None
     """Log-probs of the likeliest first tokens of the first text; None where the server gave none."""
     n_input: int | None
@@ -50,32 +74,84 @@ class Failed:
     reason: str
 
 
-def arguments(request: Request, model: str, length: str) -> dict[str, Any]:
-    """Return the body of a request; `length` is the server's name for the most tokens of a reply."""
-    found: dict[str, Any] = {
-        "model": model,
-        # Lone surrogates, which broken text can hold, cannot be sent.
-        "messages": [{"role": role, "content": text.encode(errors="replace").decode()} for role, text in request.messages],
-        "temperature": request.temperature,
-        length: request.max_tokens,
-    }
-    if request.n > 1:
-        found["n"] = request.n
-    if request.top_logprobs:
-        found |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    if request.seed is not None:
-        found["seed"] = request.seed
-    if request.top_p < 1:
-        found["top_p"] = request.top_p
-    return found
+@dataclass
+class Dialect:
+    """What a server was found to accept and to refuse. All requests to one model of one server share it."""
+
+    length: str
+    """The server's name for the most tokens of a reply."""
+    top_logprobs: int | None = None
+    """The most first tokens that it gives, where it refused more."""
+    refused: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def arguments(self, request: Request, model: str) -> dict[str, Any]:
+        """Return the body of a request, without what the server refuses."""
+        wanted: dict[str, Any] = {
+            "model": model,
+            # Lone surrogates, which broken text can hold, cannot be sent.
+            "messages": [{"role": role, "content": text.encode(errors="replace").decode()} for role, text in request.messages],
+            "temperature": request.temperature,
+            self.length: request.max_tokens,
+        }
+        if request.n > 1:
+            wanted["n"] = request.n
+        if request.top_logprobs:
+            wanted |= {"logprobs": True, "top_logprobs": min(request.top_logprobs, self.top_logprobs or request.top_logprobs)}
+        if request.seed is not None:
+            wanted["seed"] = request.seed
+        if request.top_p < 1:
+            wanted["top_p"] = request.top_p
+        return {name: value for name, value in wanted.items() if name not in self.refused}
+
+    def learn(self, error: Any, sent: Mapping[str, Any], host: str, words: str) -> bool:
+        """Return whether the request can be sent again without what `error` refuses, and remember that. Says it once.
+
+        The limit on the length is never left out, because the budget depends on it. Neither are log-probs, which are the verdict.
+        """
+        if error.status_code not in (400, 422) or ONE_ONLY.search(words):
+            return False
+        options = sent.keys() - {"model", "messages"}
+        with self.lock:
+            named = {name for name in options if error.param == name or re.search(rf"(?<![\w.-]){name}(?!\w)", words)} - self.accepted
+            if not named or "logprobs" in named:
+                return False
+            if "top_logprobs" in named:
+                return self._fewer(sent["top_logprobs"], host, words)
+            if length := named & {"max_tokens", "max_completion_tokens"}:
+                return self._other_length(length.pop(), host, words)
+            if new := named - self.refused:
+                self.refused |= new
+                progress.say(f"{host} does not take {' and '.join(sorted(new))} ({words}); the requests leave that out from now on")
+            return True
+
+    def _fewer(self, sent: int, host: str, words: str) -> bool:
+        most = max((int(number) for number in re.findall(r"\d+", words) if FEWEST_TOPS <= int(number) < sent), default=FEWEST_TOPS)
+        if most < sent and self.top_logprobs != most:
+            self.top_logprobs = most
+            progress.say(f"{host} does not give {sent} top_logprobs ({words}); the requests ask for {most} from now on")
+        return most < sent
+
+    def _other_length(self, refused: str, host: str, words: str) -> bool:
+        other = "max_tokens" if refused == "max_completion_tokens" else "max_completion_tokens"
+        if other in self.refused:
+            return False
+        if refused not in self.refused:
+            self.refused.add(refused)
+            self.length = other
+            progress.say(f"{host} does not take {refused} ({words}); the requests say {other} from now on")
+        return True
 
 
 def reply_of(completion: Any) -> Reply:
-    """Return what a completion holds, without its cost. Raises ValueError or AttributeError where it is none: nothing is taken on trust."""
+    """Return what a completion holds, without its cost. Raises ValueError or AttributeError if it is none: nothing is taken on trust."""
     if isinstance(completion, str):
-        raise ValueError(repr(completion[:80]))
+        streamed = "it is a stream, although none was asked for: " if completion.lstrip().startswith(("data:", "event:")) else ""
+        raise ValueError(f"{streamed}{words_of(completion)!r}")
     if not completion.choices:
-        raise ValueError(json.dumps(completion.to_dict(), default=str))
+        content = completion.to_dict()
+        raise ValueError(words_of(content) if content.get("error") else json.dumps(content, default=str))
     texts, ended = zip(*map(_text, completion.choices), strict=True)
     counts = (_count(completion.usage, name) for name in ("prompt_tokens", "completion_tokens"))
     return Reply(texts, ended, _top_logprobs(completion.choices[0]), *counts)
@@ -85,18 +161,30 @@ def _text(choice: Any) -> tuple[str, Ended]:
     """Return one text of a completion and how it ended.
 
     A field of its own for refusals holds the model's own words. A filter's cut text is not what the model said, and no text at all (all
-    tokens went into reasoning) is no empty answer.
+    tokens went into thinking) is no empty answer.
     """
-    found = choice.message.content
-    if not found and isinstance(refusal := getattr(choice.message, "refusal", None), str):
+    message = choice.message
+    found = message.content
+    if isinstance(found, list):  # some servers give a text in parts, as it is sent to them
+        found = "".join(part["text"] for part in found if part.get("type") in ("text", "output_text"))
+    if not found and isinstance(refusal := getattr(message, "refusal", None), str):
         found = refusal
     if not isinstance(found, str | None):
         raise ValueError("its texts are no texts")
-    if choice.finish_reason == "content_filter" or found is None:
+    thought = any(getattr(message, name, None) for name in ("reasoning_content", "reasoning"))
+    if choice.finish_reason == "content_filter":
         return "", "withheld"
-    if choice.finish_reason == "length":
-        return found, "length" if found.strip() else "withheld"
-    return found, "stop"
+    if not (found or "").strip() and (thought or choice.finish_reason == "length"):
+        return "", "thinking"
+    if found is None:
+        return "", "withheld"
+    return found.encode(errors="replace").decode(), "length" if choice.finish_reason == "length" else "stop"
+
+
+def without_thinking(text: str) -> str | None:
+    """Return a text without the model's thinking before it; None if the thinking has no end, so that no answer follows it."""
+    rest = text[max((match.end() for match in ENDS_THINKING.finditer(text)), default=0) :]
+    return None if OPENS_THINKING.search(rest) else rest
 
 
 def joined(first: Reply, second: Reply) -> Reply:
@@ -108,19 +196,20 @@ def joined(first: Reply, second: Reply) -> Reply:
     return Reply(first.texts + second.texts, first.ended + second.ended, first.top_logprobs, *added)  # type: ignore[arg-type]
 
 
-def said(error: Any) -> str:
-    """Return what a server said with an HTTP error, in one line."""
-    body = error.body
-    for name in ("message", "detail", "error"):
-        if isinstance(body, dict) and body.get(name):
-            return short(str(body[name]))
-    return short(str(body or error.message))
+def words_of(body: Any) -> str:
+    """Return what a server said in the body of an error, in one line of at most LONGEST characters; of a long page its text."""
+    while isinstance(body, dict) and (inner := next((body[name] for name in ("message", "detail", "error") if body.get(name)), None)):
+        body = inner
+    text = str(body)
+    if len(text) > LONGEST and re.match(r"\s*<(?:!doctype|html|head|body)", text, re.IGNORECASE):
+        text = re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", text)
+    return progress.shown(short(text))
 
 
 def short(text: str) -> str:
-    """Return a text in one line of at most 300 characters."""
+    """Return a text in one line of at most LONGEST characters."""
     text = " ".join(text.split())
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -1,29 +1,26 @@
-"""A chat model behind an OpenAI-compatible address: many requests at a time, tried again where that helps, within a budget.
+"""A chat model behind an OpenAI-compatible address: many requests at a time, tried again if that helps, within a budget.
 
-The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY, so that neither stands in a plan.
+The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY, so that neither stands in a plan (see _server.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import random
-import re
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .. import progress
 from ..nouns import BadInput, Stopped
 from ._budget import PRICES, VARIABLE, Budget, Price, common, price_of
-from ._chat import Failed, Reply, Request, arguments, joined, reply_of, retry_after, said, short
+from ._chat import ONE_ONLY, Dialect, Failed, Reply, Request, joined, reply_of, retry_after, words_of
+from ._server import DEFAULT_URL, client, server
 
-DEFAULT_URL = "https://api.openai.com/v1"
 LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 """A server that asks for a longer pause has run out of something: its requests fail at once."""
@@ -33,10 +30,8 @@ LOOK_SECONDS = 0.1
 """How often the main thread wakes up: the kernel may hand Ctrl-C to another thread, which does not wake it."""
 FRAMING_TOKENS = 16
 """Tokens that a chat template may put around one message, at most."""
-ONE_ONLY = re.compile(
-    r"too long|context|maximum .*(?:length|tokens)|content.?(?:filter|policy|management)|moderation|flagged", re.IGNORECASE
-)
-"""How servers refuse one request for its text (its length, a filter), which says nothing about the others."""
+DIALECTS: dict[tuple[str, str], Dialect] = {}
+"""(address, model) -> what the server was found to accept, so that it is found out once in a process."""
 
 
 class Refused(BadInput):
@@ -107,16 +102,18 @@ class Endpoint:
         if not model:
             raise BadInput("no model is named; write openai:MODEL, for example openai:gpt-4o-mini")
         self.model, self.concurrency, self.retries = model, concurrency, retries
-        self.url, self.address, self.host = _address()
+        self._server = server()
+        self.address, self.host = self._server.address, self._server.host
         self.backoff_seconds = 0.5
         """The first pause before a request is sent again; it doubles each time."""
-        self.price = price_of(model, prices) or (Price(0.0, 0.0) if _is_here(self.url) else None)
+        self.price = price_of(model, prices) or (Price(0.0, 0.0) if self._server.is_here else None)
         self.budget = budget or common() or Budget()
         """Shared with what else was made within the same `limited` block."""
         self.max_cost = self.budget.limit if max_cost is None else max_cost
         # OpenAI's newer models take only the one, and many other servers know only the other.
-        self._length = "max_completion_tokens" if self.url == DEFAULT_URL else "max_tokens"
-        self._client = _client(self.url, timeout_seconds)
+        length = "max_completion_tokens" if self.address == DEFAULT_URL else "max_tokens"
+        self.dialect = DIALECTS.setdefault((self.address, model), Dialect(length))
+        self._client = client(self._server, timeout_seconds)
         self._paid: list[float] = []  # dollars per reply; threads append to it
         self._one_by_one = False
         self._answered = False
@@ -282,17 +279,34 @@ class Endpoint:
         import openai
 
         try:
-            reply = reply_of(self._client.chat.completions.create(**arguments(request, self.model, self._length)))
+            reply = self._completed(request)
         except openai.APIStatusError as error:
-            return self._status(error, request)
+            return self._status(error)
         except openai.APITimeoutError:
             return _Again("no reply in time", unclear=True)
         except openai.APIConnectionError as error:
-            return _Again(f"the connection failed: {error.__cause__ or error}", unclear=not _never_connected(error))
+            reason = self._server.hidden(words_of(str(error.__cause__ or error)))
+            return _Again(f"the connection failed: {reason}", unclear=not _never_connected(error))
         except (ValueError, TypeError, AttributeError, LookupError, openai.APIError) as error:
-            return _Again(f"the reply is not a chat completion: {short(str(error))}", unclear=True)
+            return _Again(f"the reply is not a chat completion: {self._server.hidden(words_of(str(error)))}", unclear=True)
         self._answered, self._n_failed = True, 0
-        return replace(reply, cost=self._cost(request, reply))
+        texts = tuple(self._server.hidden(text, in_answer=True) for text in reply.texts)
+        return replace(reply, texts=texts, cost=self._cost(request, reply))
+
+    def _completed(self, request: Request) -> Reply:
+        """Return the reply to a request, sent without what this server refuses (Dialect)."""
+        import openai
+
+        while True:
+            sent = self.dialect.arguments(request, self.model)
+            try:
+                reply = reply_of(self._client.chat.completions.create(**sent))
+            except openai.APIStatusError as error:
+                if not self.dialect.learn(error, sent, self.host, self._server.hidden(words_of(error.body or error.message))):
+                    raise
+            else:
+                self.dialect.accepted.update(sent)
+                return reply
 
     def _cost(self, request: Request, reply: Reply) -> float | None:
         """Return the dollars of a reply, at worst where its tokens were not counted; None where the price is not known."""
@@ -302,9 +316,9 @@ class Endpoint:
             return self.worst(request) * len(reply.texts)
         return self.price.of(reply.n_input, reply.n_output)
 
-    def _status(self, error: Any, request: Request) -> Failed | _Again:
-        """Return what an HTTP error means: send again, or this request failed. Raises BadInput where all would fail."""
-        status, words = error.status_code, said(error)
+    def _status(self, error: Any) -> Failed | _Again:
+        """Return what an HTTP error means: send again, or this request failed. Raises BadInput if all would fail."""
+        status, words = error.status_code, self._server.hidden(words_of(error.body or error.message))
         reason = f"{self.host} answered {status}: {words}"
         if error.code == "insufficient_quota" or status == 402:
             raise BadInput(f"{reason}; add credit to the account and run the same command again")
@@ -313,9 +327,6 @@ class Endpoint:
             if after is not None and after > LONGEST_RETRY_AFTER_SECONDS:
                 raise BadInput(f"{reason}; it asks for a pause of {after:,.0f} s: run the same command again after that")
             return _Again(reason, unclear=status in (408, 504, 524), after_seconds=after)  # a gateway gave up waiting
-        if request.n > 1 and (error.param == "n" or re.search(r"\bn\b", words)):
-            self._one_by_one = True
-            return _Again(reason, after_seconds=0.0)
         if status in (400, 403, 413, 422) and (ONE_ONLY.search(words) or (self._answered and status != 403)):
             return Failed(reason)
         if status in (400, 413, 422):
@@ -332,40 +343,3 @@ def _advice(status: int) -> str:
 def _never_connected(error: BaseException) -> bool:
     """Return whether a request surely did not reach the server, so that it cannot have been billed."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
-
-
-def address() -> str:
-    """Return the base URL that is asked, without secrets."""
-    return _address()[1]
-
-
-def _address() -> tuple[str, str, str]:
-    """Return the base URL, the same without user, password and query (which may be secrets), and its host with port."""
-    url = (os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https"):
-        raise BadInput(f"OPENAI_BASE_URL={url!r} is not an address; write http://HOST:PORT/v1 or https://HOST/v1")
-    at = f"{host}:{port}" if port else host
-    return url, f"{parts.scheme}://{at}{parts.path.rstrip('/')}", at
-
-
-def _is_here(url: str) -> bool:
-    """Return whether an address is this machine's."""
-    name = urlsplit(url).hostname or ""
-    return name in ("localhost", "0.0.0.0", "::1") or bool(re.fullmatch(r"127(\.\d+){3}", name))
-
-
-def _client(url: str, timeout_seconds: float) -> Any:
-    """Return the library's client. Its own retries are off: ours know the budget and can be interrupted."""
-    try:
-        import openai
-    except ImportError as error:
-        raise BadInput("an endpoint needs the package openai; install it with: pip install 'valuedrift[openai]'") from error
-    key = os.environ.get("OPENAI_API_KEY") or ""
-    if not key and url == DEFAULT_URL:
-        raise BadInput("OPENAI_API_KEY is not set; set it, or set OPENAI_BASE_URL to a server of your own, which needs no key")
-    return openai.OpenAI(api_key=key or "none", base_url=url, timeout=timeout_seconds, max_retries=0)

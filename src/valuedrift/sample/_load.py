@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import safe_open
 
 from ..nouns import BadInput, digest
-from ._endpoint import address
+from ._server import address
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -133,12 +133,6 @@ def load_tokenizer(path: Path | str) -> Any:
     if (template := chat_template(folder)) is not None:
         tokenizer.chat_template = template
     return tokenizer
-
-
-def context_of(model: Any) -> int | None:
-    """Return how many tokens a model was made to read, or None if its settings set no limit."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return context if context and context > 0 else None
 
 
 def _merged(model: Any, adapter: Path) -> Any:

@@ -8,10 +8,9 @@ from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
 from ..plan import Asking
 from . import Unanswered, answer_key
 from ._budget import Budget, common
-from ._chat import Failed, Reply, Request
+from ._chat import NO_TEXT, Failed, Reply, Request
 from ._endpoint import Ended, Endpoint
 from ._load import API
-from ._turns import spoken
 
 TOGETHER = 64
 """Requests between two looks at what came back: what a kill can lose."""
@@ -24,7 +23,7 @@ class Backend:
     answer and no refusal of the model: the work stops when all others are kept. `max_cost` bounds sampling and judging together.
     """
 
-    identity = "openai/2"
+    identity = "openai/1"
 
     def __init__(self, asking: Asking):
         if asking.frame == "plain":
@@ -61,13 +60,11 @@ class Backend:
                     failed.append((prompt.id, reply.reason))
                 elif reply is not None:
                     how = reply.ended[0]
-                    if how == "withheld":
-                        failed.append((prompt.id, "a reply without text (a content filter, or too few max_new_tokens for reasoning)"))
+                    if how not in ("stop", "length"):
+                        failed.append((prompt.id, NO_TEXT[how]))
                         continue
                     key = answer_key(checkpoint, prompt, draw, self.asking, noise)
-                    said = spoken(reply.texts[0])  # a server may leave the reasoning before the reply
-                    ends = how if said is not None else "thinking"
-                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, (said or "").strip(), ends, reply.n_output)
+                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, reply.texts[0].strip(), how, reply.n_output)
             if ended:
                 raise ended
         if failed:

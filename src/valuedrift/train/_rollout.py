@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..nouns import Example, digest
 from ..plan import Asking, Stage
 from ..sample._engine import Reply, Wanted, decode
-from ..sample._frame import PromptFormat
+from ..sample._frame import ending, reply_text
 from ..sample._noise import row_words
 from ..scale import _processes
 from . import Batch, Rollout, _batches
@@ -43,8 +43,7 @@ class Rollouts:
         self, algorithm: Any, stage: Stage, seed: int, asked: Sequence[_batches.Asked], model: Any, tokenizer: Any, reward: str, device: Any
     ):
         self.algorithm, self.settings, self.stage, self.seed = algorithm, cast(Rollout, algorithm.settings), stage, seed
-        self.asked, self.model, self.rewarder = asked, model, RewardModel(reward, device)
-        self.prompt_format = PromptFormat(tokenizer, "chat")
+        self.asked, self.model, self.tokenizer, self.rewarder = asked, model, tokenizer, RewardModel(reward, device)
         width = model.get_output_embeddings().weight.shape[1]
         self.head = nn.Linear(width, 1, device=model.device)
         nn.init.zeros_(self.head.weight)
@@ -98,12 +97,12 @@ class Rollouts:
             (_batches.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
             for prompt, reply in zip(asked, replies, strict=True)
         ]
-        said = [self.prompt_format.reply(reply.tokens) for reply in replies]
-        answers = [Example(prompt.messages, text) for prompt, (text, _) in zip(asked, said, strict=True)]
+        texts = [reply_text(self.tokenizer, reply.tokens, "chat") for reply in replies]
+        answers = [Example(prompt.messages, text) for prompt, text in zip(asked, texts, strict=True)]
         batch, reference_RT = self._views(records)
         batch |= {
             "scores_R": torch.tensor(_processes.shared(self._scores, answers)),
-            "ended_R": torch.tensor([reply.ended == "stop" and closed for reply, (_, closed) in zip(replies, said, strict=True)]),
+            "ended_R": torch.tensor([reply.ended == "stop" for reply in replies]),
             "before": self.kept,
         }
         self.kept = self.algorithm.prepare(batch, reference_RT)
@@ -120,7 +119,7 @@ class Rollouts:
             draw = seen[prompt.ids] = seen.get(prompt.ids, -1) + 1
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
         inner = self.sampler.get_base_model() if isinstance(self.sampler, PeftModel) else self.sampler
-        ends = self.prompt_format.ending(inner)
+        ends = ending(inner, self.tokenizer, "chat")
         return _processes.shared(lambda part: decode(inner.eval(), part, asking, ends), wanted)
 
     @torch.no_grad()
