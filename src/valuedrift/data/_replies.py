@@ -27,6 +27,8 @@ LISTS = ("completions", "responses", "generations", "all_generated_responses", "
 SCORES_OF = ("scores", "rm_scores", "ratings", "all_rm_scores", "ranks")
 TEXTS = ("response", "completion", "text", "content", "answer")
 SCORES = ("fine-grained_score", "overall_score", "score", "rating", "pm_score", "rank")
+OWN_SYSTEM = "custom_system_prompt"
+"""UltraFeedback's replies to one prompt were written under different system messages."""
 LOWEST_IS_BEST = ("rank", "ranks")
 
 
@@ -93,6 +95,8 @@ def fits(row: dict[str, Any]) -> bool:
 def best_and_worst(found: Any) -> tuple[str, str] | str:
     """Return the replies with the highest and the lowest score, or why there is no such pair. Of equal scores the first reply counts."""
     replies = found.take(found.first(LISTS))
+    if any(isinstance(reply, dict) and reply.get(OWN_SYSTEM) for reply in replies):
+        found.notes.append(f"the system message that each reply has of its own ({OWN_SYSTEM!r}) is not used")
     if column := found.first(SCORES_OF):
         listed = found.take(column)
         if not isinstance(listed, list) or len(listed) != len(replies):

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..nouns import Example, Pair
 from . import _cells, _replies
-from .turns import PARTED, Messages, Unfit, asked, is_messages, joined, listed, replied, spoken, turns, under
+from .turns import PARTED, WEIGHTS, Messages, Unfit, asked, further, is_messages, joined, listed, replied, spoken, turns, under
 
 SYSTEM = ("system", "system_prompt", "system_message")
 ASKED = ("prompt", "instruction", "question", "query", "post", "input", "inputs", "context", "history")
@@ -83,6 +83,8 @@ class Cells:
 
     row: dict[str, Any]
     used: set[str] = field(default_factory=set)
+    prompt: tuple[Messages, str] | None = None
+    """What `_prompt` returned."""
     notes: list[str] = field(default_factory=list)
     """What has to be known of the record, to follow "in N rows"."""
 
@@ -107,7 +109,7 @@ class Cells:
             whole_weight = name.endswith("weight") and self.row[name] in (1, "1", "1.0")
             if name in (MEANINGFUL if pair else (*MEANINGFUL, *VERDICTS)) and not whole_weight:
                 raise Unfit(f"the column {name!r} carries meaning and is not used in this layout", cure="remove or rename the column")
-        return left
+        return left + [f"{name}[].{key}" for name in self.used for key in further(self.row.get(name))]
 
 
 def cells(row: dict[str, Any]) -> Cells:
@@ -175,6 +177,12 @@ def _conversation(found: Cells, reply: Messages, others: tuple[Messages, ...] = 
 
 def _prompt(found: Cells) -> tuple[Messages, str]:
     """Return what the columns of the prompt ask together, and the name of the first of them."""
+    if found.prompt is None:
+        found.prompt = _read_prompt(found)
+    return found.prompt
+
+
+def _read_prompt(found: Cells) -> tuple[Messages, str]:
     names = [name for name in ASKED if found.has(name)]
     earlier: Messages = ()
     if (len(names) > 1 and names[-1] == "history") or not isinstance(found.row.get("history"), str | None):
@@ -223,8 +231,8 @@ def _together(texts: dict[str, str]) -> str:
 
 def _repeats(part: Any, whole: str) -> bool:
     """Return whether a text stands in another one, as lines of their own or as several words."""
-    part = str(part).strip()
-    return bool(re.search(rf"(?:\A|\n)\s*{re.escape(part)}\s*(?:\n|\Z)", whole)) or (len(part.split()) > 3 and part in whole)
+    part, whole = ("\n".join(line.strip() for line in str(text).strip().split("\n")) for text in (part, whole))
+    return f"\n{part}\n" in f"\n{whole}\n" or (len(part.split()) > 3 and part in whole)
 
 
 def _history(value: Any) -> Messages:
@@ -261,8 +269,9 @@ def _pair(found: Cells, chosen: Messages, rejected: Messages) -> Pair | str:
     if sides[0][:-1] != sides[1][:-1]:
         return PARTED
     (role, question), replies = sides[0][-2], [talk[-1][1] for talk in sides]
-    if role == "user" and len(question.split()) > 3 and all(re.match(rf"{re.escape(question)}\s+\S", reply) for reply in replies):
-        replies = [reply[len(question) :].lstrip() for reply in replies]
+    rests = [reply[len(question) :] for reply in replies if reply.startswith(question)]
+    if role == "user" and len(question.split()) > 3 and len(rests) == 2 and all(rest[:1].isspace() and rest.strip() for rest in rests):
+        replies = [rest.lstrip() for rest in rests]
         found.notes.append("both replies began with the prompt, which was cut away")
     return Pair(sides[0][:-1], *replies, **_stated(found))
 
@@ -349,7 +358,7 @@ def _whole(found: Cells, talk: str) -> Messages:
     items = listed(found.take(talk))
     said = [(turn, item) for item in items for turn in turns(item)]
     replies = [at for at, (turn, _) in enumerate(said) if turn[0] == "assistant"]
-    learnt = [at for at in replies if not any(said[at][1].get(key) in (0, False) for key in ("weight", "train", "training"))]
+    learnt = [at for at in replies if not any(said[at][1].get(key) in (0, False) for key in WEIGHTS)]
     if not learnt:
         why = "every reply has weight 0" if replies else "no message is by 'assistant'"
         raise Unfit(f"{why}, so there is nothing to learn", cure="take the row out")

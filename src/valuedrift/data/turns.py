@@ -21,6 +21,8 @@ FORMS = (("role", "content"), ("from", "value"))
 """The fields of a message: those of OpenAI and transformers, and those of ShareGPT."""
 EXCHANGE = ("input", "output")
 """The fields of a question with its answer, as in Capybara."""
+WEIGHTS = ("weight", "train", "training")
+"""Fields that say whether a message is to be learnt: 0 and false say no (OpenAI, axolotl)."""
 CALLS = ("tool_calls", "function_call")
 TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -59,10 +61,15 @@ def is_messages(value: Any) -> bool:
     )
 
 
+def further(value: Any) -> set[str]:
+    """Return the fields of messages beside speaker, text and weight: they are not used."""
+    items = [item for item in listed(value) if isinstance(item, dict) and any(set(form) <= item.keys() for form in FORMS)]
+    return {key for item in items for key in item if item[key] and key not in (*FORMS[0], *FORMS[1], *WEIGHTS)}
+
+
 def spoken(value: str) -> Messages:
     """Return the turns of a "\\n\\nHuman: …\\n\\nAssistant: …" text; none if it does not begin as one."""
-    first = TURN.match(value)
-    if not first or first.group(1) != "Human":
+    if not value.lstrip().startswith("Human:"):
         return ()
     parts = TURN.split(value)[1:]
     return tuple((SPEAKERS[role], turn.strip()) for role, turn in zip(parts[::2], parts[1::2], strict=True))
