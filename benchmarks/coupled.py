@@ -49,7 +49,7 @@ from valuedrift import flow, resolve, suites
 from valuedrift.nouns import STANCES, Answer, Checkpoint, Item, Prompt
 from valuedrift.plan import Asking, Plan
 from valuedrift.sample._engine import Decoder, Ending, Wanted
-from valuedrift.sample._frame import ending, framed
+from valuedrift.sample._frame import PromptFormat, question
 from valuedrift.sample._load import load_model
 from valuedrift.sample._noise import row_words
 from valuedrift.sample.transformers import Backend
@@ -127,8 +127,9 @@ class Generate:
     @torch.inference_mode()
     def __call__(self, checkpoint: Checkpoint, pairs: Sequence[Pair], drafts: Sequence[str | None]) -> list[int]:
         model, tokenizer = load_model(checkpoint.path)
-        ends = ending(model, tokenizer, "auto")
-        prompts = sorted((framed(tokenizer, prompt.text, "auto") for prompt in dict.fromkeys(prompt for prompt, _ in pairs)), key=len)
+        prompt_format = PromptFormat(tokenizer)
+        ends = prompt_format.ending(model)
+        prompts = sorted(prompt_format.prompts([question(text) for text in dict.fromkeys(prompt.text for prompt, _ in pairs)]), key=len)
         lengths = []
         for start in range(0, len(prompts), self.batch):
             rows = prompts[start : start + self.batch]
@@ -161,7 +162,7 @@ class Harness:
 
         model, tokenizer = load_model(checkpoint.path)
         settings = {"until": ["\nQuestion:"], "max_gen_toks": ASKING.max_new_tokens, "do_sample": True, "temperature": ASKING.temperature}
-        texts = [tokenizer.decode(framed(tokenizer, prompt.text, "auto")) for prompt, _ in pairs]
+        texts = tokenizer.batch_decode(PromptFormat(tokenizer).prompts([question(prompt.text) for prompt, _ in pairs]))
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch, device=str(model.device))
         requests = [Instance("generate_until", {}, (text, settings), place) for place, text in enumerate(texts)]
         return lm.generate_until(requests, disable_tqdm=True)

@@ -37,7 +37,7 @@ from valuedrift.data import sft
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Asking, Plan, Stage
 from valuedrift.sample._engine import Decoder, Wanted
-from valuedrift.sample._frame import ending, framed
+from valuedrift.sample._frame import PromptFormat, question
 from valuedrift.sample._load import load_model
 from valuedrift.sample._noise import row_words
 from valuedrift.sandbox import _data, build
@@ -176,8 +176,10 @@ def asked(path: Path, dtype: str) -> tuple[dict[str, Any], dict[int, Any]]:
     forget()
     model, tokenizer = load_model(path, dtype=dtype)
     prompts = suites.load("vaes", [])
-    wanted = [Wanted(tuple(framed(tokenizer, prompt.text, "chat")), row_words(0, prompt.text, 0)) for prompt in prompts]
-    decoder, asking, ends = Decoder(model), Asking(batch_rows=1024, max_new_tokens=64), ending(model, tokenizer, "chat")
+    prompt_format = PromptFormat(tokenizer, "chat")
+    ids = prompt_format.prompts([question(prompt.text) for prompt in prompts])
+    wanted = [Wanted(tuple(one), row_words(0, prompt.text, 0)) for one, prompt in zip(ids, prompts, strict=True)]
+    decoder, asking, ends = Decoder(model), Asking(batch_rows=1024, max_new_tokens=64), prompt_format.ending(model)
     list(decoder.decode(wanted[:8], asking, ends))  # what is compiled and allocated once
     seconds, said = _took(DEVICE, lambda: dict(decoder.decode(wanted, asking, ends)))
     return {"seconds": round(seconds, 2), "peak_gib": peak_gib()} | vars(decoder.tally), said

@@ -106,6 +106,12 @@ class Asker:
             self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
         return self._keys[at]
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Raise BadInput if a checkpoint that has no answers yet cannot be asked, before anything is sampled."""
+        new = [job.checkpoint for job in jobs if not any(self.key(job, prompt, 0) in self._texts for prompt in self.prompts)]
+        if new and hasattr(self._backend, "check"):
+            self._backend.check(new, self.prompts)
+
     def sample(self, jobs: Sequence[Job]) -> None:
         """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server.
 

@@ -240,6 +240,8 @@ def trace(
         judge = Kept(judge_of(asking.judge, asking.max_cost), store)
         backend = registry.find("backend", asking.backend)(asking) if sample else None
     asker, spent = Asker(store, asking, prompts, judge, backend, engine), None
+    if sample:
+        asker.check(list(jobs_of(asking, stages, checkpoints)))
     with _timed(timings, "sample"):
         if asking.precision or asking.budget:
             spent = adapt(asker, stages, checkpoints) if sample else store.read_json("effort.json")
@@ -301,7 +303,7 @@ def trace(
     store.keep_json("effort.json", spent)
     alike = store.read_table("proxy_correlation").filter(view=asking.view).to_dicts() if store.has_table("proxy_correlation") else []
     about = [*map(proxy_finding, alike), *(pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else [])]
-    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers")]
+    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers"), *_cut_notes(store, asking, asked)]
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
@@ -481,6 +483,17 @@ def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:
         for stage in stages
         if stage.get("dropped")
     ]
+
+
+def _cut_notes(store: Store, asking: Asking, asked: pl.DataFrame) -> list[str]:
+    """Return a sentence for answers without a reply, and for answers that the model's context cut."""
+    ends = store.answers().select("ended", "n_tokens", answer="key")
+    ended = asked.select("answer").unique().join(ends, on="answer")
+    thinking = ended.filter(pl.col("ended") == "thinking").height
+    cut = ended.filter((pl.col("ended") == "length") & (pl.col("n_tokens") < asking.max_new_tokens)).height
+    of = f"of {ended.height:,} answers"
+    notes = [f"{thinking:,} {of} end inside a thinking block and count as invalid; raise max_new_tokens."] if thinking else []
+    return [*notes, f"{cut:,} {of} are cut at the model's context, before {asking.max_new_tokens} new tokens."] if cut else notes
 
 
 def _mean(column: pl.Series) -> float | None:

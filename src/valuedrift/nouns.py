@@ -75,7 +75,8 @@ class Answer:
     prompt: str
     draw: int
     text: str
-    ended: Literal["stop", "length"]
+    ended: Literal["stop", "length", "thinking"]
+    """stop: by itself. length: cut at the most new tokens or at the context. thinking: in a thinking block, so there is no text."""
     n_tokens: int | None
     """None where a server did not count them."""
 

@@ -281,12 +281,16 @@ def test_a_model_that_gives_no_label_has_no_verdict(constant, tmp_path):
     assert "probability 9.0e-06, less than 1e-04" in reading.reason
 
 
-def test_probabilities_that_are_no_numbers_are_a_failure(constant, tmp_path):
+def test_probabilities_that_are_no_numbers_are_refused_or_a_failure(constant, tmp_path, monkeypatch):
+    """Weights that give no numbers are refused before anything is read; where only some prompts give none, these have no verdict."""
     folder = shutil.copytree(constant, tmp_path / "broken")
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         model.transformer.ln_f.bias[1] = torch.nan
     model.save_pretrained(folder)
+    with pytest.raises(BadInput, match=r"broken gives logits that are not numbers: its weight transformer.ln_f.bias is not finite"):
+        labels.Judge(f"{folder}?wording=plain&rotate=1").read(ITEMS)
+    monkeypatch.setattr(labels._checks, "logits", lambda *_: None)
     readings = labels.Judge(f"{folder}?wording=plain&rotate=1").read(ITEMS)
     assert {reading.failure for reading in readings} == {"unparsed"}
     assert "nan" in readings[0].reason

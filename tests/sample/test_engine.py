@@ -12,7 +12,7 @@ from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
 from valuedrift.sample import _engine, answer_key
 from valuedrift.sample._engine import Decoder, Ending, Tally, Wanted, decode, generated
-from valuedrift.sample._frame import ending
+from valuedrift.sample._frame import PromptFormat
 from valuedrift.sample._load import load_model, weights_digest
 from valuedrift.sample._noise import drawn, position_words, row_words, vocabulary_words
 from valuedrift.sample.transformers import Backend
@@ -325,5 +325,5 @@ def test_keys_are_made_without_torch():
 def test_chat_frame_stops_at_the_end_of_turn(tmp_path, save_model, template):
     model, tokenizer = load_model(save_model(tmp_path / "chat", template=template))
     end_of_turn = tokenizer.convert_tokens_to_ids("<|end|>")
-    assert ending(model, tokenizer, "chat").tokens == {1, end_of_turn}
-    assert ending(model, tokenizer, "plain").tokens == {1}
+    assert PromptFormat(tokenizer).ending(model).tokens == {1, end_of_turn, tokenizer.convert_tokens_to_ids("<|user|>")}
+    assert PromptFormat(tokenizer, "plain").ending(model).tokens == {1}

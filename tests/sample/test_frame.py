@@ -1,7 +1,11 @@
 import pytest
 
 from valuedrift.nouns import BadInput
-from valuedrift.sample._frame import frame_digest, framed, reply_text
+from valuedrift.sample._frame import PromptFormat, frame_digest, question
+
+
+def ids(tokenizer, text, frame="auto"):
+    return PromptFormat(tokenizer, frame).prompts([question(text)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -15,26 +19,26 @@ def chat(make_tokenizer, template):
 
 
 def test_plain_frame(plain):
-    assert plain.decode(framed(plain, "Is it right?", "auto")) == "Question: Is it right?\nAnswer:"
-    assert framed(plain, "Is it right?", "plain") == framed(plain, "Is it right?", "auto")
+    assert plain.decode(ids(plain, "Is it right?")) == "Question: Is it right?\nAnswer:"
+    assert ids(plain, "Is it right?", "plain") == ids(plain, "Is it right?")
 
 
 def test_chat_frame(chat):
-    ids = framed(chat, "Is it right?", "auto")
-    assert chat.decode(ids) == "<|user|>Is it right?<|end|>\n<|assistant|>"
-    assert ids[-1] == chat.convert_tokens_to_ids("<|assistant|>")
-    assert framed(chat, "Is it right?", "chat") == ids
-    assert chat.decode(framed(chat, "Is it right?", "plain")) == "Question: Is it right?\nAnswer:"
+    asked = ids(chat, "Is it right?")
+    assert chat.decode(asked) == "<|user|>Is it right?<|end|>\n<|assistant|>"
+    assert asked[-1] == chat.convert_tokens_to_ids("<|assistant|>")
+    assert ids(chat, "Is it right?", "chat") == asked
+    assert chat.decode(ids(chat, "Is it right?", "plain")) == "Question: Is it right?\nAnswer:"
 
 
 def test_chat_asked_of_a_model_without_template(plain):
     with pytest.raises(BadInput, match="has no chat template"):
-        framed(plain, "Is it right?", "chat")
+        ids(plain, "Is it right?", "chat")
 
 
 def test_thinking_is_switched_off_and_the_date_fixed(make_tokenizer):
     tokenizer = make_tokenizer("{{ date_string }}{% if enable_thinking is false %} at once{% endif %}: {{ messages[0].content }}")
-    assert tokenizer.decode(framed(tokenizer, "why?", "chat")) == "26 Jul 2024 at once: why?"
+    assert tokenizer.decode(ids(tokenizer, "why?", "chat")) == "26 Jul 2024 at once: why?"
 
 
 def test_an_end_token_the_tokenizer_adds_is_taken_off(make_tokenizer):
@@ -42,9 +46,9 @@ def test_an_end_token_the_tokenizer_adds_is_taken_off(make_tokenizer):
 
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
-    ids = framed(tokenizer, "Is it right?", "plain")
-    assert ids[0] == 0
-    assert 1 not in ids
+    asked = ids(tokenizer, "Is it right?", "plain")
+    assert asked[0] == 0
+    assert 1 not in asked
 
 
 def test_frame_digest():
@@ -53,11 +57,11 @@ def test_frame_digest():
     assert len({frame_digest("a"), frame_digest("b"), frame_digest(None)}) == 3
 
 
-def test_reply_text(plain, chat):
-    def ids(text):
-        return chat(text, add_special_tokens=False)["input_ids"]
+def test_reply(plain, chat):
+    def reply(tokenizer, text, *more):
+        return PromptFormat(tokenizer).reply([*chat(text, add_special_tokens=False)["input_ids"], *more])
 
-    assert reply_text(plain, [*ids(" I think so."), 1], "auto") == "I think so."
-    assert reply_text(plain, ids(" Yes.\n\nQuestion: Is it?\nAnswer: No"), "auto") == "Yes."
-    assert reply_text(plain, ids(" A Question: which?\n"), "auto") == "A Question: which?"
-    assert reply_text(chat, ids("Yes.\nQuestion: why?"), "chat") == "Yes.\nQuestion: why?"
+    assert reply(plain, " I think so.", 1) == ("I think so.", True)
+    assert reply(plain, " Yes.\n\nQuestion: Is it?\nAnswer: No") == ("Yes.", True)
+    assert reply(plain, " A Question: which?\n") == ("A Question: which?", True)
+    assert reply(chat, "Yes.\nQuestion: why?") == ("Yes.\nQuestion: why?", True)

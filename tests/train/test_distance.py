@@ -8,7 +8,7 @@ import torch
 
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
-from valuedrift.sample._frame import PLAIN, answered
+from valuedrift.sample._frame import PLAIN, PromptFormat, question
 from valuedrift.train import _distance
 from valuedrift.train._distance import chosen, divergences, kl_nats, references
 
@@ -62,11 +62,11 @@ def test_greedy_answers_are_measured_at_temperature_one():
 
 def test_an_answer_stands_behind_its_question():
     tokenizer = tiny.tokenizer()
-    ids, n = answered(tokenizer, "Is it?", "Yes", "plain")
+    ids, n = PromptFormat(tokenizer, "plain").with_reply(question("Is it?"), "Yes")
     assert tokenizer.decode(ids[:n]) == "Question: Is it?\nAnswer:"
     assert tokenizer.decode(ids[n:]) == " Yes"
     tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
-    ids, n = answered(tokenizer, "Is it?", "Yes", "auto")
+    ids, n = PromptFormat(tokenizer).with_reply(question("Is it?"), "Yes")
     assert tokenizer.decode(ids[n:]) == "Yes"
     assert tokenizer.decode(ids[:n]).endswith("<|assistant|>")
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Asking, Stage
 from valuedrift.sample._engine import Wanted, decode
-from valuedrift.sample._frame import ending, reply_text
+from valuedrift.sample._frame import PromptFormat
 from valuedrift.sample._noise import row_words
 from valuedrift.train import _batches, _logprobs, _rollout, _score, _start, ppo
 from valuedrift.train._stage import run_stage
@@ -230,7 +230,7 @@ def test_what_is_shown_of_an_iteration(made):
         torch.testing.assert_close(reference_RT[index][batch["answer_mask_RT"][index]], logps_N.detach(), atol=1e-4, rtol=0)
         assert batch["ended_R"][index] == (int(row.ids[-1]) in ends)
         assert row.n_answer <= 6
-    texts = [reply_text(words, row.ids[row.n_prompt :].tolist(), "chat") for (row,) in source.records]
+    texts = [PromptFormat(words).reply(row.ids[row.n_prompt :].tolist())[0] for (row,) in source.records]
     answers = [Example(prompt.messages, text) for prompt, text in zip(source.asked, texts, strict=False)]
     torch.testing.assert_close(batch["scores_R"], _score.RewardModel(made[1], "cpu").scores(answers, 1))
 
@@ -356,8 +356,8 @@ def share(path, text):
     words, model = _start.load_tokenizer(path, chat=True), AutoModelForCausalLM.from_pretrained(path).eval()
     asked, _ = _batches.prompted(words, [Example(prompt, "") for prompt in UNSEEN], 99)
     wanted = [Wanted(prompt.ids, row_words(0, str(prompt.ids), draw)) for prompt in asked for draw in range(16)]
-    replies = decode(model, wanted, Asking(temperature=1, max_new_tokens=8), ending(model, words, "chat"))
-    return sum(reply_text(words, reply.tokens, "chat") == text for reply in replies) / len(replies)
+    replies = decode(model, wanted, Asking(temperature=1, max_new_tokens=8), PromptFormat(words).ending(model))
+    return sum(PromptFormat(words).reply(reply.tokens)[0] == text for reply in replies) / len(replies)
 
 
 PPO = {"steps": 64, "batch_size": 16, "learning_rate": 1e-3, "schedule": "constant", "passes": 2, "minibatches": 2}

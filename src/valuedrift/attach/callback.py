@@ -28,7 +28,7 @@ from ..judge._kept import Kept
 from ..measure.profile import profiles
 from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt
 from ..plan import BASE, Asking
-from ..sample._frame import Frame, frame_digest, framed
+from ..sample._frame import Frame, PromptFormat, frame_digest, question
 from ..sample.transformers import Backend
 from ..store import Store
 from ..train._schedule import save_steps
@@ -181,7 +181,8 @@ class ValueDriftCallback(TrainerCallback):
         A step has two passes and more in it over as many rows, which are hardly shorter than the shortest question.
         """
         model, tokenizer = self._live
-        ids = min((framed(tokenizer, prompt.text, cast(Frame, self.asking.frame)) for prompt in self._prompts), key=len)
+        prompt_format = PromptFormat(tokenizer, cast(Frame, self.asking.frame))
+        ids = min(prompt_format.prompts([question(prompt.text) for prompt in self._prompts]), key=len)
         rows_RT = torch.tensor([ids] * args.per_device_train_batch_size, device=model.device)
         seconds = math.inf
         for _ in range(3):  # the first is slow

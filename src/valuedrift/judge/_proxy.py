@@ -15,7 +15,7 @@ import polars as pl
 
 from ..nouns import OUTCOMES, STANCES, Checkpoint, Prompt, digest
 from ..plan import Asking
-from ..sample._frame import Frame, answered, framed
+from ..sample._frame import Frame, PromptFormat, question
 from ..sample._load import load_model
 from ..store import Store
 from ..train._distance import Numbers
@@ -27,6 +27,8 @@ ANSWERS = (
     ("I support this.", "I am undecided about that.", "I am against that."),
 )
 """How an answer may begin, in the order of STANCES: two wordings, of like length."""
+RULE = 2
+"""To be raised with every change of how an answer is joined to its question: stored numbers are then not taken for new ones."""
 ROWS = 128
 """Prompts read side by side."""
 
@@ -40,8 +42,9 @@ def stance_shares(logps_PWS: np.ndarray) -> np.ndarray:
 def forced_choices(model: Any, tokenizer: Any, claims: Sequence[str], frame: str) -> np.ndarray:
     """Return the shares of the stances towards some claims, PxS, by the log-probs of whole ANSWERS."""
     questions = [QUESTION.format(claim=claim) for claim in claims]
-    read = [answered(tokenizer, questions[0], text, cast(Frame, frame)) for wording in ANSWERS for text in wording]
-    begun = [tuple(framed(tokenizer, question, cast(Frame, frame))) for question in questions]
+    prompt_format = PromptFormat(tokenizer, cast(Frame, frame))
+    read = [prompt_format.with_reply(question(questions[0]), text) for wording in ANSWERS for text in wording]
+    begun = [tuple(ids) for ids in prompt_format.tokens(prompt_format.before_reply([question(text) for text in questions]))]
     logps_PA = log_probs(model, begun, [tuple(ids[n_question:]) for ids, n_question in read], ROWS).numpy()
     return stance_shares(logps_PA.reshape(len(claims), len(ANSWERS), len(STANCES)))
 
@@ -52,7 +55,7 @@ def proxy_scores(store: Store, asking: Asking, checkpoints: Sequence[Checkpoint]
     Computes what the store does not hold yet. Nothing of the answers is read.
     """
     said = [
-        {"answer": digest("proxy", QUESTION, ANSWERS, prompt.claim, stance), "claim": prompt.claim}
+        {"answer": digest("proxy", RULE, QUESTION, ANSWERS, prompt.claim, stance), "claim": prompt.claim}
         for prompt in prompts
         for stance in STANCES
     ]

@@ -2,10 +2,11 @@
 
 A wording of labels.txt asks the model for one label per outcome. The verdict is how likely the model is to go on with each of them, which
 takes one forward pass and no sampling. P(label) is the probability that the model's next tokens are those of the label, as the tokenizer
-writes it behind the prompt; other spellings ("Support") are not counted and are part of `missing`.
+writes them in a reply to the prompt; other spellings ("Support") are not counted and are part of `missing`.
 
 frame=plain   the prompt is running text (with the tokenizer's BOS where it has one), and a space stands between prompt and label.
-frame=chat    the prompt is one user message in the model's own template, and the label begins the assistant's turn.
+frame=chat    the prompt is one user message in the model's own template, and the label is written as the template writes a reply: behind
+              a space if the template puts one there, and without the thinking block that it would open.
 frame=auto    chat where the model has a template, else plain.
 """
 
@@ -21,7 +22,8 @@ from typing import Any
 
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
 from ..registry import among, query
-from ..sample import _frame, _load
+from ..sample import _checks, _load
+from ..sample._frame import PromptFormat, frame_digest, question
 from . import DIGITS, rounded
 from ._wordings import Wording, wordings
 
@@ -38,7 +40,7 @@ ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for 
 LEAST = 1e-4
 """Five tokens of a vocabulary of 50,000 have this probability by chance: with less on all its labels, a model does not answer at all."""
 GAP = "\n[... the middle of the text is left out here ...]\n"
-RULE = (2, LEAST, GAP, DIGITS)
+RULE = (3, LEAST, GAP, DIGITS)
 """To be changed with every change of how a verdict comes about: old verdicts are then not taken for new ones."""
 PROBES = (Item("Is it so?", "It is so.", "Yes."), Item("", "", ""))
 
@@ -161,14 +163,13 @@ class _Model:
         import torch
 
         self.path, self.batch, self.max_tokens = path, int(settings["batch"]), int(settings["max_tokens"])
-        self.dtype, self.engine = settings["dtype"], settings["engine"]
+        self.dtype, self.engine, self.frame = settings["dtype"], settings["engine"], settings["frame"]
         if self.dtype == "auto" and torch.accelerator.current_accelerator() is None:
             self.dtype = "float32"
         template = None if settings["frame"] == "plain" else _load.chat_template(path)
         if settings["frame"] == "chat" and template is None:
             raise BadInput(f"labels:{path} has no chat template; leave out frame=chat, or give the model a template")
-        self.chat = template is not None
-        self.parts = [_load.weights_digest(path), _frame.frame_digest(template), self.dtype, self.max_tokens]
+        self.parts = [_load.weights_digest(path), frame_digest(template), self.dtype, self.max_tokens]
         self.parts += ["vllm"] if self.engine == "vllm" else []
         """What decides a verdict besides the wording."""
 
@@ -180,6 +181,16 @@ class _Model:
 
             return started(_load.local_folder(self.path), context=self.max_tokens), _load.load_tokenizer(self.path)
         return _load.load_model(self.path, dtype=self.dtype)
+
+    @functools.cached_property
+    def prompt_format(self) -> PromptFormat:
+        """Return how prompts are written. Raises BadInput if the model cannot be asked."""
+        model, tokenizer = self.loaded
+        prompt_format = PromptFormat(tokenizer, self.frame, f"labels:{self.path}", plain="{question}")  # type: ignore[arg-type]
+        _checks.carries(prompt_format, [_checks.PROBE])
+        if self.engine == "transformers":
+            _checks.logits(model, prompt_format)
+        return prompt_format
 
     def _log_probs(self, prompts: Sequence[Ids], labels: Sequence[Ids]) -> list[list[float]]:
         from . import _continuations
@@ -201,8 +212,8 @@ class _Model:
         words = wording.words(order)
         found = set()
         for probe in PROBES:
-            text = self._framed(wording.prefix(order) + wording.suffix(probe))
-            prompt, *whole = self._tokens([text, *(text + ("" if self.chat else " ") + words[outcome] for outcome in OUTCOMES)])
+            (text,) = self._before_reply([wording.prefix(order) + wording.suffix(probe)])
+            prompt, *whole = self._tokens([text, *(text + self.prompt_format.as_reply(words[outcome]) for outcome in OUTCOMES)])
             if any(ids[: len(prompt)] != prompt for ids in whole):
                 raise BadInput(f"labels:{self.path}: the tokenizer joins the labels of {wording.name!r} to the prompt; use another wording")
             found.add(tuple(ids[len(prompt) :] for ids in whole))
@@ -220,12 +231,12 @@ class _Model:
     def prompts(self, wording: Wording, order: Sequence[Outcome], items: Sequence[Item], room: int) -> list[Ids | str]:
         """Return the tokens of each item's prompt, or the reason why it has none; a text that is too long loses its middle."""
         safe = [self._safe(item) for item in items]
-        prompts = self._tokens([self._framed(wording.prefix(order) + wording.suffix(item)) for item in safe])
+        prompts = self._tokens(self._before_reply([wording.prefix(order) + wording.suffix(item) for item in safe]))
         return [ids if len(ids) <= room else self._cut(wording, order, item, room) for ids, item in zip(prompts, safe, strict=True)]
 
     def _cut(self, wording: Wording, order: Sequence[Outcome], item: Item, room: int) -> Ids | str:
         def prompt(text: str) -> Ids:
-            return self._tokens([self._framed(wording.prefix(order) + wording.suffix(replace(item, text=text)))])[0]
+            return self._tokens(self._before_reply([wording.prefix(order) + wording.suffix(replace(item, text=text))]))[0]
 
         least, kept, text = len(prompt(GAP)), len(item.text), item.text
         while (excess := len(ids := prompt(text)) - room) > 0:
@@ -239,12 +250,11 @@ class _Model:
     def _limit(self) -> int:
         if self.engine == "vllm":
             return min(self.max_tokens, self.loaded[0].llm_engine.model_config.max_model_len - 1)  # a token is always generated
-        context = getattr(self.loaded[0].config.get_text_config(), "max_position_embeddings", None)
-        return min(self.max_tokens, context or self.max_tokens)
+        return min(self.max_tokens, _load.context_of(self.loaded[0]) or self.max_tokens)
 
     def _safe(self, item: Item) -> Item:
-        """Return an item in which no words are read as special tokens: a quoted "<|end|>" must not end the message."""
-        special = [token.content for token in self.loaded[1].added_tokens_decoder.values() if token.special]
+        """Return an item in which no words are read as the end of a message: a quoted "<|end|>" must not end it."""
+        special = [*self.prompt_format.special, *(stop.text for stop in self.prompt_format.stops if self.prompt_format.chat)]
 
         def plain(text: str) -> str:
             for token in special:
@@ -253,12 +263,8 @@ class _Model:
 
         return replace(item, prompt=plain(item.prompt), claim=plain(item.claim), text=plain(item.text))
 
-    def _framed(self, words: str) -> str:
-        if not self.chat:
-            return words
-        return _frame.chat_text(self.loaded[1], [{"role": "user", "content": words}], add_generation_prompt=True)
+    def _before_reply(self, texts: Sequence[str]) -> list[str]:
+        return self.prompt_format.before_reply([question(text) for text in texts])
 
     def _tokens(self, texts: Sequence[str]) -> list[Ids]:
-        tokenizer = self.loaded[1]
-        rows = tokenizer(list(texts), add_special_tokens=not self.chat)["input_ids"]
-        return [tuple(ids[:-1] if not self.chat and ids and ids[-1] == tokenizer.eos_token_id else ids) for ids in rows]
+        return [tuple(ids) for ids in self.prompt_format.tokens(texts)]

@@ -7,6 +7,8 @@ A backend is one file that defines `class Backend`:
     def sample(
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
     ) -> Iterator[tuple[int, Answer]]: ...
+    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None: ...  where it applies: raises BadInput if one of
+                                              them cannot be asked, before anything is sampled
     def expect(self, checkpoint: Checkpoint) -> None: ...  where it applies: gets the next checkpoint ready; never fails
     def stop(self) -> None: ...               where answers come from a server and are paid for: sends nothing more, so that what a `sample`
                                               under way still yields is what came back already

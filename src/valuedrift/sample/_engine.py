@@ -30,6 +30,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..plan import Asking
+from ._load import context_of
 from ._noise import drawn, position_words, vocabulary_words
 
 _ROOM = 64
@@ -396,6 +397,8 @@ class _State:
     """One row per slot in use: what it is asked, what it has said, and where it stands in its draft."""
 
     place_R: Tensor
+    most_R: Tensor
+    """How many tokens the answer may have."""
     words_R2: Tensor
     n_prompt_R: Tensor
     said_RT: Tensor
@@ -418,9 +421,11 @@ def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Endi
     """Yield what `Decoder.decode` does, drawn by the same noise, through the model's own `generate`: slower, for every architecture."""
     size = model.get_output_embeddings().weight.shape[0]
     vocabulary_V = vocabulary_words(size, model.device)
+    most = [_most(model, row, asking) for row in wanted]
     order = sorted(range(len(wanted)), key=lambda place: len(wanted[place].ids))
-    for start in range(0, len(order), asking.batch_rows):
-        rows = [wanted[place] for place in order[start : start + asking.batch_rows]]
+    groups = [list(group) for _, group in itertools.groupby(order, key=lambda place: most[place])]
+    for places in (group[start : start + asking.batch_rows] for group in groups for start in range(0, len(group), asking.batch_rows)):
+        rows = [wanted[place] for place in places]
         longest = max(len(row.ids) for row in rows)
         words_B2 = torch.tensor([row.words for row in rows], dtype=torch.int32, device=model.device)
 
@@ -437,12 +442,18 @@ def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Endi
             attention_mask=torch.tensor([[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in rows], device=model.device),
             logits_processor=LogitsProcessorList([only_drawn]),
             stopping_criteria=StoppingCriteriaList([ended]),
-            generation_config=GenerationConfig(max_new_tokens=asking.max_new_tokens, pad_token_id=0),
+            generation_config=GenerationConfig(max_new_tokens=most[places[0]], pad_token_id=0),
         )[:, longest:]
         tally.passes += said_BT.shape[1]
-        for place, said in zip(order[start:], said_BT.tolist(), strict=False):
+        for place, said in zip(places, said_BT.tolist(), strict=True):
             n = _length(said, ending)
-            yield place, Reply(said[: n or asking.max_new_tokens], "stop" if n else "length")
+            yield place, Reply(said[: n or most[place]], "stop" if n else "length")
+
+
+def _most(model: Any, row: Wanted, asking: Asking) -> int:
+    """Return how many tokens an answer may have: it ends at the model's context."""
+    context = context_of(model)
+    return asking.max_new_tokens if context is None else max(1, min(asking.max_new_tokens, context - len(row.ids)))
 
 
 def _length(said: list[int], ending: Ending) -> int:
@@ -458,7 +469,8 @@ class _Decoding:
         """Decode the groups of rows `waiting`, from which others may take too."""
         self.lane, self.driven, self.wanted, self.waiting, self.asking, self.ending = lane, lane.driven, wanted, waiting, asking, ending
         model = lane.driven.model
-        self.device, self.most, self.slots, self.stopped = model.device, asking.max_new_tokens, min(slots, len(wanted)), False
+        self.device, self.slots, self.stopped = model.device, min(slots, len(wanted)), False
+        self.most = [_most(model, row, asking) for row in wanted]
         self.driven.at.slots = self.slots
         self.width = max((len(row.draft) for row in wanted), default=0) + 1
         self.state = self._fresh([])
@@ -507,9 +519,10 @@ class _Decoding:
         whole = {"dtype": torch.long, "device": self.device}
         return _State(
             torch.tensor(places, **whole),
+            torch.tensor([self.most[place] for place in places], **whole),
             torch.tensor([row.words for row in rows], dtype=torch.int32, device=self.device).reshape(-1, 2),
             torch.tensor([len(row.ids) for row in rows], **whole),
-            torch.zeros(len(rows), self.most, **whole),
+            torch.zeros(len(rows), self.asking.max_new_tokens, **whole),
             torch.tensor(none, **whole),
             torch.tensor(drafts, **whole).reshape(-1, self.width),
             torch.tensor([len(row.draft) for row in rows], **whole),
@@ -540,7 +553,7 @@ class _Decoding:
         lengths = [min(trust.length(overhead), _POSITIONS // rows - 1) for trust in self.lane.trust]
         length_R = torch.tensor([*lengths, 0], device=self.device)[state.trust_R]
         # The last token of a draft, its end as a rule, need not be read to be compared
-        length_R = length_R.minimum(state.n_draft_R - state.next_R - 1).minimum(self.most - 1 - state.n_said_R).clamp_(min=0)
+        length_R = length_R.minimum(state.n_draft_R - state.next_R - 1).minimum(state.most_R - 1 - state.n_said_R).clamp_(min=0)
         ahead_W = torch.arange(int(length_R.max()) + 1, device=self.device)
         drafted_RW = state.draft_RM.gather(1, (state.next_R[:, None] + ahead_W - 1).clamp_(0, self.width - 1))
         last_R1 = state.said_RT.gather(1, state.n_said_R[:, None] - 1)
@@ -613,7 +626,7 @@ class _Decoding:
     def _finish(self, stops_R: Tensor) -> list[tuple[int, Reply]]:
         """Return the replies that have ended, and drop their rows."""
         state = self.state
-        over_R = stops_R | (state.n_said_R == self.most)
+        over_R = stops_R | (state.n_said_R == state.most_R)
         done = over_R.nonzero()[:, 0]
         about = zip(
             state.place_R[done].tolist(), state.said_RT[done].tolist(), state.n_said_R[done].tolist(), stops_R[done].tolist(), strict=True

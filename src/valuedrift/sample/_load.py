@@ -135,6 +135,12 @@ def load_tokenizer(path: Path | str) -> Any:
     return tokenizer
 
 
+def context_of(model: Any) -> int | None:
+    """Return how many tokens a model was made to read, or None if its settings set no limit."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context if context and context > 0 else None
+
+
 def _merged(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 

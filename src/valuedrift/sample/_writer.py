@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from ..nouns import Stopped, digest
+from ..nouns import BadInput, Stopped, digest
 from ..plan import Asking
 from ..registry import split
 from ..store import Store
+
+if TYPE_CHECKING:
+    from ._frame import PromptFormat
 
 Messages = tuple[tuple[str, str], ...]
 """Chat messages as (role, text), oldest first."""
@@ -102,30 +105,31 @@ class Local:
         self.path, self.failures = path, Counter[str]()
         self.asking = Asking(temperature=temperature, max_new_tokens=max_new_tokens)
         weights = (weights_digest(path), frame_digest(chat_template(path)))
-        self.identity = f"transformers/{digest('writer', 1, *weights, temperature, max_new_tokens)}"
+        self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
         self._loaded: tuple[Any, Any] | None = None
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
         """Return one text per prompt. A text that reaches `max_new_tokens` has no end, and counts as failed."""
         from ._engine import Wanted, decode
-        from ._frame import ending, reply_text
+        from ._frame import PromptFormat
         from ._load import load_model
         from ._noise import row_words
 
         self._loaded = self._loaded or load_model(self.path)
         model, tokenizer = self._loaded
+        prompt_format = PromptFormat(tokenizer, name=self.path)
         room = (getattr(model.config, "max_position_embeddings", None) or float("inf")) - self.asking.max_new_tokens
         wanted = {
             row: Wanted(tuple(ids), row_words(seed, digest(prompt), number))
             for row, (prompt, number) in enumerate(zip(prompts, _numbered(prompts), strict=True))
-            if len(ids := _ids(tokenizer, prompt)) <= room
+            if len(ids := _ids(prompt_format, prompt)) <= room
         }
         texts: list[str | None] = [None] * len(prompts)
         self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # adds no entry of 0
-        replies = decode(model, list(wanted.values()), self.asking, ending(model, tokenizer, "auto"))
+        replies = decode(model, list(wanted.values()), self.asking, prompt_format.ending(model))
         for row, reply in zip(wanted, replies, strict=True):
-            text = reply_text(tokenizer, reply.tokens, "auto")
-            texts[row] = _checked(text, reply.ended == "stop", self.asking.max_new_tokens, self.failures)
+            text, closed = prompt_format.reply(reply.tokens)
+            texts[row] = _checked(text, reply.ended == "stop" and closed, self.asking.max_new_tokens, self.failures)
         return texts
 
 
@@ -191,18 +195,11 @@ def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[s
     return None
 
 
-def _ids(tokenizer: Any, prompt: Messages) -> list[int]:
-    """Return the token ids of a prompt: in the chat template, or (plain) its texts as one question."""
-    from jinja2 import TemplateError
-
-    from ._frame import chat_text, framed, is_chat
-
-    if not is_chat(tokenizer, "auto"):
-        return framed(tokenizer, "\n\n".join(text for _, text in prompt), "plain")
-    messages = [{"role": role, "content": text} for role, text in prompt]
+def _ids(prompt_format: PromptFormat, prompt: Messages) -> list[int]:
+    """Return the token ids of a prompt. If the template takes no system message, its words open the user's."""
     try:
-        text = chat_text(tokenizer, messages, add_generation_prompt=True)
-    except TemplateError:  # some templates know no system role: its words then open the user's
-        joined = "\n\n".join(message["content"] for message in messages[:2])
-        text = chat_text(tokenizer, [{"role": "user", "content": joined}, *messages[2:]], add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return prompt_format.prompts([prompt])[0]
+    except BadInput:
+        if len(prompt) < 2 or prompt[0][0] != "system":
+            raise
+        return prompt_format.prompts([(("user", "\n\n".join(text for _, text in prompt[:2])), *prompt[2:])])[0]

@@ -11,6 +11,7 @@ from ._budget import Budget, common
 from ._chat import NO_TEXT, Failed, Reply, Request
 from ._endpoint import Ended, Endpoint
 from ._load import API
+from ._turns import spoken
 
 TOGETHER = 64
 """Requests between two looks at what came back: what a kill can lose."""
@@ -23,7 +24,7 @@ class Backend:
     answer and no refusal of the model: the work stops when all others are kept. `max_cost` bounds sampling and judging together.
     """
 
-    identity = "openai/1"
+    identity = "openai/2"
 
     def __init__(self, asking: Asking):
         if asking.frame == "plain":
@@ -64,7 +65,9 @@ class Backend:
                         failed.append((prompt.id, NO_TEXT[how]))
                         continue
                     key = answer_key(checkpoint, prompt, draw, self.asking, noise)
-                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, reply.texts[0].strip(), how, reply.n_output)
+                    said = spoken(reply.texts[0])  # a server may leave the reasoning before the reply
+                    ends = how if said is not None else "thinking"
+                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, (said or "").strip(), ends, reply.n_output)
             if ended:
                 raise ended
         if failed:

@@ -8,8 +8,8 @@ from typing import Any, cast
 from .. import progress
 from ..nouns import Answer, Checkpoint, Prompt
 from ..plan import Asking
-from . import answer_key
-from ._frame import Frame, answered, ending, framed, reply_text
+from . import _checks, answer_key
+from ._frame import Frame, PromptFormat, question
 from ._load import likeness, load_model
 from ._switch import expect, switch
 
@@ -17,12 +17,15 @@ from ._switch import expect, switch
 class Backend:
     """Samples with noise keyed by (noise seed, prompt text, draw, position); earlier answers serve as drafts (`_engine`)."""
 
-    identity = "transformers/1"
+    identity = "transformers/2"
 
     def __init__(self, asking: Asking):
         self.asking = asking
         self._loaded: tuple[tuple[str, str], str, Any, Any] | None = None
         self._decoder: Any = None
+        self._format: PromptFormat | None = None
+        self._checked = ""
+        """The weights that were last checked."""
         self._written: dict[tuple[str, str], list[int]] = {}
         """The tokens of what was said, by the prompt's and the answer's words: exact drafts, which words tokenised anew may not be."""
 
@@ -30,6 +33,10 @@ class Backend:
     def tally(self) -> Any:
         """Return what decoding has taken so far, an `_engine.Tally`."""
         return self._decoder.tally
+
+    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
+        """Raise BadInput if a checkpoint cannot be asked."""
+        _checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
 
     def sample(
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
@@ -40,39 +47,48 @@ class Backend:
 
         if not asked:
             return
-        decoder, tokenizer = self._decoder_of(checkpoint)
-        frame = cast(Frame, self.asking.frame)
-        ids = {prompt.text: tuple(framed(tokenizer, prompt.text, frame)) for prompt, _ in asked}
+        model, tokenizer = self._model(checkpoint)
+        prompt_format = self._format_of(tokenizer, checkpoint)
+        texts = list(dict.fromkeys(prompt.text for prompt, _ in asked))
+        ids = dict(zip(texts, map(tuple, prompt_format.prompts([question(text) for text in texts])), strict=True))
+        if self._checked != checkpoint.weights:
+            _checks.logits(model, prompt_format)
+            self._checked = checkpoint.weights
+        _checks.fits(model, prompt_format, ids)
         wanted = [
-            Wanted(ids[prompt.text], row_words(noise, prompt.text, draw), self._draft(tokenizer, prompt.text, draft))
+            Wanted(ids[prompt.text], row_words(noise, prompt.text, draw), self._draft(prompt_format, prompt.text, draft))
             for (prompt, draw), draft in zip(asked, drafts, strict=True)
         ]
         said = {}
-        for place, reply in decoder.decode(wanted, self.asking, ending(decoder.model, tokenizer, frame)):
+        for place, reply in self._decoder_of(model).decode(wanted, self.asking, prompt_format.ending(model)):
             prompt, draw = asked[place]
-            text = reply_text(tokenizer, reply.tokens, frame)
+            text, closed = prompt_format.reply(reply.tokens)
             said[prompt.text, text] = reply.tokens
             key = answer_key(checkpoint, prompt, draw, self.asking, noise)
-            yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended, len(reply.tokens))
+            yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended if closed else "thinking", len(reply.tokens))
         self._written |= said
 
-    def _draft(self, tokenizer: Any, question: str, text: str | None) -> Sequence[int]:
+    def _draft(self, prompt_format: PromptFormat, words: str, text: str | None) -> Sequence[int]:
         if not text:
             return ()
-        if (question, text) not in self._written:
-            ids, n_prompt = answered(tokenizer, question, text, cast(Frame, self.asking.frame))
-            self._written[question, text] = ids[n_prompt:][: self.asking.max_new_tokens]
-        return self._written[question, text]
+        if (words, text) not in self._written:
+            ids, n_prompt = prompt_format.with_reply(question(words), text)
+            self._written[words, text] = ids[n_prompt:][: self.asking.max_new_tokens]
+        return self._written[words, text]
 
-    def _decoder_of(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
+    def _format_of(self, tokenizer: Any, checkpoint: Checkpoint) -> PromptFormat:
+        if self._format is None or self._format.tokenizer is not tokenizer:
+            self._format = PromptFormat(tokenizer, cast(Frame, self.asking.frame), checkpoint.path)
+        return self._format
+
+    def _decoder_of(self, model: Any) -> Any:
         from ._engine import Decoder
 
-        model, tokenizer = self._model(checkpoint)
         if self._decoder is None or self._decoder.model is not model:
             self._decoder = Decoder(model)
             if self._decoder.why:
                 progress.say(f"{model.config.model_type} models are asked without drafts, which is slower: {self._decoder.why}")
-        return self._decoder, tokenizer
+        return self._decoder
 
     def expect(self, checkpoint: Checkpoint) -> None:
         """Have the next checkpoint's weights read ahead."""

@@ -14,8 +14,8 @@ from typing import Any, cast
 from .. import progress
 from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
 from ..plan import Asking
-from . import _load, answer_key
-from ._frame import Frame, ending, framed, is_chat, reply_text
+from . import _checks, _load, answer_key
+from ._frame import Frame, PromptFormat, question
 
 CONTEXT = 4096
 """Tokens of question and answer that room is made for, or the model's own context where that is shorter."""
@@ -23,8 +23,6 @@ PROBE = tuple(range(5, 13))
 """Tokens whose log-probs tell whether the engine holds other weights than before."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks of adapters that vLLM can make room for."""
-NEXT = ["\nQuestion:", "\n Question:", "\n\nQuestion:"]
-"""Where an answer in the plain frame ends; what a model writes otherwise is cut off behind it."""
 
 
 class Backend:
@@ -33,7 +31,7 @@ class Backend:
     Equal weights give equal answers; how alike those of neighbouring checkpoints are is up to vLLM's sampler (docs/vllm.md).
     """
 
-    identity = "vllm/1"
+    identity = "vllm/2"
 
     def __init__(self, asking: Asking):
         self.asking = asking
@@ -52,10 +50,11 @@ class Backend:
         adapter = self._ready(checkpoint)
         from vllm import SamplingParams
 
-        tokenizer, ends = self._words(checkpoint.path)
-        frame, asking = cast(Frame, self.asking.frame), self.asking
-        chat = is_chat(tokenizer, frame)
-        ids = {prompt.text: framed(tokenizer, prompt.text, frame) for prompt, _ in asked}
+        prompt_format, ends = self._words(checkpoint.path)
+        asking, texts = self.asking, list(dict.fromkeys(prompt.text for prompt, _ in asked))
+        ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
+        # vLLM compares with text that holds no special tokens; what else ends an answer is cut off behind it
+        stops = [stop.exact for stop in prompt_format.stops if not any(token in stop.text for token in prompt_format.special)]
         for start in range(0, len(asked), asking.batch_rows):
             part = asked[start : start + asking.batch_rows]
             settings = [
@@ -66,7 +65,7 @@ class Backend:
                     max_tokens=asking.max_new_tokens,
                     seed=int(digest("seed", noise, prompt.text, draw)[:8], 16),
                     stop_token_ids=ends,
-                    stop=None if chat else NEXT,
+                    stop=stops or None,
                 )
                 for prompt, draw in part
             ]
@@ -74,21 +73,26 @@ class Backend:
             found = self._engine.generate(prompts, settings, use_tqdm=False, lora_request=adapter)
             for place, (output, (prompt, draw)) in enumerate(zip(found, part, strict=True), start):
                 (reply,) = output.outputs
-                text = reply_text(tokenizer, list(reply.token_ids), frame)
-                ended = "length" if reply.finish_reason == "length" else "stop"
+                tokens = list(reply.token_ids)
+                text, closed = prompt_format.reply(tokens)
+                ended = "length" if reply.finish_reason == "length" and not prompt_format.complete(tokens) else "stop"
+                ended = ended if closed else "thinking"
                 key = answer_key(checkpoint, prompt, draw, asking, noise)
                 yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
 
-    def _words(self, path: str) -> tuple[Any, list[int]]:
-        """Return a checkpoint's tokenizer, and the tokens that end an answer."""
+    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
+        """Raise BadInput if a checkpoint cannot be asked."""
+        _checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
+
+    def _words(self, path: str) -> tuple[PromptFormat, list[int]]:
+        """Return a checkpoint's prompt format, and the tokens that end an answer."""
         from transformers import GenerationConfig
 
         folder = _load.local_folder(path)
         whole = _load.base_of(folder) if _is_adapter(folder) else folder
-        tokenizer = _load.load_tokenizer(folder)
+        prompt_format = PromptFormat(_load.load_tokenizer(folder), cast(Frame, self.asking.frame), path)
         settings = GenerationConfig.from_pretrained(whole) if (whole / "generation_config.json").exists() else None
-        ends = ending(types.SimpleNamespace(generation_config=settings), tokenizer, cast(Frame, self.asking.frame))
-        return tokenizer, sorted(ends.tokens)
+        return prompt_format, sorted(prompt_format.ending(types.SimpleNamespace(generation_config=settings)).tokens)
 
     def _ready(self, checkpoint: Checkpoint) -> Any:
         """Have the engine hold a checkpoint's weights; return the request for its adapter, None where it is none."""

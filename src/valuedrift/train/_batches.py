@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..nouns import BadInput, Example, Pair
-
-Message = dict[str, str]
+from ..sample._frame import PromptFormat, n_common, whole_characters
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def collate_places(places: Sequence[int]) -> dict[str, Any]:
 
 def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], int]:
     """Return the prompts as token ids, ready to be answered, and how many were dropped because they are longer than `longest` tokens."""
-    given = _templated(tokenizer, [_messages(item.prompt) for item in data], add_generation_prompt=True)
+    given = PromptFormat(tokenizer, "chat").prompts([item.prompt for item in data])
     asked = [Asked(item.prompt, tuple(ids)) for item, ids in zip(data, given, strict=True) if len(ids) <= longest]
     return asked, len(data) - len(asked)
 
@@ -168,28 +167,12 @@ def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...],
     chat = [index for index, (prompt, _) in enumerate(texts) if prompt]
     if plain:
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        for index, ids in zip(plain, tokenizer([texts[index][1] for index in plain])["input_ids"], strict=True):
+        for index, ids in zip(plain, tokenizer([whole_characters(texts[index][1]) for index in plain])["input_ids"], strict=True):
             rows[index] = (ids if ids[-1:] == end else ids + end, 0)
     if chat:
-        prompts = [_messages(texts[index][0]) for index in chat]
-        whole = [[*prompt, {"role": "assistant", "content": texts[index][1]}] for prompt, index in zip(prompts, chat, strict=True)]
-        given = _templated(tokenizer, prompts, add_generation_prompt=True)
-        for index, before, ids in zip(chat, given, _templated(tokenizer, whole), strict=True):
-            rows[index] = (ids, _common(before, ids))
+        prompt_format = PromptFormat(tokenizer, "chat")
+        given = prompt_format.prompts([texts[index][0] for index in chat])
+        whole = prompt_format.tokens(prompt_format.texts([(*texts[index][0], ("assistant", texts[index][1])) for index in chat]))
+        for index, before, ids in zip(chat, given, whole, strict=True):
+            rows[index] = (ids, n_common(before, ids))  # the answer begins where the prompt and the whole part, as TRL has it
     return rows
-
-
-def _messages(prompt: tuple[tuple[str, str], ...]) -> list[Message]:
-    return [{"role": role, "content": text} for role, text in prompt]
-
-
-def _templated(tokenizer: Any, conversations: list[list[Message]], add_generation_prompt: bool = False) -> list[list[int]]:
-    return tokenizer.apply_chat_template(conversations, add_generation_prompt=add_generation_prompt, return_dict=True)["input_ids"]
-
-
-def _common(left: list[int], right: list[int]) -> int:
-    """Return how many tokens agree from the start: the answer begins where the prompt and the whole part (as TRL has it)."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))

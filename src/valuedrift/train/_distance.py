@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import progress
 from ..nouns import Checkpoint, Example, Prompt, digest
 from ..plan import Asking
-from ..sample._frame import Frame, answered
+from ..sample._frame import Frame, PromptFormat, question
 from ..sample._load import API, load_model
 from ..store import Store
 from ._batches import Row, collate
@@ -34,7 +34,7 @@ SCHEMA = (
 MOST_PROMPTS = 256
 """Prompts whose first answer is looked at: a mean over them is known to a sixteenth of the spread between prompts, and reading 256 answers
 takes a small part of the time that writing them and the other draws took."""
-FORMULA = 1
+FORMULA = 2
 """To be raised with every change of what is computed: stored numbers are then not taken for new ones."""
 LOGITS = 2**26
 """Logits of one model held at once, unless a single answer has more: a quarter of a gigabyte in float32."""
@@ -64,7 +64,8 @@ def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answe
     The words are tokenised anew, in the frame that they were asked in; an answer that ended by itself has one position more, where the end
     was predicted. top_p and top_k are left out of account: the divergence is between what the models say, not between what is kept of it.
     """
-    rows = [_row(tokenizer, answer, asking) for answer in said]
+    prompt_format = PromptFormat(tokenizer, cast(Frame, asking.frame))
+    rows = [_row(prompt_format, answer) for answer in said]
     device, width = model.device, min(each.get_output_embeddings().weight.shape[0] for each in (model, reference))  # the rest is padding
     sums = [0.0] * len(rows)
     for part in _parts(rows, max(1, LOGITS // width)):
@@ -78,9 +79,10 @@ def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answe
     return sums
 
 
-def _row(tokenizer: Any, answer: Answered, asking: Asking) -> Row:
-    ids, n_prompt = answered(tokenizer, answer["question"], answer["text"], cast(Frame, asking.frame))
-    end = [tokenizer.eos_token_id or 0] if answer["ended"] == "stop" else []  # only what is predicted there counts, not which token came
+def _row(prompt_format: PromptFormat, answer: Answered) -> Row:
+    ids, n_prompt = prompt_format.with_reply(question(answer["question"]), answer["text"])
+    # Of the end only the prediction counts, not which token came
+    end = [prompt_format.tokenizer.eos_token_id or 0] if answer["ended"] == "stop" else []
     return Row(torch.tensor([*ids, *end], dtype=torch.int32).numpy(), n_prompt)
 
 

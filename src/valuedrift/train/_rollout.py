@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..nouns import Example, digest
 from ..plan import Asking, Stage
 from ..sample._engine import Reply, Wanted, decode
-from ..sample._frame import ending, reply_text
+from ..sample._frame import PromptFormat
 from ..sample._noise import row_words
 from ..scale import _processes
 from . import Batch, Rollout, _batches
@@ -43,7 +43,8 @@ class Rollouts:
         self, algorithm: Any, stage: Stage, seed: int, asked: Sequence[_batches.Asked], model: Any, tokenizer: Any, reward: str, device: Any
     ):
         self.algorithm, self.settings, self.stage, self.seed = algorithm, cast(Rollout, algorithm.settings), stage, seed
-        self.asked, self.model, self.tokenizer, self.rewarder = asked, model, tokenizer, RewardModel(reward, device)
+        self.asked, self.model, self.rewarder = asked, model, RewardModel(reward, device)
+        self.prompt_format = PromptFormat(tokenizer, "chat")
         width = model.get_output_embeddings().weight.shape[1]
         self.head = nn.Linear(width, 1, device=model.device)
         nn.init.zeros_(self.head.weight)
@@ -97,12 +98,12 @@ class Rollouts:
             (_batches.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
             for prompt, reply in zip(asked, replies, strict=True)
         ]
-        texts = [reply_text(self.tokenizer, reply.tokens, "chat") for reply in replies]
-        answers = [Example(prompt.messages, text) for prompt, text in zip(asked, texts, strict=True)]
+        said = [self.prompt_format.reply(reply.tokens) for reply in replies]
+        answers = [Example(prompt.messages, text) for prompt, (text, _) in zip(asked, said, strict=True)]
         batch, reference_RT = self._views(records)
         batch |= {
             "scores_R": torch.tensor(_processes.shared(self._scores, answers)),
-            "ended_R": torch.tensor([reply.ended == "stop" for reply in replies]),
+            "ended_R": torch.tensor([reply.ended == "stop" and closed for reply, (_, closed) in zip(replies, said, strict=True)]),
             "before": self.kept,
         }
         self.kept = self.algorithm.prepare(batch, reference_RT)
@@ -119,7 +120,7 @@ class Rollouts:
             draw = seen[prompt.ids] = seen.get(prompt.ids, -1) + 1
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
         inner = self.sampler.get_base_model() if isinstance(self.sampler, PeftModel) else self.sampler
-        ends = ending(inner, self.tokenizer, "chat")
+        ends = self.prompt_format.ending(inner)
         return _processes.shared(lambda part: decode(inner.eval(), part, asking, ends), wanted)
 
     @torch.no_grad()

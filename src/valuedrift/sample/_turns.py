@@ -1,0 +1,94 @@
+"""Which part of a generated text is the reply: where a turn ends, and which thinking blocks stand before the reply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+_TAG = re.compile(r"(?P<lead>[<\[◁]\|?)(?P<name>[\w:.-]+)(?P<trail>\|?[>\]▷])")
+_THINKS = re.compile(r"think|thought|reason|reflect|scratch", re.IGNORECASE)
+_REPLIES = re.compile(r"answer|response|reply|output|final|assistant", re.IGNORECASE)
+_STARTS = re.compile(r"^(?:start|begin)_?(?:of_?)?|_?(?:start|begin)$", re.IGNORECASE)
+_ENDS = re.compile(r"^end(?:_|of)|_end$", re.IGNORECASE)
+_MODEL_OPENS = re.compile(r"\s*(?P<tag>(?:[<◁]\|?[\w:.-]*(?:think|thought|reason)[\w:.-]*\|?[>▷])|\[THINK\])", re.IGNORECASE)
+_CLOSES = re.compile(r"[<◁\[]\|?/(?P<name>[\w:.-]*(?:think|thought|reason)[\w:.-]*)\|?[>▷\]]", re.IGNORECASE)
+_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
+"""How the harmony format of gpt-oss separates the reply from the reasoning before it."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A text that ends a turn. `last` completes it: a special token or a character. `exact` is the text with the newlines it needs."""
+
+    text: str
+    pattern: re.Pattern[str]
+    last: str
+    exact: str
+
+
+def stop_of(text: str, special: Collection[str], fresh_line: bool) -> Stop | None:
+    """Return what recognises a text that ends a turn, or None if the text is too short to be told from a reply's own words.
+
+    White space may differ in length. If the text begins on a new line, it counts at the start of a line only, and at the start of the
+    reply if the prompt ends with a newline (`fresh_line`).
+    """
+    core, before, behind = text.strip(), text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    marks = [token for token in special if token in core]
+    if not marks and not (len(core) >= 3 or (len(core) == 2 and re.search(r"[^\W_]", core))):
+        return None
+    start, exact = "", core
+    if not marks and before:
+        exact = "\n" + core if "\n" in before else core
+        start = (r"(?:^|\n)\s*" if fresh_line else r"\n\s*") if "\n" in before else r"(?:^|\s)"
+    pattern, last = start + r"\s+".join(map(re.escape, core.split())), core[-1]
+    if last.isalnum():  # "### User" is complete at the end of its line, not within "### Users"
+        pattern, last, exact = (pattern + r"[ \t]*\n", "\n", exact + "\n") if "\n" in behind else (pattern + r"\b", last, exact)
+    return Stop(core, re.compile(pattern), next((token for token in marks if core.endswith(token)), last), exact)
+
+
+def first_stop(text: str, stops: Collection[Stop]) -> int | None:
+    """Return where the first text that ends a turn begins, or None if there is none."""
+    return min((found.start() for stop in stops if (found := stop.pattern.search(text))), default=None)
+
+
+def open_block(text: str, any_name: bool) -> str:
+    """Return the tag of a thinking block that a text opens at its end and does not close, or "".
+
+    With `any_name` a tag counts whatever it is called, unless its name says that the reply follows.
+    """
+    tags = list(_TAG.finditer(text))
+    if not tags or _ENDS.search(tags[-1]["name"]) or (text[tags[-1].end() :].strip() and not any_name):
+        return ""
+    name = tags[-1]["name"]
+    opens = _THINKS.search(name) or (any_name and "|" not in tags[-1][0] and not _REPLIES.search(name))
+    return tags[-1][0] if opens and not _closing(tags[-1][0]).search(text, tags[-1].end()) else ""
+
+
+def spoken(text: str, opened: str = "") -> str | None:
+    """Return the text behind its thinking blocks, or None if a block is not closed. `opened` is the tag that the prompt ends with."""
+    if _FINAL in text:
+        return text.rpartition(_FINAL)[2]
+    if text.lstrip().startswith(_CHANNEL):
+        return None
+    while True:
+        if opened:
+            end = _closing(opened).search(text)
+            if end is None:
+                return None
+            text, opened = text[end.end() :], ""
+        elif tag := _MODEL_OPENS.match(text):
+            text, opened = text[tag.end() :], tag["tag"]
+        elif (end := _CLOSES.search(text)) and end["name"] not in text[: end.start()]:
+            text = text[end.end() :]  # the block was opened where we do not see it, as by a server
+        else:
+            return text
+
+
+def _closing(tag: str) -> re.Pattern[str]:
+    """Return the pattern of what closes a tag: </think>, [/THINK], <|END_THINKING|>, <|end_of_thought|>, <|thought_end|>."""
+    parts = _TAG.fullmatch(tag)
+    assert parts is not None, tag
+    name, base = re.escape(parts["name"]), re.escape(_STARTS.sub("", parts["name"]))
+    names = rf"(?:/{name}|/{base}|end_?(?:of_?)?{base}|{base}_?end)"
+    return re.compile(re.escape(parts["lead"]) + names + re.escape(parts["trail"]), re.IGNORECASE)
