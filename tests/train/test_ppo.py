@@ -222,7 +222,7 @@ def test_what_is_shown_of_an_iteration(made):
     model, words = AutoModelForCausalLM.from_pretrained(made[0]), _start.load_tokenizer(made[0], chat=True)
     torch.testing.assert_close(batch["old_logps_RT"], reference_RT)  # no step was taken yet
     assert (batch["old_values_RT"] == 0).all()
-    ends = {1, words.convert_tokens_to_ids("<|end|>")}
+    ends = {1, *words.convert_tokens_to_ids(["<|end|>", "<|user|>"])}  # an answer ends where the next user's turn begins, too
     for index, (row,) in enumerate(source.records):
         alone = _batches.collate([((row,), {})])
         _, logits_NV = _logprobs.answer_outputs(model, alone)
