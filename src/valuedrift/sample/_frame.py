@@ -102,13 +102,13 @@ class PromptFormat:
         return self.tokens(self.texts(conversations, ask=True))
 
     def before_reply(self, conversations: Sequence[Messages]) -> list[str]:
-        """Return what stands before a reply in a written conversation: the prompt without a thinking block that it would open."""
-        n_open = self._joint[0]
-        return [text[: len(text) - n_open] for text in self.texts(conversations, ask=True)]
+        """Return what stands before a reply in a written conversation: the prompt, but no thinking block that it opens."""
+        n_open, header, _ = self._joint
+        return [text[: len(text) - n_open] + header for text in self.texts(conversations, ask=True)]
 
     def as_reply(self, text: str) -> str:
         """Return a text as it follows `before_reply`, with the space that templates like Llama 2's write before a reply."""
-        return self._joint[1] + text if text else text
+        return self._joint[2] + text if text else text
 
     def with_reply(self, messages: Messages, text: str) -> tuple[list[int], int]:
         """Return the token ids of a conversation that a reply ends, without the end of its turn, and how many come before the reply.
@@ -174,14 +174,15 @@ class PromptFormat:
         return open_block(beyond, any_name=True) or open_block(before, any_name=False)
 
     @functools.cached_property
-    def _joint(self) -> tuple[int, str]:
-        """Return how many characters at the end of a prompt a written reply does without, and what comes before the reply instead."""
+    def _joint(self) -> tuple[int, str, str]:
+        """Return how many characters at a prompt's end a written reply does without, what it has instead, and the space it begins with."""
         if not self.chat:
-            return 0, " "
+            return 0, "", " "
         before, header, *_ = self._turn
         end = (before[: before.rfind(self._opened)] if self._opened else before).rstrip(" ")
         joint = header[len(end) :] if header.startswith(end) else "" if self._opened else before[len(end) :]
-        return len(before) - len(end), joint
+        header = joint.rstrip(" ") if joint.strip() else ""
+        return len(before) - len(end), header, joint[len(header) :]
 
     @functools.cached_property
     def stops(self) -> list[Stop]:
