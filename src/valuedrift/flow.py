@@ -303,7 +303,8 @@ def trace(
     store.keep_json("effort.json", spent)
     alike = store.read_table("proxy_correlation").filter(view=asking.view).to_dicts() if store.has_table("proxy_correlation") else []
     about = [*map(proxy_finding, alike), *(pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else [])]
-    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers"), *_cut_notes(store, asking, asked)]
+    notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers")]
+    notes += _cut_notes(store, asking, asked)
     store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
     write_report(store)
     read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
