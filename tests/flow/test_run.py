@@ -304,3 +304,19 @@ def test_a_finding_without_evidence_says_so():
     drifts = pl.DataFrame(rows, schema=kind, orient="row").with_columns(stage=pl.lit("dpo"), view=pl.lit("axis"))
     head = "dpo, axis (movement towards one side of each topic's axis)"
     assert flow.findings(drifts) == [f"{head}: no topic has evidence at both ends, so no drift can be told."]
+
+
+def test_a_stage_reports_the_rows_it_left_out_and_refuses_labelled_replies(tmp_path, tiny_model):
+    row = {"prompt": "Is it so?", "completion": "It is so.", "lang": "en"}
+    (tmp_path / "sft.jsonl").write_text((json.dumps(row) + "\n") * 12 + json.dumps(row | {"completion": None}) + "\n")
+    (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row | {"label": label}) + "\n" for label in (True, False)))
+    start = f'model = "{tiny_model}"\njudge = "oracle"\ntopics = ["work"]\ndraws = 1\nmax_new_tokens = 4\nfloor = false\n'
+    (tmp_path / "plan.toml").write_text(f'{start}[stage.sft]\nalgorithm = "sft"\ndata = "{tmp_path}/sft.jsonl"\nsteps = 1\n')
+    result = flow.run(plan.load(tmp_path / "plan.toml"), tmp_path / "out")
+    (stage,) = json.loads((tmp_path / "out" / "stages.json").read_text())
+    assert stage["read"][0]["left_out"][0]["n"] == 1
+    assert "left out 1 of 13 rows" in (tmp_path / "out" / "report.html").read_text()
+    assert result
+    (tmp_path / "plan.toml").write_text(f'{start}[stage.sft]\nalgorithm = "sft"\ndata = "{tmp_path}/kto.jsonl"\nsteps = 1\n')
+    with pytest.raises(BadInput, match=r"kto\.jsonl:1: the column 'label' says how good each reply is, which imitation ignores"):
+        flow.run(plan.load(tmp_path / "plan.toml"), tmp_path / "other")

@@ -12,7 +12,7 @@ import pytest
 from valuedrift import verbs
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.measure.gap import value_gap, value_shares
-from valuedrift.nouns import Example, Pair, Prompt, Reading
+from valuedrift.nouns import BadInput, Example, Pair, Prompt, Reading
 from valuedrift.report._gap_page import page, write_gap_page
 from valuedrift.store import Store
 
@@ -161,3 +161,17 @@ def test_halves_of_surrogate_pairs_in_the_data_are_shown_as_marks(tmp_path):
     file.write_text(r'{"prompt": "Should abortion be legal? \ud800", "chosen": "I agree.", "rejected": "No, I disagree."}')
     verbs.gap([str(file)], "vaes", "cues", tmp_path / "out")
     assert "be legal? ?" in (tmp_path / "out" / "gap.html").read_text()
+
+
+def test_columns_and_rows_left_out_stand_in_the_json_and_on_the_page(tmp_path):
+    row = '{"id": 1, "prompt": "Should abortion be legal?", "chosen": "I agree.", "rejected": "No, I disagree."}\n'
+    (tmp_path / "pairs.jsonl").write_text(row * 11 + '{"prompt": "Why?", "chosen": null, "rejected": "No."}\n')
+    result = verbs.gap([str(tmp_path / "pairs.jsonl")], "vaes", "cues", tmp_path / "out")
+    (data,) = result["data"]
+    assert (data["n_rows"], data["n_records"], data["columns_not_used"]) == (12, 11, ["id"])
+    assert [(left["n"], left["bad"], left["first"][-3:]) for left in data["left_out"]] == [(1, True, ":12")]
+    text = (tmp_path / "out" / "gap.html").read_text()
+    assert "columns used: chosen, prompt, rejected; not used: id" in text
+    assert "left out 1 of 12 rows where the row has &#x27;rejected&#x27; and no &#x27;chosen&#x27;" in text
+    with pytest.raises(BadInput, match=r"pairs\.jsonl:12: the row has 'rejected' and no 'chosen'"):
+        verbs.gap([str(tmp_path / "pairs.jsonl")], "vaes", "cues", max_bad_rows=0)

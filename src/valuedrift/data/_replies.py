@@ -42,7 +42,7 @@ def truth(value: Any) -> float:
 
 def grade(value: Any) -> float:
     """Return a number that says how good a reply is."""
-    if (found := _number(value)) is None:
+    if (found := number(value)) is None:
         raise Unfit("the score of the reply is no number", f" but {value!r:.60}", "correct the row")
     return found
 
@@ -120,7 +120,7 @@ def _reply(reply: Any) -> tuple[float | None, str]:
         raise Unfit("a reply needs its text", f" under one of {', '.join(map(repr, TEXTS))}, not {str(reply)[:60]}", "correct the row")
     if (rated := _rated(reply.get("annotations"))) is not None:
         return rated, text
-    name, score = next(((key, score) for key in SCORES if (score := _number(reply.get(key))) is not None), ("", None))
+    name, score = next(((key, score) for key in SCORES if (score := number(reply.get(key))) is not None), ("", None))
     return (-score if score is not None and name in LOWEST_IS_BEST else score), text
 
 
@@ -132,12 +132,12 @@ def _rated(annotations: Any) -> float | None:
     """
     if not isinstance(annotations, dict) or not annotations:
         return None
-    ratings = [_number(aspect.get("Rating")) if isinstance(aspect, dict) else None for aspect in annotations.values()]
+    ratings = [number(aspect.get("Rating")) if isinstance(aspect, dict) else None for aspect in annotations.values()]
     known = [rating for rating in ratings if rating is not None]
     return sum(known) / len(known) if len(known) == len(ratings) else None
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """Return a finite score; some sets write "N/A", and some write numbers as texts."""
     try:
         number = float(value)

@@ -120,6 +120,7 @@ def cells(row: dict[str, Any]) -> Cells:
 def record(found: Cells) -> Pair | Example | Graded | str | None:
     """Return what a row holds, why it holds no preference, or None if it fits no layout. Raises Unfit if it cannot be read."""
     if names := next((pair for pair in PREFERRED if pair[0] in found.row and pair[1] in found.row), None):
+        _compare_scores(found)
         return _pair(found, *(_side(found, found.take(name)) for name in names))
     if names := next((pair for pair in CANDIDATES if all(map(found.has, pair))), None):
         return _contest(found, *names)
@@ -201,7 +202,8 @@ def _read_prompt(found: Cells) -> tuple[Messages, str]:
         elif not all(any(_repeats(values[name], text) for _, text in told) for name in texts):
             raise Unfit(f"the column {texts[0]!r} is no part of the prompt in {dialogues[0]!r}")
     if earlier and earlier != told[: len(earlier)]:
-        told = earlier + told
+        opening = told[:1] if told[:1] and told[0][0] == "system" else ()
+        told = opening + earlier + told[len(opening) :]
     return told, names[0] if names else "history"
 
 
@@ -274,6 +276,15 @@ def _pair(found: Cells, chosen: Messages, rejected: Messages) -> Pair | str:
         replies = [rest.lstrip() for rest in rests]
         found.notes.append("both replies began with the prompt, which was cut away")
     return Pair(sides[0][:-1], *replies, **_stated(found))
+
+
+def _compare_scores(found: Cells) -> None:
+    """Note scores of the chosen and the rejected reply that say the opposite of these names."""
+    for name in [name for name in found.row if "chosen" in name]:
+        other = name.replace("chosen", "rejected")
+        one, two = (_replies.number(found.row.get(column)) for column in (name, other))
+        if one is not None and two is not None and one < two:
+            found.notes.append(f"{name!r} is below {other!r}, which are not used")
 
 
 def _contest(found: Cells, first: str, second: str) -> Pair | str:

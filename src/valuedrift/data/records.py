@@ -84,15 +84,13 @@ class Account:
         """Return what the reader of the figures has to know, one sentence each; nothing of a set that the sandbox made."""
         if not self.used:
             return []
-        unused = sorted(self.unused.keys() - self.used.keys())
-        more = f"; not used: {_listed(unused)}" if unused else ""
-        found = [f"{self.source}: {self.n_records:,} records from {self.n_rows:,} rows; columns used: {_listed(sorted(self.used))}{more}."]
-        found += [
-            f"{self.source}: left out {left.n:,} of {self.n_rows:,} rows where {reason} (first: {left.first})."
-            for reason, left in self.left_out.items()
-        ]
-        found += [f"{self.source}: in {rows.n:,} rows {what} (first: {rows.first})." for what, rows in self.noted.items()]
-        return found
+        used, unused = sorted(self.used), sorted(self.unused.keys() - self.used.keys())
+        columns = f"columns used: {_listed(used)}" + (f"; not used: {_listed(unused)}" if unused else "")
+        n_rows = _count(self.n_rows, "row")
+        found = [f"{_count(self.n_records, 'record')} from {n_rows}; {columns}."]
+        found += [f"left out {rows.n:,} of {n_rows} where {why} (first: {rows.first})." for why, rows in self.left_out.items()]
+        found += [f"in {_count(rows.n, 'row')} {what} (first: {rows.first})." for what, rows in self.noted.items()]
+        return [f"{self.source}: {sentence}" for sentence in found]
 
 
 class Records(list[Any]):
@@ -252,6 +250,10 @@ def _sandbox(source: str, kind: Kind | None) -> list[Any]:
     if kind == "pairs":
         raise BadInput(f"{source}: the sandbox makes preference pairs only as sandbox:pairs?… and sandbox:stock-pairs?…; write one of them")
     return _data.examples(name, query)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
