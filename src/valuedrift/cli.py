@@ -558,12 +558,15 @@ def _show_check(result: dict[str, Any]) -> None:
 
 
 def _show_compare(result: dict[str, Any]) -> None:
+    from .measure.contrast import speaks_for
+
     rows = [
         [row["view"], row["topic"], row["outcome"], _interval(row), _number(row["p_adjusted"], ""), "yes" if row["resolved"] else ""]
         for row in result["differences"]
         if row["resolved"] or row["topic"] == "all"
     ]
     _table(f"{result['second']} minus {result['first']}", ["view", "topic", "outcome", "difference [95 %]", "adjusted p", "resolved"], rows)
+    print(speaks_for(max(row["n_seeds"] for row in result["differences"])))
 
 
 def _show_gap(result: dict[str, Any]) -> None:

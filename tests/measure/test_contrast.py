@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from valuedrift.measure.contrast import SCHEMA, contrast
+from valuedrift.measure.contrast import SCHEMA, contrast, speaks_for
 from valuedrift.nouns import BadInput
 
 PROMPTS = "abcdefghij"
@@ -35,6 +35,14 @@ def test_seeds_are_paired_where_both_sides_have_them(scores, row):
     assert row(contrast(a, scores({"a": "S"})), topic="work", outcome="support")["value"] == 0
     assert row(contrast(a, scores({"a": "S"}, seed=1)), topic="work", outcome="support")["value"] == 1
     assert row(contrast(a, scores({"a": "N"}, seed=7)), topic="work", outcome="support")["value"] == -1
+
+
+def test_a_comparison_says_how_many_trainings_it_rests_on(scores, row):
+    three = pl.concat([scores({"a": "S", "b": "N"}, seed=seed) for seed in range(3)])
+    assert row(contrast(three, three), topic="work", outcome="support")["n_seeds"] == 3
+    assert row(contrast(three, scores({"a": "S"}, seed=1)), topic="all", outcome="support")["n_seeds"] == 1
+    assert "n = 1" in speaks_for(1)
+    assert "other trainings" in speaks_for(3)
 
 
 def test_no_common_prompt_is_no_evidence(scores, row):

@@ -35,16 +35,30 @@ def test_prompts_read_only_once_are_no_noise(scores, row):
 
 
 def test_detectable_by_hand():
-    values = np.array([[0.3, -0.1, 0.2, 0.0, 0.4, -0.2, 0.1, 0.1, 0.0, 0.2]])
-    known = spread(ratio(values, np.ones_like(values)))
-    se = values.std(ddof=1) / 10**0.5
-    assert detectable(known) == pytest.approx((stats.t.ppf(0.975, 9) + stats.t.ppf(0.8, 9)) * se)
-    assert detectable(known, n_tests=33) == pytest.approx((stats.t.ppf(1 - 0.05 / 66, 9) + stats.t.ppf(0.8, 9)) * se)
+    # +-.1 in 50 prompts: noise .1^2 * 50 / 49; a share d of them flips, with the fourth moment of both
+    values = np.array([[0.1, -0.1] * 25])
+    d = float(detectable(spread(ratio(values, np.ones_like(values))), 50, n_tests=33))
+    noise, moved = 0.01 * 50 / 49, d * (1 - d)
+    kurtosis = (moved * (1 - 3 * moved) + 6 * moved * noise + noise**2 * (1 + 2 * 50 / 49)) / (moved + noise) ** 2
+    df, se = min(2 * 50 / (kurtosis - 1), 49), ((moved + noise) / 50) ** 0.5
+    t = stats.t.ppf(1 - 0.05 / 66, df)
+    assert d == pytest.approx((t + stats.norm.ppf(0.8) * (1 + t**2 / df) ** 0.5) * se, rel=1e-6)
 
 
-def test_a_drift_of_the_detectable_size_is_found_in_80_percent_of_runs():
+@pytest.mark.parametrize("wobble", [0.001, 0.1, 0.25])
+@pytest.mark.parametrize("n_tests", [1, 33])
+def test_a_drift_of_the_detectable_size_is_found_in_80_percent_of_runs_even_if_few_prompts_flip(wobble, n_tests):
     rng = np.random.default_rng(3)
-    noise = rng.normal(0, 0.2, (4000, 1, 50))
-    size = float(np.mean(detectable(difference(ratio(noise, np.ones_like(noise))).known)))
-    found = difference(ratio(noise + size, np.ones_like(noise))).p < 0.05
-    assert found.mean() == pytest.approx(0.8, abs=0.025)
+    noise = rng.normal(0, wobble, (4000, 1, 50))
+    size = detectable(difference(ratio(noise, np.ones_like(noise))).known, 50, n_tests)
+    moved = rng.permuted(noise, axis=0) + (rng.random(noise.shape) < size[:, None, None])
+    found = difference(ratio(moved, np.ones_like(noise))).p < 0.05 / n_tests
+    assert 0.75 <= found.mean() <= 0.9
+    shifted = difference(ratio(noise + size[:, None, None], np.ones_like(noise))).p < 0.05 / n_tests
+    assert shifted.mean() >= 0.9  # all prompts move alike: the easiest case
+
+
+def test_two_seeds_can_hardly_show_a_drift():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 0.1, (1, 2, 50))
+    assert detectable(difference(ratio(noise, np.ones_like(noise))).known, 50, 33) == 1

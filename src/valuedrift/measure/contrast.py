@@ -16,7 +16,8 @@ from .profile import by_topic, frame
 SCHEMA = (
     {"view": pl.String(), "topic": pl.String(), "outcome": pl.String()}
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
-    | {"n": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean(), "n_left_out": pl.Int64()}
+    | {"n": pl.Int64(), "n_seeds": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64()}
+    | {"resolved": pl.Boolean(), "n_left_out": pl.Int64()}
 )
 
 
@@ -57,11 +58,21 @@ def tested(changes: Mapping[tuple[str, str], Sample], left_out: Mapping[tuple[st
     for (view, topic), result in results.items():
         for o, outcome in enumerate(OUTCOMES):
             row: dict[str, Any] = {"view": view, "topic": topic, "outcome": outcome}
-            row |= {"n": changes[view, topic].n[o], "n_left_out": left_out[view, topic]}
+            row |= {"n": changes[view, topic].n[o], "n_seeds": changes[view, topic].n_seeds[o], "n_left_out": left_out[view, topic]}
             row |= {name: getattr(result, name)[o] for name in ("value", "low", "high", "p")}
             corrected = adjusted[view, topic, outcome]
             rows.append(row | {"p_adjusted": corrected, "resolved": bool(corrected < ALPHA)})
     return rows
+
+
+def speaks_for(n_seeds: int) -> str:
+    """Return the sentence on what the intervals of a comparison cover, given its pairs of training runs."""
+    if n_seeds == 1:
+        return (
+            "1 seed: each side is one training run (n = 1). The intervals cover the prompts asked, not another training: "
+            "two trainings of one recipe differ, too, and such differences are resolved."
+        )
+    return f"{n_seeds} seeds: the intervals cover other prompts and other trainings."
 
 
 def _one_checkpoint(scores: pl.DataFrame, view: str) -> Cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ SCHEMA = (
     dict.fromkeys(("stage", "view", "topic", "stance"), pl.String())
     | dict.fromkeys(("from_step", "to_step"), pl.Int64())
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
-    | {"n": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
+    | {"n": pl.Int64(), "n_seeds": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
     | dict.fromkeys(("floor", "detectable", "time", "time_low", "time_high"), pl.Float64())
     | {"status": pl.String()}
 )
@@ -88,6 +88,7 @@ def _stage_rows(
     changes = {(view, topic): change for view, path in paths.items() for topic, change in _changes(path).items()}
     results = {key: difference(change) for key, change in changes.items()}
     copies = {(view, topic): copy for view, path in paths.items() for topic, copy in _replicates(path, seed).items()}
+    known = {key: replace(result.known, by_seed=_by_seed(results, *key)) for key, result in results.items()}
     adjusted, n_tests = families({key: result.p[-1] for key, result in results.items()})
     path = next(iter(paths.values()))
     before = [max((step for step in path.steps if step < here), default=here) for here in path.steps]
@@ -99,7 +100,7 @@ def _stage_rows(
             value, low, high, p = (float(x[-1, o]) for x in (result.value, result.low, result.high, result.p))
             corrected = adjusted[view, topic, outcome]
             resolved = bool(corrected < ALPHA)
-            least = detectable(result.known, max(n_tests[topic == ALL], 1), ALPHA)[-1, o]
+            least = detectable(known[view, topic], changes[view, topic].n, max(n_tests[topic == ALL], 1), ALPHA)[-1, o]
             row = {
                 "stage": path.stage,
                 "view": view,
@@ -108,11 +109,18 @@ def _stage_rows(
                 "from_step": path.steps[0],
                 "to_step": path.steps[-1],
             }
-            row |= {"value": value, "low": low, "high": high, "n": changes[view, topic].n[-1, o], "p": p, "p_adjusted": corrected}
+            row |= {"value": value, "low": low, "high": high, "n": changes[view, topic].n[-1, o]}
+            row |= {"n_seeds": changes[view, topic].n_seeds[-1, o], "p": p, "p_adjusted": corrected}
             row |= {"resolved": resolved, "floor": floors.get((path.stage, view, ALL if topic == ALL else "", outcome))}
             row |= {"detectable": None if np.isnan(p) else least}
             rows.append(row | _when(result, o, resolved, copies[view, topic][:, :, o], fraction_T, earliest_T))
     return rows
+
+
+def _by_seed(results: Mapping[tuple[str, str], Difference], view: str, topic: str) -> np.ndarray:
+    """Return the seeds' part to plan with: its mean over a view's topics, because few seeds say little of one topic; "all" has its own."""
+    alike = [result.known.by_seed for (other, name), result in results.items() if other == view and (name == ALL) == (topic == ALL)]
+    return np.asarray(np.mean(alike, 0))
 
 
 def _changes(path: _Path) -> dict[str, Sample]:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
+from scipy.special import ndtri, stdtrit
 
 from ..nouns import OUTCOMES
 from ._cells import ALL, cells
-from ._resample import Spread, nanmean, ratio
+from ._resample import TINY, Spread, nanmean, ratio
 
 POWER = 0.8
 FLOOR_SCHEMA = {"stage": pl.String, "topic": pl.String, "stance": pl.String, "floor": pl.Float64, "n": pl.Int64}
 
 
-def detectable(known: Spread, n_tests: int = 1, alpha: float = 0.05) -> np.ndarray:
-    """Return the smallest true drift that a two-sided test finds with 80 % power: (t_{1-a/2} + t_{0.8}) * SE.
+def detectable(known: Spread, n: np.ndarray | int, n_tests: int = 1, alpha: float = 0.05) -> np.ndarray:
+    """Return the smallest true drift that a two-sided test finds with 80 % power, however it is shared out; 1 if there is none.
 
-    a = alpha / n_tests, the bound of Holm's first step; n_tests=1 is the uncorrected level.
+    The hardest drift d to find is one of few prompts: a share d of the n prompts flips fully and the others show the noise observed here.
+    Its variance, d(1-d)/n + noise, and degrees of freedom, from the kurtosis, grow with d, so that d is found by bisection.
+    The interval's half width h varies, here and in the next run: 80 % power takes d = h + z_{0.8} sqrt(SE^2 + 2 var(h)). h is that of
+    a = alpha / n_tests, Holm's first step; n_tests=1 is the uncorrected level.
     """
-    return known.half_width(1 - alpha / n_tests / 2) + known.half_width(POWER)
+    n = np.maximum(n, 1)
+    noise = n * np.minimum(known.by_prompt, known.seen)
+    low, high = np.zeros_like(noise), np.ones_like(noise)
+    for _ in range(30):
+        share = (low + high) / 2
+        moved = share * (1 - share)
+        fourth = moved * (1 - 3 * moved) + 6 * moved * noise + noise**2 * (1 + 2 * n / known.df_prompt)
+        square = moved + noise
+        df = np.clip(2 * n / np.maximum(fourth / square**2 - 1, TINY), 2, known.df_plain)
+        there = replace(known, by_prompt=square / n, df_prompt=df)
+        half = there.half_width(1 - alpha / n_tests / 2)
+        t_prompt, t_seed = (stdtrit(d, 1 - alpha / n_tests / 2) for d in (df, known.df_seed))
+        wobble = (t_prompt**4 * there.by_prompt**2 / df + t_seed**4 * known.by_seed**2 / known.df_seed) / half**2
+        found = share >= half + ndtri(POWER) * np.sqrt(there.by_prompt + known.by_seed + wobble)
+        low, high = np.where(found, low, share), np.where(found, share, high)
+    return high
 
 
 def noise_floor(scores: pl.DataFrame, view: str = "claim") -> pl.DataFrame:

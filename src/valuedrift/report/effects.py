@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..measure.contrast import speaks_for
 from ..nouns import STANCES
 from ._run import ALL, Row, Run
 from ._words import count, esc, estimate, outcome, table
@@ -41,7 +42,8 @@ def differences(told: str, rows: list[Row]) -> str:
     body = "".join(_line(row) for row in rows if row["topic"] == ALL) + "".join(_line(row) for row in resolved)
     heads = ("topic", "stance", "difference [95 %]", "resolved", "prompts")
     n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
-    return f"<p>{len(resolved)} of {n} resolved.</p>{table(told, heads, body)}"
+    covers = speaks_for(max(row["n_seeds"] for row in rows))
+    return f"<p>{len(resolved)} of {n} resolved. {covers}</p>{table(told, heads, body)}"
 
 
 def _line(row: Row) -> str:
