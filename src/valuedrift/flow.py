@@ -171,6 +171,7 @@ def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto
 
     if path.startswith(_load.API):
         return Checkpoint(stage, step, path, _load.weights_digest(path), "server", seed)
+    _load.check_causal(path)
     template = None if frame == "plain" else _load.chat_template(path)
     return Checkpoint(stage, step, path, _load.weights_digest(path), _frame.frame_digest(template), seed)
 
@@ -181,7 +182,7 @@ def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | Non
 
     store = Store(out)
     with store.locked():
-        stages, checkpoints = [], []
+        stages, checkpoints, notes = [], [], []
         before = BASE
         for found in discover(folders, base, store.root / "made"):
             steps = [step for step, _ in found.steps]
@@ -189,8 +190,11 @@ def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | Non
             stages.append({"name": found.name, "after": before, "seed": 0} | what)
             checkpoints += [describe(path, found.name, step, 0, asking.frame) for step, path in found.steps]
             before = found.name
+            if found.left_out:
+                notes.append(f"Not traced beside {found.name}: {', '.join(found.left_out)}.")
+                progress.say(notes[-1])
         given = asking.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
-        return trace(store, asking, stages, checkpoints, {}, given, engine=registry.find("engine", engine)())
+        return trace(store, asking, stages, checkpoints, {}, given, notes=notes, engine=registry.find("engine", engine)())
 
 
 def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
@@ -523,5 +527,5 @@ def _or_said(what: str, missing: list[str]) -> Iterator[None]:
     try:
         yield
     except (BadInput, RuntimeError, OSError) as error:
-        missing.append(f"{what}: {_load.first_sentence(error)}.")
+        missing.append(f"{what}: {_load.reason_of(error)}.")
         progress.say(missing[-1])

@@ -1,5 +1,7 @@
 """Folders of checkpoints become stages with steps, whatever wrote them."""
 
+import json
+
 import pytest
 
 from valuedrift.attach.discover import discover, step_of
@@ -37,7 +39,7 @@ def test_a_base_is_step_zero_and_a_later_stage_starts_where_the_one_before_ended
 def test_single_checkpoints_in_a_row_are_one_stage(tmp_path):
     folders = [model(tmp_path / name) for name in ("raw", "tuned", "aligned")]
     assert steps(discover(folders)) == [(tmp_path.name, [0, 1, 2])]
-    numbered = [model(tmp_path / f"m-{n}") for n in (5, 20)]
+    numbered = [model(tmp_path / f"m-step{n}") for n in (5, 20)]
     assert steps(discover(numbered)) == [(tmp_path.name, [5, 20])]
     assert steps(discover(list(reversed(numbered)))) == [(tmp_path.name, [0, 1])]
 
@@ -75,23 +77,151 @@ def test_the_first_epoch_is_over_when_it_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "step"),
+    ("name", "unit", "number"),
     [
-        ("checkpoint-500", 500),
-        ("step_20", 20),
-        ("step143000", 143000),
-        ("stage1-step1000-tokens5B", 1000),
-        ("global_step300", 300),
-        ("iter_0000100", 100),
-        ("checkpoint-10-merged", 10),
-        ("epoch-3", 3),
-        ("model-7", 7),
-        ("Llama-3.1-8B", None),
-        ("main", None),
+        ("checkpoint-500", "steps", 500),  # Trainer, TRL, axolotl, LLaMA-Factory, ms-swift
+        ("step_20", "steps", 20),  # accelerate, open-instruct, NeMo RL
+        ("step-20", "steps", 20),  # torchtitan
+        ("step143000", "steps", 143000),  # Pythia
+        ("step1000-unsharded", "steps", 1000),  # OLMo
+        ("stage1-step1000-tokens5B", "steps", 1000),
+        ("stage2-ingredient1-step5000-tokens21B", "steps", 5000),
+        ("global_step300", "steps", 300),  # DeepSpeed
+        ("global_step300_hf", "steps", 300),  # OpenRLHF
+        ("global_step_300", "steps", 300),  # verl
+        ("iter_0000100", "steps", 100),  # Megatron
+        ("epoch_0_step_20", "steps", 20),  # NeMo Automodel
+        ("model--val_loss=1.25-step=500-consumed_samples=4000.0-last", "steps", 500),  # NeMo
+        ("ep0-ba500-rank0", "steps", 500),  # Composer
+        ("TinyLlama-1.1B-intermediate-step-1431k-3T", "steps", 1_431_000),
+        ("ckpt_356", "steps", 356),
+        ("checkpoint-10-merged", "steps", 10),
+        ("step-2k", "steps", 2000),
+        ("step_1.5M", "steps", 1_500_000),
+        ("tokens50B", "tokens", 50 * 10**9),
+        ("50B tokens", "tokens", 50 * 10**9),
+        ("checkpoint-1.5T-tokens", "tokens", 1500 * 10**9),
+        ("epoch-3", "epochs", 3),
+        ("epoch_0", "epochs", 0),  # torchtune
     ],
 )
-def test_steps_that_names_tell(name, step):
-    assert (found := step_of(name)) == (None if step is None else (found[0], step))
+def test_steps_that_names_state(name, unit, number):
+    assert step_of(name)[:2] == (unit, number)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dpo-beta-0.1", "run-seed2", "v2", "llama-3", "model-7", "500", "Llama-3.1-8B", "main", "lr1e-5", "v0-20240101-123456"),
+        *("footstep3", "step_1.5", "epoch_0.5", "50B", "tmp-checkpoint-500", "2024-01-01", "best", "multistep-3"),
+    ],
+)
+def test_other_numbers_are_no_steps(name):
+    assert step_of(name) is None
+
+
+def test_units_are_compared_on_one_scale(tmp_path):
+    for name in ("step_2k", "step_500", "step_1k", "checkpoint-1.5k"):
+        model(tmp_path / "out" / name)
+    assert steps(discover([tmp_path / "out"])) == [("out", [500, 1000, 1500, 2000])]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (
+            ("dpo-beta-0.1", "dpo-beta-0.5"),
+            r"2 models whose names state no step .*\(dpo-beta-0.1, dpo-beta-0.5\); if they are checkpoints of",
+        ),
+        (("run-seed1", "run-seed2"), "one by one, in the order of training; if they are different trainings, trace each"),
+        (("100", "200"), "state no step"),
+        (("seed1-step_100", "seed2-step_200"), "do not say whether they are of one training"),
+        (("tokens5B", "step_100"), "in tokens"),
+        (("epoch_1-step_100", "epoch_2-step_50"), "from 0 in each epoch"),
+        (("epoch_1-step_50", "epoch_2-step_50"), "from 0 in each epoch"),
+    ],
+)
+def test_names_that_leave_the_step_open_are_refused(tmp_path, names, says):
+    for name in names:
+        model(tmp_path / "out" / name)
+    with pytest.raises(BadInput, match=says):
+        discover([tmp_path / "out"])
+    one_by_one = discover([tmp_path / "out" / name for name in names])
+    assert len(one_by_one) == 1
+    assert [path for _, path in one_by_one[0].steps] == [str(tmp_path / "out" / name) for name in names]
+
+
+def test_the_epoch_in_front_of_a_step_does_not_matter(tmp_path):
+    for name in ("epoch_0-step_50", "epoch_1-step_100", "epoch_1-step_150"):
+        model(tmp_path / "out" / name)
+    assert steps(discover([tmp_path / "out"])) == [("out", [50, 100, 150])]
+
+
+def state(folder, step, *losses):
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": [{"loss": loss} for loss in losses]}))
+    return folder
+
+
+def test_the_trainers_state_tells_the_step_of_its_own_training_only(tmp_path):
+    state(model(tmp_path / "out" / "checkpoint-100"), 100, 0.7)
+    state(model(tmp_path / "out" / "final"), 150, 0.7, 0.6)
+    state(model(tmp_path / "out" / "dpo"), 120, 0.69, 0.5)  # another training
+    (found,) = discover([tmp_path / "out"])
+    assert steps([found]) == [("out", [100, 150])]
+    assert found.left_out == ("dpo (nothing states its step)",)
+
+
+def test_what_looks_like_a_checkpoint_and_is_left_out_is_named(tmp_path):
+    out = tmp_path / "out"
+    for step in (10, 20):
+        model(out / f"checkpoint-{step}")
+    model(out / "best")
+    state(model(out / "final"), 20)
+    model(out / "dpo" / "checkpoint-5")
+    (out / "checkpoint-30").mkdir()
+    (out / "checkpoint-20" / "reference").mkdir()
+    (out / "checkpoint-20" / "reference" / "adapter_config.json").write_text("{}")
+    (out / "latest").symlink_to(out / "checkpoint-20")
+    (out / "config.json").write_text("{}")
+    (out / "model.safetensors").write_text("")
+    (out / "logs").mkdir()
+    (found,) = discover([out])
+    assert [step for step, _ in found.steps] == [10, 20]
+    assert sorted(found.left_out) == [
+        "best (nothing states its step)",
+        "checkpoint-20/reference (beside the model of that step)",
+        "checkpoint-30 (it holds no model)",
+        "dpo (it holds checkpoints of its own)",
+        "final (at step 20, like checkpoint-20)",
+        "the model in the folder itself (nothing states its step)",
+    ]
+
+
+def test_epochs_are_not_mixed_with_the_steps_of_the_trainers_state(tmp_path):
+    state(model(tmp_path / "out"), 620)
+    model(tmp_path / "out" / "epoch_0")
+    (found,) = discover([tmp_path / "out"])
+    assert (steps([found]), found.left_out) == ([("out", [1])], ("the model in the folder itself (nothing states its step)",))
+
+
+@pytest.mark.parametrize("below", ["hf", "policy", "actor/huggingface", "model/consolidated"])
+def test_a_model_may_lie_below_its_step(tmp_path, below):
+    for step in (100, 200):
+        model(tmp_path / "out" / f"global_step_{step}" / below)
+    assert steps(discover([tmp_path / "out"])) == [("out", [100, 200])]
+    one_by_one = discover([tmp_path / "out" / f"global_step_{step}" for step in (100, 200)])
+    assert steps(one_by_one) == [("out", [100, 200])]
+    assert [path for _, path in one_by_one[0].steps] == [str(tmp_path / "out" / f"global_step_{step}" / below) for step in (100, 200)]
+
+
+def test_several_models_below_a_step_are_asked_for(tmp_path):
+    for name in ("reference", "train"):
+        model(tmp_path / "out" / "checkpoint-100" / name)
+    for target in ("out", "out/checkpoint-100"):
+        with pytest.raises(BadInput, match=r"holds 2 models \(reference, train\); give the one of each step: .*out/\*/reference"):
+            discover([tmp_path / target])
+    model(tmp_path / "out" / "checkpoint-200" / "train")
+    assert steps(discover([tmp_path / "out" / f"checkpoint-{step}" / "train" for step in (100, 200)])) == [("out", [100, 200])]
 
 
 def test_models_named_by_their_methods_are_a_stage_each(tmp_path):

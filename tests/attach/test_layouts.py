@@ -174,7 +174,8 @@ def torchtunes(folder, base, trained, shift=0.0):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "peft_type": "LORA"}))
     parts = {"a": torch.ones(2, 32), "b": torch.ones(32, 2)}
-    named = {f"base_model.model.model.layers.0.self_attn.q_proj.lora_{part.upper()}.weight": values for part, values in parts.items()}
+    where = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    named = {where.format(layer, part.upper()): values.clone() for layer in (0, 1) for part, values in parts.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

@@ -107,7 +107,7 @@ def cut(n_bytes):
         (cut(100), "is damaged"),
         (cut(3), "is damaged"),
         (cut(0), "is damaged"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1 oid"), "is damaged"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1 oid"), "is a Git LFS pointer"),
     ],
     ids=[
         "missing",

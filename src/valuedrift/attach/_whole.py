@@ -13,55 +13,110 @@ from safetensors import SafetensorError, safe_open
 
 from .. import progress
 from ..nouns import BadInput, digest
-from ..sample._load import TOKENIZER_FILES, WEIGHTS, base_of, first_sentence, local_folder
+from ..sample._load import TOKENIZER_FILES, WEIGHTS, base_of, local_folder, reason_of, words_lent
+from ._steps import step_of
 
 SETTINGS = "config.json"
 ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
-BESIDE = ("generation_config.json", "chat_template.jinja")
+GENERATION = "generation_config.json"
 SHARDS = "pytorch_model_fsdp_0"
 """Where accelerate, and the Trainer through it, puts the shards of a model under FSDP."""
+FSDP = "pytorch_model_fsdp.bin"
+"""What they call the whole model under FSDP (FULL_STATE_DICT)."""
+BELOW = ("actor/huggingface", "model/consolidated")
+"""Where verl and NeMo Automodel put the model of a step, two levels below it."""
+
+
+def has_weights(folder: Path) -> bool:
+    """Tell whether a folder holds the weights of a model or of an adapter."""
+    return any((folder / name).exists() for name in (ADAPTER, *WEIGHTS, FSDP)) or bool(_shards(folder) or _deepspeed(folder))
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Tell whether a folder looks like one checkpoint: a model, an adapter, bare weights, or the shards of a model."""
-    return any((folder / name).exists() for name in (SETTINGS, ADAPTER, *WEIGHTS)) or bool(_shards(folder) or _deepspeed(folder))
+    return (folder / SETTINGS).exists() or has_weights(folder)
 
 
-def trained_steps(folder: Path) -> int | None:
-    """Return the step at which the Trainer saved its state into a folder; None where it did not."""
+def folders_in(folder: Path) -> list[Path]:
+    """Return the sub-folders of a folder, sorted by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def models_in(folder: Path) -> list[Path]:
+    """Return the checkpoint that a folder is, or else those that lie one level below it, as in step_500/hf. Steps are none of them."""
+    if is_checkpoint(folder):
+        return [folder]
+    below = [path for path in folders_in(folder) if step_of(path.name) is None]
+    return [path for path in [*below, *(folder / name for name in BELOW)] if path.is_dir() and is_checkpoint(path)]
+
+
+def the_model(folder: Path) -> Path:
+    """Return the one checkpoint that a folder is or holds one level below. Raises BadInput if there are several."""
+    models = models_in(folder)
+    if len(models) == 1:
+        return models[0]
+    names = [str(model.relative_to(folder)) for model in models]
+    raise BadInput(f"{folder} holds {len(models)} models ({', '.join(names)}); give the one of each step: {folder.parent}/*/{names[0]}")
+
+
+def others_in(folder: Path, model: Path) -> list[Path]:
+    """Return the models one level below a folder, other than the one that is taken."""
+    return [path for path in folders_in(folder) if path != model and ((path / SETTINGS).exists() or (path / ADAPTER).exists())]
+
+
+State = tuple[int, list[Any]]
+
+
+def trained(folder: Path) -> State | None:
+    """Return the step and the log of the Trainer's state in a folder; None if there is no such state."""
     try:
-        return int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        state = json.loads((folder / "trainer_state.json").read_text())
+        return int(state["global_step"]), list(state.get("log_history") or [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def one_training(one: State | None, other: State | None) -> bool:
+    """Tell whether two states of the Trainer may be of one training: the later log goes on from the earlier one."""
+    if one is None or other is None:
+        return True
+    (_, early), (_, late) = sorted((one, other), key=lambda state: state[0])
+    return json.dumps(early) == json.dumps(late[: len(early)])
 
 
 def whole(folder: Path, base: str | None, made: Path) -> Path:
     """Return a checkpoint that can be loaded: the folder itself, or one in `made` that links to it and holds what it lacks.
 
-    Settings and tokenizer are lent by the folder around it (where a trainer saves the final model), else by `base`. An adapter whose base
-    is no longer where it says belongs to `base`. Where an adapter stands beside whole weights, those hold it already (torchtune), unless
-    their names keep the two apart (axolotl). Raises BadInput where nothing helps, for DeepSpeed shards with the command that converts them.
+    The folder around it (where a trainer saves the final model), else `base`, lends settings and those tokenizer files that are missing. An
+    adapter whose base is no longer where it says belongs to `base`. If an adapter lies beside whole weights, those include it already
+    (torchtune), unless their names keep the two apart (axolotl). Raises BadInput if nothing helps, for shards of DeepSpeed and verl with
+    the command that converts them.
     """
-    lenders = [folder.parent, *([local_folder(base)] if base else [])]
-    has_weights = any((folder / name).exists() for name in WEIGHTS) and not ((folder / ADAPTER).exists() and _apart(folder))
-    if not has_weights and (folder / ADAPTER).exists():
-        return _rebased(folder, base, made)
-    shards = None if has_weights else _shards(folder)
-    if not has_weights and shards is None:
-        if _deepspeed(folder):
-            raise BadInput(_command(folder))
-        return folder  # a folder without weights is refused where it is loaded
-    lacking = [names for names in ((SETTINGS,), TOKENIZER_FILES) if not any((folder / name).exists() for name in names)]
-    if not lacking and not shards and not (folder / ADAPTER).exists():
-        return folder
-    lent: dict[str, Path] = {}
-    for names in lacking:
-        lender = next((place for place in lenders if any((place / name).exists() for name in names)), None)
+    around = [folder.parent, folder.parent.parent] if step_of(folder.parent.name) else [folder.parent]
+    lenders = [*around, *([local_folder(base)] if base else [])]
+    plain = any((folder / name).exists() for name in (*WEIGHTS, FSDP)) and not ((folder / ADAPTER).exists() and _apart(folder))
+    if not plain and (folder / ADAPTER).exists():
+        return _rebased(folder, base, made, words_lent(folder, around))
+    shards = None if plain else _shards(folder)
+    if not plain and shards is None:
+        if command := _deepspeed(folder) or _verl(folder):
+            raise BadInput(command)
+        return folder  # a folder without weights is refused when it is loaded
+    lent = words_lent(folder, lenders)
+    if not any((place / name).exists() for place in (folder, *lenders) for name in TOKENIZER_FILES):
+        raise BadInput(f"{folder} has no tokenizer, nor has {folder.parent}; name the model it was trained from with --base")
+    if not (folder / SETTINGS).exists():
+        lender = next((place for place in lenders if (place / SETTINGS).exists()), None)
         if lender is None:
-            what = "config.json" if SETTINGS in names else "tokenizer"
-            raise BadInput(f"{folder} has no {what}, nor has {folder.parent}; name the model it was trained from with --base")
-        lent |= {name: lender / name for name in (*names, *BESIDE) if (lender / name).exists() and not (folder / name).exists()}
+            raise BadInput(f"{folder} has no config.json, nor has {folder.parent}; name the model it was trained from with --base")
+        lent[SETTINGS] = lender / SETTINGS
+    if lent and not (folder / GENERATION).exists():
+        lent |= dict([(GENERATION, place / GENERATION) for place in lenders if (place / GENERATION).exists()][:1])
+    if not any((folder / name).exists() for name in WEIGHTS) and not shards:
+        lent["pytorch_model.bin"] = folder / FSDP
+    if not lent and not shards and not (folder / ADAPTER).exists():
+        return folder
     return _assembled(folder, lent | _files(folder, "adapter_"), shards, made, {})
 
 
@@ -78,20 +133,19 @@ def _apart(folder: Path) -> bool:
     return any(".base_layer." in name for name in names)
 
 
-def _rebased(folder: Path, base: str | None, made: Path) -> Path:
-    """Return an adapter's folder; where the base model that it names is not there, one that names `base`."""
+def _rebased(folder: Path, base: str | None, made: Path, lent: dict[str, Path]) -> Path:
+    """Return an adapter's folder, or one with the files that are lent to it, and with `base` if the base that it names is not there."""
     try:
-        base_of(folder)
+        below = base_of(folder)
+        if not lent:
+            return folder
     except BadInput:
         if base is None:
             raise
-        settings = json.loads((folder / ADAPTER).read_text()) | {
-            "base_model_name_or_path": str(local_folder(base).resolve()),
-            "revision": None,
-        }
+        below = local_folder(base)
         progress.say(f"{folder} names a base model that is not there; {base} is taken for it")
-        return _assembled(folder, _files(folder, ADAPTER), None, made, {ADAPTER: json.dumps(settings, indent=2)})
-    return folder
+    settings = json.loads((folder / ADAPTER).read_text()) | {"base_model_name_or_path": str(below.resolve()), "revision": None}
+    return _assembled(folder, lent | _files(folder, ADAPTER), None, made, {ADAPTER: json.dumps(settings, indent=2)})
 
 
 def _files(folder: Path, without: str) -> dict[str, Path]:
@@ -146,16 +200,24 @@ def _put_together(shards: Path, out: Path) -> None:
         merge_fsdp_weights(str(shards), str(out))
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, CheckpointException) as error:
         first: Any = next((one for one, _ in error.failures.values()), error) if isinstance(error, CheckpointException) else error
-        raise BadInput(f"the shards of {shards} cannot be put together: {first_sentence(first)}; copy the checkpoint again") from error
+        raise BadInput(f"the shards of {shards} cannot be put together: {reason_of(first)}; copy the checkpoint again") from error
 
 
-def _deepspeed(folder: Path) -> bool:
-    """Tell whether DeepSpeed saved its own shards here: a tag named in `latest`, and a folder of that name."""
-    return (folder / "zero_to_fp32.py").exists() and any(folder.glob("global_step*/*_states.pt"))
-
-
-def _command(folder: Path) -> str:
+def _deepspeed(folder: Path) -> str:
+    """Return how to convert the shards that DeepSpeed saved here (a tag named in `latest`, and a folder of that name); "" if none are."""
+    if not (folder / "zero_to_fp32.py").exists() or not any(folder.glob("global_step*/*_states.pt")):
+        return ""
     return (
         f"{folder} holds DeepSpeed's shards, which only DeepSpeed can read; run '{Path(sys.executable).name} {folder}/zero_to_fp32.py "
         f"{folder} {folder} --safe_serialization' where it is installed, and the same command again"
+    )
+
+
+def _verl(folder: Path) -> str:
+    """Return how to convert the shards that verl saved around a folder of settings; "" if there are none."""
+    if not any(folder.parent.glob("model_world_size_*_rank_*.pt")):
+        return ""
+    return (
+        f"{folder.parent} holds verl's shards, which only verl can read; run '{Path(sys.executable).name} -m verl.model_merger merge "
+        f"--backend fsdp --local_dir {folder.parent} --target_dir {folder}' where it is installed, and the same command again"
     )

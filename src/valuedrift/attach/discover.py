@@ -8,19 +8,15 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..nouns import BadInput
 from ..plan import BASE
 from ..sample._load import API, base_of
-from ._whole import ADAPTER, is_checkpoint, trained_steps, whole
+from ._steps import ONE_BY_ONE, Step, in_order, step_of
+from ._whole import ADAPTER, folders_in, has_weights, is_checkpoint, models_in, one_training, others_in, the_model, trained, whole
 
-COUNTED = (r"step[-_]?(\d+)", r"checkpoint[-_]?(\d+)", r"iter(?:ation)?[-_]?(\d+)", r"epoch[-_]?(\d+)", r"(\d+)$")
-"""How names tell the step, the surest way first: "stage1-step1000-tokens5B" ends in a number of something else."""
-EPOCHS = 3
-"""The place among them where epochs are counted."""
 HUB = r"([\w.-]+/[\w.-]+)@([\w./*?,\[\]-]+)"
 METHODS = r"(?:^|[-_./])(sft|dpo|ppo|simpo|orpo|kto|ipo|grpo|rlvr|rlhf|instruct)(?=$|[-_./])"
 """What models that stand for a whole stage are named after, as in Tulu-3-8B-SFT, Tulu-3-8B-DPO."""
@@ -34,20 +30,22 @@ class Found:
     steps: tuple[tuple[int, str], ...]
     counted: bool = True
     """Whether the checkpoints' own names give the steps."""
+    left_out: tuple[str, ...] = ()
+    """What lies beside the checkpoints and looks like one, each with the reason why it is no part of the stage."""
 
 
 def discover(targets: Sequence[Path | str], base: str | None = None, made: Path | None = None) -> list[Found]:
-    """Return the stages that some folders, hub ids and models behind an API hold, one after the other.
+    """Return the stages that folders, hub ids and models behind an API hold, one after the other.
 
-    A folder of checkpoints (`checkpoint-500`, `step_500`, `epoch_0`, …) gives a stage, sorted by step, and so does a hub id with several
-    revisions ("org/name@step1,step10", "org/name@step*"), or several stages where the revisions name them ("stage1-step100"). What is
-    one checkpoint itself gives, together with its neighbours in the row, one stage whose steps are 0, 1, … or the rising numbers in their
-    names; or a stage each where the names tell the methods (…-SFT, …-DPO). `base` is step 0 of the first stage, and lends what checkpoints
-    lack; a later stage starts from the last checkpoint of the one before.
+    A folder of checkpoints (`checkpoint-500`, `step_500`, `epoch_0`, …; `_steps.py` knows the forms) gives a stage, sorted by step. So does
+    a hub id with several revisions ("org/name@step1,step10", "org/name@step*"); it gives several stages if the revisions name them
+    ("stage1-step100"). Targets that are one checkpoint each give one stage with their neighbours. Its steps are the rising numbers that
+    their names state, else 0, 1, …. If their names tell the methods (…-SFT, …-DPO), each is a stage. `base` is step 0 of the first stage
+    and lends what checkpoints lack. A later stage starts from the last checkpoint of the one before.
 
-    Checkpoints that cannot be loaded as they stand (no settings or tokenizer beside the weights, FSDP shards) are completed in `made`. In
+    Checkpoints that cannot be loaded as they are (no settings or tokenizer beside the weights, FSDP shards) are completed in `made`. In
     a later stage the whole model that the one before ended in stands for `base`: a DPO of an adapter starts from a whole SFT model.
-    Raises BadInput for what is missing, empty, or cannot be completed.
+    Raises BadInput for what is missing, empty, or cannot be completed, and for names that leave open which step a model is.
     """
     stages: list[Found] = []
     single: list[str] = []
@@ -74,14 +72,6 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
     return completed
 
 
-def step_of(name: str) -> tuple[int, int] | None:
-    """Return the step that a checkpoint's name tells, behind the place in COUNTED of the way it does; None where it tells none."""
-    for place, pattern in enumerate(COUNTED):
-        if match := re.search(pattern, name):
-            return place, int(match[1])
-    return None
-
-
 # -- what a target holds -----------------------------------------------------------------------------------------------------
 
 
@@ -98,41 +88,57 @@ def _gathered(target: str) -> list[Found]:
         )
     if not folder.is_dir():
         raise BadInput(f"{target} is a file; give the folder of a checkpoint")
-    inside = {path.name: str(path) for path in sorted(folder.iterdir()) if path.is_dir() and step_of(path.name) and is_checkpoint(path)}
-    if not inside:
-        if is_checkpoint(folder):
-            return []
-        raise BadInput(
-            f"{folder} holds no model (config.json) and no numbered folders of checkpoints (checkpoint-100, step_100, …); {_hint(folder)}"
-        )
-    steps = counted(inside, str(folder))
-    if is_checkpoint(folder) and (last := trained_steps(folder)) and last > steps[-1][0]:  # the end of training fell between two savings
-        steps = (*steps, (last, str(folder)))
-    return [Found(folder.resolve().name, steps)]
+    return _of_folder(folder)
 
 
-def _hint(folder: Path) -> str:
-    holding = [
-        path.name for path in sorted(folder.iterdir()) if path.is_dir() and any(map(is_checkpoint, filter(Path.is_dir, path.iterdir())))
-    ]
-    return f"its sub-folders {', '.join(holding)} do: give those in the order of training" if holding else "give the folder that does"
+def _of_folder(folder: Path) -> list[Found]:
+    """Return the stage of the checkpoints in a folder; none if the folder holds one model.
+
+    Names state the steps. A model whose name states none belongs to the stage if the Trainer's state in it tells a step of that training.
+    """
+    inside = {path: models_in(path) for path in folders_in(folder)}
+    named = {path: the_model(path) for path, models in inside.items() if step_of(path.name) and models}
+    links = {path.resolve() for path in named}  # such as latest -> checkpoint-500
+    unnamed = [path for path in inside if path not in named and inside[path] and path.resolve() not in links]
+    if not named and (step_of(folder.name) or len(unnamed) < 2 or is_checkpoint(folder)):
+        return [] if models_in(folder) and the_model(folder) else _nothing_in(folder, inside)
+    steps = dict(in_order({path.name: str(model) for path, model in named.items()}, str(folder)))
+    in_steps = all(step.unit == "steps" for path in named if (step := step_of(path.name)))
+    unclear, left = [], _left_in(inside, named)
+    around = [folder] if has_weights(folder) or (is_checkpoint(folder) and trained(folder)) else []  # the model that training ended in
+    for path in [*unnamed, *around]:
+        name, model = ("the model in the folder itself", folder) if path == folder else (path.name, the_model(path))
+        state = trained(model)
+        if state and state[0] in steps:
+            left.append(f"{name} (at step {state[0]}, like {Path(steps[state[0]]).relative_to(folder)})")
+        elif state and in_steps and all(one_training(state, trained(Path(at))) for at in steps.values()):
+            steps[state[0]] = str(model)
+        else:
+            unclear.append(name)
+            left.append(f"{name} (nothing states its step)")
+    if unclear and not named:
+        raise BadInput(f"{folder} holds {len(unnamed)} models whose names state no step of a training ({', '.join(unclear)}); {ONE_BY_ONE}")
+    return [Found(folder.resolve().name, tuple(sorted(steps.items())), True, tuple(left))]
 
 
-def counted(paths: dict[str, str], where: str) -> tuple[tuple[int, str], ...]:
-    """Return names' steps with their paths, sorted. Epochs are counted from 1, because the first is over when it is saved."""
-    told: dict[str, Any] = {name: step_of(name) for name in paths}
-    epochs = {name for name, (place, _) in told.items() if place == EPOCHS}
-    if epochs and len(epochs) < len(told):
-        step = next(name for name in told if name not in epochs)
-        raise BadInput(
-            f"{where} counts {min(epochs)} in epochs and {step} in steps; give those of one kind one by one, in the order of training"
-        )
-    first = int(bool(epochs) and any(number == 0 for _, number in told.values()))
-    steps = sorted((told[name][1] + first, path) for name, path in paths.items())
-    for (step, one), (again, other) in itertools.pairwise(steps):
-        if step == again:
-            raise BadInput(f"{one} and {other} both name step {step}; move one of them away or give them one by one")
-    return tuple(steps)
+def _left_in(inside: dict[Path, list[Path]], named: dict[Path, Path]) -> list[str]:
+    """Return what in a folder looks like checkpoints and is not taken: empty steps, further models of a step, folders of checkpoints."""
+    left = [f"{path.name} (it holds no model)" for path, models in inside.items() if step_of(path.name) and not models]
+    left += [f"{path.name}/{other.name} (beside the model of that step)" for path in named for other in others_in(path, named[path])]
+    return left + [f"{path.name} (it holds checkpoints of its own)" for path in _deeper(inside) if not step_of(path.name)]
+
+
+def _deeper(inside: dict[Path, list[Path]]) -> list[Path]:
+    """Return the sub-folders that are no checkpoints and hold some."""
+    return [path for path, models in inside.items() if not models and any(map(models_in, folders_in(path)))]
+
+
+def _nothing_in(folder: Path, inside: dict[Path, list[Path]]) -> list[Found]:
+    names = ", ".join(path.name for path in _deeper(inside))
+    raise BadInput(
+        f"{folder} holds no model (config.json) and no numbered folders of checkpoints (checkpoint-100, step_100, …); "
+        + (f"its sub-folders {names} do: give those in the order of training" if names else "give the folder that does")
+    )
 
 
 def _of_hub(name: str, wanted: str) -> list[Found]:
@@ -147,15 +153,15 @@ def _of_hub(name: str, wanted: str) -> list[Found]:
         raise BadInput(f"the revision {unclear[0]!r} of {name} tells no step; give such ones one by one ({name}@{unclear[0]} …)")
     by_stage: dict[str, dict[str, str]] = {}
     for revision in (revision for revision in revisions if revision != "main"):
-        before = re.split("|".join(COUNTED[:-1]), revision)[0].strip("-_/")
-        by_stage.setdefault(before, {})[revision] = f"{name}@{revision}"
+        step = step_of(revision)
+        by_stage.setdefault(step.before if step else "", {})[revision] = f"{name}@{revision}"
     beside: dict[str, str] = {}
     for before in by_stage:  # OLMo 2's "stage2-ingredient1", "-ingredient2" start from one model
         if (other := beside.setdefault(re.split("[-_/]", before)[0], before)) != before:
             raise BadInput(f"{name} has {other!r} and {before!r} among these revisions, which lie beside each other; take one of them")
     model = name.split("/")[1]
     stages = [
-        Found(f"{model}-{before}" if before and len(by_stage) > 1 else model, counted(paths, name))
+        Found(f"{model}-{before}" if before and len(by_stage) > 1 else model, in_order(paths, name))
         for before, paths in sorted(by_stage.items())
     ]
     if "main" in revisions:  # where the branch ends, after the last step that is listed
@@ -180,16 +186,27 @@ def _revisions(name: str) -> list[str]:
 def _in_a_row(targets: Sequence[str]) -> list[Found]:
     """Return single checkpoints as one stage; as one each where their names tell the methods they were made by."""
     names = [_name(target) for target in targets]
+    paths = [str(the_model(Path(target))) if Path(target).is_dir() else target for target in targets]
+    left = tuple(
+        f"{other} (beside {path})"
+        for target, path in zip(targets, paths, strict=True)
+        if Path(target).is_dir()
+        for other in others_in(Path(target), Path(path))
+    )
     methods = [_method(name, names[:place]) for place, name in enumerate(names)]
     if len(targets) > 1 and all(methods[1:]) and len(set(methods)) == len(methods):
-        return [Found(method or name, ((0, target),), False) for method, name, target in zip(methods, names, targets, strict=True)]
-    told = [step_of(_revision(target) or name) for target, name in zip(targets, names, strict=True)]
-    numbers: list[Any] = [None if one is None else one[1] for one in told]
-    rising = None not in numbers and all(before < after for before, after in itertools.pairwise(numbers))
-    steps = numbers if rising else range(len(targets))
+        stages = [Found(method or name, ((0, path),), False) for method, name, path in zip(methods, names, paths, strict=True)]
+        return [replace(stages[0], left_out=left), *stages[1:]]
+    stated = [_stated(target) for target in targets]
+    numbers = [step.number for step in stated if step]
+    rising = len(numbers) == len(targets) and all(before < after for before, after in itertools.pairwise(numbers))
+    rising = rising and len({step.unit for step in stated if step}) == 1
     folder = Path(targets[0]).resolve()
-    name = folder.parent.name if len(targets) > 1 and folder.is_dir() else names[0]
-    return [Found(name or "checkpoints", tuple(zip(steps, targets, strict=True)), rising)]
+    name = names[0]
+    if len(targets) > 1 and folder.is_dir():
+        name = next(above.name for above in folder.parents if step_of(above.name) is None)
+    steps = zip(numbers if rising else range(len(targets)), paths, strict=True)
+    return [Found(name or "checkpoints", tuple(steps), rising, left)]
 
 
 def _name(target: str) -> str:
@@ -198,8 +215,11 @@ def _name(target: str) -> str:
     return re.split("@", target.removeprefix(API))[0].split("/")[-1]
 
 
-def _revision(target: str) -> str:
-    return "" if Path(target).is_dir() or "@" not in target else target.split("@")[1]
+def _stated(target: str) -> Step | None:
+    """Return the step that a target's revision or name states, or else the folder around it (checkpoint-500/policy)."""
+    if not Path(target).is_dir():
+        return step_of(target.split("@")[1] if "@" in target else _name(target))
+    return step_of(_name(target)) or step_of(Path(target).resolve().parent.name)
 
 
 def _method(name: str, before: Sequence[str]) -> str:
@@ -226,7 +246,7 @@ def _chained(stages: list[Found], base: str | None) -> list[Found]:
             steps = ((0, before), *((step + 1, path) for step, path in steps))
         elif before and before == base:
             raise BadInput(f"{steps[0][1]} is step 0 of its stage already; leave out --base")
-        chained.append(Found(name, steps, stage.counted))
+        chained.append(replace(stage, name=name, steps=steps))
     return chained
 
 
@@ -262,4 +282,4 @@ def _completed(stage: Found, base: str | None, made: Path | None) -> Found:
     if made is None:
         return stage
     steps = tuple((step, path if not os.path.isdir(path) else str(whole(Path(path), base, made))) for step, path in stage.steps)
-    return Found(stage.name, steps, stage.counted)
+    return replace(stage, steps=steps)

@@ -16,8 +16,8 @@ from ..nouns import BadInput, Checkpoint
 from ..plan import BASE, Asking
 from ..sample import _load
 from ..store import Store
-from ._whole import is_checkpoint, whole
-from .discover import counted, step_of
+from ._steps import in_order, step_of
+from ._whole import models_in, the_model, whole
 
 WATCHED = "watched.json"
 """The manifest: every checkpoint that was asked, where it stood and what it is called by content."""
@@ -96,22 +96,24 @@ def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> 
     known = {each.source for each in seen}
     there = {path.name: str(path) for path in how.folder.iterdir() if path.is_dir() and step_of(path.name) and _like_one(path)}
     found, why = [], ""
-    for step, source in counted(there, str(how.folder)):
+    for step, source in in_order(there, str(how.folder)):
         if source in known or any(each.step == step for each in seen):
             continue
         try:
             if not _settled(Path(source), how.settled_seconds):
                 raise BadInput("it is being written")
-            path = whole(Path(source), how.base, store.root / "made")
+            path = whole(the_model(Path(source)), how.base, store.root / "made")
             found.append(Seen(step, source, asdict(flow.describe(str(path), _name(how.folder), step, frame=asking.frame))))
         except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
             why = why or f"; {Path(source).name} is not ready: {error}"
+    if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):
+        why += f"; not asked, because their names state no step: {', '.join(unnamed)}"
     return found, why
 
 
 def _like_one(path: Path) -> bool:
     try:
-        return is_checkpoint(path)
+        return bool(models_in(path))
     except OSError:
         return False
 

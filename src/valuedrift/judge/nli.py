@@ -137,12 +137,7 @@ def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float
 
 def entailment_label(path: str) -> int:
     """Return the number of the label that means entailment: models order their labels differently, names tell. Raises BadInput."""
-    from transformers import AutoConfig
-
-    try:
-        labels = AutoConfig.from_pretrained(_load.local_folder(path)).label2id
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path} cannot be read as a transformers model: {_load.first_sentence(error)}; check its config.json") from error
+    labels = _load.config_of(_load.local_folder(path)).label2id
     found = [number for name, number in labels.items() if name.lower() in ENTAILMENT]
     if len(found) != 1:
         raise BadInput(
@@ -162,30 +157,14 @@ def dtype_here() -> str:
 def load_classifier(path: str) -> tuple[Any, Any, int]:
     """Return (sequence classifier in eval mode, tokenizer, tokens it reads at most). Raises BadInput where something is missing."""
     import torch
-    import transformers
 
-    from ..progress import quiet
-
-    folder = _load.local_folder(path)
     device = str(torch.accelerator.current_accelerator() or "cpu")
-    load: Any = transformers.AutoModelForSequenceClassification.from_pretrained
-    if not any((folder / name).exists() for name in _load.TOKENIZER_FILES):  # transformers would make an empty one
-        raise BadInput(f"{path} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        with quiet():
-            model, found = load(folder, dtype=dtype_here(), output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BadInput(
-            f"{path} cannot be loaded as a sequence classifier: {_load.first_sentence(error)}; check the files of the folder"
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise BadInput(f"{path} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model")
+    tokenizer, model = _load.load_tokenizer(path), _load.load_classifier(path, dtype_here())
     if tokenizer.pad_token is None:  # decoder models: what pads is masked, any token will do
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     named = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else LONGEST  # transformers' word for "not said" is 10**30
-    return model.to(device).eval(), tokenizer, min(named, getattr(model.config, "max_position_embeddings", None) or named)
+    return model.to(device), tokenizer, min(named, getattr(model.config, "max_position_embeddings", None) or named)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from .. import progress
 from ..nouns import BadInput, Checkpoint, digest
 from ..plan import Asking
 from ..store import Store
-from ._load import first_sentence, load_model
+from ._load import load_model, reason_of
 
 SCHEMA: dict[str, Any] = {
     "stage": pl.String,
@@ -75,9 +75,7 @@ def _evaluated(checkpoint: Checkpoint, asking: Asking) -> dict[str, list[dict[st
                 model=harness, tasks=[_name(task)], limit=asking.capability_limit, task_manager=tasks, log_samples=False
             )
         except (KeyError, ValueError, OSError, ConnectionError) as error:
-            raise BadInput(
-                f"the task {task!r} cannot be run: {first_sentence(error)}; name one that lm-evaluation-harness knows"
-            ) from error
+            raise BadInput(f"the task {task!r} cannot be run: {reason_of(error)}; name one that lm-evaluation-harness knows") from error
         found[task] = _rows(result)
     return found
 

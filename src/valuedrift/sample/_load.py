@@ -1,34 +1,37 @@
-"""Checkpoint folders: what their weights are called by content, which chat template they carry, and the model itself."""
+"""Checkpoint folders: the digest of their weights, their chat template, and the model itself. Every model is loaded here."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
+import contextlib
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
+from .. import progress
 from ..nouns import BadInput, digest
+from ._adapter import NO_TEXT, SAVE_ROWS, is_adapter, merged
+from ._files import (
+    TEMPLATE,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    adapter_file,
+    bytes_digest,
+    json_of,
+    reason_of,
+    tensors_of,
+    weight_files,
+    words_lent,
+)
 from ._server import address
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+__all__ = ["TOKENIZER_FILES", "WEIGHTS", "reason_of", "tensors_of", "weight_files", "words_lent"]
+
 API = "openai:"
 """What the path of a checkpoint begins with that exists only behind an API."""
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
 _NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype", "torch_dtype"}
 """Names in settings that do not decide what a model says. `_CHAT_TEMPLATE` is left out too: a checkpoint's `frame` names it."""
 _CHAT_TEMPLATE = "chat_template"
@@ -45,11 +48,10 @@ def weights_digest(path: Path | str) -> str:
     if str(path).startswith(API):
         return digest("endpoint", address(), str(path).removeprefix(API))
     folder = local_folder(path)
-    if _is_adapter(folder):
-        weights = _named(folder, ADAPTER_WEIGHTS, "adapter weights")
-        parts = [weights_digest(base_of(folder)), _bytes_digest(weights), _settings(folder / "adapter_config.json")]
+    if is_adapter(folder):
+        parts = [weights_digest(base_of(folder)), bytes_digest(adapter_file(folder)), _settings(folder / "adapter_config.json")]
     else:
-        parts = [[_bytes_digest(file) for file in _weight_files(folder)], *_architecture(folder)]
+        parts = [[bytes_digest(file) for file in weight_files(folder)], *_architecture(folder)]
     return digest("weights", *parts, _tokenizer_parts(folder))
 
 
@@ -60,9 +62,9 @@ def likeness(path: Path | str) -> str:
     counts, because off a CPU a checkpoint keeps its own.
     """
     folder = local_folder(path)
-    if _is_adapter(folder):
+    if is_adapter(folder):
         return ""
-    files, config = _weight_files(folder), _json(folder / "config.json") or {}
+    files, config = weight_files(folder), json_of(folder / "config.json") or {}
     if any(file.suffix != ".safetensors" for file in files):
         return ""
     with safe_open(files[0], framework="pt") as tensors:
@@ -78,12 +80,12 @@ def _architecture(folder: Path) -> list[Any]:
 def chat_template(path: Path | str) -> str | None:
     """Return the chat template a checkpoint carries (of an adapter: its own, else its base's), or None where there is none."""
     folder = local_folder(path)
-    if (file := folder / "chat_template.jinja").exists():
+    if (file := folder / TEMPLATE).exists():
         return file.read_text()
-    template = (_json(folder / "tokenizer_config.json") or {}).get(_CHAT_TEMPLATE)
+    template = (json_of(folder / "tokenizer_config.json") or {}).get(_CHAT_TEMPLATE)
     if isinstance(template, list):  # several named templates: apply_chat_template takes the one called "default"
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    if template is None and _is_adapter(folder):
+    if template is None and is_adapter(folder):
         return chat_template(base_of(folder))
     return template
 
@@ -91,45 +93,70 @@ def chat_template(path: Path | str) -> str | None:
 def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
     """Return (model in eval mode, tokenizer) of a folder or of a hub id "org/name@revision"; adapters are merged into their base.
 
-    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput where something is missing or does not fit.
+    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if something is missing or does not fit, and if
+    the folder does not hold a causal language model.
     """
     import torch
     import transformers
 
-    from ..progress import quiet
-
+    check_causal(path)
     folder = local_folder(path)
-    adapter, base = (folder, base_of(folder)) if _is_adapter(folder) else (None, folder)
-    _weight_files(base)
     accelerator = torch.accelerator.current_accelerator()
     device = str(accelerator or "cpu") if device == "auto" else device
     dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
-    try:
+    with _loading(path, "a causal language model"):
         tokenizer = load_tokenizer(folder)
-        load: Any = transformers.AutoModelForCausalLM.from_pretrained
-        with quiet():
-            model, found = load(base, dtype=dtype, output_loading_info=True)
-        if missing := sorted(found["missing_keys"]):
-            raise BadInput(f"{base} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model")
-        if adapter:
-            model = _merged(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BadInput(
-            f"{path} cannot be loaded as a causal language model: {first_sentence(error)}; check the files of the folder"
-        ) from error
-    return model.to(device).eval(), tokenizer
+        model = _loaded(transformers.AutoModelForCausalLM, base_of(folder) if is_adapter(folder) else folder, dtype=dtype)
+        if is_adapter(folder):
+            model = merged(model, folder)
+        _check_rows(model, tokenizer, folder)
+        model = model.to(device).eval()
+        _check_left_to_right(model, path)
+    return model, tokenizer
+
+
+def load_classifier(path: Path | str, dtype: str = "auto") -> Any:
+    """Return the model in eval mode that scores or sorts texts: a sequence classifier, or an adapter with its score layer."""
+    import transformers
+
+    folder = local_folder(path)
+    with _loading(path, "a sequence classifier"):
+        if not is_adapter(folder):
+            weight_files(folder)
+            return _loaded(transformers.AutoModelForSequenceClassification, folder, dtype=dtype).eval()
+        if not _head(tensors_of(adapter_file(folder))):
+            raise NoScore(f"the adapter {path} holds no score layer; save it with its score layer (task_type SEQ_CLS does that)")
+        model = _loaded(transformers.AutoModelForSequenceClassification, base_of(folder), head=True, dtype=dtype, num_labels=1)
+        return merged(model, folder).eval()
 
 
 def load_tokenizer(path: Path | str) -> Any:
-    """Return the tokenizer of a folder, of an adapter its own or else its base's, with the checkpoint's chat template."""
+    """Return the tokenizer of a folder with the checkpoint's chat template. An adapter's base lends the files that the adapter lacks."""
     from transformers import AutoTokenizer
 
     folder = local_folder(path)
-    base = base_of(folder) if _is_adapter(folder) else folder
-    words = next((place for place in (folder, base) if any((place / name).exists() for name in TOKENIZER_FILES)), None)
-    if words is None:
+    base = base_of(folder) if is_adapter(folder) else folder
+    lent = words_lent(folder, [base])
+    own = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    if not own and not lent:
         raise BadInput(f"{base} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
-    tokenizer = AutoTokenizer.from_pretrained(words)
+    try:
+        if not lent:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        elif not own:
+            tokenizer = AutoTokenizer.from_pretrained(base)
+        else:
+            with tempfile.TemporaryDirectory() as place:
+                for file in [*own, *lent.values()]:
+                    (Path(place) / file.name).symlink_to(file.resolve())
+                (Path(place) / "config.json").symlink_to((base / "config.json").resolve())
+                tokenizer = AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        names = ", ".join(file.name for file in [*own, *lent.values()])
+        raise BadInput(
+            f"the tokenizer of {path} cannot be loaded ({names}): {reason_of(error)}; copy the tokenizer files of the model it was trained "
+            "from into it"
+        ) from error
     if (template := chat_template(folder)) is not None:
         tokenizer.chat_template = template
     return tokenizer
@@ -141,18 +168,142 @@ def context_of(model: Any) -> int | None:
     return context if context and context > 0 else None
 
 
-def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    _checked(_named(adapter, ADAPTER_WEIGHTS, "adapter weights"))
-    wrapped = PeftModel.from_pretrained(model, str(adapter))
-    if wrapped.active_peft_config.is_prompt_learning:
-        raise BadInput(f"{adapter} is a prompt adapter, which cannot be merged into its base; use a LoRA-like adapter")
-    return wrapped.merge_and_unload()
+class NoScore(BadInput):
+    """A folder without the layer that scores texts."""
 
 
-def first_sentence(error: Exception) -> str:
-    return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".:") or type(error).__name__
+@contextlib.contextmanager
+def _loading(path: Path | str, what: str) -> Iterator[None]:
+    """Turn whatever the libraries raise while they load a model into one sentence: damaged input makes them fail in any way."""
+    import torch
+
+    try:
+        with progress.quiet():
+            yield
+    except BadInput:
+        raise
+    except Exception as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        advice = "free memory or take a device with more" if full else "check the files of the folder, or save the model again"
+        raise BadInput(f"{path} cannot be loaded as {what}: {reason_of(error)}; {advice}") from error
+
+
+def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any) -> Any:
+    """Return a model whose every weight came from its folder; with `head`, all but a score layer that an adapter brings."""
+    model, found = architecture.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise BadInput(
+            f"{folder}: {name} and {len(found['mismatched_keys']) - 1} other weights do not have the shape that config.json gives them "
+            f"({tuple(stored)} in the file, {tuple(wanted)} by config.json); save the model again"
+        )
+    missing = sorted(name for name in found["missing_keys"] if not (head and name.split(".")[0] in _HEADS))
+    if missing:
+        score = not any(name.startswith(f"{model.base_model_prefix}.") for name in missing)
+        raise (NoScore if score else BadInput)(
+            f"{folder} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model"
+        )
+    unused = sorted(found["unexpected_keys"])
+    if layers := [name for name in unused if re.search(r"\.\d+\.", name)]:
+        raise BadInput(
+            f"{folder}: {len(layers)} weights, {layers[0]} first, have no place in the model that config.json describes; "
+            "correct config.json or save the model again"
+        )
+    if unused:
+        progress.say(f"{folder}: {len(unused)} weights are no part of the model and are not used: {', '.join(unused[:5])}")
+    return model
+
+
+# -- what can be asked -------------------------------------------------------------------------------------------------------
+
+
+_HEADS = ("score", "classifier", "classification_head", "qa_outputs", "regression_head", "reward_head")
+"""What the layers are called that score or sort texts."""
+_WRITES = r"ForCausalLM|LMHead"
+
+
+def check_causal(path: Path | str) -> None:
+    """Raise BadInput unless a checkpoint is a causal language model, as far as its settings and the names of its weights tell."""
+    if str(path).startswith(API):
+        return
+    folder = local_folder(path)
+    advice = "give the folder of a model that writes text; a reward model, an encoder or a classifier does not"
+    if is_adapter(folder):
+        settings = json_of(folder / "adapter_config.json") or {}
+        if settings.get("task_type") in NO_TEXT:
+            raise BadInput(f"{path} is not a causal language model: its adapter_config.json has the task {settings['task_type']}; {advice}")
+        if head := _head(tensors_of(adapter_file(folder))):
+            raise BadInput(f"{path} is not a causal language model: the adapter holds the layer {head!r}; {advice}")
+        check_causal(base_of(folder))
+        return
+    files = weight_files(folder)
+    config = config_of(folder)
+    named = config.architectures or []
+    if getattr(config, "is_encoder_decoder", False) or (named and not any(_writes(name) for name in named)):
+        raise BadInput(f"{path} is not a causal language model: its config.json names {', '.join(named) or config.model_type}; {advice}")
+    if head := next(filter(None, (_head(tensors_of(file)) for file in files)), ""):
+        raise BadInput(f"{path} is not a causal language model: its weights hold the layer {head!r}; {advice}")
+
+
+def config_of(folder: Path) -> Any:
+    """Return the transformers configuration of a model's folder. Raises BadInput if there is none that can be used."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # each model's configuration checks its values in its own way
+        raise BadInput(f"{folder / 'config.json'} cannot be used: {reason_of(error)}; correct it or save the model again") from error
+
+
+def _writes(architecture: str) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return re.search(_WRITES, architecture) is not None or architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def _head(names: Any) -> str:
+    """Return the layer among tensors that scores texts; "" if there is none."""
+    tops = (name.removeprefix("base_model.model.").split(".")[0] for name in names)
+    return next((top for top in tops if top in _HEADS), "")
+
+
+def _check_rows(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Raise BadInput if tokens that the model needs have no row in its embedding.
+
+    A padding token needs none, nor does an added token of a whole model that its chat template does not name: the model cannot write it.
+    An adapter's added tokens were trained, so that their rows are missing.
+    """
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    outside = {token: index for token, index in tokenizer.get_vocab().items() if index >= n_rows}
+    if not outside:
+        return
+    added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
+    spared = {tokenizer.pad_token} if is_adapter(folder) else added.keys() | {tokenizer.pad_token}
+    used = {tokenizer.bos_token, tokenizer.eos_token}
+    lost = [token for token in outside if token not in spared or token in used or token in template]
+    if lost:
+        shown = ", ".join(f"{token!r} ({outside[token]})" for token in sorted(lost, key=outside.__getitem__)[:5])
+        advice = f"if they were trained, {SAVE_ROWS}" if is_adapter(folder) else "take the tokenizer of these weights, or save them resized"
+        raise BadInput(
+            f"{folder}: {len(lost)} tokens of the tokenizer have no row in the embedding, which has {n_rows}: "
+            f"{shown}{', …' if lost[5:] else ''}; {advice}"
+        )
+
+
+def _check_left_to_right(model: Any, path: Path | str) -> None:
+    """Raise BadInput if the scores of a token depend on what comes after it, as in an encoder."""
+    import torch
+
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    ids_BT = (torch.arange(8, device=model.device) * 7919 % n_rows).expand(2, 8).clone()
+    ids_BT[1, -1] = (ids_BT[1, -1] + 1) % n_rows
+    with torch.inference_mode():
+        logits_BTV = model(input_ids=ids_BT).logits[:, :-1].float()
+    apart = (logits_BTV[0] - logits_BTV[1]).abs().max()
+    if apart > 0.01 * logits_BTV.std():  # not for numbers that are none
+        raise BadInput(
+            f"{path} is not a causal language model: what it says of a token depends on the tokens after it, as in an encoder; "
+            "give the folder of a model that writes text"
+        )
 
 
 # -- where things are ----------------------------------------------------------------------------------------------------
@@ -177,17 +328,13 @@ def _from_hub(name: str, revision: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except Exception as error:  # the hub's client raises its own, HTTP's and the operating system's errors
         raise BadInput(
-            f"{name}@{revision} cannot be fetched: {first_sentence(error)}; check the name and the connection, or give a folder"
+            f"{name}@{revision} cannot be fetched: {reason_of(error)}; check the name and the connection, or give a folder"
         ) from error
-
-
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
 
 
 def base_of(adapter: Path) -> Path:
     """Return the folder of an adapter's base model, which its config names by path (from here or from the adapter) or by hub id."""
-    config = _json(adapter / "adapter_config.json") or {}
+    config = json_of(adapter / "adapter_config.json") or {}
     name = str(config.get("base_model_name_or_path") or "")
     for place in (Path(name), adapter / name):
         if name and place.is_dir():
@@ -202,84 +349,13 @@ def base_of(adapter: Path) -> Path:
     raise BadInput(f"the adapter {adapter} belongs to the base model {name or '(none named)'!r}, which is not there{reason}; {advice}")
 
 
-def _named(folder: Path, names: tuple[str, ...], what: str) -> Path:
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-    raise BadInput(f"{folder} holds no {what} ({' or '.join(names)}); give a folder written by save_pretrained")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the weight files that transformers would load, each checked to be whole."""
-    if _json(folder / "config.json") is None:
-        raise BadInput(f"{folder} has no config.json; give a folder written by save_pretrained")
-    file = _named(folder, WEIGHTS, "weights")
-    files = [file]
-    if file.suffix == ".json":
-        files = [folder / name for name in sorted(set((_json(file) or {}).get("weight_map", {}).values()))]
-    for part in files:
-        if not part.exists():
-            raise BadInput(f"{folder} lacks {part.name}, which {file.name} lists; copy the checkpoint again")
-        _checked(part)
-    return files
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------------
-
-
-def _checked(file: Path) -> None:
-    """Raise BadInput where a file is empty, or a safetensors file is shorter or longer than its header says."""
-    size = file.stat().st_size
-    whole = size == _safetensors_bytes(file) if file.suffix == ".safetensors" else size > 0
-    if not whole:
-        raise BadInput(f"{file} is damaged or cut short (it has {size} bytes); copy or save it again")
-
-
-def _safetensors_bytes(file: Path) -> int | None:
-    """Return the size that the header of a safetensors file asks for, or None where the header cannot be read."""
-    with open(file, "rb") as handle:
-        start = handle.read(8)
-        n_header = int.from_bytes(start, "little")
-        if len(start) < 8 or n_header >= file.stat().st_size:
-            return None
-        try:
-            header = json.loads(handle.read(n_header))
-        except ValueError:
-            return None
-    return 8 + n_header + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-
-
-def _bytes_digest(file: Path) -> str:
-    _checked(file)
-    about = file.stat()
-    return _read_digest(str(file.resolve()), about.st_size, about.st_mtime_ns)
-
-
-@functools.cache  # within one process: every adapter of a run names the same base
-def _read_digest(path: str, n_bytes: int, mtime_ns: int) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise BadInput(f"{file} is not valid JSON ({error}); copy or save it again") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"{file} does not hold a JSON object; copy or save it again")
-    return content
-
-
 def settings_of(folder: Path) -> dict[str, Any]:
     """Return the settings of a model's folder; empty where it has none."""
-    return _json(folder / "config.json") or {}
+    return json_of(folder / "config.json") or {}
 
 
 def _settings(file: Path) -> Any:
-    return _without_notes(_json(file))
+    return _without_notes(json_of(file))
 
 
 def _without_notes(value: Any) -> Any:
@@ -290,4 +366,4 @@ def _without_notes(value: Any) -> Any:
 
 def _tokenizer_parts(folder: Path) -> list[Any]:
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
-    return [[file.name, _settings(file) if file.name == "tokenizer_config.json" else _bytes_digest(file)] for file in files]
+    return [[file.name, _settings(file) if file.name == "tokenizer_config.json" else bytes_digest(file)] for file in files]

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors import safe_open
 
 from ..nouns import BadInput
-from ._load import _weight_files, load_model, local_folder
+from ._files import weight_files
+from ._load import load_model, local_folder
 
 _PROBE = 16
 """Tokens whose logits show whether the outputs moved."""
@@ -26,7 +27,7 @@ def switch(model: Any, path: Path | str) -> int | None:
 
     ours = dict(model.state_dict())
     homes: dict[str, Any] = {}
-    for file in _weight_files(local_folder(path)):
+    for file in weight_files(local_folder(path)):
         with safe_open(file, framework="pt") as tensors:
             homes |= dict.fromkeys(tensors.keys(), file)
     stored_at = {ours[name].data_ptr() for name in homes if name in ours}

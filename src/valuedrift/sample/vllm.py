@@ -165,7 +165,7 @@ def started(folder: Path, rank: int = 0, context: int = CONTEXT) -> Any:
     try:
         return vllm.LLM(model=str(folder), max_model_len=longest, enable_prefix_caching=True, disable_log_stats=True, **slow, **lora)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = next(itertools.chain(re.findall(r"(?:\w+Error|memory)[^\n]*", str(error)), [_load.first_sentence(error)]))
+        reason = next(itertools.chain(re.findall(r"(?:\w+Error|memory)[^\n]*", str(error)), [_load.reason_of(error)]))
         raise BadInput(f"vLLM cannot start on {folder}: {reason}; what it wrote above says more") from error
 
 

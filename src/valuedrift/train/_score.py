@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from ..nouns import BadInput, Example
+from ..sample import _load
 from ..scale import _processes
 from . import Batch, _batches, _start
 
@@ -30,7 +27,7 @@ class RewardModel:
 
     def __init__(self, path: str, device: Any):
         self.path = path
-        self.model = _processes.alike(_load(path).to(device).eval().requires_grad_(False))
+        self.model = _processes.alike(_loaded(path).to(device).eval().requires_grad_(False))
         self.tokenizer = _start.load_tokenizer(path, chat=True)
 
     def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:
@@ -50,17 +47,17 @@ class RewardModel:
         return scores_R
 
 
-def _load(path: str) -> Any:
-    """Return a reward model, an adapter merged into its base. Raises BadInput where it is none."""
-    adapter = Path(path) / "adapter_config.json"
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else path
-    arguments, options = _start._source(base)
-    load: Any = AutoModelForSequenceClassification.from_pretrained
-    with _start._readable(path), _start.quiet(), _start._silent():
-        if adapter.exists():
-            return PeftModel.from_pretrained(load(*arguments, **options, num_labels=1), path).merge_and_unload()
-        model, found = load(*arguments, **options, output_loading_info=True)
-    if found["missing_keys"] or model.config.num_labels != 1:
-        what = "has no score layer" if found["missing_keys"] else f"has {model.config.num_labels} outputs"
+def _loaded(path: str) -> Any:
+    """Return a reward model, an adapter merged into its base. Raises BadInput if it is none."""
+    try:
+        folder = _load.local_folder(path)
+    except BadInput as error:
+        raise BadInput(f"the model {path} cannot be read: {error}") from error
+    try:
+        model = _load.load_classifier(folder)
+        what = "" if model.config.num_labels == 1 else f"has {model.config.num_labels} outputs"
+    except _load.NoScore:
+        what = "has no score layer"
+    if what:
         raise BadInput(f"{path} is no reward model: it {what}; give a model with one output, as a stage with algorithm 'reward' makes it")
     return model

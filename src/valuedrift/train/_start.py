@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -19,6 +18,7 @@ from transformers.utils import logging
 from ..nouns import BadInput
 from ..plan import Lora, Stage
 from ..progress import quiet
+from ..sample import _load
 
 TEMPLATES = Path(__file__).parent
 TURN_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
@@ -80,13 +80,9 @@ def merged(model_path: str, out: Path) -> str:
     if not start.exists():
         unfinished = out / ".start"
         shutil.rmtree(unfinished, ignore_errors=True)
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-        with _readable(base), quiet():
-            model = AutoModelForCausalLM.from_pretrained(*_source(base)[0], **_source(base)[1], dtype=torch.float32)
-        with _readable(model_path), quiet():
-            whole: Any = PeftModel.from_pretrained(model, model_path).merge_and_unload()
-            whole.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(model_path).save_pretrained(unfinished)
+        model, tokenizer = _load.load_model(folder, "cpu", "float32")
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
         os.replace(unfinished, start)
     return str(start.resolve())
 
@@ -123,5 +119,6 @@ def _readable(model_path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"the model {model_path} cannot be read: {reason}; give a folder made by save_pretrained, or a hub id") from error
+        raise BadInput(
+            f"the model {model_path} cannot be read: {_load.reason_of(error)}; give a folder made by save_pretrained, or a hub id"
+        ) from error
