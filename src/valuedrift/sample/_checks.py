@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..nouns import BadInput, Checkpoint, Prompt, digest
 from . import _load
+from ._adapter import is_adapter
+from ._files import adapter_file, weight_files
 from ._frame import Frame, PromptFormat, question
 
 PROBE = "Is this right?"
@@ -20,7 +23,7 @@ def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], frame:
     seen: set[str] = set()
     for checkpoint in {one.weights: one for one in checkpoints}.values():
         folder = _load.local_folder(checkpoint.path)
-        base = _load.base_of(folder) if _load._is_adapter(folder) else folder
+        base = _load.base_of(folder) if is_adapter(folder) else folder
         written_by = digest(_load._tokenizer_parts(folder) or _load._tokenizer_parts(base), checkpoint.frame)
         if written_by not in seen:
             carries(PromptFormat(_load.load_tokenizer(folder), frame, checkpoint.path), [prompt.text for prompt in prompts])
@@ -87,9 +90,7 @@ def _not_finite(folders: set[Path]) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if _load._is_adapter(folder):
-        return [_load._named(folder, _load.ADAPTER_WEIGHTS, "adapter weights")]
-    return _load._weight_files(folder)
+    return [adapter_file(folder)] if is_adapter(folder) else weight_files(folder)
 
 
 @functools.cache  # every adapter of a run has the same base
@@ -98,7 +99,7 @@ def _not_finite_in(path: str, n_bytes: int, mtime_ns: int) -> str:
     from safetensors import safe_open
 
     if Path(path).suffix != ".safetensors":
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         return next((name for name, values in tensors.items() if not _finite(values)), "")
     with safe_open(path, framework="pt") as file:
         return next((name for name in file.keys() if not _finite(file.get_tensor(name))), "")  # noqa: SIM118
