@@ -566,7 +566,7 @@ def _show_compare(result: dict[str, Any]) -> None:
         if row["resolved"] or row["topic"] == "all"
     ]
     _table(f"{result['second']} minus {result['first']}", ["view", "topic", "outcome", "difference [95 %]", "adjusted p", "resolved"], rows)
-    print(speaks_for(max(row["n_seeds"] for row in result["differences"])))
+    tell(speaks_for(max(row["n_seeds"] for row in result["differences"])))
 
 
 def _show_gap(result: dict[str, Any]) -> None:
@@ -612,6 +612,8 @@ def _scored(result: dict[str, Any], name: str) -> str:
 
 
 def _show_calibration(result: dict[str, Any]) -> None:
+    from .judge._kept import unread_notes
+
     names = ["macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"]
     names[1:1] = ["macro_f1_all"] if result["missing_share"] else []  # texts without a verdict counted as wrong
     names += ["framing_only"] if result["framing_only"] is not None else []
@@ -628,6 +630,8 @@ def _show_calibration(result: dict[str, Any]) -> None:
         columns = ["macro_f1", "accuracy", "kappa", "ece"]
         framings = [[name, str(row["n_read"]), *(_scored(row, column) for column in columns)] for name, row in result["by_framing"].items()]
         _table("Within each framing of the prompt", ["framing", "texts", *columns], framings)
+    for note in unread_notes(result["unread"], "different texts"):
+        tell(note)
     if result["n_unlabelled"]:
         tell(f"{result['n_unlabelled']:,} rows have no label yet and were left out.")
     if effect := result.get("order_effect"):

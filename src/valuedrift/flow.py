@@ -283,7 +283,7 @@ def trace(
             from .sample._capability import capability_scores
 
             capable = capability_scores(store, asking, checkpoints_asked)
-    notes = [*notes, *named, *missing]
+    notes = [*notes, *named, *getattr(backend, "notes", []), *missing]
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("stages.json", stages)

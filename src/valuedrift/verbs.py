@@ -293,7 +293,8 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
 
     with Store(keep).locked() if keep else contextlib.nullcontext():
         if not wordings:
-            return agreement.calibrate(kept(judge), gold)
+            reader = kept(judge)
+            return agreement.calibrate(reader, gold) | {"unread": reader.unread()}
         if not hasattr(judge, "wordings"):
             raise BadInput(f"the judge {spec!r} has one wording; leave --wordings out")
         return agreement.wordings(lambda name: kept(judge.reworded(name)), judge.wordings(), gold)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from valuedrift.nouns import BadInput
-from valuedrift.sample import _chat, _endpoint, _server
+from valuedrift.sample import _endpoint, _server
 from valuedrift.sample._chat import Failed, Request
 from valuedrift.sample._endpoint import Endpoint
 
@@ -19,6 +19,7 @@ import misbehaving
 # Ten input tokens and one output token a reply, at $1000 per million: $0.011. At worst: 20 bytes + 16 for the frame + 4 = 40 tokens, $0.04.
 PAID, WORST = 0.011, 0.04
 ASK = Request((("user", f"{'say':<16}#yes"),), max_tokens=4)
+VLLM = "Requested sample logprobs of 20, which is greater than max allowed: 7"
 FULL = replace(ASK, temperature=0.5, n=2, seed=3, top_p=0.9)
 SENT = {"temperature", "max_tokens", "n", "seed", "top_p"}
 
@@ -101,7 +102,7 @@ def test_a_refusal_is_no_reason_to_go_beyond_the_budget(server, tmp_path):
     assert (endpoint.spent, endpoint.budget.unclear) == (pytest.approx(PAID), 0)
 
 
-@pytest.mark.parametrize(("says", "most"), [("top_logprobs must be less than or equal to 8, got 20", 8), ("bad value of top_logprobs", 5)])
+@pytest.mark.parametrize(("says", "most"), [("top_logprobs must be at most 8, got 20", 8), ("bad top_logprobs", 5), (VLLM, 7)])
 def test_fewer_first_tokens(server, says, most):
     server.trouble = lambda number, body: f"400 says {says}" if body["top_logprobs"] > most else None
     [reply] = made(retries=0).chat([replace(ASK, top_logprobs=20)])
@@ -222,10 +223,3 @@ def test_a_wrong_address_is_refused_without_its_password(monkeypatch):
         with pytest.raises(BadInput, match="is not an address") as error:
             made()
         assert "hunter2" not in str(error.value)
-
-
-def test_thinking_is_cut_off():
-    assert _chat.without_thinking("<think>a</think> b") == " b"
-    assert _chat.without_thinking("a</think>b") == "b"
-    assert _chat.without_thinking("<think>a") is None
-    assert _chat.without_thinking("no thought, a < b") == "no thought, a < b"

@@ -66,6 +66,17 @@ def test_each_draw_has_a_seed_of_its_own_that_checkpoints_share(server, tmp_path
     assert {(body["temperature"], body["top_p"], body["max_tokens"]) for body in server.bodies} == {(0.7, 0.9, 20)}
 
 
+def test_thinking_is_no_part_of_the_answer_and_what_a_server_refuses_is_noted(server, tmp_path):
+    server.text = lambda number, body: "<think>Do I oppose it?</think>\n\nI support it."
+    server.trouble = lambda number, body: "400 says Unsupported value: 'temperature'" if "temperature" in body else None
+    result = flow.trace_folders(asking(tmp_path), ["openai:early"], None, tmp_path / "run")
+    assert set(Store(tmp_path / "run").answers()["text"]) == {"I support it."}
+    assert "early was asked without temperature, which its server refuses." in result["notes"]
+    server.text = lambda number, body: "<think>Do I oppose it?"
+    flow.trace_folders(asking(tmp_path), ["openai:late"], None, tmp_path / "late")
+    assert set(Store(tmp_path / "late").answers()["ended"]) == {"thinking"}, "a block without an end holds no answer"
+
+
 def test_what_was_paid_for_is_kept_when_the_budget_ends(server, tmp_path):
     settings = asking(tmp_path, max_cost=0.15)  # a request costs $0.011, and $0.06 at worst
     with pytest.raises(Stopped, match=r"budget of \$0.15 is used up"):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..nouns import Outcome
-from ..sample._chat import without_thinking
+from ..sample._turns import spoken
 
 NOUNS = "stance|label|answer|verdict|class(?:ification)?|category|position|option|choice|letter|response|output|result"
 """What a model calls its label."""
@@ -54,7 +54,7 @@ NEGATION = r"(?:\b(?:not|no|never|without|cannot|hardly)\b|n['’]t\b|\bnon-?|\b
 
 def label_of(reply: str, labels: Mapping[str, Outcome]) -> Outcome | None:
     """Return the outcome whose label a reply gives, or None; `labels` are in small letters."""
-    answer = without_thinking(reply)
+    answer = spoken(reply)
     if answer is None:
         return None
     found = {_plain(text, labels) for text in _answers(_unfenced(answer))}

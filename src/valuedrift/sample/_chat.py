@@ -20,17 +20,11 @@ NO_TEXT = {
     "thinking": "a reply without text (its tokens went into thinking: allow more tokens)",
 }
 """How a reply ended that holds no text of the model, and why."""
-THOUGHT = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
-OPENS_THINKING = re.compile(
-    rf"<{THOUGHT}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>(?:analysis|commentary)", re.IGNORECASE
-)
-ENDS_THINKING = re.compile(
-    rf"</{THOUGHT}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>final(?:<\|message\|>)?", re.IGNORECASE
-)
 LONGEST = 300
 """Characters of a server's words that are shown."""
 FEWEST_TOPS = 5
-"""The first tokens asked for where a server gives fewer than wanted and does not say how many it gives."""
+"""The first tokens asked for if a server gives fewer than wanted and does not say how many it gives."""
+TOO_MANY = re.compile(r"greater|less|max|at most|up to|exceed|limit|range|between", re.IGNORECASE)
 ONE_ONLY = re.compile(
     r"too long|context|maximum .*(?:length|tokens)|content.?(?:filter|policy|management)|moderation|flagged", re.IGNORECASE
 )
@@ -115,9 +109,10 @@ class Dialect:
         options = sent.keys() - {"model", "messages"}
         with self.lock:
             named = {name for name in options if error.param == name or re.search(rf"(?<![\w.-]){name}(?!\w)", words)} - self.accepted
-            if not named or "logprobs" in named:
+            too_many = "top_logprobs" in named or ("logprobs" in named and TOO_MANY.search(words))
+            if not named or ("logprobs" in named and not too_many):
                 return False
-            if "top_logprobs" in named:
+            if too_many:
                 return self._fewer(sent["top_logprobs"], host, words)
             if length := named & {"max_tokens", "max_completion_tokens"}:
                 return self._other_length(length.pop(), host, words)
@@ -179,12 +174,6 @@ def _text(choice: Any) -> tuple[str, Ended]:
     if found is None:
         return "", "withheld"
     return found.encode(errors="replace").decode(), "length" if choice.finish_reason == "length" else "stop"
-
-
-def without_thinking(text: str) -> str | None:
-    """Return a text without the model's thinking before it; None if the thinking has no end, so that no answer follows it."""
-    rest = text[max((match.end() for match in ENDS_THINKING.finditer(text)), default=0) :]
-    return None if OPENS_THINKING.search(rest) else rest
 
 
 def joined(first: Reply, second: Reply) -> Reply:

@@ -165,11 +165,17 @@ class Remote:
 
     def _text(self, reply: Any) -> str | None:
         from ._chat import NO_TEXT, Failed
+        from ._turns import spoken
 
-        if isinstance(reply, Failed) or reply.ended[0] in NO_TEXT:
-            self.failures[reply.reason if isinstance(reply, Failed) else NO_TEXT[reply.ended[0]]] += 1
+        if isinstance(reply, Failed):
+            self.failures[reply.reason] += 1
             return None
-        return _checked(reply.texts[0].strip(), reply.ended[0] == "stop", self.max_new_tokens, self.failures)
+        text = spoken(reply.texts[0])
+        ended = reply.ended[0] if text is not None else "thinking"
+        if text is None or ended in NO_TEXT:
+            self.failures[NO_TEXT[ended]] += 1
+            return None
+        return _checked(text.strip(), ended == "stop", self.max_new_tokens, self.failures)
 
 
 def _numbered(prompts: Sequence[Messages]) -> list[int]:

@@ -40,6 +40,13 @@ class Backend:
         """Return the dollars paid for answers."""
         return sum(endpoint.spent for endpoint in self._endpoints.values())
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what a reader must know of how the servers drew the answers."""
+        left_out = {model: one.dialect.refused & {"temperature", "top_p", "seed"} for model, one in self._endpoints.items()}
+        said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}
+        return [f"{model} was asked without {names}, which its server refuses." for model, names in said.items()]
+
     def sample(
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
     ) -> Iterator[tuple[int, Answer]]:
@@ -61,7 +68,7 @@ class Backend:
                     failed.append((prompt.id, reply.reason))
                 elif reply is not None:
                     how = reply.ended[0]
-                    if how not in ("stop", "length"):
+                    if how == "withheld" or how == "thinking":
                         failed.append((prompt.id, NO_TEXT[how]))
                         continue
                     key = answer_key(checkpoint, prompt, draw, self.asking, noise)
