@@ -154,6 +154,11 @@ def test_texts(tmp_path, name):
         assert read(tmp_path, row, kind=kind) == [Example(prompt, "yes")]
 
 
+@pytest.mark.parametrize("reply", ["Human: Q?", "Human: I see. \n\nAssistant: So do I."])
+def test_a_reply_may_itself_speak_of_a_human(tmp_path, reply):
+    assert read(tmp_path, {"prompt": HH, "chosen": "yes", "rejected": reply}) == [Pair(DEEP, "yes", reply)]
+
+
 def test_running_text_may_repeat_its_prompt(tmp_path):
     assert read(tmp_path, {"prompt": "Q?", "text": "Q?\nyes"}) == [Example((), "Q?\nyes")]
 
