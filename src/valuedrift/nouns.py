@@ -36,6 +36,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24]  # JSON of other people may hold halves of pairs
 
 
+def whole_characters(text: str) -> str:
+    """Return a text with U+FFFD in place of each half of a surrogate pair, which no tokenizer takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question of a suite. Support and oppose always refer to `claim`, never to the wording of `text`.

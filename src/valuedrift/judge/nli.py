@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import registry
-from ..nouns import OUTCOMES, BadInput, Item, Reading, digest
+from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
 from ..sample import _load
 from . import DIGITS, rounded
 
@@ -101,7 +101,7 @@ class Judge:
     def _encoded(self, item: Item) -> list[dict[str, list[int]]] | None:
         """Return the token ids per outcome, the end of the premise cut off where it is too long; None where no premise fits."""
         _, tokenizer, longest = self._model()
-        rows = self.wording.rows(item)
+        rows = [(whole_characters(premise), whole_characters(hypothesis)) for premise, hypothesis in self.wording.rows(item)]
         room = longest - tokenizer.num_special_tokens_to_add(pair=True)
         if max(len(ids) for ids in tokenizer([each for _, each in rows], add_special_tokens=False)["input_ids"]) >= room:
             return None

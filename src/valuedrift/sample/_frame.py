@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..nouns import BadInput, digest
+from ..nouns import BadInput, digest, whole_characters
 from ._turns import Stop, first_stop, open_block, spoken, stop_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class PromptFormat:
         """Tell whether the template loses a message's text unless it is given as a list of parts."""
         for parts in (False, True):
             try:
-                if _QUESTION in self._rendered([question(_QUESTION)], True, parts)[0]:
+                (text,) = self._rendered([question(_QUESTION)], True, parts)
+                if _QUESTION in text and not (parts and re.search(rf"""["']{_QUESTION}""", text)):  # a quote: the list is written as code
                     return parts
             except BadInput:  # a template that refuses both says so when it is used
                 continue
@@ -250,11 +251,6 @@ class PromptFormat:
 def n_common(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Return how many items agree from the start."""
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-
-
-def whole_characters(text: str) -> str:
-    """Return a text with U+FFFD in place of each half of a surrogate pair: no tokenizer takes halves."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _content(text: str, parts: bool) -> Any:

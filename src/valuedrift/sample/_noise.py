@@ -18,7 +18,7 @@ _SCRATCH_ELEMENTS = {"cpu": 1 << 15, "other": 1 << 24}
 
 def row_words(noise: int, text: str, draw: int) -> tuple[int, int]:
     """Return the two signed 32-bit words that name one answer's noise."""
-    content = hashlib.sha256(f"{noise}\0{draw}\0{text}".encode()).digest()
+    content = hashlib.sha256(f"{noise}\0{draw}\0{text}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(content[:4], "little", signed=True), int.from_bytes(content[4:8], "little", signed=True)
 
 

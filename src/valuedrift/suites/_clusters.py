@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..nouns import BadInput
+from ..nouns import BadInput, whole_characters
 from ._words import sections
 
 Floats = NDArray[np.float64]
@@ -67,7 +67,8 @@ def model_embedding(texts: Sequence[str], folder: str) -> Floats:
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
     rows = []
     for start in range(0, len(texts), TOGETHER):
-        batch = tokenizer(list(texts[start : start + TOGETHER]), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        part = [whole_characters(text) for text in texts[start : start + TOGETHER]]
+        batch = tokenizer(part, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         with torch.inference_mode():
             hidden_BTD = model(**batch).last_hidden_state
         mask_BT1 = batch["attention_mask"].unsqueeze(-1)

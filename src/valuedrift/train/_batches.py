@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..nouns import BadInput, Example, Pair
-from ..sample._frame import PromptFormat, n_common, whole_characters
+from ..nouns import BadInput, Example, Pair, whole_characters
+from ..sample._frame import PromptFormat, n_common
 
 
 @dataclass(frozen=True)
