@@ -140,8 +140,6 @@ def figure(table: Path, where: dict[str, Any], column: str) -> dict[str, Any] | 
         raise SystemExit(f"{table}: {where} names {found.height} rows and not one; name more columns in claims.toml")
     if not found.height:
         return None
-    if column == "time" and found["status"][0] == "not reached":  # still moving at the end of the stage
-        return {"value": 1.0, "low": 1.0, "high": 1.0}
     ends = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
     values = [found[name][0] for name in (column, *ends)]
     return None if None in values else dict(zip(("value", "low", "high"), values, strict=True))

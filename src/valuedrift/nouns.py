@@ -157,20 +157,6 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How far and how soon one stance moved on one topic between two checkpoints."""
-
-    topic: str
-    stance: Outcome
-    from_: Checkpoint
-    to: Checkpoint
-    magnitude: Estimate
-    time: Estimate
-    """Fraction of the stage's steps after which the share had reached its extremum; empty unless `status` is one of the reached kinds."""
-    status: Literal["reached", "not reached", "non-monotone", "no drift", "no evidence"]
-
-
-@dataclass(frozen=True)
 class Pair:
     """One preference pair. `prompt` holds chat messages as (role, text), oldest first.
 

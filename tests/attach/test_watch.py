@@ -52,7 +52,7 @@ def test_what_is_deleted_after_it_was_asked_stays_in_the_tables(base, tmp_path):
     checkpoint(base, out, 2)
     result = watch(ASKING, Watching(out, str(base), until=2, **QUICK), run)
     assert [one["step"] for one in result["checkpoints"]] == [0, 1, 2]
-    profiles = pl.read_parquet(run / "profiles.parquet").filter((pl.col("topic") == "work") & (pl.col("outcome") == "invalid"))
+    profiles = pl.read_parquet(run / "profiles.parquet").filter(view="claim", topic="work", outcome="invalid")
     assert profiles["step"].to_list() == [0, 1, 2]
     assert profiles["n_answers"].to_list() == [50] * 3
 

@@ -92,10 +92,8 @@ def test_a_figure_is_one_row_or_none(runner, tmp_path):
 
 def test_a_drift_that_goes_on_to_the_end_is_late_and_not_unknown(runner, tmp_path):
     path = tmp_path / "drifts.parquet"
-    columns = {"stage": ["a", "b"], "time": [None, None], "time_low": [None, None], "time_high": [None, None]}
-    pl.DataFrame(
-        columns | {"status": ["not reached", "no drift"]}, schema_overrides=dict.fromkeys(list(columns)[1:], pl.Float64)
-    ).write_parquet(path)
+    times = {"stage": ["a", "b"], "time": [0.8, None], "time_low": [0.6, None], "time_high": [1.0, None]}
+    pl.DataFrame(times | {"status": ["still moving", "no drift"]}).write_parquet(path)
     late = runner.figure(path, {"stage": "a"}, "time")
     assert runner.verdict({"below": 0.5}, late) == "disagrees"
     assert runner.figure(path, {"stage": "b"}, "time") is None

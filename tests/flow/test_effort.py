@@ -100,7 +100,7 @@ def test_a_narrow_target_takes_all_draws_and_says_what_is_missing(folders, tmp_p
     whole = traced(folders, tmp_path, "whole")
     assert result["effort"]["answers"] == result["effort"]["checkpoints"] * N_PROMPTS * 5
     for mine in result["drifts"]:
-        (other,) = [row for row in whole["drifts"] if (row["topic"], row["stance"]) == (mine["topic"], mine["stance"])]
+        (other,) = [row for row in whole["drifts"] if all(row[name] == mine[name] for name in ("view", "topic", "stance"))]
         assert (mine["value"], mine["low"]) == pytest.approx((other["value"], other["low"]), nan_ok=True)
 
 
@@ -129,7 +129,7 @@ def test_what_else_is_measured_copes_with_checkpoints_that_were_not_asked(folder
     store = Store(tmp_path / "run")
     assert sorted(store.read_table("companion_scores")["step"].unique()) == sorted(store.read_table("scores")["step"].unique()) == [0, 3, 5]
     assert sorted(store.read_table("proxy_scores")["step"].unique()) == list(STEPS)
-    assert [row["floor"] is not None for row in result["drifts"] if row["topic"] == "all"] == [True] * 5
+    assert [row["floor"] is not None for row in result["drifts"] if (row["view"], row["topic"]) == ("claim", "all")] == [True] * 5
     assert not [note for note in result["notes"] if "missing" in note]
     assert result["effort"]["answers"] == 4 * N_PROMPTS * 2
 
@@ -155,17 +155,17 @@ def test_another_judge_reads_what_was_asked(folders, tmp_path):
     assert second["n_answers"] == first["n_answers"]
     asked = first["effort"].keys() - {"too_wide"}
     assert {name: second["effort"][name] for name in asked} == {name: first["effort"][name] for name in asked}
-    wide = too_wide(Store(tmp_path / "run").read_table("drifts"), 0.35).height
+    wide = too_wide(Store(tmp_path / "run").read_table("drifts").filter(view="claim"), 0.35).height
     assert second["effort"]["too_wide"] == wide == N_DRIFTS  # this judge reads nothing of it: no drift has an interval
 
 
 def test_a_time_reaches_back_to_what_was_not_asked(folders, tmp_path):
-    """Arrival at the last step, asked next after step 2: it may have come at step 3 of 5."""
+    """All of the change lies between steps 2 and 5 of 6: it may have come at step 3 or 4, which were not asked."""
     from valuedrift.measure.drift import drifts
 
     rows = []
     for step, share in ((0, 0.0), (2, 0.0), (5, 1.0)):
-        for prompt in range(12):
+        for prompt in range(24):
             verdict = {"support": share, "neutral": 0.0, "oppose": 1 - share, "refusal": 0.0, "invalid": 0.0}
             at = {"stage": "s", "step": step, "seed": 0, "repeat": False, "topic": "tea", "prompt": str(prompt), "draw": 0}
             rows.append(at | verdict | {"polarity": 1, "failure": None})
@@ -174,4 +174,4 @@ def test_a_time_reaches_back_to_what_was_not_asked(folders, tmp_path):
     scores = pl.DataFrame(rows, schema_overrides={"failure": pl.String})
     scores = pl.concat([scores, scores.filter(pl.col("step") == 5).with_columns(step=pl.lit(6, pl.Int64))])
     row = {row["stance"]: row for row in drifts(scores, [{"name": "s", "steps": list(range(7)), "total_steps": 6}]).to_dicts()}["support"]
-    assert (row["time"], row["time_low"], row["time_high"]) == pytest.approx((5 / 6, 3 / 6, 5 / 6))
+    assert (row["time"], row["time_low"], row["time_high"]) == pytest.approx(((2 + 0.8 * 3) / 6, 2 / 6, 5 / 6))

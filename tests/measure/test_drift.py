@@ -1,15 +1,20 @@
 """Drifts by hand, and planted curves recovered."""
 
+import importlib.util
 import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from valuedrift.flow import findings
-from valuedrift.measure.drift import SCHEMA, drift_time, drifts
+from valuedrift.measure.drift import SCHEMA, drifts, paper_arrival
 from valuedrift.nouns import OUTCOMES, BadInput
 
+spec = importlib.util.spec_from_file_location("drift_time", Path(__file__).parents[2] / "benchmarks" / "drift_time.py")
+simulation = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(simulation)
 PROMPTS = "abcdefghij"
 STAGE = [{"name": "sft", "after": "base", "seed": 0, "total_steps": 20, "steps": [0, 10, 20]}]
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -91,39 +96,81 @@ def test_a_topic_without_polarity_has_no_evidence_on_an_axis(scores, row):
         assert (axis["value"], axis["low"], axis["p"], axis["n"], axis["status"]) == (None, None, None, 0, "no evidence")
 
 
-def test_planted_arrival_is_recovered_at_its_step(scores, row):
+def test_planted_arrival_is_placed_between_its_steps(scores, row):
     found = row(drifts(planted(scores, [0, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5, 0.5]), PLANTED), topic="work", stance="support")
-    assert (found["status"], found["time"], found["resolved"]) == ("reached", 8 / 64, True)
-    assert found["time_low"] <= found["time"] <= found["time_high"] <= 1
+    # 0.8 x 0.5 = 0.4 lies two thirds of the way from 0.2 at step 4 to 0.5 at step 8
+    assert (found["status"], found["time"]) == ("reached", pytest.approx((4 + 4 * 2 / 3) / 64, abs=0.005))
+    assert (found["time_low"], found["time_high"], found["paper_time"]) == (4 / 64, 8 / 64, 8 / 64)
     assert found["low"] < 0.5 < found["high"]
     mirrored = row(drifts(planted(scores, [0, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5, 0.5]), PLANTED), topic="work", stance="neutral")
-    assert (mirrored["status"], mirrored["time"]) == ("reached", 8 / 64)
+    assert [mirrored[name] for name in ("status", "time", "time_low", "time_high", "paper_time")] == [
+        "reached", pytest.approx(found["time"]), 4 / 64, 8 / 64, 8 / 64,
+    ]  # fmt: skip
     assert mirrored["value"] == pytest.approx(-found["value"])
 
 
 def test_time_is_a_share_of_the_stages_steps_even_where_the_last_were_not_saved(scores, row):
     longer = [PLANTED[0] | {"total_steps": 128}]
-    assert row(drifts(planted(scores, [0, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]), longer), topic="work", stance="support")["time"] == 1 / 128
+    found = row(drifts(planted(scores, [0, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4], noise=0.1), longer), topic="work", stance="support")
+    assert (found["time"], found["time_low"], found["time_high"]) == (pytest.approx(0.8 / 128, abs=2e-3), 0, 1 / 128)
 
 
 @pytest.mark.parametrize(
-    ("curve", "status"),
+    ("curve", "status", "paper"),
     [
-        ([0, 0, 0, 0, 0, 0, 0, 0], "no drift"),
-        ([0, 0.2, 0.4, 0.5, 0.4, 0.3, 0.2, 0.2], "non-monotone"),
-        ([0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], "not reached"),
+        ([0, 0, 0, 0, 0, 0, 0, 0], "no drift", None),
+        ([0, 0.2, 0.4, 0.5, 0.4, 0.3, 0.2, 0.2], "non-monotone", 4 / 64),
+        ([0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], "still moving", None),
     ],
 )
-def test_planted_curves_get_their_honest_status(scores, row, curve, status):
+def test_planted_curves_get_their_honest_status(scores, row, curve, status, paper):
     found = row(drifts(planted(scores, curve), PLANTED), topic="work", stance="support")
-    assert found["status"] == status
-    assert (found["time"], found["time_low"]) == ((4 / 64, 4 / 64) if status == "non-monotone" else (None, None))
+    assert (found["status"], found["paper_time"]) == (status, paper)
+    # 0.8 x 0.2 first at 0.8 of a step; 0.8 x 0.5 at step 32
+    expected = {"no drift": None, "non-monotone": 0.8 / 64, "still moving": 32 / 64}[status]
+    assert found["time"] == (None if expected is None else pytest.approx(expected, abs=0.05))
 
 
-def test_prompts_that_differ_for_good_do_not_make_a_late_arrival_look_early():
+def test_two_checkpoints_tell_no_time(scores, row):
+    table = planted(scores, [0, 0, 0, 0, 0, 0, 0, 0.5]).filter(pl.col("step").is_in([0, 64]))
+    found = row(drifts(table, PLANTED), topic="work", stance="support")
+    assert [found[name] for name in ("resolved", "status", "time", "time_low", "paper_time")] == [True, "undecided", None, None, None]
+
+
+def test_a_step_or_seed_that_is_missing_on_the_way_leaves_the_time(scores, row):
+    curve = [0, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5, 0.5]
+    whole, other = planted(scores, curve), planted(scores, curve, seed=3).with_columns(seed=pl.lit(1, pl.Int64))
+    expected = row(drifts(whole, PLANTED), topic="work", stance="support")
+    unread = whole.with_columns(pl.when(pl.col("step") != 2).then(pl.col(name)).alias(name) for name in OUTCOMES)
+    for table in (unread, pl.concat([whole, other.filter(pl.col("step") != 2)])):
+        found = row(drifts(table, PLANTED), topic="work", stance="support")
+        assert found["time"] == pytest.approx(expected["time"], abs=0.01)
+        assert found["time_low"] <= 4 / 64 < 8 / 64 <= found["time_high"]
+
+
+@pytest.mark.parametrize(("n_prompts", "size"), [(50, 0.3), (550, 0.3)])
+@pytest.mark.parametrize(
+    ("curve", "least"),
+    [
+        ("straight to the end", {50: {"reached": (0, 0.05)}, 550: {"still moving": (0.9, 1), "reached": (0, 0.05)}}),
+        ("flat from 0.6 on", {50: {"still moving": (0, 0.1)}, 550: {"reached": (0.8, 1), "still moving": (0, 0.1)}}),
+        ("jump at 0.7", {50: {"still moving": (0, 0.1)}, 550: {"reached": (0.8, 1), "still moving": (0, 0.1)}}),
+        ("back by a third", {50: {"still moving": (0, 0.1)}, 550: {"non-monotone": (0.9, 1)}}),
+    ],
+)
+def test_statuses_and_the_interval_of_the_time_hold_in_simulated_stages(n_prompts, size, curve, least):
+    """Compact form of benchmarks/drift_time.py, with room for the chance of 100 runs."""
+    found = simulation.figures(curve, n_prompts, size, np.linspace(0, 1, 12), runs=100)
+    assert found["held"] >= 0.9
+    for status, (low, high) in least[n_prompts].items():
+        assert low <= found[status] <= high, (status, found)
+
+
+def test_the_papers_time_takes_prompts_that_differ_for_good_for_what_they_are():
     # the share's own interval would be +-.15 and hold every step from the first on; the paired change's is +-.02
-    first, status = drift_time(np.array([[0, 0.02, 0.1, 0.11]]), np.full(4, 0.02), np.full(4, 0.02))
-    assert (first[0], status[0]) == (2, "reached")
+    change = np.array([0, 0.02, 0.1, 0.11])
+    assert paper_arrival(change, change - 0.02, change + 0.02) == 2
+    assert paper_arrival(change, change - 0.005, change + 0.005) is None
 
 
 def test_a_prompt_set_too_small_is_no_evidence(scores, row):

@@ -117,7 +117,7 @@ def _drifts(shares, branches, topics, steps, n_prompts, chance):
             for o, stance in enumerate(OUTCOMES):
                 row = {"stage": stage, "view": view, "topic": topic, "stance": stance, "from_step": steps[0], "to_step": steps[-1]}
                 if topic == "silent":
-                    absent = dict.fromkeys(("p", "p_adjusted", "floor", "detectable", "time", "time_low", "time_high"))
+                    absent = dict.fromkeys(("p", "p_adjusted", "floor", "detectable", "time", "time_low", "time_high", "paper_time"))
                     rows.append(row | EMPTY | absent | {"resolved": False, "status": "no evidence"})
                     continue
                 heard = [topic] if topic != "all" else [name for name in topics if name != "silent"]
@@ -130,7 +130,7 @@ def _drifts(shares, branches, topics, steps, n_prompts, chance):
                     | {"value": value, "low": value - 0.11, "high": value + 0.12, "n": n_prompts}
                     | {"p": 0.0004 if resolved else 0.2, "p_adjusted": 0.00091 if resolved else 0.61234, "resolved": resolved}
                     | {"floor": 0.0213, "detectable": 0.14321 + 0.01 * o, "time": time}
-                    | {"time_low": time and time - 0.03, "time_high": time and time + 0.05}
+                    | {"time_low": time and time - 0.03, "time_high": time and time + 0.05, "paper_time": time}
                     | {"status": ("non-monotone" if o == 1 else "reached") if resolved else "no drift"}
                 )
     return rows

@@ -54,6 +54,16 @@ class Sample:
         n, n_strata = np.minimum(self.n, other.n), np.maximum(self.n_strata, other.n_strata)
         return Sample(self.value_S - other.value_S, self.parts_SP - other.parts_SP, n, n_strata)
 
+    def __getitem__(self, index: Any) -> Sample:
+        """Return some of the estimates; `index` is of the leading axes."""
+        return Sample(self.value_S[index], self.parts_SP[index], self.n[index], self.n_strata[index])
+
+    def weighted(self, weights_QK: np.ndarray) -> Sample:
+        """Return weighted sums over the first axis K; a seed needs a value at every K."""
+        n, n_strata = (np.broadcast_to(x, (len(weights_QK), *x.shape)) for x in (self.n.min(0), self.n_strata.max(0)))
+        value_S, parts_SP = (np.tensordot(weights_QK, x, 1) for x in (self.value_S, self.parts_SP))
+        return Sample(value_S, np.where(np.isnan(value_S)[..., None], 0, parts_SP), n, n_strata)
+
     @property
     def value(self) -> np.ndarray:
         """Return the mean over seeds that have evidence, nan where none has."""

@@ -45,7 +45,7 @@ def _compared(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str) -> tupl
     shares_a = by_topic(a.num_CSPO[:, at_a] * both, a.den_CSPO[:, at_a] * both, a.topics)
     shares_b = by_topic(b.num_CSPO[:, at_b] * both, b.den_CSPO[:, at_b] * both, a.topics)
     changes = {topic: shares_b[topic] - shares_a[topic] for topic in shares_a}
-    alone = {topic: Sample(change.value_S[0], change.parts_SP[0], change.n[0], change.n_strata[0]) for topic, change in changes.items()}
+    alone = {topic: change[0] for topic, change in changes.items()}
     one_side = (read_a | read_b).any((0, 1)) & ~both[..., 0].any((0, 1))
     return alone, {topic: int(one_side[a.topics.get(topic, slice(None))].sum()) for topic in alone}
 

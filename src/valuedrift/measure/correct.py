@@ -194,8 +194,7 @@ def _blank(sample: Sample, where_CO: np.ndarray) -> Sample:
 
 def _change(sample: Sample) -> Sample:
     """Return last - first of the two checkpoints along the first axis."""
-    first, last = (Sample(sample.value_S[c], sample.parts_SP[c], sample.n[c], sample.n_strata[c]) for c in (0, -1))
-    return last - first
+    return sample[-1] - sample[0]
 
 
 def _inside(sample: Sample) -> Sample:

@@ -184,13 +184,6 @@ def _whole(sample: Sample) -> Sample:
     return Sample(np.where(missing, np.nan, sample.value_S), parts, sample.n, sample.n_strata)
 
 
-def _weighted(drifts: Sample, weights_QK: np.ndarray) -> Sample:
-    """Return weighted sums over the doses; axes Q, O."""
-    n, n_strata = (np.broadcast_to(x, (len(weights_QK), x.size)) for x in (drifts.n.min(0), drifts.n_strata.max(0)))
-    value, parts = (np.tensordot(weights_QK, x, 1) for x in (drifts.value_S, drifts.parts_SP))
-    return Sample(value, parts, n, n_strata)
-
-
 def contrasts(weights_QK: np.ndarray) -> np.ndarray:
     """Return weights that sum to 0, scaled so that the positive ones sum to 1: a difference of two weighted means, in [-1, 1]."""
     return weights_QK / (np.abs(weights_QK).sum(-1, keepdims=True) / 2)
@@ -224,7 +217,7 @@ def _fitted(drifts: Sample, units_K: np.ndarray) -> _Fit:
 
 def _difference(drifts: Sample, units_K: np.ndarray, weights_QK: np.ndarray, thetas: Sequence[float] | np.ndarray = (0.0,)) -> Difference:
     """Return weighted sums (Q, O) of the drifts; the seeds' part is at least what they wander around the hinge at `thetas` (one or Q)."""
-    own = difference(_weighted(drifts, weights_QK))
+    own = difference(drifts.weighted(weights_QK))
     wander = [_wander(drifts, units_K, theta) for theta in thetas]
     by_seed = (weights_QK**2).sum(-1, keepdims=True) * np.stack([known for known, _ in wander])
     pooled = replace(own.known, by_seed=by_seed, df_seed=np.broadcast_to(wander[0][1], by_seed.shape))
@@ -237,7 +230,7 @@ def _wander(drifts: Sample, units_K: np.ndarray, theta: float) -> tuple[np.ndarr
     """Return by outcome the squared standard error that seeds add to one dose's drift, beside hinges of their own, and its df."""
     design = np.stack([np.ones_like(units_K), np.maximum(units_K - theta, 0)], 1)
     left = np.linalg.qr(design, mode="complete")[0][:, 2:].T
-    known = spread(_weighted(drifts, left))
+    known = spread(drifts.weighted(left))
     return known.by_seed.mean(0), known.df_seed[0] * len(left)
 
 
@@ -264,7 +257,7 @@ def _row(family: Family, fit: _Fit, o: int, p_adjusted: float, p_bend_adjusted: 
 
 def _points(family: Family, fit: _Fit, o: int, status: str) -> list[dict[str, Any]]:
     """Return the drift at each dose, and the curve with its band where one may be drawn."""
-    drifts = _only(fit.drifts, o)
+    drifts = fit.drifts[:, o : o + 1]
     result = difference(drifts)
     columns = zip(family.stages, result.value[:, 0], result.low[:, 0], result.high[:, 0], strict=True)
     rows = [{"kind": "observed", "dose": d, "value": v, "low": a, "high": b, "n": fit.n[o]} for d, v, a, b in columns]
@@ -274,10 +267,6 @@ def _points(family: Family, fit: _Fit, o: int, status: str) -> list[dict[str, An
     thetas = GRID[:-1][fit.inside(o)] if hinged else np.zeros(1)
     bands = [_difference(drifts, family.units_K, hinge_weights(family.units_K, theta, GRID), [theta]) for theta in thetas]
     low_Q, high_Q = np.min([band.low[:, 0] for band in bands], 0), np.max([band.high[:, 0] for band in bands], 0)
-    value_Q = _weighted(drifts, hinge_weights(family.units_K, fit.threshold(o) if hinged else 0, GRID)).value[:, 0]
+    value_Q = drifts.weighted(hinge_weights(family.units_K, fit.threshold(o) if hinged else 0, GRID)).value[:, 0]
     curve = zip(family.dose(GRID), value_Q, low_Q, high_Q, strict=True)
     return rows + [{"kind": "fitted", "dose": d, "value": v, "low": a, "high": b, "n": fit.n[o]} for d, v, a, b in curve]
-
-
-def _only(sample: Sample, o: int) -> Sample:
-    return Sample(*(x[:, o : o + 1] for x in (sample.value_S, sample.parts_SP, sample.n, sample.n_strata)))

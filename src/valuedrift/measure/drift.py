@@ -11,30 +11,35 @@ import polars as pl
 
 from ..nouns import OUTCOMES, BadInput
 from ._cells import ALL, Cells, cells
-from ._resample import TINY, Difference, Sample, difference, holm, nanmean, rng_for, weights
+from ._resample import FLAT, Difference, Sample, difference, holm
 from .power import detectable, noise_floor
 from .profile import by_topic, frame
 
 ALPHA = 0.05
+ARRIVED = 0.8
+"""Share of its change after which a drift has arrived. At 0.9, with 50 prompts, the interval of a curve that is flat from early on would
+fill half of the stage: what is left of the change is too little to be told from none."""
+LAST = 2 / 3
+"""Where the last third of a stage begins."""
 SCHEMA = (
     dict.fromkeys(("stage", "view", "topic", "stance"), pl.String())
     | dict.fromkeys(("from_step", "to_step"), pl.Int64())
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
     | {"n": pl.Int64(), "n_seeds": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
-    | dict.fromkeys(("floor", "detectable", "time", "time_low", "time_high"), pl.Float64())
+    | dict.fromkeys(("floor", "detectable", "time", "time_low", "time_high", "paper_time"), pl.Float64())
     | {"status": pl.String()}
 )
 
 
-def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: str, seed: int = 0) -> pl.DataFrame:
+def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: str) -> pl.DataFrame:
     """Return one row per stage x view (default: claim) x topic x outcome: the change from step 0 to the last step, when
     it happened, and what could be seen.
 
     value: v_T - v_0, signed, paired by prompt over the prompts read at both ends, seeds pooled; 95 % interval, p and Holm's p_adjusted.
     resolved: p_adjusted < 0.05. Two families within a stage, each over all views and outcomes: the topics, and "all".
-    floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, status: `drift_time`, interval by bootstrap,
-    from the earliest step that was saved and not asked before an arrival; empty with "no drift" where the change is unresolved (a value
-    that went and came back has not drifted between the ends), and with "no evidence" where an end has no value or fewer than 5 prompts.
+    floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, time_low, time_high, status: `course`;
+    paper_time: `paper_arrival`; all as fractions of the stage's steps. Times are empty with "no drift" if the change is unresolved (a
+    value that went and came back has not drifted between the ends), and with "no evidence" if an end has no value or fewer than 5 prompts.
     A stage with one checkpoint has no rows.
     Raises BadInput where `stages` does not know a stage of the scores.
     """
@@ -54,9 +59,7 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: st
         places = [c for c, stage in enumerate(stages_of) if stage == name]
         if len(places) > 1:
             total_steps = max(int(entry["total_steps"]) for entry in stages if entry["name"] == name)
-            saved = sorted({step for entry in stages if entry["name"] == name for step in entry.get("steps", [])})
-            paths = {view: _path(table, places, total_steps) for view, table in tables.items()}
-            rows += _stage_rows(paths, floors, seed, saved)
+            rows += _stage_rows({view: _path(table, places, total_steps) for view, table in tables.items()}, floors)
     return frame(rows, SCHEMA)
 
 
@@ -82,18 +85,13 @@ def _path(table: Cells, places: list[int], total_steps: int) -> _Path:
     return _Path(table.checkpoints[places[0]][0], steps, max(total_steps, steps[-1]), table.topics, now, start)
 
 
-def _stage_rows(
-    paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str, str], float | None], seed: int, saved: Sequence[int]
-) -> list[dict[str, Any]]:
+def _stage_rows(paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str, str], float | None]) -> list[dict[str, Any]]:
     changes = {(view, topic): change for view, path in paths.items() for topic, change in _changes(path).items()}
     results = {key: difference(change) for key, change in changes.items()}
-    copies = {(view, topic): copy for view, path in paths.items() for topic, copy in _replicates(path, seed).items()}
     known = {key: replace(result.known, by_seed=_by_seed(results, *key)) for key, result in results.items()}
     adjusted, n_tests = families({key: result.p[-1] for key, result in results.items()})
     path = next(iter(paths.values()))
-    before = [max((step for step in path.steps if step < here), default=here) for here in path.steps]
-    earliest = [min((step for step in saved if low < step < here), default=here) for low, here in zip(before, path.steps, strict=True)]
-    fraction_T, earliest_T = (np.array(steps) / path.total_steps for steps in (path.steps, earliest))
+    at_T = np.array(path.steps) / path.total_steps
     rows = []
     for (view, topic), result in results.items():
         for o, outcome in enumerate(OUTCOMES):
@@ -101,19 +99,12 @@ def _stage_rows(
             corrected = adjusted[view, topic, outcome]
             resolved = bool(corrected < ALPHA)
             least = detectable(known[view, topic], changes[view, topic].n, max(n_tests[topic == ALL], 1), ALPHA)[-1, o]
-            row = {
-                "stage": path.stage,
-                "view": view,
-                "topic": topic,
-                "stance": outcome,
-                "from_step": path.steps[0],
-                "to_step": path.steps[-1],
-            }
-            row |= {"value": value, "low": low, "high": high, "n": changes[view, topic].n[-1, o]}
-            row |= {"n_seeds": changes[view, topic].n_seeds[-1, o], "p": p, "p_adjusted": corrected}
+            row: dict[str, Any] = {"stage": path.stage, "view": view, "topic": topic, "stance": outcome}
+            row |= {"from_step": path.steps[0], "to_step": path.steps[-1], "value": value, "low": low, "high": high}
+            row |= {"n": changes[view, topic].n[-1, o], "n_seeds": changes[view, topic].n_seeds[-1, o], "p": p, "p_adjusted": corrected}
             row |= {"resolved": resolved, "floor": floors.get((path.stage, view, ALL if topic == ALL else "", outcome))}
             row |= {"detectable": None if np.isnan(p) else least}
-            rows.append(row | _when(result, o, resolved, copies[view, topic][:, :, o], fraction_T, earliest_T))
+            rows.append(row | _when(changes[view, topic][:, o], resolved, at_T))
     return rows
 
 
@@ -146,59 +137,59 @@ def families(p_values: Mapping[tuple[str, str], np.ndarray]) -> tuple[dict[tuple
     return adjusted, n_tests
 
 
-def _replicates(path: _Path, seed: int) -> dict[str, np.ndarray]:
-    """Return bootstrap replicates of v_t - v_0, axes R, T, O: prompts (and seeds, where several) drawn anew, the same for all steps."""
-    n_seeds = path.now[0].shape[1]
-    seeds_RS = weights(rng_for(seed, "bootstrap", "seeds"), n_seeds)
-    copies = {}
-    for topic, place in path.topics.items():
-        prompts_RP = weights(rng_for(seed, "bootstrap", topic), place.stop - place.start)
-        values = []
-        for num, den in (path.now, path.start):
-            num_RTSO, den_RTSO = (np.tensordot(prompts_RP, x[:, :, place], axes=(1, 2)) for x in (num, den))
-            share = num_RTSO / np.maximum(den_RTSO, TINY)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                values.append(np.einsum("rs,rtso->rto", seeds_RS, share) / np.einsum("rs,rtso->rto", seeds_RS, den_RTSO > 0))
-        copies[topic] = values[0] - values[1]
-    return copies | {ALL: nanmean(np.stack(list(copies.values())), 0)}
-
-
-def _when(
-    result: Difference, o: int, resolved: bool, copies_RT: np.ndarray, fraction_T: np.ndarray, earliest_T: np.ndarray
-) -> dict[str, Any]:
-    """Return time, time_low, time_high and status of one drift. What was saved and not asked before an arrival may be the arrival."""
-    empty = {"time": None, "time_low": None, "time_high": None}
-    change_T, low_T, high_T = result.value[:, o], result.low[:, o], result.high[:, o]
-    if np.isnan(result.p[-1, o]):
+def _when(change: Sample, resolved: bool, at_T: np.ndarray) -> dict[str, Any]:
+    """Return status, time, time_low, time_high and paper_time of one drift; `change` is v_t - v_0 with leading axis T."""
+    empty = dict.fromkeys(("time", "time_low", "time_high", "paper_time"))
+    result = difference(change)
+    if np.isnan(result.p[-1]):
         return empty | {"status": "no evidence"}
     if not resolved:
         return empty | {"status": "no drift"}
-    below_T, above_T = change_T - low_T, high_T - change_T
-    first, status = drift_time(change_T[None], below_T, above_T)
-    if status[0] == "not reached":
-        return empty | {"status": "not reached"}
-    copied, _ = drift_time(copies_RT[~np.isnan(copies_RT[:, -1])], below_T, above_T)
-    low = np.quantile(earliest_T[copied], 0.025, method="inverted_cdf")
-    high = np.quantile(fraction_T[copied], 0.975, method="inverted_cdf")
-    return {"time": fraction_T[first[0]], "time_low": low, "time_high": high, "status": str(status[0])}
+    known = ~np.isnan(result.p)
+    towards = -1 if change.value[-1] < 0 else 1
+    arrived = paper_arrival(*(x[known] for x in (result.value, result.low, result.high)))
+    found = course(change[known].weighted(towards * np.eye(known.sum())), at_T[known])
+    return empty | found | {"paper_time": None if arrived is None else at_T[known][arrived]}
 
 
-def drift_time(change_RT: np.ndarray, below_T: np.ndarray, above_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each curve the index of the step at which it has arrived, and the status.
+def course(change: Sample, at_T: np.ndarray) -> dict[str, Any]:
+    """Return when a drift upwards, `change` (leading axis T, first 0), passed `ARRIVED` of its change, and whether it was still moving.
 
-    change_RT: v_t - v_0 (step 0 first). The extremum is the step farthest from v_0 in the direction of the drift. The curve has arrived at
-    the first step after 0 whose change lies within the extremum's 95 % interval [change - below, change + above]; the interval is that of
-    the paired change, so that differences between prompts, which are the same at every step, do not make a late arrival look early.
-    reached: it arrived before the last step and ends there. not reached: only the last step lies in the interval; the value was still
-    moving when the stage ended. non-monotone: the last step has left the interval again (the index is still that of the arrival).
+    time: where the curve, straight between the steps that were asked, first reaches `ARRIVED` x (v_T - v_0). time_low: the last step at
+    which it surely had not; time_high: the first at which it surely had (95 % interval of the paired v_t - v_0 - ARRIVED (v_T - v_0)), so
+    that the interval holds whatever the curve does between steps.
+    non-monotone: some step lies beyond the last (5 %, Bonferroni over the steps). reached: the stage's last third surely brought less
+    than half of what a straight line would bring there. still moving: it surely brought something. undecided: neither can be told (5 %,
+    one side each), or no step between the ends was asked. Of the last third only the steps that were asked count, so that a jump before
+    them is not taken for a movement at the end.
     """
-    rows = np.arange(len(change_RT))
-    toward = np.where(np.isnan(change_RT), -np.inf, change_RT * np.where(change_RT[:, -1:] < 0, -1, 1))
-    peak = toward[:, 1:].argmax(1) + 1
-    top = change_RT[rows, peak][:, None]
-    inside = (change_RT >= top - below_T[peak][:, None]) & (change_RT <= top + above_T[peak][:, None])
-    inside[rows, peak] = True
-    first = inside[:, 1:].argmax(1) + 1
-    last = change_RT.shape[1] - 1
-    status = np.where(~inside[:, -1], "non-monotone", np.where(first == last, "not reached", "reached"))
-    return first, status
+    n, each = len(at_T), np.eye(len(at_T))
+    left = difference(change.weighted(each - ARRIVED * each[-1]))
+    if n < 3 or np.isnan(left.value).any():
+        return {"status": "undecided"}
+    passed = int((left.value >= 0).argmax())
+    share = left.value[passed - 1] / (left.value[passed - 1] - left.value[passed])
+    after = int(np.append(left.low[:-1] > 0, True).argmax())
+    before = int(np.flatnonzero(left.high[:after] < 0).max(initial=0))
+    found = {"time": at_T[passed - 1] + share * (at_T[passed] - at_T[passed - 1]), "time_low": at_T[before], "time_high": at_T[after]}
+    done_T = (at_T - at_T[0]) / (at_T[-1] - at_T[0])
+    last = min(int((done_T >= LAST - FLAT).argmax()), n - 2)
+    rise = each[-1] - each[last]
+    end = difference(change.weighted(np.stack([rise, rise - (1 - done_T[last]) / 2 * each[-1]])))
+    beyond = difference(change.weighted(each[1:-1] - each[-1]))
+    if np.where(beyond.value > 0, beyond.p, 1).min() * (n - 2) < ALPHA:
+        return found | {"status": "non-monotone"}
+    moved, much = np.sign(end.value) * (end.p < 2 * ALPHA)
+    return found | {"status": "reached" if much < 0 else "still moving" if moved > 0 else "undecided"}
+
+
+def paper_arrival(change_T: np.ndarray, low_T: np.ndarray, high_T: np.ndarray) -> int | None:
+    """Return the step at which a drift arrived as the paper defines it: the first whose change lies in the extremum's 95 % interval.
+
+    change_T: v_t - v_0, first 0. The extremum is the step farthest from v_0 in the direction of the drift. None if only the last step
+    lies in its interval. The interval is that of the paired change, so that differences between prompts, which are the same at every
+    step, do not make a late arrival look early. More prompts make the interval narrower and this time later.
+    """
+    peak = int((change_T[1:] * (-1 if change_T[-1] < 0 else 1)).argmax()) + 1
+    first = int(((change_T[1:] >= low_T[peak]) & (change_T[1:] <= high_T[peak])).argmax()) + 1
+    return None if first == len(change_T) - 1 else first

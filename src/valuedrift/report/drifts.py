@@ -47,8 +47,9 @@ class Panel:
 HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved
 (Holm-adjusted p below 0.05 within its family), hollow and pale where it may be chance. The <em>noise floor</em> is what asking the
 same checkpoint again changes; the <em>smallest detectable</em> drift is seen with 80 % power; <em>time</em> is the share of the
-stage's steps after which the drift had reached its extremum. With one seed, intervals cover the prompts asked and not another
-training run (n = 1); with several, both.</p>"""
+stage's steps after which 80 % of the drift was there, with the saved steps between which that surely happened. A drift is
+<em>still moving</em> if the last third of the stage brought a resolved part of it, and <em>undecided</em> if that cannot be told.
+With one seed, intervals cover the prompts asked and not another training run (n = 1); with several, both.</p>"""
 
 
 def _reach(rows: list[Row]) -> float:
