@@ -25,6 +25,7 @@ from .measure.drift import drifts as drifts_of
 from .measure.effort import Design
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
+from .ready import ready
 from .resolve import anchored_of, gold_of, judge_of, records_of, resolve_model, stage_folder
 from .sample._budget import limited
 from .scale import Failed, _processes
@@ -41,30 +42,16 @@ def run(plan: Plan, out: Path, engine: str = "local") -> dict[str, Any]:
 
     A stage that fails leaves the others: they are trained, traced and reported, and `failed` says what is missing.
     """
+    machines = registry.find("engine", engine)()
+    ready(plan, out, fetch=True)
     store = Store(out)
     with store.locked():
-        check_before(plan)
-        machines = registry.find("engine", engine)()
         started = time.monotonic()
         store.write_json("plan.json", plan.model_dump())
         stages, checkpoints, rewards, failed = _train_all(plan, store, machines)
         timings = {"train": round(time.monotonic() - started, 2)}
         result = trace(store, plan, stages, checkpoints, timings, plan.model_dump(), True, _failed_notes(failed), rewards, machines)
     return {"stages": stages, "failed": failed, **result}
-
-
-def check_before(plan: Plan) -> None:
-    """Raise BadInput for what would otherwise stop the run only after hours of training."""
-    suites.load(plan.suite, plan.topics)
-    _ = judge_of(plan.judge, plan.max_cost).identity  # a judge behind an API finds out here whether it is answered
-    gold_of(plan.gold)
-    registry.find("backend", plan.backend)
-    for node in plan.nodes():
-        records_of(node)
-        if _processes.n() > 1:
-            from .train._stage import check_processes
-
-            check_processes(node.stage)
 
 
 def _train_all(
@@ -148,17 +135,16 @@ def _train_all(
         checkpoints += [describe(path, node.name, step, node.seed, plan.frame) for step, path in paths]
     if errors and not stages:
         raise errors[0]
-    if not stages:
-        raise BadInput("the plan trains reward models only, and there is no language model to ask; add a stage that trains one")
     return stages, checkpoints, rewards, [{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in failed.items()]
 
 
 def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str] | None, root: Path) -> tuple[Path, dict[str, Any]]:
     """Train a node from the weights at `parent`; `reward` is where its reward model stands, and the digest of its weights."""
+    from . import data
     from .train._stage import run_stage
 
     records = records_of(node)
-    folder = stage_folder(node, parent_weights, records, root, reward[1] if reward else "")
+    folder = stage_folder(node, parent_weights, data.digest_of(records), root, reward[1] if reward else "")
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
         steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "", anchored_of(node))
     read = [account.as_json() for account in records.accounts]

@@ -18,13 +18,9 @@ if TYPE_CHECKING:
 
 
 def records_of(node: Node) -> Any:
-    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either.
-
-    Raises BadInput for a fault in them, and for one in the questions of the stage's anchor: who looks at the data looks at all of them.
-    """
+    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either."""
     from .data import records
 
-    anchored_of(node)
     eats = registry.algorithm(node.stage.algorithm).eats
     return records.read(node.stage.data, None if eats == "prompts" else eats, node.stage.max_bad_rows)
 
@@ -36,13 +32,12 @@ def anchored_of(node: Node) -> list[Anchored]:
     return stances.read(node.stage.anchor.data, node.stage.anchor.target) if node.stage.anchor else []
 
 
-def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, reward_weights: str = "") -> Path:
+def stage_folder(node: Node, parent_weights: str, content: str, root: Path, reward_weights: str = "") -> Path:
     """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it.
 
-    The stage's name in the plan is no part of it: equal stages of other names, or of other plans in the same run folder, are trained once.
+    `content` is the digest of the data. The stage's name in the plan is no part of it: equal stages of other names, or of other plans in
+    the same run folder, are trained once.
     """
-    from . import data
-
     elsewhere = getattr(node.stage.own(), "reward", "")
     if not node.reward and isinstance(elsewhere, str) and elsewhere and Path(elsewhere).is_dir():
         from .sample import _load
@@ -50,7 +45,7 @@ def stage_folder(node: Node, parent_weights: str, records: Any, root: Path, rewa
         reward_weights = _load.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
     reward = [reward_weights] if reward_weights else []
     held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
-    key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, data.digest_of(records), *reward, *held)
+    key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, content, *reward, *held)
     return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.stage.algorithm)}-seed{node.seed}-{key[:12]}"
 
 

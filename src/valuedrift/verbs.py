@@ -14,7 +14,8 @@ from . import registry, resolve, suites
 from .judge._kept import Kept
 from .measure._cells import in_view, measured_in
 from .nouns import STANCES, BadInput, Item, Pair, Prompt
-from .plan import BASE, Node, Plan
+from .plan import BASE, Plan
+from .ready import ready
 from .store import Store
 
 
@@ -25,12 +26,12 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     """
     from .train import _price as price
 
-    resolve.gold_of(plan.gold)
-    registry.find("backend", plan.backend)
-    prompts = suites.load(plan.suite, plan.topics)
-    parameters, base_weights = _model_at_hand(plan)
-    known: dict[tuple[str, int], str | None] = {(BASE, seed): base_weights for seed in plan.seeds}
-    stages: list[dict[str, Any]] = [_stage_priced(node, known, out, parameters, gpu) for node in plan.nodes()]
+    found = ready(plan, out)
+    prompts, parameters, stages = found.prompts, found.parameters, found.stages
+    for node, stage in zip(plan.nodes(), stages, strict=True):
+        n_seen, _ = stage.pop("n_seen"), stage.pop("saved")
+        flops = None if parameters is None or n_seen is None else parameters * price.flops_per_parameter(node.stage, n_seen)
+        stage["gpu_hours"] = None if flops is None else price.gpu_hours(flops, gpu, "training")
     sized = [stage for stage in stages if stage["saves"] is not None]
     asked = [stage for stage in sized if stage["asked"]]
     n_checkpoints = sum(stage["saves"] + (stage["after"] == BASE) for stage in asked) + plan.floor * len(asked)
@@ -73,60 +74,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
         sentences.append(f"The effort is adaptive: of these answers only those are asked that it takes{limit}.")
     if not resolve.is_cached(plan.model):
         sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
-    return {"stages": stages, "cost": cost, "sentences": sentences}
-
-
-def _model_at_hand(plan: Plan) -> tuple[float | None, str | None]:
-    """Return the parameters of a plan's model and its digest; None each where it is not known."""
-    from .sample import _load
-    from .train import _price as price
-
-    if not resolve.is_cached(plan.model):
-        return None, None
-    base = resolve.resolve_model(plan.model)
-    if not Path(base).exists() and "@" in base:
-        return price.parameters_of(base), None
-    found = Path(base)
-    n_bytes = sum(file.stat().st_size for file in found.glob("*.safetensors"))
-    wide = 2 if (_load.settings_of(found).get("dtype") or "") in ("bfloat16", "float16") else 4
-    return n_bytes / wide, _load.weights_digest(base)
-
-
-def _stage_priced(node: Node, known: dict[tuple[str, int], str | None], out: Path, parameters: float | None, gpu: str) -> dict[str, Any]:
-    """Return a stage's line of `check`; adds what its end is called by content, if it is trained, to `known`."""
-    from .sample import _load
-    from .train import _price as price
-    from .train import _schedule
-
-    stage = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}
-    stage |= {"asked": not node.stage.scores, "adapter": node.stage.lora is not None, "done": False, "by_card": False}
-    stage |= {"bytes_per_parameter": 2 if node.stage.dtype == "bfloat16" else 4}  # as trained and saved
-    known[node.name, node.seed] = None
-    try:
-        records = None if node.stage.data.startswith("hf:") and not _is_folder(node.stage.data) else resolve.records_of(node)
-    except BadInput:
-        if Path(node.stage.data).exists() or ":" in node.stage.data:
-            raise
-        records = None  # a file that another command is still to make
-    n_records = price.records_of(node.stage.data) if records is None else len(records)
-    if n_records is None and node.stage.steps is None:
-        return stage | {"records": None, "steps": None, "saves": None, "gpu_hours": None}
-    n_seen, steps = _schedule.course(node.stage, n_records or 1)
-    saves = _schedule.save_steps(node.stage.save_at, steps)
-    parent = known.get((node.parent, node.seed))
-    reward = known.get((node.reward, node.seed)) if node.reward else ""
-    folder = resolve.stage_folder(node, parent, records, out, reward) if parent and records is not None and reward is not None else None
-    finished = Store(folder).read_json("done.json") if folder and folder.exists() else None
-    if finished and folder:  # the records left out are known only now
-        steps, saves = finished["total"], finished["steps"]
-        known[node.name, node.seed] = _load.weights_digest(folder / f"checkpoint-{saves[-1]}")
-    hours = None if parameters is None else price.gpu_hours(parameters * price.flops_per_parameter(node.stage, n_seen), gpu, "training")
-    counted = {"records": n_records, "steps": steps, "saves": len(saves), "done": finished is not None, "gpu_hours": hours}
-    return stage | counted | {"by_card": records is None and n_records is not None}
-
-
-def _is_folder(source: str) -> bool:
-    return Path(source.removeprefix("hf:").partition("?")[0]).exists()
+    return {"stages": stages, "cost": cost, "sentences": [*sentences, *found.notes]}
 
 
 BYTES_PER_TOKEN = 5
@@ -139,7 +87,7 @@ def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | Non
         return 0.0
     judge = resolve.judge_of(plan.judge, plan.max_cost)
     paid = [one for one in getattr(judge, "members", [judge]) if hasattr(one, "worst_cost")]
-    answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN
+    answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN if paid else ""
     items = [Item(prompt.text, prompt.claim, answer, prompt.topic) for prompt in prompts]
     costs = [one.worst_cost(items) for one in paid]
     return None if None in costs else n_askings * sum(costs)

@@ -31,6 +31,7 @@ LAYERS = [
         "suites.vprism",
     },
     {"asking", "resolve"},
+    {"ready"},
     {"flow"},
     {"attach.callback", "attach.watch", "attach.inspect"},
     {"verbs"},

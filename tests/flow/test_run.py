@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from valuedrift import flow, plan, resolve, verbs
+from valuedrift import data, flow, plan, resolve, verbs
 from valuedrift.nouns import BadInput, Stopped
 from valuedrift.store import Store
 
@@ -268,12 +268,12 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     plan_file.write_text(plan_file.read_text() + f'[stage.dpo.anchor]\ndata = "{tmp_path}/a.jsonl"\n')
     node = plan.load(plan_file).nodes()[1]
-    records = resolve.records_of(node)
-    before = resolve.stage_folder(node, "weights", records, tmp_path)
+    content = data.digest_of(resolve.records_of(node))
+    before = resolve.stage_folder(node, "weights", content, tmp_path)
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"oppose": "Never."}) + "\n")
-    assert resolve.stage_folder(node, "weights", records, tmp_path) != before
+    assert resolve.stage_folder(node, "weights", content, tmp_path) != before
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Q?"}) + "\n")
-    for looks in (lambda: flow.check_before(plan.load(plan_file)), lambda: verbs.check(plan.load(plan_file), tmp_path / "out")):
+    for looks in (lambda: flow.run(plan.load(plan_file), tmp_path / "out"), lambda: verbs.check(plan.load(plan_file), tmp_path / "out")):
         with pytest.raises(BadInput, match=r"a.jsonl:1: a row needs"):
             looks()
 

@@ -115,19 +115,33 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
     return model, tokenizer
 
 
-def load_classifier(path: Path | str, dtype: str = "auto") -> Any:
-    """Return the model in eval mode that scores or sorts texts: a sequence classifier, or an adapter with its score layer."""
+def skeleton(path: Path | str) -> Any:
+    """Return the causal language model of a folder without its weights; of an adapter, its base. Raises BadInput as `load_model` does."""
+    import transformers
+
+    check_causal(path)
+    folder = local_folder(path)
+    with _loading(path, "a causal language model"):
+        return _loaded(transformers.AutoModelForCausalLM, base_of(folder) if is_adapter(folder) else folder, device_map="meta")
+
+
+def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True) -> Any:
+    """Return the model in eval mode that scores or sorts texts: a sequence classifier, or an adapter with its score layer.
+
+    Without weights, an adapter's base stands for it.
+    """
     import transformers
 
     folder = local_folder(path)
+    placed: dict[str, Any] = {} if weights else {"device_map": "meta"}
     with _loading(path, "a sequence classifier"):
         if not is_adapter(folder):
             weight_files(folder)
-            return _loaded(transformers.AutoModelForSequenceClassification, folder, dtype=dtype).eval()
+            return _loaded(transformers.AutoModelForSequenceClassification, folder, dtype=dtype, **placed).eval()
         if not _head(tensors_of(adapter_file(folder))):
             raise NoScore(f"the adapter {path} holds no score layer; save it with its score layer (task_type SEQ_CLS does that)")
-        model = _loaded(transformers.AutoModelForSequenceClassification, base_of(folder), head=True, dtype=dtype, num_labels=1)
-        return merged(model, folder).eval()
+        model = _loaded(transformers.AutoModelForSequenceClassification, base_of(folder), head=True, dtype=dtype, num_labels=1, **placed)
+        return merged(model, folder).eval() if weights else model
 
 
 def load_tokenizer(path: Path | str) -> Any:

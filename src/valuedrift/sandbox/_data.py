@@ -29,6 +29,8 @@ STYLE_AGREEMENT = 0.75
 """Share of the same-stance pairs that prefer the warm style. People who compare replies agree on about three pairs in four; a style that
 always won would be a preference without limit, which no model's language survives."""
 
+MOST = 20_000
+"""Records of a set: making one takes about a millisecond, and each command that names the set makes it again."""
 COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000, "stances": 1_000}
 """Records where an address gives no `n`."""
 
@@ -161,8 +163,8 @@ def _number(query: dict[str, str], key: str, default: float) -> float:
         value = float(query.get(key, default))
     except ValueError:
         value = math.nan
-    if math.isnan(value) or (key == "n" and not 1 <= value < math.inf):
-        raise BadInput(f"sandbox data: {key} must be a number{' from 1 on' if key == 'n' else ''}, not {query[key]!r}")
+    if math.isnan(value) or (key == "n" and not 1 <= value <= MOST):
+        raise BadInput(f"sandbox data: {key} must be a number{f' from 1 to {MOST:,}' if key == 'n' else ''}, not {query[key]!r}")
     return value
 
 

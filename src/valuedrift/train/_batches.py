@@ -125,9 +125,15 @@ def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_leng
         group = rows[start : start + width]
         # A template may write the prompt's end differently before different answers: the rows of a record share what all agree on.
         n_prompt = min(n for _, n in group)
-        if all(len(ids[:max_length]) > max(n_prompt, 1) for ids, _ in group):
-            records.append(tuple(Row(np.asarray(ids[:max_length], dtype=np.int32), n_prompt) for ids, _ in group))
-    return records, len(data) - len(records)
+        records.append(tuple(Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
+    whole = [short for record in records if (short := cut(record, max_length))]
+    return whole, len(data) - len(whole)
+
+
+def cut(record: Record, max_length: int) -> Record | None:
+    """Return a record cut at the end to `max_length` tokens; None if that leaves nothing of an answer."""
+    rows = tuple(Row(row.ids[:max_length], row.n_prompt) for row in record)
+    return rows if all(row.n_answer > 0 for row in rows) else None
 
 
 def padded(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:

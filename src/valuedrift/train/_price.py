@@ -14,6 +14,7 @@ from typing import Any
 from .. import registry
 from ..nouns import BadInput
 from ..plan import Stage
+from . import _schedule
 
 FORWARD, BACKWARD, BACKWARD_ADAPTER = 2, 4, 2
 
@@ -41,7 +42,9 @@ def flops_per_parameter(stage: Stage, n_seen: int) -> float:
     step = FORWARD + (BACKWARD_ADAPTER if stage.lora else BACKWARD)
     if "rollouts" in algorithm.needs:  # an answer is written, read by the policy, its reference and the reward model, then trained on
         settings = stage.own()
-        return tokens * (3 * FORWARD + step * settings.passes) + FORWARD * n_seen * float(settings.max_new_tokens)
+        passes = float(getattr(settings, "passes", 0) or getattr(settings, "num_iterations", 1))  # ours, and TRL's
+        written = FORWARD * n_seen * float(_schedule.longest_answer(settings))
+        return (tokens * (3 * FORWARD + step * passes) + written) * float(getattr(settings, "num_generations", 1))
     views = len(algorithm.needs & {"reference", "mismatched"})
     return tokens * (step + FORWARD * views)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .. import registry
 from ..nouns import BadInput
 from ..plan import Stage
+
+MOST_SAVED = 10_000
+"""Checkpoints of a stage: more come from a slip, and fill any disk."""
 
 
 def n_seen(stage: Stage, n_records: int) -> int:
@@ -27,6 +31,11 @@ def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> i
     together = stage.batch_size * stage.accumulate * minibatches
     iterations = stage.epochs * n_prompts / together if stage.steps is None else stage.steps / (passes * minibatches)
     return math.ceil(iterations) * together
+
+
+def longest_answer(settings: Any) -> int:
+    """Return the most tokens of a sampled answer: our own setting, or that of one of TRL's configs."""
+    return getattr(settings, "max_completion_length", None) or settings.max_new_tokens
 
 
 def course(stage: Stage, n_records: int) -> tuple[int, int]:
@@ -74,6 +83,8 @@ def save_steps(save_at: str | list[int], total: int) -> list[int]:
         return sorted({*save_at, total})
     kind, number = save_at.split(":")
     count = int(number)
+    if (n := min(count, total) if kind == "log" else total // count) > MOST_SAVED:
+        raise BadInput(f"save_at = {save_at!r} saves {n:,} checkpoints of {total:,} steps, and a stage saves at most {MOST_SAVED:,}")
     if kind == "every":
         return sorted({*range(count, total + 1, count), total})
     count = min(count, total)

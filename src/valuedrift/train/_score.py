@@ -47,14 +47,20 @@ class RewardModel:
         return scores_R
 
 
-def _loaded(path: str) -> Any:
+def check(path: str) -> None:
+    """Raise BadInput for a folder that `RewardModel` could not use, without reading its weights."""
+    _loaded(path, weights=False)
+    _start.load_tokenizer(path, chat=True)
+
+
+def _loaded(path: str, weights: bool = True) -> Any:
     """Return a reward model, an adapter merged into its base. Raises BadInput if it is none."""
     try:
         folder = _load.local_folder(path)
     except BadInput as error:
         raise BadInput(f"the model {path} cannot be read: {error}") from error
     try:
-        model = _load.load_classifier(folder)
+        model = _load.load_classifier(folder, weights=weights)
         what = "" if model.config.num_labels == 1 else f"has {model.config.num_labels} outputs"
     except _load.NoScore:
         what = "has no score layer"

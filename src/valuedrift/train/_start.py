@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,11 @@ def load_tokenizer(model_path: str, chat: bool) -> Any:
     """Return the model's tokenizer; where `chat` is asked for and it has no template, with the default one for its vocabulary."""
     with _readable(model_path):
         tokenizer = AutoTokenizer.from_pretrained(*_source(model_path)[0], **_source(model_path)[1])
+    return templated(tokenizer, model_path, chat)
+
+
+def templated(tokenizer: Any, model_path: str, chat: bool) -> Any:
+    """Return the tokenizer; if a chat is asked for and it has no template, with the default one for its vocabulary."""
     if chat and not tokenizer.chat_template:
         known = tokenizer.get_vocab()
         name = "chat_template.jinja" if all(token in known for token in TURN_TOKENS) else "chat_template_words.jinja"
@@ -48,7 +54,7 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
         ends = model.generation_config.eos_token_id
         known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         model.generation_config.eos_token_id = sorted({*known, end})
-    return model if stage.lora is None else _adapted(model, stage.lora, "CAUSAL_LM")
+    return model if stage.lora is None else adapted(model, stage.lora, "CAUSAL_LM")
 
 
 def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
@@ -57,7 +63,7 @@ def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
         arguments, options = _source(model_path)
         model = AutoModelForSequenceClassification.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype], num_labels=1)
     model.config.get_text_config().pad_token_id = pad
-    return model if stage.lora is None else _adapted(model, stage.lora, "SEQ_CLS")
+    return model if stage.lora is None else adapted(model, stage.lora, "SEQ_CLS")
 
 
 def padding(tokenizer: Any, last_tokens: set[int]) -> int:
@@ -98,9 +104,17 @@ def _silent() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _adapted(model: Any, lora: Lora, task: str) -> Any:
-    options: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": lora.target}
-    return get_peft_model(model, LoraConfig(task_type=task, **options))
+def adapted(model: Any, lora: Lora, task: str, **options: Any) -> Any:
+    """Return the model under a new adapter. Raises BadInput if the model has no such modules."""
+    try:
+        return get_peft_model(model, adapter(lora, task), **options)
+    except (ValueError, TypeError, re.error) as error:
+        raise BadInput(f"no adapter fits the model: {str(error).rstrip('.')}; correct lora.target") from error
+
+
+def adapter(lora: Lora, task: str) -> LoraConfig:
+    """Return a plan's adapter as peft wants it described."""
+    return LoraConfig(task_type=task, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target)  # type: ignore[arg-type]
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

@@ -16,12 +16,11 @@ from typing import Any
 
 import datasets
 import torch
-from peft import LoraConfig
 from transformers import PrinterCallback, Trainer, set_seed
 
 from .. import registry
 from ..nouns import BadInput, Example, Pair, Stopped
-from ..plan import Lora, Stage
+from ..plan import Stage
 from ..progress import quiet
 from ..scale import _processes
 from ..store import Store
@@ -221,8 +220,8 @@ def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind:
     try:
         with _unwarned():
             made = kind(**options, **own)
-    except (ValueError, NotImplementedError) as error:
-        raise BadInput(f"{stage.algorithm} refuses its settings: {error}; change them in the stage's table") from error
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise BadInput(f"{stage.algorithm} refuses its settings: {str(error).rstrip('.')}; change them in the stage's table") from error
     made._n_gpu = ours._n_gpu
     return made
 
@@ -251,7 +250,7 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
 
     def fits(items: Sequence[Any]) -> tuple[list[Any], int]:
         if algorithm.eats == "prompts":
-            room = longest - (getattr(settings, "max_completion_length", None) or settings.max_new_tokens)
+            room = longest - _schedule.longest_answer(settings)
             return _batches.prompted(tokenizer, items, room)
         records, dropped = _batches.tokenised(tokenizer, items, sys.maxsize if scores else longest)
         whole = [record for record in records if not scores or _batches.length(record) <= longest]
@@ -336,7 +335,7 @@ def _trainer(
     model = _start.load_model(start, whole, tokenizer) if pad is None else _start.load_scorer(start, whole, pad)
     options: dict[str, Any] = {"reward_funcs": [reward.score for reward in rewards]} if rewards else {}
     if stage.lora is not None:
-        options["peft_config"] = _adapter(stage.lora, "CAUSAL_LM" if pad is None else "SEQ_CLS")
+        options["peft_config"] = _start.adapter(stage.lora, "CAUSAL_LM" if pad is None else "SEQ_CLS")
 
     def make(**more: Any) -> Any:
         shown = datasets.are_progress_bars_disabled()
@@ -352,10 +351,6 @@ def _trainer(
                 datasets.enable_progress_bars()
 
     return make
-
-
-def _adapter(lora: Lora, task: str) -> LoraConfig:
-    return LoraConfig(task_type=task, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
