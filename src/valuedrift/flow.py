@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from . import progress, provenance, registry, suites
+from . import progress, provenance, registry, suites, tables
 from .asking import Asker, adapt, effort_note, jobs_of, within
 from .judge._kept import Kept, unread_notes
 from .measure import effort
-from .measure._cells import VIEWS, measured_in
-from .measure.drift import drifts as drifts_of
-from .measure.effort import Design
+from .measure._cells import VIEWS
+from .measure.effort import Design, Effort
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
 from .ready import ready
@@ -141,6 +140,7 @@ def _train_all(
 def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str] | None, root: Path) -> tuple[Path, dict[str, Any]]:
     """Train a node from the weights at `parent`; `reward` is where its reward model stands, and the digest of its weights."""
     from . import data
+    from .train._saved import Done
     from .train._stage import run_stage
 
     records = records_of(node)
@@ -148,7 +148,7 @@ def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str]
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
         steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "", anchored_of(node))
     read = [account.as_json() for account in records.accounts]
-    return folder, Store(folder).read_json("done.json", {}) | {"steps": steps, "read": read}
+    return folder, Store(folder).read_json("done.json", Done, {}) | {"steps": steps, "read": read}
 
 
 def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
@@ -190,10 +190,10 @@ def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
     """
     store = Store(folder)
     with store.locked():
-        record = store.read_json("provenance.json")
+        record = store.provenance()
         if record is None:
             raise BadInput(f"{folder} is not a finished run (it holds no provenance.json); finish it with the command that began it")
-        stages = store.read_json("stages.json")
+        stages = store.stages()
         if not stages:
             raise BadInput(f"{folder} names no stage (stages.json is missing or empty); run the command that began it again")
         plan = record["plan"] | changed
@@ -234,7 +234,7 @@ def trace(
         asker.check(list(jobs_of(asking, stages, checkpoints)))
     with _timed(timings, "sample"):
         if asking.precision or asking.budget:
-            spent = adapt(asker, stages, checkpoints) if sample else store.read_json("effort.json")
+            spent = adapt(asker, stages, checkpoints) if sample else store.read_json("effort.json", Effort)
         if spent:
             asker.design = Design.from_json(spent["design"])
             checkpoints_asked = within(asker.design, checkpoints)
@@ -252,7 +252,7 @@ def trace(
         standing = standing_of(judge, gold, asking.min_agreement) | {"unread": unread}
         labels = _labels(gold, scores) if gold else None
     missing: list[str] = []
-    companions = likely = None
+    companions, likely, capable = (None if sample else tables.read(store, name) for name in tables.SAMPLED)
     with _timed(timings, "companions"), _or_said("KL, rewards and lengths are missing", missing):
         if asking.companions and sample:
             from .train._distance import companion_scores
@@ -263,49 +263,47 @@ def trace(
             from .judge._proxy import proxy_scores
 
             likely = proxy_scores(store, asking, checkpoints, prompts)
-    capable = None
     with _timed(timings, "capability"), _or_said("Capability is missing", missing):
         if asking.capability and sample and not named:
             from .sample._capability import capability_scores
 
             capable = capability_scores(store, asking, checkpoints_asked)
     notes = [*notes, *named, *getattr(backend, "notes", []), *missing]
-    # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
-    store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
-    store.write_json("stages.json", stages)
-    store.write_checkpoints(checkpoints)
+    members = [rows.with_columns(judge=pl.lit(identity)) for identity, rows in by_judge.items()]
+    read = {"scores": scores, "scores_by_judge": pl.concat(members) if members else None, "labels": labels}
+    read |= {"companion_scores": companions, "proxy_scores": likely, "capability": capable}
     with _timed(timings, "measure"):
-        store.write_table("scores", scores)
-        if sample:
-            store.keep_table("companion_scores", companions)
-            store.keep_table("proxy_scores", likely)
-            store.keep_table("capability", capable)
-        tables = [rows.with_columns(judge=pl.lit(identity)) for identity, rows in by_judge.items()]
-        store.keep_table("scores_by_judge", pl.concat(tables) if tables else None)
-        store.keep_table("labels", labels)
-        drifts = measure(store, asking.view)
-        found = findings(drifts) + (dose_findings(store.read_table("dose")) if store.has_table("dose") else [])
+        derived = tables.derived(read, stages, checkpoints, asking.view)
+    drifts = derived["drifts"]
+    found = findings(drifts) + (dose_findings(derived["dose"]) if derived["dose"] is not None else [])
     if spent:  # another judge may find other widths among the same answers
         stances = drifts.filter(pl.col("stance").is_in(STANCES), view=asking.view)
         wide = effort.too_wide(stances, spent["precision"]).height if spent["precision"] else None
         spent |= {"too_wide": wide, "intervals": stances.height}
         notes = [*notes, effort_note(spent)]
-    store.keep_json("effort.json", spent)
-    alike = store.read_table("proxy_correlation").filter(view=asking.view).to_dicts() if store.has_table("proxy_correlation") else []
-    about = [*map(proxy_finding, alike), *(pairing_findings(store.read_table("pairing")) if store.has_table("pairing") else [])]
+    alike = [] if derived["proxy_correlation"] is None else derived["proxy_correlation"].filter(view=asking.view).to_dicts()
+    about = [*map(proxy_finding, alike), *(pairing_findings(derived["pairing"]) if derived["pairing"] is not None else [])]
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers")]
     notes += _cut_notes(store, asking, asked)
-    store.write_json("provenance.json", provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged))
+    about_run = {
+        "prompts.json": [dataclasses.asdict(prompt) for prompt in prompts],
+        "stages.json": stages,
+        "checkpoints.json": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
+        "effort.json": spent,
+        "provenance.json": provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged),
+    }
+    # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
+    store.commit(about_run | tables.files(read | derived))
     write_report(store)
-    read = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
+    asked_once = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
         "run": str(store.root),
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
-        "n_answers": read.height,
+        "n_answers": asked_once.height,
         "n_generated": asker.generated,
         "n_judged": judged,
         "cost": judge.spent + getattr(backend, "spent", 0.0),
-        "outcome_shares": {outcome: _mean(read[outcome]) for outcome in OUTCOMES},
+        "outcome_shares": {outcome: _mean(asked_once[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
         "findings": found if standing["headlined"] else [standing["why"]],
         "also": about,
@@ -313,7 +311,7 @@ def trace(
         "notes": notes,
         "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,
         "proxy": {row.pop("of"): row for row in alike} or None,
-        "capability": store.read_table("capability").to_dicts() if store.has_table("capability") else None,
+        "capability": capable.to_dicts() if capable is not None else None,
         "report": str(store.root / "report.html"),
     }
 
@@ -334,51 +332,6 @@ def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, An
 
     found = standing(judge, least, calibrate(judge, gold) if gold else None)
     return {"identity": judge.identity, "note": judge.note, **found}
-
-
-def measure(store: Store, view: str) -> pl.DataFrame:
-    """Write every derived table from the stored scores, in the views claim and axis (and `view`, if it is another); return the drifts."""
-    from .measure.companions import companions as companions_of
-    from .measure.correct import corrected_drifts, corrected_profiles
-    from .measure.dose import dose_response
-    from .measure.effects import effects as effects_of
-    from .measure.judges import by_judge as by_judge_of
-    from .measure.matched import matched as matched_of
-    from .measure.pairing import pairing
-    from .measure.profile import profiles as profiles_of
-    from .measure.proxy import correlation
-    from .measure.proxy import proxy as proxy_of
-
-    def kept(name: str, table: pl.DataFrame | None) -> None:
-        store.keep_table(name, table if table is not None and table.height else None)
-
-    def stored(name: str) -> pl.DataFrame | None:
-        return store.read_table(name) if store.has_table(name) else None
-
-    scores, stages, views = store.read_table("scores"), store.read_json("stages.json", []), measured_in(view)
-    profiles, drifts = profiles_of(scores, *views), drifts_of(scores, stages, *views)
-    store.write_table("profiles", profiles)
-    store.write_table("drifts", drifts)
-    kept("effects", effects_of(scores, stages, *views))
-    told = stored("companion_scores")
-    frames = {(checkpoint.stage, checkpoint.step): checkpoint.frame for checkpoint in store.checkpoints()}
-    kept("companions", None if told is None else companions_of(told, profiles.filter(view="claim")))
-    kept("matched", None if told is None else pl.concat([matched_of(scores, told, stages, one, frames) for one in views]))
-    likely = stored("proxy_scores")
-    shares = None if likely is None else proxy_of(likely, *views)
-    kept("proxy", shares)
-    kept("proxy_correlation", None if shares is None else correlation(shares, profiles))
-    for name, tables in zip(("dose", "dose_curve"), zip(*(dose_response(scores, stages, one) for one in views), strict=True), strict=True):
-        kept(name, pl.concat(tables))
-    kept("pairing", pairing(scores, stages))
-    labels, by_judge = stored("labels"), stored("scores_by_judge")
-    members = {} if by_judge is None else {str(judge): rows for (judge,), rows in by_judge.group_by("judge", maintain_order=True)}
-    right = None if labels is None else pl.concat([corrected_profiles(scores, labels, one) for one in views])
-    store.keep_table("corrected_profiles", right)
-    right = None if labels is None else pl.concat([corrected_drifts(scores, stages, labels, one) for one in views])
-    store.keep_table("corrected_drifts", right)
-    store.keep_table("judges", by_judge_of(drifts, {judge: drifts_of(rows, stages, *views) for judge, rows in members.items()}))
-    return drifts
 
 
 # -- what is said of it ------------------------------------------------------------------------------------------------------

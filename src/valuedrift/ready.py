@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from . import data, registry, resolve, suites
 from .nouns import BadInput, Checkpoint, Item, Prompt
 from .plan import BASE, Node, Plan
-from .store import Store
 
 if TYPE_CHECKING:
     from .train._ready import Start
@@ -141,7 +140,7 @@ def _start(model: str, fetch: bool) -> tuple[Start | None, float | None, str | N
 def _line(node: Node, known: dict[tuple[str, int], str | None], out: Path, sources: _Sources, records: Any) -> dict[str, Any]:
     """Return a stage's line of `check`; adds what its end is called by content, if it is trained, to `known`."""
     from .sample import _load
-    from .train import _price, _schedule, _stage
+    from .train import _price, _saved, _schedule, _stage
 
     _stage.check_processes(node.stage)
     known[node.name, node.seed] = None
@@ -158,8 +157,8 @@ def _line(node: Node, known: dict[tuple[str, int], str | None], out: Path, sourc
     folder = None
     if parent and reward is not None and records is not None:
         folder = resolve.stage_folder(node, parent, sources.content(records), out, reward)
-    finished = Store(folder).read_json("done.json") if folder and folder.exists() else None
-    saved = len(_stage._complete(folder)) if folder else 0
+    finished = _saved.finished(folder) if folder else None
+    saved = len(_saved.complete(folder)) if folder else 0
     if finished and folder:  # the records left out are known only now
         steps, saves = finished["total"], finished["steps"]
         known[node.name, node.seed] = _load.weights_digest(folder / f"checkpoint-{saves[-1]}")

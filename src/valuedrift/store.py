@@ -1,7 +1,8 @@
 """The run folder: immutable Parquet parts keyed by content, small JSON files, and derived tables.
 
-Every file appears whole or not at all (written to a temporary name, flushed, renamed), so that a run killed at any moment
-can be continued by the same command.
+Every file appears whole or not at all, and so does the set of derived files, so that a run that is killed at any moment can be continued
+by the same command. What was written is told from what was damaged by its digest: a part carries it in its name, a derived file has it
+in tables.json.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import io
+import functools
+import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,28 +21,54 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
-from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Reading, digest
+from . import parts, progress
+from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Prompt, Reading, digest
+from .parts import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA, UNREADABLE, fault_of, parquet
 
-ANSWER_SCHEMA = {
-    "key": pl.String,
-    "checkpoint": pl.String,
-    "prompt": pl.String,
-    "draw": pl.Int32,
-    "text": pl.String,
-    "ended": pl.String,
-    "n_tokens": pl.Int32,
-}
-READING_SCHEMA: dict[str, Any] = {
-    "item": pl.String,
-    "judge": pl.String,
-    **dict.fromkeys(OUTCOMES, pl.Float64),
-    "failure": pl.String,
-    "reason": pl.String,
-    "missing": pl.Float64,
-    "reply": pl.String,
-}
-NUMBER_SCHEMA: dict[str, Any] = {"key": pl.String, "value": pl.Float64}
+KINDS = ("answers", "readings", "numbers")
+"""The folders of parts that the tables are made of."""
+MANIFEST = "tables.json"
+NEXT = ".next-"
+"""What the name of a derived file begins with until its whole set is written."""
+AGAIN = "run the command that made it again"
+
+
+@with_config({"extra": "allow"})
+class StageEntry(TypedDict):
+    """One stage in `stages.json`."""
+
+    name: str
+    after: str | None
+    seed: int
+    steps: list[int]
+
+
+@with_config({"extra": "allow"})
+class JudgeEntry(TypedDict):
+    """The judge in `provenance.json`."""
+
+    identity: str
+    headlined: bool
+    why: str
+
+
+@with_config({"extra": "allow"})
+class Provenance(TypedDict):
+    """`provenance.json`, as far as it is read by a verb."""
+
+    plan: dict[str, Any]
+    view: str
+    judge: JudgeEntry
+
+
+class Manifest(TypedDict):
+    """`tables.json`: the SHA-256 of every derived file by name, and the names of the parts by kind."""
+
+    files: dict[str, str]
+    parts: dict[str, list[str]]
 
 
 class Store:
@@ -50,6 +79,7 @@ class Store:
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
+        self._held = False
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,12 +97,17 @@ class Store:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BadInput(f"another valuedrift process is working in {self.root}; wait for it or use another --out") from None
-            yield
+            self._held = True
+            try:
+                self._finish_commit()
+                yield
+            finally:
+                self._held = False
 
     # -- whole files ---------------------------------------------------------------------------------------------
 
     def write_bytes(self, name: str, content: bytes) -> Path:
-        """Write a file whole or not at all. Raises BadInput when the disk is full."""
+        """Write a file whole or not at all. Raises BadInput if the disk is full."""
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +118,7 @@ class Store:
                     handle.flush()
                     os.fsync(handle.fileno())
                 os.replace(unfinished, path)
+                _keep_names(path.parent)
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
@@ -91,90 +127,192 @@ class Store:
         return path
 
     def write_json(self, name: str, content: Any) -> Path:
-        return self.write_bytes(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        return self.write_bytes(name, _json(content))
 
-    def keep_json(self, name: str, content: Any) -> None:
-        """Write what not every run has; without it, take away what an earlier invocation left."""
+    def read_json(self, name: str, kind: Any = Any, default: Any = None) -> Any:
+        """Return a JSON file as a `kind` (a type, also of records), or the default if there is none.
+
+        Raises BadInput if the file is damaged or holds anything else.
+        """
+        content = self._content(name)
         if content is None:
-            (self.root / name).unlink(missing_ok=True)
-        else:
-            self.write_json(name, content)
-
-    def read_json(self, name: str, default: Any = None) -> Any:
-        path = self.root / name
-        if not path.exists():
             return default
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise BadInput(f"{path} is not valid JSON ({error}); delete it and run the command again") from error
+            found = _adapter(kind).validate_json(content, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            what = f"{where}: {first['msg']}" if where else first["msg"]
+            raise BadInput(
+                f"{self.root / name} is not as valuedrift writes it ({what}); restore it from a copy, or delete it and {AGAIN}"
+            ) from error
+        if isinstance(found, dict) and "digest" in found and found != sealed({key: found[key] for key in found if key != "digest"}):
+            raise BadInput(f"{self.root / name} is not as it was written; restore it from a copy, or delete it and {AGAIN}")
+        return found
 
     def write_table(self, name: str, table: pl.DataFrame) -> Path:
-        """Write a derived table (`profiles`, `drifts`, …) as NAME.parquet."""
-        buffer = io.BytesIO()
-        table.write_parquet(buffer, compression="zstd")
-        return self.write_bytes(f"{name}.parquet", buffer.getvalue())
+        """Write a table as NAME.parquet."""
+        return self.write_bytes(f"{name}.parquet", parquet(table))
 
     def read_table(self, name: str) -> pl.DataFrame:
         path = self.root / f"{name}.parquet"
-        if not path.exists():
+        content = self._content(path.name)
+        if content is None:
             raise BadInput(f"{self.root} holds no {name}.parquet; is it a run folder? Make one with 'valuedrift run' or 'trace'")
-        return _read_parquet(path)
+        try:
+            return pl.read_parquet(content)
+        except UNREADABLE as error:
+            raise BadInput(f"{path} cannot be read as Parquet ({error}); {AGAIN}") from error
 
     def has_table(self, name: str) -> bool:
-        return (self.root / f"{name}.parquet").exists()
+        manifest = self.manifest
+        return (self.root / f"{name}.parquet").exists() if manifest is None else f"{name}.parquet" in manifest["files"]
 
-    def keep_table(self, name: str, table: pl.DataFrame | None) -> None:
-        """Write a derived table that not every run has; without one, take away what an earlier invocation left."""
-        if table is None:
-            (self.root / f"{name}.parquet").unlink(missing_ok=True)
-        else:
-            self.write_table(name, table)
+    # -- derived files -------------------------------------------------------------------------------------------
+
+    def commit(self, files: Mapping[str, Any]) -> None:
+        """Replace derived files by name, all at once: a table, content for JSON, or None for what this run does not have.
+
+        They are written under other names, tables.json names their digests, and then they take their places. A command that is killed
+        before the second step leaves the old set; after it, the next one finishes the third.
+        """
+        digests = self._digests()
+        for name, content in files.items():
+            digests.pop(name, None)
+            if content is not None:
+                written = parquet(content) if isinstance(content, pl.DataFrame) else _json(content)
+                self.write_bytes(f"{NEXT}{name}", written)
+                digests[name] = hashlib.sha256(written).hexdigest()
+        self.write_json(MANIFEST, Manifest(files=digests, parts={kind: [path.name for path in self._paths(kind)] for kind in KINDS}))
+        self.__dict__.pop("manifest", None)
+        for name, content in files.items():
+            if content is None:
+                (self.root / name).unlink(missing_ok=True)
+        self._finish_commit()
+
+    def _finish_commit(self) -> None:
+        """Give files that a commit named their places, and delete those that none named."""
+        self.__dict__.pop("manifest", None)
+        for path in self.root.glob(f"{NEXT}*"):
+            name = path.name.removeprefix(NEXT)
+            if hashlib.sha256(path.read_bytes()).hexdigest() == self._digests().get(name):
+                os.replace(path, self.root / name)
+            else:
+                path.unlink()
+        _keep_names(self.root)
+
+    @functools.cached_property
+    def manifest(self) -> Manifest | None:
+        """What the last finished command wrote; None if there was none since version 0.1.0."""
+        path = self.root / MANIFEST
+        return self.read_json(MANIFEST, Manifest) if path.exists() else None
+
+    def _digests(self) -> dict[str, str]:
+        """Return the digests that tables.json names; none if it is damaged, so that the next commit can replace it."""
+        with contextlib.suppress(BadInput):
+            return dict(self.manifest["files"]) if self.manifest else {}
+        return {}
+
+    def _content(self, name: str) -> bytes | None:
+        """Return the bytes of a file. Raises BadInput if they are not those that tables.json names."""
+        known = self.manifest["files"].get(name) if name != MANIFEST and self.manifest else None
+        for path in (self.root / name, self.root / f"{NEXT}{name}"):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise BadInput(f"cannot read {path}: {error.strerror}; check it and {AGAIN}") from error
+            if known is None or hashlib.sha256(content).hexdigest() == known:
+                return content
+        if known is None:
+            return None
+        raise BadInput(f"{self.root / name} is missing or is not as it was written (its digest is another one); {AGAIN}")
+
+    def check_tables(self) -> None:
+        """Raise BadInput unless all derived files are those of the last command, and are made of the parts that are here now."""
+        heal = "run the command that made it again, or 'valuedrift judge' with its judge, which generates nothing"
+        if self.manifest is None:
+            raise BadInput(f"{self.root} holds no {MANIFEST}, which says whether its tables are whole (older versions wrote none); {heal}")
+        for name in self.manifest["files"]:
+            self._content(name)
+        for kind in KINDS:
+            paths, known = {path.name: path for path in self._paths(kind)}, set(self.manifest["parts"].get(kind, []))
+            if gone := sorted(known - paths.keys()):
+                raise BadInput(f"{self.root / kind / gone[0]} is gone, of which the tables of {self.root} were made; {AGAIN}")
+            for path in paths.values():
+                if fault := fault_of(path):
+                    raise BadInput(f"{path} {fault}; {AGAIN}: it sets the file aside")
+            if new := sorted(paths.keys() - known):
+                more = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
+                raise BadInput(f"the tables of {self.root} are older than {self.root / kind / new[0]}{more}; {heal}")
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _parts(self, kind: str, schema: dict[str, Any]) -> pl.DataFrame:
-        paths = sorted((self.root / kind).glob("[!.]*.parquet"))
-        empty = pl.DataFrame(schema=schema)
-        return pl.concat([empty, *(_read_parquet(path) for path in paths)], how="diagonal")  # older parts may lack a column
+    def _paths(self, kind: str) -> list[Path]:
+        return sorted((self.root / kind).glob("[!.]*.parquet"))
+
+    def parts(self, kind: str, schema: Mapping[str, Any], content: Sequence[str], keys: Sequence[str] = ("key",)) -> pl.DataFrame:
+        """Return the rows of all parts of a kind.
+
+        A command that holds the folder sets a damaged part aside, so that what it held is made again; others raise BadInput, as all do
+        if one key has two contents.
+        """
+
+        def refuse(path: Path, fault: str) -> None:
+            if not self._held:
+                raise BadInput(f"{fault}; {AGAIN}: it sets the file aside")
+            progress.say(f"{fault}; it was set aside as {set_aside(path).name}, and what it held is made again")
+
+        return parts.read(self._paths(kind), schema, keys, content, refuse)
+
+    def add_part(self, kind: str, table: pl.DataFrame, keys: Sequence[Any]) -> None:
+        """Add one part."""
+        if keys:
+            self.write_bytes(*parts.named(keys, kind, table))
 
     def answers(self) -> pl.DataFrame:
         """Return every stored answer, one row each (columns of ANSWER_SCHEMA)."""
-        return self._parts("answers", ANSWER_SCHEMA)
+        return self.parts("answers", ANSWER_SCHEMA, ("text", "ended"))
 
     def readings(self) -> pl.DataFrame:
         """Return every stored reading, one row each (columns of READING_SCHEMA)."""
-        return self._parts("readings", READING_SCHEMA)
+        return self.parts("readings", READING_SCHEMA, OUTCOMES, ("item", "judge"))  # a failure has no content: it may be tried again
 
     def numbers(self) -> dict[str, float | None]:
         """Return every number that was computed of an answer, by key; None where there is none to be had."""
-        return dict(self._parts("numbers", NUMBER_SCHEMA).iter_rows())
+        return dict(self.parts("numbers", NUMBER_SCHEMA, ("value",)).iter_rows())
 
     def add_numbers(self, numbers: Mapping[str, float | None]) -> None:
         """Add one part of numbers."""
-        self._add("numbers", pl.DataFrame(list(numbers.items()), schema=NUMBER_SCHEMA, orient="row"), list(numbers))
+        self.add_part("numbers", pl.DataFrame(list(numbers.items()), schema=NUMBER_SCHEMA, orient="row"), list(numbers))
 
     def add_answers(self, answers: Sequence[Answer]) -> None:
         """Add one part of answers."""
         rows = [dataclasses.asdict(answer) for answer in answers]
-        self._add("answers", pl.DataFrame(rows, schema=ANSWER_SCHEMA), [row["key"] for row in rows])
+        self.add_part("answers", pl.DataFrame(rows, schema=ANSWER_SCHEMA), [row["key"] for row in rows])
 
     def add_readings(self, readings: Sequence[Reading]) -> None:
         """Add one part of verdicts."""
-        self._add("readings", readings_table(readings), [[reading.item, reading.judge] for reading in readings])
+        self.add_part("readings", readings_table(readings), [[reading.item, reading.judge] for reading in readings])
 
-    def _add(self, kind: str, table: pl.DataFrame, keys: list[Any]) -> None:
-        if keys:
-            self.write_table(f"{kind}/{digest(kind, keys)}", table)
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------
+    # -- what every run has --------------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints of this run in the order of training."""
-        return [Checkpoint(**row) for row in self.read_json("checkpoints.json", [])]
+        return self.read_json("checkpoints.json", list[Checkpoint], [])
 
-    def write_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
-        self.write_json("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
+    def prompts(self) -> list[Prompt]:
+        """Return the questions of this run."""
+        return self.read_json("prompts.json", list[Prompt], [])
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Return the stages of this run in the order of training."""
+        return self.read_json("stages.json", list[StageEntry], [])
+
+    def provenance(self) -> dict[str, Any] | None:
+        """Return where the figures of this run came from, or None if no command has finished."""
+        return self.read_json("provenance.json", Provenance)
 
 
 def cache_root() -> Path:
@@ -194,14 +332,38 @@ def readings_table(readings: Sequence[Reading]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=READING_SCHEMA)
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return content for JSON with its own digest, which `Store.read_json` compares."""
+    return {**content, "digest": digest(content)}
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, so that nothing takes it for whole; return its new path."""
+    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    aside = next(name for name in names if not name.exists())
+    os.replace(path, aside)
+    return aside
+
+
 def disk_fault(path: Path, error: OSError) -> BadInput:
     """Return the sentence for a file that could not be written."""
     advice = "free some space" if error.errno == errno.ENOSPC else "check the folder"
     return BadInput(f"cannot write {path}: {error.strerror or error}; {advice} and run the same command again (finished parts are kept)")
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _keep_names(folder: Path) -> None:
+    """Have the disk keep the names of a folder's files: after a power cut a renamed file has else its old name."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"{path} cannot be read as Parquet ({error}); delete it and run the command again") from error
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -104,8 +104,18 @@ def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[st
     from .report import _page
 
     store = Store(folder)
+    store.check_tables()
     result = {"report": str(_page.write_report(store, view))}
     return result | ({"picture": str(_page.picture(store, picture, view))} if picture else {})
+
+
+def finished(store: Store) -> dict[str, Any]:
+    """Return where the figures of a run came from. Raises BadInput unless its tables are whole and as new as their parts."""
+    store.check_tables()
+    record = store.provenance()
+    if record is None:
+        raise BadInput(f"{store.root} is not a finished run (it holds no provenance.json); finish it with the command that began it")
+    return record
 
 
 def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str, Any]:
@@ -121,10 +131,10 @@ def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str
 
 def _refuse_unlike(first: Path, second: Path) -> None:
     """Raise BadInput where two runs differ in judge, or in what a prompt id stands for."""
-    judges = [Store(folder).read_json("provenance.json", {})["judge"]["identity"] for folder in (first, second)]
+    judges = [finished(Store(folder))["judge"]["identity"] for folder in (first, second)]
     if judges[0] != judges[1]:
         raise BadInput(f"{first} and {second} cannot be compared: their judge differs ({judges[0]} and {judges[1]}); trace both alike")
-    asked = [{row["id"]: row for row in Store(folder).read_json("prompts.json", [])} for folder in (first, second)]
+    asked = [{prompt.id: prompt for prompt in Store(folder).prompts()} for folder in (first, second)]
     for id in asked[0].keys() & asked[1].keys():
         if asked[0][id] != asked[1][id]:
             raise BadInput(
@@ -134,7 +144,7 @@ def _refuse_unlike(first: Path, second: Path) -> None:
 
 def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
     store = Store(folder)
-    stages = {stage["name"]: stage for stage in store.read_json("stages.json", [])}
+    stages = {stage["name"]: stage for stage in store.stages()}
     name, _, step = at.partition(":")
     name = name or list(stages)[-1]
     if name not in stages:
@@ -149,8 +159,9 @@ def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
 
 def gate(folder: Path, limits: Sequence[str], stage: str = "", view: str = "axis") -> dict[str, Any]:
     """Return the verdict over all limits TOPIC.STANCE=X in a view: "within", "exceeded" (an interval lies beyond), or "undecided"."""
-    judge = Store(folder).read_json("provenance.json", {}).get("judge", {})
-    drifts = in_view(Store(folder).read_table("drifts"), view, f"{folder}/drifts.parquet").filter(pl.col("stance").is_in(STANCES))
+    store = Store(folder)
+    judge = finished(store)["judge"]
+    drifts = in_view(store.read_table("drifts"), view, f"{folder}/drifts.parquet").filter(pl.col("stance").is_in(STANCES))
     if stage:
         known = drifts["stage"].unique(maintain_order=True).to_list()
         if stage not in known:
@@ -164,7 +175,7 @@ def gate(folder: Path, limits: Sequence[str], stage: str = "", view: str = "axis
             shown = "no evidence" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
             sentences.append(f"{row['stage']}: {topic}.{stance} drift {shown} (view {view}) against a limit of {most}: {verdicts[-1]}")
     verdict = next((name for name in ("exceeded", "undecided") if name in verdicts), "within")
-    sentences += [] if judge.get("headlined", True) else [judge["why"]]
+    sentences += [] if judge["headlined"] else [judge["why"]]
     return {"verdict": verdict, "view": view, "sentences": sentences}
 
 
@@ -259,6 +270,8 @@ def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, A
     """Write answers of a run for people to label; return how many, and where."""
     from .measure import gold
 
-    rows = gold.sample_for_labels(Store(folder), n, seed)
+    store = Store(folder)
+    store.check_tables()
+    rows = gold.sample_for_labels(store, n, seed)
     gold.write_sample(rows, out)
     return {"n_rows": len(rows), "out": str(out)}

@@ -9,7 +9,8 @@ ROOT = Path(valuedrift.__file__).parent
 LAYERS = [
     {"nouns", "__init__"},
     {"registry", "progress"},
-    {"plan", "store"},
+    {"plan", "parts"},
+    {"store"},
     {"scale"},
     {"sandbox._grammar", "sandbox._data", "sandbox"},
     {"suites"},
@@ -30,7 +31,7 @@ LAYERS = [
         "data._card",
         "suites.vprism",
     },
-    {"asking", "resolve"},
+    {"asking", "resolve", "tables"},
     {"ready"},
     {"flow"},
     {"attach.callback", "attach.watch", "attach.inspect"},

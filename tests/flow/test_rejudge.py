@@ -31,8 +31,9 @@ class ByClaim:
 
 @pytest.fixture
 def judged(monkeypatch):
-    find = registry.find
+    find, names = registry.find, registry.names
     monkeypatch.setattr(registry, "find", lambda kind, name: ByClaim if name == "by-claim" else find(kind, name))
+    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(["by-claim"] if kind == "judge" else [])])
     monkeypatch.setattr(ByClaim, "broken", False)
 
 
@@ -107,7 +108,6 @@ def test_an_unfinished_run_is_not_judged(tmp_path):
 @pytest.mark.parametrize("stages", [None, []])
 def test_a_run_without_stages_is_not_judged(judged, tiny_model, tmp_path, stages):
     traced(tiny_model, suite(tmp_path / "s.jsonl", "Tea is good."), tmp_path / "run")
-    path = tmp_path / "run" / "stages.json"
-    path.unlink() if stages is None else path.write_text(json.dumps(stages))
+    Store(tmp_path / "run").commit({"stages.json": stages})
     with pytest.raises(BadInput, match=r"names no stage \(stages.json is missing or empty\); run the command"):
         flow.rejudge(tmp_path / "run", {"judge": "by-claim"})

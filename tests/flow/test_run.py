@@ -146,6 +146,11 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
         verbs.compare(out, out, "stf")
 
 
+def measured(folder, drifts):
+    judge = {"identity": "j", "headlined": True, "why": ""}
+    Store(folder).commit({"drifts.parquet": drifts, "provenance.json": {"plan": {}, "view": "claim", "judge": judge}})
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
@@ -158,19 +163,19 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
 )
 def test_a_gate_needs_the_whole_interval(tmp_path, low, high, verdict):
     row = {"stage": "s", "view": "axis", "topic": "work", "stance": "support", "low": low, "high": high}
-    Store(tmp_path).write_table("drifts", pl.DataFrame([row], schema_overrides={"low": pl.Float64, "high": pl.Float64}))
+    measured(tmp_path, pl.DataFrame([row], schema_overrides={"low": pl.Float64, "high": pl.Float64}))
     assert verbs.gate(tmp_path, ["work.support=0.1"])["verdict"] == verdict
 
 
 def test_a_gate_holds_the_axis_unless_the_claim_is_named(tmp_path):
     row = {"stage": "s", "topic": "work", "stance": "support"}
     swung = [row | {"view": "claim", "low": -0.09, "high": -0.01}, row | {"view": "axis", "low": 0.45, "high": 0.57}]
-    Store(tmp_path).write_table("drifts", pl.DataFrame(swung))
+    measured(tmp_path, pl.DataFrame(swung))
     found = verbs.gate(tmp_path, ["work.support=0.1"])
     assert (found["verdict"], found["view"]) == ("exceeded", "axis")
     assert found["sentences"] == ["s: work.support drift [+0.450, +0.570] (view axis) against a limit of 0.1: exceeded"]
     assert verbs.gate(tmp_path, ["work.support=0.1"], view="claim")["verdict"] == "within"
-    Store(tmp_path).write_table("drifts", pl.DataFrame(swung).drop("view"))
+    measured(tmp_path, pl.DataFrame(swung).drop("view"))
     with pytest.raises(BadInput, match=r"drifts\.parquet lacks the column view \(an older version wrote it\); run the command"):
         verbs.gate(tmp_path, ["work.support=0.1"])
 

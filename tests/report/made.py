@@ -33,9 +33,8 @@ def make_run(root: Path, branches=BRANCHED, topics=TOPICS, n_prompts=3, n_draws=
         prompts[0] = dataclasses.replace(prompts[0], text=f"Is {HOSTILE} fair?", claim=f"{HOSTILE} is fair.")
     points = [(stage, step) for stage, _ in branches for step in steps]
     shares = _shares(branches, topics, steps, chance)
-    store.write_checkpoints(
-        [Checkpoint(stage, step, f"made/{stage}/checkpoint-{step}", f"weights-{stage}-{step}") for stage, step in points]
-    )
+    checkpoints = [Checkpoint(stage, step, f"made/{stage}/checkpoint-{step}", f"weights-{stage}-{step}") for stage, step in points]
+    store.write_json("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
     store.write_json("stages.json", [_stage(name, after, steps) for name, after in branches])
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("provenance.json", _provenance(note, hostile))
@@ -67,7 +66,8 @@ def _provenance(note, hostile):
         "seeds": [0],
         "devices": ["cpu"],
         "timings": {"train": 12.3456, "sample": 30.0},
-        "judge": {"identity": "cues/abc", "note": note},
+        "view": "claim",
+        "judge": {"identity": "cues/abc", "note": note, "headlined": True, "why": ""},
         "notes": ["The chat template changed between sft step 0 and step 1."],
     }
 

@@ -15,7 +15,7 @@ from valuedrift import flow
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage, load
 from valuedrift.scale import _processes
-from valuedrift.train import _stage
+from valuedrift.train import _saved, _stage
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # The last step of dpo and kto holds 6 of 8 places, so that in its last batch the second process has no record.
@@ -198,10 +198,10 @@ def test_in_shards(plan, alone, recipe):
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path):
     with pytest.raises(BadInput, match="was saved without weights: its launcher keeps them in shards"):
-        _stage._check_saved(tmp_path)
+        _saved.check_saved(tmp_path)
     save_file({}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(BadInput, match="set fsdp_state_dict_type: FULL_STATE_DICT"):
-        _stage._check_saved(tmp_path)
+        _saved.check_saved(tmp_path)
 
 
 @pytest.mark.parametrize(

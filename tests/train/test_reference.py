@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
 from valuedrift.train import _batches, _reference, _stage, _start, dpo, kto
 from valuedrift.train._logprobs import answer_logps
@@ -155,12 +154,14 @@ def test_rows_of_unequal_length_find_their_own_numbers(tmp_path):
     }
 
 
-def test_a_spoilt_file_is_named(base, tmp_path):
+def test_a_spoilt_file_is_set_aside_and_made_again(base, tmp_path, capsys):
     run_stage(stage(), 0, base, tiny.pairs(9), tmp_path / "dpo")
     (path,) = (tmp_path / "reference").iterdir()
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(BadInput, match=f"{path.name} cannot be read .*; delete it and run the same command again"):
-        run_stage(stage("ipo"), 0, base, tiny.pairs(9), tmp_path / "ipo")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # of the same length, and still readable
+    run_stage(stage("ipo"), 0, base, tiny.pairs(9), tmp_path / "ipo")
+    assert f"{path.name} is damaged; it was set aside as {path.name}.damaged" in capsys.readouterr().err
+    assert path.read_bytes() == whole
 
 
 def test_a_kill_while_it_is_written_leaves_nothing(base, tmp_path, monkeypatch):

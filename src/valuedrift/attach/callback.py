@@ -21,6 +21,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from typing_extensions import TypedDict
 
 from .. import flow, progress, resolve, suites
 from ..asking import Asker, Job
@@ -46,6 +47,18 @@ LAST = (1.0, 0.3, 0.01)
 
 With 11 topics two slow cores took 2.9 for 6 looks at 550 prompts, and 8.3 for 61.
 """
+
+
+class Attached(TypedDict):
+    """`attached.json`: what was asked so far, and how long it took."""
+
+    n: list[int]
+    checkpoints: list[Checkpoint]
+    pace: dict[str, int | float]
+    spent: float
+
+
+EMPTY = Attached(n=[], checkpoints=[], pace={}, spent=0.0)
 
 
 class ValueDriftCallback(TrainerCallback):
@@ -144,22 +157,22 @@ class ValueDriftCallback(TrainerCallback):
         if tokenizer is None:
             raise BadInput("the Trainer has no tokenizer; give it processing_class=..., or ValueDriftCallback tokenizer=...")
         self._store = Store(self.out)
+        self._live = (model, getattr(tokenizer, "tokenizer", tokenizer))
+        self._backend = Live(self.asking, *self._live)
         with self._store.locked():  # told now rather than at the first answer
             self._prompts = evenly(suites.load(self.asking.suite, self.asking.topics))
-        self._live = (model, getattr(tokenizer, "tokenizer", tokenizer))
-        judge = Kept(resolve.judge_of(self.asking.judge, self.asking.max_cost), self._store)
-        self._backend = Live(self.asking, *self._live)
-        self._asker = Asker(self._store, self.asking, [], judge, self._backend)
+            judge = Kept(resolve.judge_of(self.asking.judge, self.asking.max_cost), self._store)
+            self._asker = Asker(self._store, self.asking, [], judge, self._backend)
         self._scheduled = save_steps(self.schedule, state.max_steps)
         self._n_scheduled = len(self._scheduled) + 1
-        self._n_topics, before = len({prompt.topic for prompt in self._prompts}), self._store.read_json(KEPT, {})
-        self._pace = Pace(self.asking, FEWEST * self._n_topics, **before.get("pace", {}))
-        kept = [one for one in before.get("checkpoints", []) if one["step"] <= state.global_step] if state.global_step else []
-        self._checkpoints = [Checkpoint(**one) for one in kept]
-        self._counts: list[int] = before["n"][: len(kept)] if kept else []
+        self._n_topics, before = len({prompt.topic for prompt in self._prompts}), self._store.read_json(KEPT, Attached, EMPTY)
+        self._pace = Pace(self.asking, FEWEST * self._n_topics, **before["pace"])
+        kept = [one for one in before["checkpoints"] if one.step <= state.global_step] if state.global_step else []
+        self._checkpoints = kept
+        self._counts: list[int] = before["n"][: len(kept)]
         self._n = min(self._counts, default=0)
         self._resumed = bool(kept)
-        self.spent += before.get("spent", 0.0) if kept else 0.0
+        self.spent += before["spent"] if kept else 0.0
         self._lasts = self._at_least(args, state) if self.share is not None else 0.0
 
     def _first(self, args: Any, state: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from .. import resolve, suites
-from ..nouns import OUTCOMES, BadInput, Item
+from ..nouns import OUTCOMES, BadInput, Item, Prompt
 from ..store import Store
 
 try:
@@ -65,8 +65,8 @@ def export(folder: Path, out: Path) -> list[str]:
     A draw is an epoch. An answer without a verdict has no score. Raises BadInput where the run is not finished.
     """
     store = Store(folder)
-    prompts = {row["id"]: row for row in store.read_json("prompts.json", [])}
-    record = store.read_json("provenance.json")
+    store.check_tables()
+    prompts, record = {prompt.id: prompt for prompt in store.prompts()}, store.provenance()
     if record is None or not prompts:
         raise BadInput(f"{folder} is not a finished run; finish it with the command that began it")
     answers = dict(store.answers().select("key", "text").iter_rows())
@@ -98,16 +98,16 @@ def export(folder: Path, out: Path) -> list[str]:
     return paths
 
 
-def _sample(row: dict[str, Any], prompt: dict[str, Any], text: str, model: str) -> EvalSample:
+def _sample(row: dict[str, Any], prompt: Prompt, text: str, model: str) -> EvalSample:
     read = row["failure"] is None and row["support"] is not None
     value = {outcome: row[outcome] for outcome in OUTCOMES}
     return EvalSample(
-        id=prompt["id"],
+        id=prompt.id,
         epoch=row["draw"] + 1,
-        input=prompt["text"],
+        input=prompt.text,
         target="",
-        messages=[ChatMessageUser(content=prompt["text"]), ChatMessageAssistant(content=text)],
+        messages=[ChatMessageUser(content=prompt.text), ChatMessageAssistant(content=text)],
         output=ModelOutput.from_content(model, text),
         scores={SCORER: Score(value=value, answer=text)} if read else {},
-        metadata={key: prompt[key] for key in ("topic", "claim", "polarity")},
+        metadata={"topic": prompt.topic, "claim": prompt.claim, "polarity": prompt.polarity},
     )

@@ -63,7 +63,7 @@ def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
     tell = _board(how.tensorboard, asking.view)
     result: dict[str, Any] = {}
     with store.locked():
-        seen = [Seen(**line) for line in store.read_json(WATCHED, [])]
+        seen = store.read_json(WATCHED, list[Seen], [])
         if how.base and not seen:
             path = resolve.resolve_model(how.base)
             seen = [Seen(0, path, asdict(flow.describe(path, _name(how.folder), 0, frame=asking.frame)))]

@@ -191,7 +191,7 @@ def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
         for pattern in ("pairs.*.jsonl", "README.md", "gap-*/pairs.*.jsonl", "gap-*/README.md")
         for path in sorted(store.root.glob(pattern))
     ]
-    known = store.read_json("spec.json")
+    known = store.read_json("spec.json", dict[str, Any])
     if known == record:
         for path in finished:
             refuse_strangers(path.parent, [path.name], "synth")

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from ..nouns import OUTCOMES, STANCES, digest
 from ._cells import ALL
@@ -29,6 +31,28 @@ PILOT = 2
 """The fewest draws that can differ."""
 SHARE = 0.25
 """Of the prompts whose pilot agreed: a few, because a prompt that does not waver says the same again, and not none, because some do."""
+
+
+@with_config({"extra": "allow"})
+class DesignEntry(TypedDict):
+    """`design` in `effort.json`, as `Design.to_json` writes it."""
+
+    draws: int
+    steps: dict[str, list[int]]
+    further: dict[str, dict[str, float]]
+
+
+@with_config({"extra": "allow"})
+class Effort(TypedDict):
+    """`effort.json`: what an adaptive trace asked."""
+
+    precision: float | None
+    design: DesignEntry
+    checkpoints: int
+    of_checkpoints: int
+    answers: int
+    of_answers: int
+    budget_ended_it: bool
 
 
 @dataclass(frozen=True)

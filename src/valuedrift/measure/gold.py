@@ -116,13 +116,13 @@ def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any
     Raises BadInput where there are fewer than 2 labels per checkpoint and topic.
     """
     drawn = _drawn(_ends(store), n, seed)
-    prompts = {row["id"]: row for row in store.read_json("prompts.json", [])}
+    prompts = {prompt.id: prompt for prompt in store.prompts()}
     texts = dict(store.answers().select("key", "text").iter_rows())
     found = []
     for _, same in drawn.group_by("item", maintain_order=True):
         first = same.row(0, named=True)
         prompt = prompts[first["prompt"]]
-        row = {"topic": prompt["topic"], "claim": prompt["claim"], "prompt": prompt["text"], "text": texts[first["answer"]], "stance": None}
+        row = {"topic": prompt.topic, "claim": prompt.claim, "prompt": prompt.text, "text": texts[first["answer"]], "stance": None}
         found.append(row | {"answer": same["answer"].to_list(), "inclusion": same["inclusion"].to_list()})
     order = rng_for(seed, "labels", "order").permutation(len(found))
     return [found[i] for i in order]

@@ -125,20 +125,21 @@ class Run:
 
 def read(store: Store, view: str = "") -> Run:
     """Return the run in a folder, to be shown in `view` (else in that of its plan). Raises BadInput where a file or a column is missing."""
-    for name in ("stages.json", "prompts.json", "provenance.json"):
-        if store.read_json(name) is None:
+    stages, prompts, provenance = store.stages(), store.prompts(), store.provenance()
+    for name, content in (("stages.json", stages), ("prompts.json", prompts), ("provenance.json", provenance)):
+        if not content:
             raise BadInput(f"{store.root} holds no {name}; finish the run with 'valuedrift run' or 'trace', then ask for the report again")
-    provenance = store.read_json("provenance.json")
-    view = view or provenance.get("view", "claim")
+    provenance = provenance or {}
+    view = view or provenance["view"]
     tables = {name: _table(store, name) for name in COLUMNS}
     tables["profiles"] = in_view(tables["profiles"], view, f"{store.root}/profiles.parquet")
     optional = {name: store.read_table(name) for name in OPTIONAL if store.has_table(name)}
     return Run(
         name=store.root.resolve().name,
         view=view,
-        stages=_gathered(store.read_json("stages.json"), tables["profiles"]),
+        stages=_gathered(stages, tables["profiles"]),
         answers=store.answers().select("key", "text").unique("key", keep="first", maintain_order=True),
-        prompts=[Prompt(**row) for row in store.read_json("prompts.json")],
+        prompts=prompts,
         checkpoints=store.checkpoints(),
         provenance=provenance,
         **tables,

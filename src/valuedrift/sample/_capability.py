@@ -47,7 +47,7 @@ def capability_scores(store: Store, asking: Asking, checkpoints: Sequence[Checkp
         for task in asking.capability:
             said = Path(task).read_text() if Path(task).suffix == ".yaml" and Path(task).exists() else task
             name = f"capability/{digest('capability', release, said, asking.capability_limit, checkpoint.weights)}.json"
-            if (stored := store.read_json(name)) is None:
+            if (stored := store.read_json(name, list[dict[str, Any]])) is None:
                 found = found or _evaluated(checkpoint, asking)
                 stored = store.read_json(str(store.write_json(name, found[task]).relative_to(store.root)))
             at = {"stage": checkpoint.stage, "step": checkpoint.step, "seed": checkpoint.seed}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import zipfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns import BadInput
+from ..parts import file_digest
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -180,11 +180,4 @@ def _safetensors_bytes(file: Path) -> int | None:
 def bytes_digest(file: Path) -> str:
     """Return the sha256 of a file that is whole."""
     checked(file)
-    about = file.stat()
-    return _read_digest(str(file.resolve()), about.st_size, about.st_mtime_ns)
-
-
-@functools.cache  # within one process: every adapter of a run names the same base
-def _read_digest(path: str, n_bytes: int, mtime_ns: int) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_digest(file)

@@ -61,8 +61,7 @@ class Kept:
 
     def __init__(self, writer: Writer, store: Store, folder: str):
         self.writer, self.store, self.folder = writer, store, folder
-        parts = sorted((store.root / folder).glob("[!.]*.parquet"))
-        self.known = {key: text for part in parts for key, text in store.read_table(f"{folder}/{part.stem}").rows()}
+        self.known = dict(store.parts(folder, {"key": pl.String, "text": pl.String}, ("text",)).iter_rows())
 
     def waiting(self, prompts: Sequence[Messages], seed: int) -> dict[str, Messages]:
         """Return the prompts without a text, each once, by key; failed ones are among them."""
@@ -88,7 +87,7 @@ class Kept:
         new = {key: text for (key, _), text in zip(part, texts, strict=True) if text is not None}
         if new:
             table = pl.DataFrame({"key": list(new), "text": list(new.values())})
-            self.store.write_table(f"{self.folder}/{digest('texts', sorted(new))}", table)
+            self.store.add_part(self.folder, table, sorted(new))
         self.known |= new
 
 

@@ -15,7 +15,7 @@ two makes no file a stranger."""
 
 def write(store: Store, name: str, text: str) -> Path:
     """Write a file and remember its content."""
-    record = store.read_json(RECORD, {})
+    record = store.read_json(RECORD, dict[str, list[str]], {})
     store.write_json(RECORD, record | {name: sorted({*record.get(name, []), digest(text)})})
     return store.write_bytes(name, text.encode())
 
@@ -23,7 +23,7 @@ def write(store: Store, name: str, text: str) -> Path:
 def refuse_strangers(folder: Path, names: Iterable[str], command: str) -> None:
     """Raise BadInput where a file of one of these names holds anything that `write` did not put there."""
     there = [folder / name for name in names if (folder / name).exists()]
-    record = Store(folder).read_json(RECORD, {}) if there else {}
+    record = Store(folder).read_json(RECORD, dict[str, list[str]], {}) if there else {}
     for path in there:
         if digest(path.read_bytes().decode(errors="surrogateescape")) not in record.get(path.name, []):
             raise BadInput(

@@ -233,7 +233,7 @@ def _vectors(texts: Sequence[str], embed: str, seed: int, store: Store) -> tuple
 def _labels(vectors_ND: _clusters.Floats, key: str, smallest: int, seed: int, store: Store) -> list[int]:
     """Return the cluster of each question, from the folder where this clustering was done before. Raises BadInput where there is none."""
     name = f"cache/labels-{digest(key, _clusters.SETTINGS, smallest, seed)}.json"
-    labels = store.read_json(name)
+    labels = store.read_json(name, list[int])
     if labels is None:
         progress.say(f"clustering {len(vectors_ND):,} questions (UMAP, HDBSCAN)")
         labels = _clusters.cluster(vectors_ND, smallest, seed)

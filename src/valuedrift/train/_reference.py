@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..nouns import BadInput, digest
+from .. import progress
+from ..nouns import digest
+from ..parts import file_digest
 from ..scale import _processes
-from ..store import Store
+from ..store import Store, set_aside
 from . import Algorithm, _batches
 
 FORMULA = 1
@@ -51,15 +52,21 @@ class Reference:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _stored(self, records: Sequence[_batches.Record]) -> Tensor:
-        name = f"{digest(*self.key, _tokens_digest(records))}.safetensors"
-        path = self.store.root / name
-        if not _processes.first(path.exists):
-            logps_N = torch.cat(self.view(records))
-            _processes.first(lambda: self.store.write_bytes(name, save({"logps_N": logps_N})))
-        try:
-            return load_file(path)["logps_N"]
-        except SafetensorError as error:
-            raise BadInput(f"{path} cannot be read ({error}); delete it and run the same command again") from error
+        stem = digest(*self.key, _tokens_digest(records))
+        path = _processes.first(lambda: self._whole(stem))
+        if path is None:
+            written = save({"logps_N": torch.cat(self.view(records))})
+            name = f"{stem}-{hashlib.sha256(written).hexdigest()[:16]}.safetensors"
+            path = _processes.first(lambda: self.store.write_bytes(name, written))
+        return load_file(path)["logps_N"]
+
+    def _whole(self, stem: str) -> Path | None:
+        """Return the file of some log-probs, which carries the digest of its bytes in its name; a damaged one is set aside."""
+        for path in sorted(self.store.root.glob(f"{stem}-*.safetensors")):
+            if file_digest(path).startswith(path.stem.partition("-")[2]):
+                return path
+            progress.say(f"{path} is damaged; it was set aside as {set_aside(path).name} and is made again")
+        return None
 
 
 def weights_digest(model: Any) -> str:

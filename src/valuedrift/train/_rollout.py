@@ -26,10 +26,10 @@ from ..sample._noise import row_words
 from ..scale import _processes
 from . import Batch, Rollout, _batches
 from ._logprobs import answer_outputs, placed
+from ._saved import ROLLOUTS, VALUE_HEAD
 from ._score import RewardModel
 
 HEAD = "value_head"
-FOR_RESUME = ("rollouts.safetensors", f"{HEAD}.safetensors")
 
 
 class Rollouts:
@@ -168,17 +168,17 @@ class Rollouts:
             "n_ids": torch.tensor([len(row.ids) for row in rows]),
             "n_prompt": torch.tensor([row.n_prompt for row in rows]),
         }
-        save_file(tensors | {f"kept.{name}": values.contiguous() for name, values in self.kept.items()}, checkpoint / FOR_RESUME[0])
-        save_file(head, checkpoint / FOR_RESUME[1])
+        save_file(tensors | {f"kept.{name}": values.contiguous() for name, values in self.kept.items()}, checkpoint / ROLLOUTS)
+        save_file(head, checkpoint / VALUE_HEAD)
 
     def load(self, checkpoint: Path) -> None:
         """Take up what `save` wrote, before weights are brought into shards."""
-        tensors = load_file(checkpoint / FOR_RESUME[0])
+        tensors = load_file(checkpoint / ROLLOUTS)
         self.iteration = int(tensors["iteration"])
         ids = tensors["ids"].split(tensors["n_ids"].tolist())
         self.records = [(_batches.Row(row.numpy(), n),) for row, n in zip(ids, tensors["n_prompt"].tolist(), strict=True)]
         self.kept = {name.removeprefix("kept."): values for name, values in tensors.items() if name.startswith("kept.")}
-        self.head.load_state_dict(load_file(checkpoint / FOR_RESUME[1]))
+        self.head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
 
 
 def _logps_and_entropy(logits_NV: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any, cast
 import datasets
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch.utils.data import DataLoader, StackDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -25,18 +21,11 @@ from ..data.stances import Anchored
 from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
 from ..scale import _processes
-from ..store import Store, disk_fault
-from . import Algorithm, Mismatching, _anchor, _batches, _reference, _rollout, _schedule, _score, _start
+from ..store import Store
+from . import Algorithm, Mismatching, _anchor, _batches, _reference, _rollout, _saved, _schedule, _score, _start
 from ._logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
-
-FOR_RESUME = (
-    *("optimizer.pt", "scheduler.pt", "rng_state*.pth", "scaler.pt", "training_args.bin", *_rollout.FOR_RESUME),
-    *("optimizer.bin", "optimizer_[0-9]*", "pytorch_model_fsdp*"),  # FSDP
-    *("global_step[0-9]*", "latest", "zero_to_*.py"),  # DeepSpeed
-)
-"""What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
 
 
 class Sharing(Trainer):
@@ -174,11 +163,11 @@ class StageTrainer(Sharing):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with _whole(folder), _start.quiet():
+        with _saved.whole(folder), _start.quiet():
             super()._save_checkpoint(model, trial)
             if self.rollouts is not None:
                 self.rollouts.save(folder)
-        saved(folder)
+        _saved.saved(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is no part of the model that is saved
@@ -230,12 +219,7 @@ class Scheduled(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if _processes.number():
             return
-        out = Path(args.output_dir)
-        older = [step for step in _complete(out) if step < state.global_step]
-        seconds = round(time.monotonic() - self.started, 3)
-        Store(out).write_json(f"checkpoint-{state.global_step}/complete.json", {"step": state.global_step, "seconds": seconds})
-        for step in older:
-            _clear(out / f"checkpoint-{step}")
+        _saved.mark(Path(args.output_dir), state.global_step, state.max_steps, round(time.monotonic() - self.started, 3))
 
 
 def run_stage(
@@ -268,11 +252,10 @@ def run_stage(
         raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
     _check_anchor(stage, data, anchored)
     held = [[dataclasses.astuple(item) for item in anchored]] if anchored else []
-    _claim(store, digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held))
-    done = store.read_json("done.json")
+    done = _saved.begun(store, digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held))
     if done is None:
         given = stage, seed, model_path, data, out, reward_path, anchored
-        done = _finish(store, *_processes.with_all(_train, *given, progress=progress))
+        done = _saved.finish(store, *_processes.with_all(_train, *given, progress=progress))
     return done["steps"]
 
 
@@ -287,7 +270,7 @@ def _train(
     progress: Progress | None = None,
 ) -> tuple[list[int], int, int]:
     """Carry out what `run_stage` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
-    store, algorithm = Store(out), registry.algorithm(stage.algorithm)(stage.own())
+    algorithm = registry.algorithm(stage.algorithm)(stage.own())
     start = _processes.first(lambda: _start.merged(model_path, out))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     records, dropped = _records(stage, algorithm, tokenizer, data)
@@ -297,9 +280,9 @@ def _train(
     order = _schedule.order(len(records), n_seen, seed, lengths, stage.batch_size * stage.accumulate)
     seen, order = np.unique(order, return_inverse=True)
     records = [records[index] for index in seen]
-    newest = _processes.first(lambda: _newest(out))
+    newest = _processes.first(lambda: _saved.newest(out))
     if newest < total:
-        seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
+        seconds = _saved.record(out, newest)["seconds"]
         set_seed(seed)  # before the model: an adapter starts with random weights
         model, collate = _model(start, stage, algorithm, tokenizer, records)
         rollouts = None
@@ -408,17 +391,6 @@ def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[_batches.Rec
     return StackDataset(matched, trainer.in_order(trainer.algorithm, others, np.arange(len(others))))
 
 
-def _finish(store: Store, steps: list[int], total: int, dropped: int) -> dict[str, Any]:
-    last = f"checkpoint-{total}"
-    history = store.read_json(f"{last}/trainer_state.json")["log_history"]
-    store.write_json("losses.json", history)
-    seconds = store.read_json(f"{last}/complete.json")["seconds"]
-    done = {"steps": steps, "total": total, "seconds": seconds, "losses": "losses.json", "dropped": dropped}
-    store.write_json("done.json", done)
-    _clear(store.root / last)
-    return done
-
-
 def check_processes(stage: Stage) -> None:
     """Raise BadInput where several processes cannot train a stage together."""
     if _processes.n() == 1:
@@ -450,63 +422,3 @@ def _check_anchor(stage: Stage, data: Sequence[Any], anchored: Sequence[Anchored
         raise BadInput("a stage has questions to anchor it where it has an anchor, and none else; give both or neither")
     if anchored and not all(item.prompt for item in data):
         raise BadInput("an anchor asks as in a chat, but the stage's data is running text; give conversations or take the anchor out")
-
-
-def _claim(store: Store, key: str) -> None:
-    """Name the folder by what is trained in it, so that a resume never mixes two stages."""
-    held = store.read_json("stage.json")
-    if held is None:
-        store.write_json("stage.json", {"key": key})
-    elif held["key"] != key:
-        raise BadInput(f"{store.root} holds a stage with other settings, seed or data; delete it or train into another folder")
-
-
-def _complete(out: Path) -> list[int]:
-    return sorted(int(path.parent.name.split("-")[1]) for path in out.glob("checkpoint-*/complete.json"))
-
-
-def _newest(out: Path) -> int:
-    """Return the step of the newest complete checkpoint, or 0; what a kill left half written is removed."""
-    complete = _complete(out)
-    for folder in out.glob("checkpoint-*"):
-        if not (folder / "complete.json").exists():
-            shutil.rmtree(folder)
-    return complete[-1] if complete else 0
-
-
-def saved(checkpoint: Path) -> None:
-    """Wait until all processes have written their parts of a checkpoint, and see that it holds weights."""
-    _processes.gathered(None)
-    if not _processes.number():
-        _check_saved(checkpoint)
-
-
-def _check_saved(checkpoint: Path) -> None:
-    """Raise BadInput where a checkpoint holds no weights, as launchers that keep them in shards can have it."""
-    for path in [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]:
-        with safe_open(path, framework="pt") as weights:
-            if weights.keys():
-                return
-    raise BadInput(
-        f"{checkpoint} was saved without weights: its launcher keeps them in shards; set fsdp_state_dict_type: FULL_STATE_DICT (FSDP) "
-        "or zero3_save_16bit_model: true (DeepSpeed) in its configuration"
-    )
-
-
-def _clear(checkpoint: Path) -> None:
-    for path in (path for name in FOR_RESUME for path in checkpoint.glob(name)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[None]:
-    """Turn a full disk while `folder` is written into the sentence that says so, and make its space free again."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # safetensors and torch.save wrap the system's error: only their words tell.
-        fault = error if isinstance(error, OSError) else OSError(errno.ENOSPC, "No space left on device")
-        if not (isinstance(error, OSError) or any(words in str(error) for words in ("No space left", "PytorchStreamWriter"))):
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        raise disk_fault(folder, fault) from error

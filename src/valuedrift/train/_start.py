@@ -20,6 +20,7 @@ from ..nouns import BadInput
 from ..plan import Lora, Stage
 from ..progress import quiet
 from ..sample import _load
+from . import _saved
 
 TEMPLATES = Path(__file__).parent
 TURN_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
@@ -83,12 +84,14 @@ def merged(model_path: str, out: Path) -> str:
     if not (folder / "adapter_config.json").exists():
         return str(folder.resolve()) if folder.exists() else model_path
     start = out / "start"
-    if not start.exists():
+    if not (start.exists() and _saved.is_whole(start)):
+        shutil.rmtree(start, ignore_errors=True)
         unfinished = out / ".start"
         shutil.rmtree(unfinished, ignore_errors=True)
         model, tokenizer = _load.load_model(folder, "cpu", "float32")
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        _saved.seal(unfinished)
         os.replace(unfinished, start)
     return str(start.resolve())
 

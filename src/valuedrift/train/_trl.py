@@ -24,7 +24,7 @@ from ..plan import Stage
 from ..progress import quiet
 from ..scale import _processes
 from ..store import Store
-from . import _batches, _schedule, _stage, _start
+from . import _batches, _saved, _schedule, _stage, _start
 from ._score import RewardModel
 
 Rows = list[dict[str, Any]]
@@ -36,7 +36,6 @@ FROM_STAGE = (
 )
 """What our own loop says to its trainer, and is said to TRL's in the same words."""
 
-GENERATED = "generated-*.pt"
 """The sampled answers that a checkpoint stands in the middle of, those of each process."""
 
 
@@ -68,11 +67,11 @@ class InStage(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with _stage._whole(folder), quiet():
+        with _saved.whole(folder), quiet():
             super()._save_checkpoint(model, trial)
             if self._amid_answers():
                 torch.save(self._buffered_inputs, folder / _own_answers())
-        _stage.saved(folder)
+        _saved.saved(folder)
 
     def _amid_answers(self) -> bool:
         """Tell whether sampled answers are left that the next step learns from."""
@@ -90,10 +89,10 @@ class InStage(Trainer):
         if checkpoint is None:
             return
         folder = Path(checkpoint)
-        state = Store(folder).read_json("trainer_state.json")
+        state = Store(folder).read_json("trainer_state.json", dict[str, Any])
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
-        if (n := len(list(folder.glob(GENERATED)))) not in (0, _processes.n()):
+        if (n := len(list(folder.glob(_saved.ANSWERS)))) not in (0, _processes.n()):
             raise BadInput(f"{folder} holds the answers of {n} processes; go on with as many, or delete {folder.parent} to begin again")
         if (folder / _own_answers()).exists():
             self._buffered_inputs = torch.load(folder / _own_answers(), map_location=self.args.device, weights_only=True)
@@ -137,19 +136,7 @@ def _gathered(share: int, values: torch.Tensor) -> torch.Tensor:
 
 
 def _own_answers() -> str:
-    return GENERATED.replace("*", str(_processes.number()))
-
-
-class Saved(_stage.Scheduled):
-    """Clears the sampled answers too that only a resume from an older checkpoint would need."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        super().on_save(args, state, control, **more)
-        if _processes.number():
-            return
-        for answers in Path(args.output_dir).glob(f"checkpoint-*/{GENERATED}"):
-            if answers.parent.name != f"checkpoint-{state.global_step}":
-                answers.unlink()
+    return _saved.ANSWERS.replace("*", str(_processes.number()))
 
 
 @dataclass(frozen=True)
@@ -182,14 +169,14 @@ def train(
     kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
     n_seen, total = course(stage, settings, len(kept))
     steps = _schedule.save_steps(stage.save_at, total)
-    newest = _processes.first(lambda: _stage._newest(out))
+    newest = _processes.first(lambda: _saved.newest(out))
     if newest < total:
-        seconds = store.read_json(f"checkpoint-{newest}/complete.json", {"seconds": 0.0})["seconds"]
+        seconds = _saved.record(out, newest)["seconds"]
         size = stage.batch_size * stage.accumulate
         order = _schedule.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
         rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // _processes.n())
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
-            args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[Saved(steps, seconds)]
+            args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[_stage.Scheduled(steps, seconds)]
         )
         if len(trainer.train_dataset) != len(rows):
             lost = len(rows) - len(trainer.train_dataset)

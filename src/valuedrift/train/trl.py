@@ -23,7 +23,7 @@ from .. import plan, registry
 from ..nouns import BadInput, Example, Pair, digest
 from ..scale import _processes
 from ..store import Store
-from . import Averages, Eats, _stage, _trl
+from . import Averages, Eats, _saved, _stage, _trl
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,9 @@ def run_trl(
     rewards = [] if reward is None else _trl.rewards(reward)
     settings = stage.model_dump(exclude={"after", "data"}) | algorithm.settings.model_dump()
     sources = [reward.source for reward in rewards]
-    _stage._claim(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
-    done = store.read_json("done.json")
+    done = _saved.begun(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
     if done is None:
-        done = _stage._finish(store, *_processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
+        done = _saved.finish(store, *_processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
     return done["steps"]
 
 
