@@ -44,7 +44,7 @@ ITEMS = [
 
 
 def built(bos=False, template=None):
-    """Return a byte-level tokenizer of 420 tokens that has met labels.txt: some labels are one token, some are several."""
+    """Return a byte-level tokenizer of 420 tokens that has met labels.toml: some labels are one token, some are several."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -366,7 +366,7 @@ def test_identity_names_what_decides_a_verdict(folder, tmp_path):
 
 def test_a_change_of_words_changes_the_identity(folder, tmp_path, monkeypatch):
     before = labels.Judge(str(folder)).identity
-    other = tmp_path / "labels.txt"
+    other = tmp_path / "labels.toml"
     other.write_text(labels.WORDS.read_text().replace("Answer with one of these words", "Reply with one of these words"))
     monkeypatch.setattr(labels, "WORDS", other)
     assert labels.Judge(str(folder)).identity != before

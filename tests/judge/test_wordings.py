@@ -1,5 +1,6 @@
-"""Wordings are read as they stand, filled in one pass, and refused with file and line."""
+"""Wordings are read as they stand, filled in one pass, and refused in one sentence."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,42 +10,30 @@ from valuedrift.judge._wordings import wordings
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
 GOOD = """# a comment
-[wording first]
-support = pro | {label}: for it
-neutral = both
-oppose = con | {label}: against {it}
-refusal = none | {label}
-invalid = ?
-[instruction]
-Say it in one word. {"json": {braces}}
+[first]
+labels = { support = "pro", neutral = "both", oppose = "con", refusal = "none", invalid = "?" }
+listed = { support = "{label}: for it", oppose = "{label}: against {it}" }
+instruction = '''
+Say it in one word. {"json": { braces}}
 
-{labels}
-
-[item]
-
+{labels}'''
+item = '''
 On {claim}, asked {prompt}:
-# left out
 {text}
-Word:
+Word:'''
 
-[wording second]
-labels = by place
-support = 1
-neutral = 2
-oppose = 3
-refusal = 4
-invalid = 5
-[instruction]
-One of {labels}!
-[item]
-{text} ({claim}):
+[second]
+by_place = true
+labels = { support = "1", neutral = "2", oppose = "3", refusal = "4", invalid = "5" }
+instruction = "One of {labels}!"
+item = "{text} ({claim}):"
 """
 
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_text(GOOD.replace("{braces}", "{ braces}"))
+    path = tmp_path / "words.toml"
+    path.write_text(GOOD)
     return path
 
 
@@ -74,42 +63,40 @@ def test_braces_in_an_item_are_ordinary_characters(file):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "where", "says"),
+    ("old", "new", "says"),
     [
-        ("[wording second]", "[wording first]", 20, "a second wording is called 'first'"),
-        ("[wording second]", "[wording Second]", 20, "begins no wording"),
-        ("support = 1\n", "", 20, "no word for 'support'"),
-        ("support = 1", "suport = 1", 22, "unknown key 'suport' in the wording 'second'; did you mean 'support'"),
-        ("support = 1", "support =", 22, "gives 'support' no word"),
-        ("neutral = 2", "support = 2", 23, "a second one"),
-        ("neutral = 2", "neutral = 1", 20, "the same word for two outcomes"),
-        ("by place", "by plaice", 21, "did you mean 'by place'"),
-        ("[item]\n{text}", "[itme]\n{text}", 29, "unknown part 'itme' .*did you mean 'item'"),
-        ("One of {labels}!\n[item]", "One of {labels}!\n[instruction]", 29, r"a second \[instruction\]"),
-        ("[item]\n{text} ({claim}):\n", "", 20, r"has no \[item\]"),
-        ("({claim}):", "({claims}):", 30, "{claims} means nothing .*did you mean 'claim'"),
-        ("({claim}):", "", 20, "must hold {claim} once"),
-        ("{text} (", "{text} {text} (", 20, "must hold {text} once"),
-        ("One of {labels}!", "One of these!", 20, "must hold {labels} once"),
-        ("({claim}):", "{claim}", 20, "ends in a placeholder"),
-        ("# a comment", "a comment", 1, "stands before the first wording"),
+        ("[second]", "[first]", "line 14"),
+        ('support = "1", ', "", "the wording 'second' cannot be used: labels has no word for 'support'"),
+        ('support = "1"', 'suport = "1"', "second.labels.suport"),
+        ('support = "1"', 'support = " "', "labels has no word for 'support'"),
+        ('support = "1"', "support = 1", "second.labels.support"),
+        ('neutral = "2"', 'neutral = "1"', "the same word for two outcomes"),
+        ("by_place = true", "by_plaice = true", "second.by_plaice"),
+        ('item = "{text} ({claim}):"', "", "second.item"),
+        ("({claim}):", "({claims}):", "item holds {claims}, which means nothing there"),
+        ("({claim}):", ":", "item must hold {claim} exactly once"),
+        ("{text} (", "{text} {text} (", "item must hold {text} exactly once"),
+        ("One of {labels}!", "One of these!", "instruction must hold {labels} exactly once"),
+        ("({claim}):", "{claim}", "ends in a placeholder"),
+        (GOOD, "first = 3", "cannot be read as a TOML file of wordings"),
     ],
 )
-def test_faults_name_file_and_line(file, old, new, where, says):
+def test_faults_name_the_file_and_what_is_wrong(file, old, new, says):
     before, found, after = file.read_text().rpartition(old)
     assert found
     file.write_text(before + new + after)
-    with pytest.raises(BadInput, match=f"{file}:{where}: .*{says}") as caught:
+    with pytest.raises(BadInput, match=re.escape(says)) as caught:
         wordings(file)
+    assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
 
 
 def test_no_file_and_no_wording(tmp_path):
     with pytest.raises(BadInput, match="cannot be read"):
-        wordings(tmp_path / "none.txt")
-    (tmp_path / "empty.txt").write_text("# nothing\n")
+        wordings(tmp_path / "none.toml")
+    (tmp_path / "empty.toml").write_text("# nothing\n")
     with pytest.raises(BadInput, match="holds no wording"):
-        wordings(tmp_path / "empty.txt")
+        wordings(tmp_path / "empty.toml")
 
 
 # -- the wordings that are shipped -----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Reads stance off the label probabilities of any causal language model: `labels:PATH_OR_ID?wording=NAME&rotate=1`.
 
-A wording of labels.txt asks the model for one label per outcome. The verdict is how likely the model is to go on with each of them, which
+A wording of labels.toml asks the model for one label per outcome. The verdict is how likely the model is to go on with each of them, which
 takes one forward pass and no sampling. P(label) is the probability that the model's next tokens are those of the label, as the tokenizer
 writes them in a reply to the prompt; other spellings ("Support") are not counted and are part of `missing`.
 
@@ -27,7 +27,7 @@ from ..sample._frame import PromptFormat, frame_digest, question
 from . import DIGITS, rounded
 from ._wordings import Wording, wordings
 
-WORDS = Path(__file__).with_name("labels.txt")
+WORDS = Path(__file__).with_name("labels.toml")
 DEFAULTS = {"wording": "", "rotate": "0", "batch": "64", "dtype": "auto", "frame": "auto", "max_tokens": "2048", "engine": "transformers"}
 CHOICES = {
     "engine": ("transformers", "vllm"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
 from ..sample import _load
 from . import DIGITS, rounded
 
-WORDS = Path(__file__).with_name("nli.txt")
+WORDS = Path(__file__).with_name("nli.toml")
 RULE = 1
 """To be raised with every change of `verdict` or of how a premise is cut: old verdicts are then not taken for new ones."""
 ENTAILMENT = ("entailment", "entail", "entails")
@@ -169,12 +170,6 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
 
 @functools.cache
 def wordings() -> dict[str, Wording]:
-    """Return the wordings of nli.txt by name; the first is the default."""
-    sections: dict[str, dict[str, str]] = {}
-    for line in WORDS.read_text(encoding="utf-8").splitlines():
-        if line.startswith("["):
-            section = sections.setdefault(line.strip("[]"), {})
-        elif line and not line.startswith("#"):
-            key, _, words = line.partition(": ")
-            section[key] = words.replace("\\n", "\n")
-    return {name: Wording(words["premise"], tuple(words[outcome] for outcome in OUTCOMES)) for name, words in sections.items()}
+    """Return the wordings of nli.toml by name; the first is the default."""
+    tables = tomllib.loads(WORDS.read_text(encoding="utf-8"))
+    return {name: Wording(words["premise"], tuple(words[outcome] for outcome in OUTCOMES)) for name, words in tables.items()}

@@ -23,7 +23,7 @@ from ..sample._endpoint import Ended, Endpoint, Refused
 from ._votes import label_of
 from ._wordings import Wording, wordings
 
-WORDS = Path(__file__).with_name("openai.txt")
+WORDS = Path(__file__).with_name("openai.toml")
 Mode = Literal["logprobs", "votes"]
 MODES = ("auto", "logprobs", "votes")
 SETTINGS = ("mode", "votes", "wording", "max_tokens", "concurrency", "timeout")

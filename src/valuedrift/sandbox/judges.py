@@ -23,7 +23,7 @@ from ..store import cache_root
 from . import _encoder, _flaws, _grammar
 
 WORDING = "short"
-"""The wording of labels.txt and of nli.txt that these judges know: the shortest, since a prompt costs a small model more than a text."""
+"""The wording of labels.toml and of nli.toml that these judges know: the shortest, since a prompt costs a small model more than a text."""
 N_QUESTIONS = 20_000
 PIECES = r"[^.?:\n]+[.?:]?"
 """What no token goes beyond: a sentence, or what stands before a colon."""
