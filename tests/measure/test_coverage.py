@@ -5,11 +5,20 @@ own random numbers. Where only a handful of prompts moves at all, answers are so
 the test asks that it does not fall short.
 """
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
-from valuedrift.measure._resample import TAIL, Sample, difference, holm, ratio, share_interval, weights
+from valuedrift.measure._resample import TAIL, difference, ratio, share_interval, weights
+from valuedrift.measure.drift import drifts
+from valuedrift.nouns import OUTCOMES
 
+spec = importlib.util.spec_from_file_location("simulated", Path(__file__).parents[2] / "benchmarks" / "coverage.py")
+simulated = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(simulated)
 N_SETS, N_PROMPTS, N_DRAWS = 4000, 50, 5
 SIZE = (N_SETS, 1, N_PROMPTS)
 
@@ -88,24 +97,47 @@ def test_the_plain_percentile_bootstrap_falls_short_where_few_prompts_move():
     assert covered(found.low, found.high, truth) >= 0.93
 
 
-@pytest.mark.parametrize("between_seeds", [0, 0.02, 0.05, 0.15])
-def test_three_seeds(between_seeds):
-    rng, size = np.random.default_rng(13), (N_SETS, 3, N_PROMPTS)
-    change = 0.1 + rng.normal(0, between_seeds, (N_SETS, 3, 1)) + rng.normal(0, 0.1, SIZE) + rng.normal(0, 0.05, size)
-    change += rng.normal(0, 0.15, size)
-    found = difference(ratio(change, np.ones(size)))
-    assert 0.93 <= covered(found.low, found.high, 0.1) <= 0.975
+# -- score tables: heavy spread, refusals tied to stance, a judge with a spread of confidence, seeds that differ ---------------------------
 
 
-def test_without_any_drift_few_stages_show_a_resolved_topic():
-    rng, n_stages, n_topics = np.random.default_rng(17), 500, 11
-    habits = rng.dirichlet([0.7, 0.7, 0.7, 0.2], (n_stages, n_topics, N_PROMPTS))
-    ends = [rng.multinomial(N_DRAWS, habits) / N_DRAWS for _ in range(2)]  # axes stage, topic, prompt, outcome
+@pytest.mark.parametrize(
+    ("samples", "seeds", "soft", "apart"),
+    [(1, 1, True, 0), (5, 2, True, 0.3), (5, 3, True, 0.3), (1, 3, False, 0), (5, 3, False, 1), (2, 5, True, 0.3)],
+)
+def test_score_tables(samples, seeds, soft, apart):
+    found = simulated.measure(150, samples, seeds, soft, apart, 0.0)  # Monte Carlo error: 1.8 of one cell, about 0.4 of the mean over cells
+    assert 93 <= found["mean"] <= 97.7
+    assert found["drifts"][0] >= 88
+    assert found["rare drifts"] >= 88
+    assert found["shares"][0] >= 88
+    assert found["all"][0] >= 89
+    assert found["family"] <= 11  # 6 and three Monte Carlo errors; with 2-3 seeds that differ it was 12 to 80
+    assert found["family all"] <= 11
+    assert found["small p"] <= 2
+    assert np.isnan(found["power"]) or found["power"] >= 75
 
-    def stances(end) -> Sample:
-        num = end[..., :3].swapaxes(-1, -2)[..., None, :]
-        return ratio(num, np.broadcast_to(end[..., :3].sum(-1)[:, :, None, None], num.shape))
 
-    p_values = difference(stances(ends[1]) - stances(ends[0])).p.reshape(n_stages, n_topics * 3)
-    any_resolved = np.mean([(holm(p) < 0.05).any() for p in p_values])
-    assert any_resolved <= 0.06
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.04, 0.05])
+@pytest.mark.parametrize("wobble", [0, 0.005, 0.02, 0.05, 0.1])
+def test_few_flips_while_probabilities_wobble(share, wobble):
+    drift, truth = simulated.flips(np.random.default_rng(3), 2000, share, wobble)
+    found = difference(drift)
+    assert covered(found.low, found.high, truth) >= 0.92  # 0.38 to 0.92 while the guard asked for exact equality
+
+
+def test_the_table_of_drifts_holds_these_numbers():
+    rng = np.random.default_rng(5)
+    chances = simulated.chances(rng, 1, 50, 2, 0.3, 0.4)
+    tables = [simulated.read(rng, np.broadcast_to(chance, chances[1].shape), 1, True) for chance in chances]
+    expected = difference(ratio(*simulated.sums(tables[1])) - ratio(*simulated.sums(tables[0])))
+    rows = [
+        {"stage": "dpo", "step": step, "seed": s, "topic": f"t{t:02}", "prompt": f"p{p}", "answer": f"{step} {t} {s} {p}"}
+        | dict(zip(OUTCOMES, map(float, table[0, t, s, p]), strict=True))
+        for step, table in enumerate(tables)
+        for t, s, p in np.ndindex(table.shape[1:4])
+    ]
+    scores = pl.DataFrame(rows).with_columns(repeat=False, polarity=1, draw=0, item=pl.lit("i"), failure=pl.lit(None, pl.String))
+    found = drifts(scores, [{"name": "dpo", "total_steps": 1}]).filter(pl.col("topic") != "all").sort("topic", maintain_order=True)
+    for name in ("value", "low", "high", "p"):
+        assert found[name].to_list() == pytest.approx(getattr(expected, name)[0].ravel().tolist())
+    assert set(found["n_seeds"]) == {2}

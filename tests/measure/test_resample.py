@@ -88,6 +88,16 @@ def test_the_noise_that_prompts_and_seeds_share_counts_once():
     assert noisy.by_prompt == 0
 
 
+def test_seeds_with_one_and_the_same_share_do_not_pass_for_certain():
+    # three seeds, in each another prompt of 50 changes by 1: the seeds' values are equal, and the noise of both is nearly all there is
+    changes = np.zeros((3, 50))
+    changes[[0, 1, 2], [0, 1, 2]] = 1
+    known = spread(ratio(changes, np.ones((3, 50))))
+    by_both = (3 * (2 / 3) ** 2 + 6 * (1 / 3) ** 2) / 49 / 50 / 2 / 3
+    assert known.by_seed == pytest.approx(by_both * stats.chi2.ppf(0.05, 2) / 2)
+    assert difference(ratio(changes, np.ones((3, 50)))).p > 0.01
+
+
 def test_a_little_wobble_does_not_hide_that_prompts_may_flip():
     # +-.02 in 50 prompts: SE^2 = .02^2 / 49; half width^2 = unseen^2 - 5 t^2 SE^2
     wobble = difference(one_seed([0.02, -0.02] * 25))
