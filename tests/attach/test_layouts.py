@@ -97,6 +97,49 @@ def test_the_final_model_around_a_state_lends_what_it_lacks(tmp_path, base, trai
     assert torch.equal(norm(path), trained.model.norm.weight)
 
 
+def test_tokenizer_files_are_borrowed_one_by_one(tmp_path, base, trained):
+    folder = tmp_path / "out" / "checkpoint-5"
+    trained.save_pretrained(folder)
+    shutil.copy(base / "tokenizer_config.json", folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    _, path = only(discover([tmp_path / "out"], str(base), tmp_path / "made"))
+    assert load_model(path)[1].chat_template == "{{ messages[0]['content'] }}"
+    assert load_model(path)[1]("yes")["input_ids"] == [4]
+    (folder / "tokenizer_config.json").unlink()
+    shutil.copy(base / "tokenizer.json", folder)
+    shutil.copy(base / "tokenizer_config.json", tmp_path / "out")  # as the final model has it
+    (tmp_path / "out" / "config.json").write_text("{}")
+    _, path = only(discover([tmp_path / "out"], None, tmp_path / "made"))
+    assert load_model(path)[1].eos_token == "</s>"
+
+
+def test_a_whole_model_under_fsdp_borrows_its_settings(tmp_path, base, trained):
+    folder = tmp_path / "out" / "checkpoint-5"
+    folder.mkdir(parents=True)
+    torch.save(trained.state_dict(), folder / "pytorch_model_fsdp.bin")
+    steps, path = only(discover([tmp_path / "out"], str(base), tmp_path / "made"))
+    assert steps == [0, 5]
+    assert torch.equal(norm(path), trained.model.norm.weight)
+
+
+def test_models_below_their_step_are_loaded(tmp_path, base, trained):
+    trained.save_pretrained(tmp_path / "out" / "step_100" / "hf")
+    shutil.copy(base / "tokenizer.json", tmp_path / "out")
+    _, path = only(discover([tmp_path / "out"], str(base), tmp_path / "made"))
+    assert torch.equal(norm(path), trained.model.norm.weight)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]), adapter_name="policy")
+    adapted.save_pretrained(tmp_path / "named" / "checkpoint-5")
+    assert only(discover([tmp_path / "named"], None, tmp_path / "made")) == ([5], str(tmp_path / "named" / "checkpoint-5" / "policy"))
+
+
+def test_verls_shards_name_the_command(tmp_path, base):
+    actor = tmp_path / "out" / "global_step_5" / "actor"
+    shutil.copytree(base, actor / "huggingface", ignore=shutil.ignore_patterns("model*"))
+    (actor / "model_world_size_1_rank_0.pt").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"verl.model_merger merge --backend fsdp --local_dir .*actor --target_dir .*actor/huggingface'"):
+        discover([tmp_path / "out"], None, tmp_path / "made")
+
+
 def sharded(trained, folder):
     folder.mkdir(parents=True)
     dcp.save({"model": trained.state_dict()}, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)

@@ -1,6 +1,7 @@
 """The main job on real input: checkpoints that plain transformers and peft wrote, traced through the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -156,6 +158,25 @@ def test_folders_without_a_model_are_one_sentence(make, sentence, tmp_path):
     assert sentence in done.stderr
     assert done.stderr.startswith("valuedrift: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_reward_model_is_refused_before_anything_is_sampled(llama, tmp_path):
+    base, _ = llama
+    LlamaForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(tmp_path / "rm" / "checkpoint-1")
+    tokenizer().save_pretrained(tmp_path / "rm" / "checkpoint-1")
+    done = valuedrift("trace", tmp_path / "rm", "--base", base, "--out", tmp_path / "run", "--topics", "work")
+    assert done.returncode == 2
+    assert "checkpoint-1 is not a causal language model: its config.json names LlamaForSequenceClassification" in done.stderr
+    assert not (tmp_path / "run" / "answers").exists()
+
+
+def test_what_is_left_out_is_named_in_output_and_report(llama, tmp_path):
+    base, out = llama
+    shutil.copytree(out / "checkpoint-1", tmp_path / "out" / "checkpoint-1")
+    shutil.copytree(base, tmp_path / "out" / "best")
+    result = traced(tmp_path / "out", "--out", tmp_path / "run", "--no-floor", "--no-companions")
+    assert "Not traced beside out: best (nothing states its step)." in result["notes"]
+    assert "best (nothing states its step)" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_truncated_file_is_named_and_finished_parts_stay(llama, tmp_path):

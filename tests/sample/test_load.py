@@ -3,12 +3,13 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from valuedrift.nouns import BadInput, Checkpoint, Prompt
 from valuedrift.plan import Asking
-from valuedrift.sample._load import chat_template, load_model, weights_digest
+from valuedrift.sample._load import chat_template, check_causal, load_model, weights_digest
 from valuedrift.sample.transformers import Backend
 
 WEIGHTS = "model.safetensors"
@@ -146,6 +147,143 @@ def test_unknown_architecture_and_missing_tokenizer(folder):
     edited(folder / "config.json", model_type="no-such-model")
     with pytest.raises(BadInput):
         load_model(folder)
+
+
+def as_bin(make=lambda tensors: tensors, **options):
+    def change(folder):
+        tensors = load_file(folder / WEIGHTS)
+        (folder / WEIGHTS).unlink()
+        torch.save(make(tensors), folder / "pytorch_model.bin", **options)
+
+    return change
+
+
+class Code:
+    """A pickle that would run something."""
+
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def folder_in_place_of(name):
+    return lambda folder: ((folder / name).unlink(missing_ok=True), (folder / name).mkdir())
+
+
+def pointer(name):
+    return lambda folder: (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+
+def cut_bin(folder):
+    as_bin()(folder)
+    file = folder / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:-2000])
+
+
+def wider(folder):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors | {"model.norm.weight": torch.ones(65)}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def setting(**entries):
+    return lambda folder: edited(folder / "config.json", **entries)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (folder_in_place_of(WEIGHTS), r"model.safetensors is a folder and not a file"),
+        (folder_in_place_of("config.json"), r"config.json is a folder"),
+        (folder_in_place_of("chat_template.jinja"), r"chat_template.jinja is a folder"),
+        (pointer("config.json"), "config.json is a Git LFS pointer .* run 'git lfs pull'"),
+        (pointer("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
+        (
+            lambda folder: ((folder / WEIGHTS).unlink(), (folder / WEIGHTS).symlink_to("/nowhere/blob")),
+            "a link to /nowhere/blob, which is not",
+        ),
+        (lambda folder: (folder / WEIGHTS).write_bytes((16).to_bytes(8, "little") + b'{"a": {"b": 1 }}xx'), "is damaged"),
+        (lambda folder: (sharded(folder), (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": [1]}')), "lists no weight files"),
+        (
+            as_bin(lambda tensors: tensors | {"code": Code()}),
+            r"Weights only load failed\. .*Unsupported global: GLOBAL print.*; it is",
+        ),
+        (as_bin(lambda tensors: {"model": tensors}), "cannot be read as weights: .*no attribute 'shape'"),
+        (cut_bin, "failed finding central directory"),
+        (setting(model_type="no-such"), r"config.json cannot be used: .* type `no-such` but .* not recognize .*pip install.*; correct it"),
+        (setting(hidden_size="big"), "expected int, got str .*'big'"),
+        (setting(hidden_act="no-such"), "KeyError: 'no-such'"),
+        (setting(num_hidden_layers=1), r"9 weights, model.layers.1.* have no place in the model that config.json describes"),
+        (setting(auto_map={"AutoConfig": "own.C"}, model_type="own"), "contains custom code"),
+        (wider, r"1 weights do not have the shape .* model.norm.weight first \(\(65,\) in the file, \(64,\) by config.json\)"),
+        (lambda folder: edited(folder / "generation_config.json", eos_token_id="x"), "eos_token_id is 'x'"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text('{"a": 1}'),
+            "the tokenizer of .* cannot be loaded .*; copy the",
+        ),
+        (lambda folder: edited(folder / "tokenizer_config.json", chat_template=[{"nme": "x"}]), "its chat_template is no list"),
+    ],
+)
+def test_faults_of_files_are_one_sentence_with_the_whole_reason(folder, spoil, says):
+    spoil(folder)
+    with pytest.raises(BadInput, match=says) as caught:
+        weights_digest(folder), check_causal(folder), chat_template(folder), load_model(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "old"])
+def test_pickles_of_tensors_are_read(folder, folders, options):
+    as_bin(**options)(folder)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(load_model(folder)[0](ids).logits, load_model(folders["llama"])[0](ids).logits)
+
+
+def test_tokens_without_a_row_are_named_if_they_are_needed(folder, make_tokenizer, template):
+    tokenizer = make_tokenizer(template)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    assert load_model(folder)[1].convert_tokens_to_ids("<new>") == 400, "the model cannot write it, nor does the template"
+    tokenizer.chat_template = template.replace("<|user|>", "<new>").replace("<|", "<new><|")
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match=r"1 tokens of the tokenizer have no row in the embedding, which has 400: '<new>' \(400\)"):
+        load_model(folder)
+
+
+# -- what writes no text -----------------------------------------------------------------------------------------------------
+
+SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+LLAMA = LlamaConfig(**SMALL, tie_word_embeddings=True, num_labels=1, pad_token_id=0)
+T5 = transformers.T5Config(vocab_size=400, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "settings", "says"),
+    [
+        ("LlamaForSequenceClassification", LLAMA, {}, "its config.json names LlamaForSequenceClassification"),
+        ("LlamaForSequenceClassification", LLAMA, {"architectures": ["LlamaForCausalLM"]}, "its weights hold the layer 'score'"),
+        ("LlamaModel", LLAMA, {}, "its config.json names LlamaModel"),
+        ("BertForMaskedLM", transformers.BertConfig(**SMALL), {}, "its config.json names BertForMaskedLM"),
+        ("BertForMaskedLM", transformers.BertConfig(**SMALL), {"architectures": None}, "depends on the tokens after it"),
+        ("BertLMHeadModel", transformers.BertConfig(**SMALL), {}, "depends on the tokens after it, as in an encoder"),
+        ("T5ForConditionalGeneration", T5, {}, "its config.json names T5ForConditionalGeneration"),
+    ],
+)
+def test_what_writes_no_text_is_refused(tmp_path, make_tokenizer, model, config, settings, says):
+    torch.manual_seed(0)
+    getattr(transformers, model)(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    edited(tmp_path / "config.json", **settings)
+    with pytest.raises(BadInput, match=f"is not a causal language model: .*{says}"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["score"]}], ids=["task", "score layer"])
+def test_adapters_of_reward_models_are_refused(tmp_path, folder, settings):
+    from peft import LoraConfig, get_peft_model
+
+    scorer = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    get_peft_model(scorer, LoraConfig(r=2, target_modules=["q_proj"], **settings)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(BadInput, match=r"adapter is not a causal language model: .*(the task SEQ_CLS|the layer 'score')"):
+        check_causal(tmp_path / "adapter")
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ _PAIR = ("vocab.json", "merges.txt")
 
 def reason_of(error: BaseException) -> str:
     """Return what an error says, in full and on one line."""
-    words = " ".join(str(error).split()).rstrip(".:;")
+    words = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split()).rstrip(".:;")  # torch writes in bold
     return f"{type(error).__name__}: {words}" if isinstance(error, LookupError) or not words else words
 
 
@@ -42,14 +43,22 @@ def json_of(file: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no such file."""
     if not file.exists():
         return None
-    checked(file)
     try:
-        content = json.loads(file.read_text())
-    except (ValueError, OSError, RecursionError) as error:
+        content = json.loads(text_of(file))
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{file} is not valid JSON ({reason_of(error)}); copy or save it again") from error
     if not isinstance(content, dict):
         raise BadInput(f"{file} does not hold a JSON object; copy or save it again")
     return content
+
+
+def text_of(file: Path) -> str:
+    """Return the text in a file. Raises BadInput if it is none."""
+    checked(file)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{file} is no text in UTF-8 ({reason_of(error)}); copy or save it again") from error
 
 
 def named(folder: Path, names: Sequence[str], what: str) -> Path:
