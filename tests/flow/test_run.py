@@ -135,7 +135,8 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
     assert "sft step 2" in moved["first"]
     assert {row["view"] for row in same["differences"]} == {"claim", "axis"}
     assert {row["view"] for row in verbs.compare(out, out, view="paper")["differences"]} == {"paper"}
-    assert verbs.gate(out, ["work.support=1.0"])["verdict"] == "within"
+    known = Store(out).read_table("drifts").filter(view="axis", topic="work", stance="support")["low"].is_not_null().all()
+    assert verbs.gate(out, ["work.support=1.0"])["verdict"] == ("within" if known else "undecided")  # few random texts take a stance
     with pytest.raises(BadInput, match=r"drifts\.parquet has no view 'paper', only claim and axis; take one of these, or run"):
         verbs.gate(out, ["work.support=1.0"], view="paper")
     with pytest.raises(BadInput, match=r"unknown 'wrok'; did you mean 'work'\?"):
