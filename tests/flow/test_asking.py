@@ -67,8 +67,9 @@ class Parrot:
 
 @pytest.fixture
 def parts(monkeypatch):
-    find, kinds = registry.find, {"waiting": Waiting, "parrot": Parrot}
+    find, names, kinds = registry.find, registry.names, {"waiting": Waiting, "parrot": Parrot}
     monkeypatch.setattr(registry, "find", lambda kind, name: kinds.get(name) or find(kind, name))
+    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(kinds if kind in ("judge", "backend") else [])])
     for name, value in (("second_is_asked", threading.Event()), ("first_is_judged", threading.Event()), ("raises", None), ("waits", True)):
         monkeypatch.setattr(Waiting, name, value)
     monkeypatch.setattr(Parrot, "drafts", [])

@@ -54,8 +54,9 @@ class Halves:
 def judge(monkeypatch):
     from valuedrift import registry
 
-    find = registry.find
+    find, names = registry.find, registry.names
     monkeypatch.setattr(registry, "find", lambda kind, name: Halves if name == "halves" else find(kind, name))
+    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(["halves"] if kind == "judge" else [])])
 
 
 def traced(folders, tmp_path, name, **changed):

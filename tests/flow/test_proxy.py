@@ -11,8 +11,8 @@ def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
     out = tmp_path / "out"
     result = flow.run(plan.load(plan_file), out)
     table = pl.read_parquet(out / "proxy.parquet")
-    assert table.height == 2 * 3 * 3 * 3  # stages x steps x (two topics and all) x stances
-    sums = table.group_by("stage", "step", "topic").agg(pl.col("value").sum())["value"]
+    assert table.height == 2 * 2 * 3 * 3 * 3  # views x stages x steps x (two topics and all) x stances
+    sums = table.group_by("view", "stage", "step", "topic").agg(pl.col("value").sum())["value"]
     assert (sums - 1).abs().max() < 1e-9
     for of in ("levels", "changes"):  # a random model's answers take no stance, and there is nothing to compare with
         assert (result["proxy"][of]["n"], result["proxy"][of]["pearson"]) == (0, None)

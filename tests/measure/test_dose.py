@@ -177,7 +177,7 @@ def test_each_topic_gets_the_shape_that_was_planted(response, row):
 
 def test_the_sentence_says_change_and_threshold(response):
     (said,) = dose_findings(response[0].filter(pl.col("topic").is_in(["all", "line"])))
-    assert said.startswith("dpo, gap 0 to 1, over all topics: ")
+    assert said.startswith("dpo, gap 0 to 1, claim, over all topics: ")
     assert "support changes by +0." in said
     assert "threshold" in said
     bare = response[0].filter(topic="flat").with_columns(topic=pl.lit("all"))

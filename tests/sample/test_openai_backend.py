@@ -50,7 +50,7 @@ def test_two_models_of_a_server_are_traced_as_two_steps(server, tmp_path):
         (0, "openai:early", "server"),
         (1, "openai:late", "server"),
     ]
-    (support,) = [row for row in result["drifts"] if (row["topic"], row["stance"]) == ("work", "support")]
+    (support,) = [row for row in result["drifts"] if (row["view"], row["topic"], row["stance"]) == ("claim", "work", "support")]
     assert support["value"] > 0.5
     assert "early, late: known by the server's name alone" in " ".join(result["notes"])
     n = len(server.bodies)

@@ -9,7 +9,7 @@ import fsspec
 import polars as pl
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from valuedrift.nouns import BadInput
@@ -115,10 +115,11 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "checkpoint-1"
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=64, eos_token_id=1, **sizes)).save_pretrained(folder)
-    core = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "Question": 2, "Answer": 3, "yes": 4}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="[UNK]").save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=257, eos_token_id=0, **sizes)).save_pretrained(folder)
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.train_from_iterator([], trainers.BpeTrainer(special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)
     return folder
 
 

@@ -48,6 +48,7 @@ def test_checkpoints_are_ordinary_folders(base, tmp_path):
     assert model.generation_config.eos_token_id == [1, tokenizer.convert_tokens_to_ids("<|end|>")]
     assert not [path for path in out.rglob("*") if path.name in ("optimizer.pt", "rng_state.pth", "training_args.bin")]
     done = json.loads((out / "done.json").read_text())
+    assert len(done.pop("digest")) == 24
     assert {**done, "seconds": 0} == {"steps": [2, 3], "total": 3, "seconds": 0, "losses": "losses.json", "dropped": 0}
     losses = json.loads((out / "losses.json").read_text())
     assert calls == [(step["step"], 3, step["loss"]) for step in losses]
