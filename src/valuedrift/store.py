@@ -148,7 +148,8 @@ class Store:
             ) from error
         if isinstance(found, dict) and "digest" in found and found != sealed({key: found[key] for key in found if key != "digest"}):
             raise BadInput(f"{self.root / name} is not as it was written; restore it from a copy, or delete it and {AGAIN}")
-        return found
+        plain = json.loads(content)  # with its keys in the order in which they were written
+        return plain if plain == found else found
 
     def write_table(self, name: str, table: pl.DataFrame) -> Path:
         """Write a table as NAME.parquet."""
@@ -347,8 +348,9 @@ def set_aside(path: Path) -> Path:
 
 def disk_fault(path: Path, error: OSError) -> BadInput:
     """Return the sentence for a file that could not be written."""
-    advice = "free some space" if error.errno == errno.ENOSPC else "check the folder"
-    return BadInput(f"cannot write {path}: {error.strerror or error}; {advice} and run the same command again (finished parts are kept)")
+    advice = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "allow larger files (ulimit -f)"}
+    todo = advice.get(error.errno or 0, "check the folder")
+    return BadInput(f"cannot write {path}: {error.strerror or error}; {todo} and run the same command again (finished parts are kept)")
 
 
 def _json(content: Any) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,8 @@ FOR_RESUME = (
     *("global_step[0-9]*", "latest", "zero_to_*.py"),  # DeepSpeed
 )
 """What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
+NEARLY_FULL = 1 << 20
+"""Bytes left on a disk on which a save failed, under which the disk was full: a file that was cut off may lie on it, or be gone again."""
 COMPLETE, DONE = "complete.json", "done.json"
 
 
@@ -195,9 +199,22 @@ def whole(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # safetensors and torch.save wrap the system's error: only their words tell.
-        fault = error if isinstance(error, OSError) else OSError(errno.ENOSPC, "No space left on device")
-        if not (isinstance(error, OSError) or any(words in str(error) for words in ("No space left", "PytorchStreamWriter"))):
+        fault = _system_error(error, folder)
+        if fault is None:
             raise
         shutil.rmtree(folder, ignore_errors=True)
         raise disk_fault(folder, fault) from error
+
+
+def _system_error(error: BaseException | None, folder: Path) -> OSError | None:
+    """Return the system's error behind a failed save, or None if there is none. safetensors and torch.save leave only words of it."""
+    words = ""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        words, error = words + str(error), error.__cause__ or error.__context__
+    if "No space left" in words or ("inline_container" in words and shutil.disk_usage(folder.parent).free < NEARLY_FULL):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return OSError(errno.EIO, "a file could not be written to its end") if "inline_container" in words else None

@@ -89,8 +89,9 @@ def merged(model_path: str, out: Path) -> str:
         unfinished = out / ".start"
         shutil.rmtree(unfinished, ignore_errors=True)
         model, tokenizer = _load.load_model(folder, "cpu", "float32")
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+        with _saved.whole(unfinished):
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
         _saved.seal(unfinished)
         os.replace(unfinished, start)
     return str(start.resolve())
