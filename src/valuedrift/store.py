@@ -31,6 +31,8 @@ from .parts import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA, UNREADABLE, fau
 KINDS = ("answers", "readings", "numbers")
 """The folders of parts that the tables are made of."""
 MANIFEST = "tables.json"
+UNFINISHED = ".tmp-"
+"""What the name of a file begins with while it is written."""
 NEXT = ".next-"
 """What the name of a derived file begins with until its whole set is written."""
 AGAIN = "run the command that made it again"
@@ -111,7 +113,7 @@ class Store:
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".tmp-{path.name}")
+            unfinished = path.with_name(f"{UNFINISHED}{path.name}")
             try:
                 with open(unfinished, "wb") as handle:
                     handle.write(content)
@@ -185,15 +187,16 @@ class Store:
                 self.write_bytes(f"{NEXT}{name}", written)
                 digests[name] = hashlib.sha256(written).hexdigest()
         self.write_json(MANIFEST, Manifest(files=digests, parts={kind: [path.name for path in self._paths(kind)] for kind in KINDS}))
-        self.__dict__.pop("manifest", None)
         for name, content in files.items():
             if content is None:
                 (self.root / name).unlink(missing_ok=True)
         self._finish_commit()
 
     def _finish_commit(self) -> None:
-        """Give files that a commit named their places, and delete those that none named."""
+        """Give files that a commit named their places, and delete those that none named or that a kill left unfinished."""
         self.__dict__.pop("manifest", None)
+        for path in self.root.rglob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
         for path in self.root.glob(f"{NEXT}*"):
             name = path.name.removeprefix(NEXT)
             if hashlib.sha256(path.read_bytes()).hexdigest() == self._digests().get(name):

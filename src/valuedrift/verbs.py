@@ -104,9 +104,10 @@ def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[st
     from .report import _page
 
     store = Store(folder)
-    store.check_tables()
-    result = {"report": str(_page.write_report(store, view))}
-    return result | ({"picture": str(_page.picture(store, picture, view))} if picture else {})
+    with store.locked():
+        store.check_tables()
+        result = {"report": str(_page.write_report(store, view))}
+        return result | ({"picture": str(_page.picture(store, picture, view))} if picture else {})
 
 
 def finished(store: Store) -> dict[str, Any]:

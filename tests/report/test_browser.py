@@ -209,7 +209,8 @@ def test_arrow_keys_read_a_checkpoint_and_its_numbers_are_the_stored_row(opened,
         stores["branched"]
         .read_table("profiles")
         .row(
-            by_predicate=(made.pl.col("topic") == "all")
+            by_predicate=(made.pl.col("view") == "claim")
+            & (made.pl.col("topic") == "all")
             & (made.pl.col("stage") == "sft")
             & (made.pl.col("step") == 4)
             & (made.pl.col("outcome") == "oppose"),

@@ -215,6 +215,7 @@ def _system_error(error: BaseException | None, folder: Path) -> OSError | None:
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             return OSError(int(number[1]), os.strerror(int(number[1])))
         words, error = words + str(error), error.__cause__ or error.__context__
-    if "No space left" in words or ("inline_container" in words and shutil.disk_usage(folder.parent).free < NEARLY_FULL):
+    cut_off = "PytorchStreamWriter" in words or "inline_container" in words
+    if "No space left" in words or (cut_off and shutil.disk_usage(folder.parent).free < NEARLY_FULL):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return OSError(errno.EIO, "a file could not be written to its end") if "inline_container" in words else None
+    return OSError(errno.EIO, "a file could not be written to its end") if cut_off else None
