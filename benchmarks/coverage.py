@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from valuedrift.measure._resample import Sample, difference, holm, mean_over, ratio, share_interval
+from valuedrift.measure._resample import Sample, Spread, difference, holm, mean_over, ratio, share_interval
+from valuedrift.measure.contrast import BY_SEEDS
 from valuedrift.measure.power import detectable
 
 N_TOPICS, N_PROMPTS, N_OUTCOMES = 11, 50, 5
@@ -112,6 +113,7 @@ def measure(n: int, samples: int, seeds: int, soft: bool, apart: float, shift: f
     result |= {"family": 100 * float(np.mean([(holm(row) < ALPHA).any() for row in p[0]]))}
     result |= {"family all": 100 * float(np.mean([(holm(row) < ALPHA).any() for row in p[1]]))}
     result["small p"] = float((p[0] < ALPHA / N_TESTS).mean()) / (ALPHA / N_TESTS)
+    result["noted"] = 100 * float((together(null[0].known).seed_share > BY_SEEDS)[:, ~rare].mean())
     return result | dict(zip(("detectable", "power"), found_by_flips(null[0].known, drift), strict=True))
 
 
@@ -120,10 +122,14 @@ def ends(drift: Sample) -> tuple[np.ndarray, np.ndarray]:
     return found.low, found.high
 
 
-def found_by_flips(known: Any, drift: Sample) -> tuple[float, float]:
+def together(known: Spread) -> Spread:
+    """Return the spread to plan with: the seeds' part and its noise averaged over topics (`measure.drift.planned`)."""
+    return replace(known, **{part: np.repeat(getattr(known, part).mean(1, keepdims=True), N_TOPICS, 1) for part in ("by_seed", "noise")})
+
+
+def found_by_flips(known: Spread, drift: Sample) -> tuple[float, float]:
     """Return the median smallest detectable drift, and how often flips of that size are found in another stage (nan: it is 1)."""
-    pooled = replace(known, by_seed=np.broadcast_to(known.by_seed.mean(1, keepdims=True), known.by_seed.shape))
-    size = detectable(pooled, drift.n, N_TESTS)[:, :, :3]
+    size = detectable(together(known), drift.n, N_TESTS)[:, :, :3]
     rng, some = np.random.default_rng(1), size < 1
     other = Sample(*(np.roll(x, 1, 0)[:, :, :3] for x in (drift.value_S, drift.parts_SP, drift.n, drift.n_strata)))
     other = replace(other, value_S=other.value_S - other.value_S.mean((0, -1), keepdims=True))
@@ -146,7 +152,8 @@ def main() -> None:
     chosen = parser.parse_args()
     cells = []
     print(
-        "judge seeds samples apart shift | shares, drifts: common, rare (least), mean | all | family, all | p < .0015 | width | detectable"
+        "judge seeds samples apart shift | shares, drifts: common, rare (least), mean | all | family, all | p < .0015 | width "
+        "| detectable | noted: intervals said to rest on few runs, %"
     )
     for soft, seeds, samples in itertools.product((True, False), (1, 2, 3, 5), (1, 2, 5)):
         for apart, (name, shift) in itertools.product((0.0,) if seeds == 1 else (0.0, 0.3, 1.0), SHIFTS.items()):
@@ -159,7 +166,7 @@ def main() -> None:
             print(
                 f"{' '.join(map(str, at.values())):22} | {shares} {cell['rare shares']:.1f}, {drifts} {cell['rare drifts']:.1f} "
                 f"{cell['mean']:.1f} | {overall} | {cell['family']:.1f} {cell['family all']:.1f} | {cell['small p']:.1f}x "
-                f"| {cell['width']:.2f} | {cell['detectable']:.2f} {cell['power']:.0f}",
+                f"| {cell['width']:.2f} | {cell['detectable']:.2f} {cell['power']:.0f} | {cell['noted']:.0f}",
                 flush=True,
             )
     print("share of flips, wobble | covered in %, median half width")

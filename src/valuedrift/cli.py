@@ -566,7 +566,7 @@ def _show_compare(result: dict[str, Any]) -> None:
         if row["resolved"] or row["topic"] == "all"
     ]
     _table(f"{result['second']} minus {result['first']}", ["view", "topic", "outcome", "difference [95 %]", "adjusted p", "resolved"], rows)
-    tell(speaks_for(max(row["n_seeds"] for row in result["differences"])))
+    tell(speaks_for(result["differences"]))
 
 
 def _show_gap(result: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from .asking import Asker, adapt, effort_note, jobs_of, within
 from .judge._kept import Kept, unread_notes
 from .measure import effort
 from .measure._cells import VIEWS
+from .measure.contrast import seeds_note
 from .measure.effort import Design, Effort
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
@@ -285,6 +286,7 @@ def trace(
     about = [*map(proxy_finding, alike), *(pairing_findings(derived["pairing"]) if derived["pairing"] is not None else [])]
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers")]
     notes += _cut_notes(store, asking, asked)
+    notes += [f"Drifts: {said}"] if (said := seeds_note(drifts.filter(pl.col("stance").is_in(STANCES)).to_dicts())) else []
     about_run = {
         "prompts.json": [dataclasses.asdict(prompt) for prompt in prompts],
         "stages.json": stages,

@@ -1,6 +1,5 @@
 """`judge` and `report` killed by SIGKILL while they write: no figure is taken for another judge's or view's."""
 
-import json
 import shutil
 import signal
 import subprocess

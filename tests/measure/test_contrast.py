@@ -41,8 +41,20 @@ def test_a_comparison_says_how_many_trainings_it_rests_on(scores, row):
     three = pl.concat([scores({"a": "S", "b": "N"}, seed=seed) for seed in range(3)])
     assert row(contrast(three, three), topic="work", outcome="support")["n_seeds"] == 3
     assert row(contrast(three, scores({"a": "S"}, seed=1)), topic="all", outcome="support")["n_seeds"] == 1
-    assert "n = 1" in speaks_for(1)
-    assert "other trainings" in speaks_for(3)
+    assert "n = 1" in speaks_for([{"n_seeds": 1}])
+    same = contrast(three, three).to_dicts()
+    assert speaks_for(same) == "3 seeds: the intervals cover other prompts and other trainings."
+
+
+def test_intervals_that_rest_on_three_runs_say_so(scores, row):
+    """Seeds change by 1, 0 and 1 on each of 6 prompts: SE_seed^2 = (1/3) / 3; no prompt differs, so flips unseen stand for SE_prompt^2."""
+    ids = "abcdef"
+    before = pl.concat([scores(dict.fromkeys(ids, "O"), seed=seed) for seed in range(3)])
+    after = pl.concat([scores(dict.fromkeys(ids, said), seed=seed) for seed, said in enumerate("SOS")])
+    found = contrast(before, after)
+    flipped = ((1 - 0.025 ** (1 / 6)) / 2.5706) ** 2 - 5 * 0  # t with 5 degrees of freedom
+    assert row(found, topic="work", outcome="support")["seed_share"] == pytest.approx((1 / 9) / (1 / 9 + flipped), rel=1e-3)
+    assert "intervals rest mostly on how 3 training runs differ" in speaks_for(found.to_dicts())
 
 
 def test_no_common_prompt_is_no_evidence(scores, row):

@@ -317,3 +317,18 @@ def test_the_reference_of_a_hub_model_is_of_its_revision(tmp_path, monkeypatch):
     folder = tiny.folder(tmp_path / "a@b")
     assert trl._trl._local(folder) == folder
     assert Path(_start.merged(folder, tmp_path)) == Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "own", "sentence"),
+    [
+        ("DPOTrainer", {"loss_type": "sigmoyd"}, "unknown loss_type 'sigmoyd'; did you mean 'sigmoid'"),
+        ("DPOTrainer", {"loss_type": ["hinge", "ipoo"]}, "unknown loss_type 'ipoo'; did you mean 'ipo'"),
+        ("KTOTrainer", {"loss_type": "ktoo"}, r"unknown loss_type 'ktoo'; did you mean 'kto'\? Known: kto, apo_zero_unpaired"),
+        ("GRPOTrainer", {"loss_type": "dapoo"}, "unknown loss_type 'dapoo'; did you mean 'dapo'"),
+        ("SFTTrainer", {"optim": "adamw_torsh"}, "unknown optim 'adamw_torsh'; did you mean 'adamw_torch'"),
+    ],
+)
+def test_an_unknown_value_is_refused_when_the_plan_is_loaded(trainer, own, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        stage(trainer, **own).own()

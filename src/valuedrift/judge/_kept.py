@@ -54,6 +54,8 @@ class Kept:
         """Return one reading per item, in order. Raises Stopped where the judge does, with all that was paid for in the store."""
         by_key = {item.key: item for item in items}
         found = self._stored(by_key.keys() - self._read_before.keys()) | self._read_before
+        if any(reading.probs for reading in found.values()):  # also: a command that goes on makes the parts that a whole one makes
+            self._n_unread = None
         waiting = [by_key[key] for key in sorted(by_key.keys() - found.keys())]
         if waiting and self.members:
             new = self.judge.pooled(waiting, [member.read(waiting) for member in self.members])

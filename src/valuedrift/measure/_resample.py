@@ -127,8 +127,15 @@ class Spread:
     df_seed: np.ndarray
     lean: np.ndarray
     """A sixth of the prompts' third moment over their second: how far a long tail shifts the interval, per unit of 1 + 2 t^2."""
+    noise: np.ndarray
+    """The part of `by_seed` that is there if training runs do not differ: the noise of single answers."""
     seen: np.ndarray
     """How much prompts change within one seed: the squared standard error from prompts, averaged over seeds."""
+
+    @property
+    def seed_share(self) -> np.ndarray:
+        """Return the part of the squared standard error that comes from runs that differ, beyond noise; 0 with one seed."""
+        return np.maximum(self.by_seed - self.noise, 0) / np.maximum(self.by_prompt + self.by_seed, TINY)
 
     def half_width(self, tail: Any, plain: bool = False) -> np.ndarray:
         """Return the half width whose upper end is the quantile `tail`: each part with its own t (Cochran's combination)."""
@@ -169,7 +176,7 @@ def spread(sample: Sample) -> Spread:
     tails = (mean_P**4).sum(-1) / scale**2 - 1 / np.maximum(sample.n, 2)
     df_prompt = np.clip(2 / np.maximum(tails, 2 / df_plain), 2, df_plain)
     seen = (sample.parts_SP**2).sum((-1, -2)) / n_seeds
-    return Spread(np.maximum(square - by_both, 0), by_seed, df_prompt, df_plain, df_seed, (mean_P**3).sum(-1) / 6 / scale, seen)
+    return Spread(np.maximum(square - by_both, 0), by_seed, df_prompt, df_plain, df_seed, (mean_P**3).sum(-1) / 6 / scale, by_both, seen)
 
 
 def unseen(n: np.ndarray | int) -> np.ndarray:

@@ -11,7 +11,7 @@ import polars as pl
 
 from ..nouns import OUTCOMES, BadInput
 from ._cells import ALL, Cells, cells
-from ._resample import FLAT, Difference, Sample, difference, holm
+from ._resample import FLAT, Difference, Sample, Spread, difference, holm
 from .power import detectable, noise_floor
 from .profile import by_topic, frame
 
@@ -25,7 +25,8 @@ SCHEMA = (
     dict.fromkeys(("stage", "view", "topic", "stance"), pl.String())
     | dict.fromkeys(("from_step", "to_step"), pl.Int64())
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
-    | {"n": pl.Int64(), "n_seeds": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
+    | {"n": pl.Int64(), "n_seeds": pl.Int64(), "seed_share": pl.Float64()}
+    | {"p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
     | dict.fromkeys(("floor", "detectable", "time", "time_low", "time_high", "paper_time"), pl.Float64())
     | {"status": pl.String()}
 )
@@ -36,7 +37,8 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: st
     it happened, and what could be seen.
 
     value: v_T - v_0, signed, paired by prompt over the prompts read at both ends, seeds pooled; 95 % interval, p and Holm's p_adjusted.
-    resolved: p_adjusted < 0.05. Two families within a stage, each over all views and outcomes: the topics, and "all".
+    seed_share: the part of the squared standard error that comes from runs that differ (`planned`). resolved: p_adjusted < 0.05, in two
+    families within a stage, each over all views and outcomes: the topics, and "all".
     floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, time_low, time_high, status: `course`;
     paper_time: `paper_arrival`; all as fractions of the stage's steps. Times are empty with "no drift" if the change is unresolved (a
     value that went and came back has not drifted between the ends), and with "no evidence" if an end has no value or fewer than 5 prompts.
@@ -88,7 +90,7 @@ def _path(table: Cells, places: list[int], total_steps: int) -> _Path:
 def _stage_rows(paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str, str], float | None]) -> list[dict[str, Any]]:
     changes = {(view, topic): change for view, path in paths.items() for topic, change in _changes(path).items()}
     results = {key: difference(change) for key, change in changes.items()}
-    known = {key: replace(result.known, by_seed=_by_seed(results, *key)) for key, result in results.items()}
+    known = planned(results)
     adjusted, n_tests = families({key: result.p[-1] for key, result in results.items()})
     path = next(iter(paths.values()))
     at_T = np.array(path.steps) / path.total_steps
@@ -102,16 +104,24 @@ def _stage_rows(paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str,
             row: dict[str, Any] = {"stage": path.stage, "view": view, "topic": topic, "stance": outcome}
             row |= {"from_step": path.steps[0], "to_step": path.steps[-1], "value": value, "low": low, "high": high}
             row |= {"n": changes[view, topic].n[-1, o], "n_seeds": changes[view, topic].n_seeds[-1, o], "p": p, "p_adjusted": corrected}
+            row |= {"seed_share": known[view, topic].seed_share[-1, o]}
             row |= {"resolved": resolved, "floor": floors.get((path.stage, view, ALL if topic == ALL else "", outcome))}
             row |= {"detectable": None if np.isnan(p) else least}
             rows.append(row | _when(changes[view, topic][:, o], resolved, at_T))
     return rows
 
 
-def _by_seed(results: Mapping[tuple[str, str], Difference], view: str, topic: str) -> np.ndarray:
-    """Return the seeds' part to plan with: its mean over a view's topics, because few seeds say little of one topic; "all" has its own."""
-    alike = [result.known.by_seed for (other, name), result in results.items() if other == view and (name == ALL) == (topic == ALL)]
-    return np.asarray(np.mean(alike, 0))
+def planned(results: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, str], Spread]:
+    """Return the spread to plan with, by (view, topic): the seeds' part and its noise are means over a view's topics, "all" has its own.
+
+    Few seeds say little of one topic; where they happen to agree they would seem not to matter.
+    """
+    found = {}
+    for view, topic in results:
+        alike = [result.known for (other, name), result in results.items() if other == view and (name == ALL) == (topic == ALL)]
+        means = {part: np.asarray(np.mean([getattr(known, part) for known in alike], 0)) for part in ("by_seed", "noise")}
+        found[view, topic] = replace(results[view, topic].known, **means)
+    return found
 
 
 def _changes(path: _Path) -> dict[str, Sample]:

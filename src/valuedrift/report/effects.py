@@ -42,7 +42,7 @@ def differences(told: str, rows: list[Row]) -> str:
     body = "".join(_line(row) for row in rows if row["topic"] == ALL) + "".join(_line(row) for row in resolved)
     heads = ("topic", "stance", "difference [95 %]", "resolved", "prompts")
     n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
-    covers = speaks_for(max(row["n_seeds"] for row in rows))
+    covers = speaks_for(rows)
     return f"<p>{len(resolved)} of {n} resolved. {covers}</p>{table(told, heads, body)}"
 
 

@@ -9,15 +9,17 @@ samples answers it counts those, as it does for PPO.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import importlib
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, create_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, create_model
 
 from .. import plan, registry
 from ..nouns import BadInput, Example, Pair, digest
@@ -178,15 +180,40 @@ def _settings(trainer: str) -> type[plan.Settings]:
     hints = typing.get_type_hints(config)
     general = {field.name for field in dataclasses.fields(TrainingArguments)} - set(OF_TRANSFORMERS)
     fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(_says(own))], None) for key, own in SAID_BY_THE_STAGE.items()}
+    keys = {field.name for field in dataclasses.fields(config)}
     for field in dataclasses.fields(config):
         if field.name not in general | HELD | set(plan.Stage.model_fields):
             made = field.default_factory
             # a lone loss may stand for a list of one: TRL's configs make it one themselves
             kind = hints[field.name] | str if typing.get_origin(hints[field.name]) is list else hints[field.name]
+            if known := [value for value in _values(field, hints[field.name]) if value not in keys]:  # its help also names other keys
+                kind = Annotated[kind, AfterValidator(_one_of(field.name, known))]
             fields[field.name] = (kind, field.default if made is dataclasses.MISSING else made())
     if "rollouts" in TRAINERS[trainer].needs:
         fields["reward"] = (str | list[str], "")
     return create_model(f"{trainer}Settings", __base__=_Settings, __doc__=f"The keys of TRL's config for its {trainer}.", **fields)
+
+
+def _values(field: dataclasses.Field[Any], kind: Any) -> list[str]:
+    """Return the texts that a key of a config may be, by its choices, its type, or what its help lists in quotes; empty if none does."""
+    if "choices" in field.metadata:
+        return list(field.metadata["choices"])
+    enums: list[Any] = [part for part in typing.get_args(kind) if isinstance(part, enum.EnumMeta)]
+    if enums:
+        return [member.value for member in enums[0]]
+    said = field.metadata.get("help") or ""
+    listed = re.search(r"(values are|Must be one of)(.*)", said, re.DOTALL) if kind in (str, list[str], str | None) else None
+    return list(dict.fromkeys(re.findall(r"['`]{1,2}(\w+)['`]{1,2}", listed[2]))) if listed else []
+
+
+def _one_of(name: str, known: Sequence[str]) -> Any:
+    def check(value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not isinstance(text, enum.Enum) and text not in known:
+                raise ValueError(f"unknown {name} {text!r}{registry.among(text, known)}")
+        return value
+
+    return check
 
 
 class _Settings(plan.Settings):
