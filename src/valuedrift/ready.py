@@ -175,6 +175,10 @@ def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> None:
     """Raise BadInput for a backend or a judge that could not do its work."""
     if plan.backend == "openai":
         raise BadInput("the backend 'openai' asks models behind an API, and a plan's checkpoints are folders; set backend to another")
+    if plan.capability:
+        from .sample._capability import check_tasks
+
+        check_tasks(plan.capability)
     if resolve.builds(plan.judge) and not fetch:
         return
     judge = resolve.judge_of(plan.judge, plan.max_cost)

@@ -156,7 +156,7 @@ PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
         ({}, {"lora": {"target": "(("}}, r"stage 'a': no adapter fits the model: missing \)"),
         ({}, {"anchor": {"data": "no.jsonl"}}, r"stage 'a': there is no file no.jsonl"),
         ({}, {"anchor": {"data": "sandbox:stances?n=3"}, "max_length": 20}, r"stage 'a': question 1 of the anchor has \d+ tokens"),
-        ({}, {"algorithm": "trl:SFTTrainer", "optim": "adamm"}, r"stage 'a': trl:SFTTrainer refuses its settings: adamm is"),
+        ({}, {"algorithm": "trl:SFTTrainer", "optim": "adamm"}, r"plan\.toml:\d+: stage\.a\.optim: unknown optim 'adamm'"),
         ({}, {"algorithm": "trl:SFTTrainer", "data": "mixed.jsonl"}, r"stage 'a': SFTTrainer wants a prompt in every record"),
     ],
 )

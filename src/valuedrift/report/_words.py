@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..nouns import OUTCOMES
+from ..progress import shown
 
 NO_EVIDENCE = "no evidence"
 GLYPHS: dict[str, str] = dict(zip(OUTCOMES, ("▲", "●", "▼", "✕", "?"), strict=True))
@@ -15,8 +16,8 @@ GLYPHS: dict[str, str] = dict(zip(OUTCOMES, ("▲", "●", "▼", "✕", "?"), s
 
 
 def esc(value: Any) -> str:
-    """Return text that is safe between tags and inside quoted attributes."""
-    return html.escape(str(value), quote=True)
+    """Return text that is safe between tags and inside quoted attributes, with control characters and bidi marks made visible."""
+    return html.escape(shown(str(value)), quote=True)
 
 
 def number(value: float | None, sign: bool = False) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from .. import progress
+from .. import progress, registry
 from ..nouns import BadInput, Checkpoint, digest
 from ..plan import Asking
 from ..store import Store
@@ -35,12 +35,9 @@ def capability_scores(store: Store, asking: Asking, checkpoints: Sequence[Checkp
     """Return one row per checkpoint, task and metric, columns of SCHEMA; computes what the store does not hold yet.
 
     A task is a name that lm-evaluation-harness knows, or the YAML file of one. It is put as the harness puts it, without a chat template.
-    Raises BadInput where the package is missing, a task is unknown, or it cannot be run.
+    Raises BadInput if the package is missing, a task is unknown, or it cannot be run.
     """
-    try:
-        release = version("lm-eval")
-    except ModuleNotFoundError as error:
-        raise BadInput("capability needs the package lm-eval; install it with: pip install 'valuedrift[lm-eval]'") from error
+    release = _release()
     rows: list[dict[str, Any]] = []
     for checkpoint in checkpoints:
         found: dict[str, list[dict[str, Any]]] = {}
@@ -55,17 +52,40 @@ def capability_scores(store: Store, asking: Asking, checkpoints: Sequence[Checkp
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def _evaluated(checkpoint: Checkpoint, asking: Asking) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of every task for a checkpoint."""
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raise BadInput if lm-evaluation-harness is missing, or a task is neither one that it knows nor a file."""
+    _release()
+    known = _tasks(tasks)
+    for task in tasks:
+        if Path(task).suffix != ".yaml" and task not in known.all_tasks:
+            raise BadInput(f"unknown task {task!r}{registry.nearest(task, known.all_tasks) or '.'} List all with: lm-eval ls tasks")
+        _name(task)
+
+
+def _release() -> str:
+    try:
+        return version("lm-eval")
+    except ModuleNotFoundError as error:
+        raise BadInput("capability needs the package lm-eval; install it with: pip install 'valuedrift[lm-eval]'") from error
+
+
+def _tasks(tasks: Sequence[str]) -> Any:
+    """Return the harness's tasks, those in the folders of task files among them."""
     from lm_eval.tasks import TaskManager
 
     for name in ("lm_eval", "lm-eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    folders = sorted({str(Path(task).resolve().parent) for task in tasks if Path(task).suffix == ".yaml"})
+    return TaskManager(include_path=folders or None)
+
+
+def _evaluated(checkpoint: Checkpoint, asking: Asking) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of every task for a checkpoint."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
     model, tokenizer = load_model(checkpoint.path)
-    folders = sorted({str(Path(task).resolve().parent) for task in asking.capability if Path(task).suffix == ".yaml"})
-    tasks = TaskManager(include_path=folders or None)
+    tasks = _tasks(asking.capability)
     harness: Any = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=asking.batch_rows // 16 or 1)
     found = {}
     for task in asking.capability:

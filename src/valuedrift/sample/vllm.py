@@ -81,7 +81,8 @@ class Backend:
                 yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
-        """Raise BadInput if a checkpoint cannot be asked."""
+        """Raise BadInput if vLLM is missing, or a checkpoint cannot be asked."""
+        _package()
         _checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
 
     def _words(self, path: str) -> tuple[PromptFormat, list[int]]:
@@ -144,16 +145,22 @@ class Backend:
         self._engine, self._holds, self._adapters = None, "", {}
 
 
+def _package() -> Any:
+    try:
+        import vllm
+    except ImportError as error:
+        raise BadInput("the backend vllm needs the package vllm; install it with: pip install 'valuedrift[vllm]'") from error
+    return vllm
+
+
 def started(folder: Path, rank: int = 0, context: int = CONTEXT) -> Any:
     """Return an engine on a model's folder, with room for adapters of a rank.
 
     Raises BadInput where vLLM is missing or cannot hold the model.
     """
-    try:
-        import vllm
-        from vllm.platforms import current_platform
-    except ImportError as error:
-        raise BadInput("the backend vllm needs the package vllm; install it with: pip install 'valuedrift[vllm]'") from error
+    vllm = _package()
+    from vllm.platforms import current_platform
+
     config = json.loads((folder / "config.json").read_text())
     longest = min(context, config.get("max_position_embeddings") or context)
     lora = {"enable_lora": True, "max_lora_rank": rank} if rank else {}

@@ -61,7 +61,7 @@ def model_embedding(texts: Sequence[str], folder: str) -> Floats:
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+        tokenizer, model = (kind.from_pretrained(folder, trust_remote_code=False) for kind in (AutoTokenizer, AutoModel))
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{folder} cannot be loaded as an embedding model ({str(error).splitlines()[0]}); check the folder") from error
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)

@@ -126,10 +126,12 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return tokenizer.convert_tokens_to_ids(end) if tokenizer.chat_template and end in tokenizer.chat_template else None
 
 
-def _source(model_path: str) -> tuple[tuple[str], dict[str, str]]:
-    """Split "hub/id@revision" into the arguments of from_pretrained; a folder's name may hold an @."""
+def _source(model_path: str) -> tuple[tuple[str], dict[str, Any]]:
+    """Split "hub/id@revision" into the arguments of from_pretrained; a folder's name may hold an @. A model's own code is never run."""
     name, _, revision = model_path.partition("@")
-    return ((model_path,), {}) if Path(model_path).exists() or not revision else ((name,), {"revision": revision})
+    if Path(model_path).exists() or not revision:
+        return (model_path,), {"trust_remote_code": False}
+    return (name,), {"revision": revision, "trust_remote_code": False}
 
 
 @contextlib.contextmanager
