@@ -112,10 +112,10 @@ PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
         (
             {"model": "added"},
             {"data": "tool.jsonl"},
-            r"stage 'a': the token '<tool>', which occurs in record 2 of the data, has the id",
+            r"stage 'a': the token '<tool>', which occurs in tool.jsonl:2, has the id",
         ),
-        ({"model": "template"}, {"data": "system.jsonl"}, r"stage 'a': record 1 of the data: .*system, user: System role not supported"),
-        ({"model": "template"}, {"data": "twice.jsonl"}, r"stage 'a': record 3 of the data: .*user, user: Must alternate"),
+        ({"model": "template"}, {"data": "system.jsonl"}, r"stage 'a': system.jsonl:1: .*system, user: System role not supported"),
+        ({"model": "template"}, {"data": "twice.jsonl"}, r"stage 'a': twice.jsonl:3: .*user, user: Must alternate"),
         ({"model": "cut"}, {}, r"cut lacks 3 weights of its architecture, model.layers.1.mlp"),
         ({"model": "nan"}, {}, r"nan gives logits that are not numbers: its weight model.layers.1.mlp"),
         ({"model": "scorer"}, {}, r"scorer is not a causal language model"),

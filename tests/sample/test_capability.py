@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from valuedrift import flow
-from valuedrift.nouns import Checkpoint
+from valuedrift.nouns import BadInput, Checkpoint
 from valuedrift.plan import Asking
 from valuedrift.report import capability as panel
 from valuedrift.report._chart import PAGE
@@ -124,3 +124,17 @@ def test_seeds_are_pooled_and_a_metric_without_errors_has_no_band():
     assert (bare["value"], bare["low"]) == (7.0, None)
     assert panel.curve([bare | {"x": 0.0, "step": 0}, bare | {"x": 1.0, "step": 5}], PAGE) is not None
     assert pl.DataFrame([], schema=_capability.SCHEMA).width == 10
+
+
+@real
+def test_an_unknown_task_is_named_before_anything_is_trained():
+    with pytest.raises(BadInput, match=r"unknown task 'piqqa'; did you mean 'piqa'\?"):
+        _capability.check_tasks(["piqqa"])
+    with pytest.raises(BadInput, match=r"there is no task file no\.yaml"):
+        _capability.check_tasks(["piqa", "no.yaml"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_the_missing_package_is_named_before_anything_is_trained():
+    with pytest.raises(BadInput, match="capability needs the package lm-eval; install it with: pip install"):
+        _capability.check_tasks(["piqa"])

@@ -94,11 +94,15 @@ class Account:
 
 
 class Records(list[Any]):
-    """Pairs or examples, all of one kind, and an account for each source they were read from."""
+    """Pairs or examples, all of one kind, with an account for each source they were read from, and where each of them stands there."""
 
-    def __init__(self, records: Iterable[Pair | Example] = (), accounts: Sequence[Account] = ()):
+    def __init__(self, records: Iterable[Pair | Example] = (), accounts: Sequence[Account] = (), places: Sequence[str] = ()):
         super().__init__(records)
-        self.accounts = list(accounts)
+        self.accounts, self._places = list(accounts), list(places)
+
+    def place(self, number: int) -> str:
+        """Return the file and line of a record, counted from 0."""
+        return (self._places[number] if self._places else "") or f"record {number + 1} of the data"
 
 
 def read(sources: str | Sequence[str], kind: Kind | None = None, max_bad_rows: float = MAX_BAD_ROWS) -> Records:
@@ -111,13 +115,16 @@ def read(sources: str | Sequence[str], kind: Kind | None = None, max_bad_rows: f
     """
     given = [sources] if isinstance(sources, str) else sources
     parts = {source: _source(source, kind, max_bad_rows) for source in given}
-    if len({isinstance(part[0][0], Pair) for part in parts.values()}) > 1:
-        pairs, texts = (next(source for source in given if isinstance(parts[source][0][0], Pair) is is_pair) for is_pair in (True, False))
+    are_pairs = {source: isinstance(part[0][0][1], Pair) for source, part in parts.items()}
+    if len(set(are_pairs.values())) > 1:
+        pairs, texts = (next(source for source in given if are_pairs[source] is is_pair) for is_pair in (True, False))
         raise BadInput(f"{pairs} holds pairs and {texts} single texts, which are measured differently; give one kind at a time")
     for _, account in parts.values():
         for sentence in account.sentences():
             _log(sentence)
-    return Records([record for source in given for record in parts[source][0]], [account for _, account in parts.values()])
+    found = [entry for source in given for entry in parts[source][0]]
+    accounts = [account for _, account in parts.values()]
+    return Records([record for _, record in found], accounts, [where for where, _ in found])
 
 
 @functools.cache
@@ -126,10 +133,11 @@ def _log(sentence: str) -> None:
     logger.warning(sentence)
 
 
-def _source(source: str, kind: Kind | None, max_bad_rows: float) -> tuple[list[Any], Account]:
+def _source(source: str, kind: Kind | None, max_bad_rows: float) -> tuple[list[tuple[str, Any]], Account]:
+    """Return the records of one source, each with its place, and what became of its rows."""
     if source.startswith("sandbox:"):
         made = _sandbox(source, kind)
-        return made, Account(source, len(made), len(made))
+        return [("", record) for record in made], Account(source, len(made), len(made))
     account = Account(source)
     found: list[tuple[str, Pair | Example | Graded]] = []
     faults: list[str] = []
@@ -203,18 +211,18 @@ def _refuse(source: str, account: Account, faults: list[str], max_bad_rows: floa
     raise BadInput(f"{faults[0]} ({len(faults):,} of {account.n_rows:,} rows cannot be read, more than {max_bad_rows:.0%}: {reasons})")
 
 
-def _paired(found: Sequence[tuple[str, Pair | Example | Graded]], account: Account) -> list[Pair | Example]:
-    """Return the records, with pairs in place of graded replies: each where the first reply to its prompt stood."""
+def _paired(found: Sequence[tuple[str, Pair | Example | Graded]], account: Account) -> list[tuple[str, Pair | Example]]:
+    """Return the records with their places, and with pairs in place of graded replies: each where the first reply to its prompt stood."""
     groups: dict[Any, list[tuple[str, Graded]]] = {}
     for where, record in found:
         if isinstance(record, Graded):
             groups.setdefault((record.prompt, record.topic, record.claim), []).append((where, record))
-    records: list[Pair | Example] = []
-    for _, record in found:
+    records: list[tuple[str, Pair | Example]] = []
+    for where, record in found:
         if not isinstance(record, Graded):
-            records.append(record)
+            records.append((where, record))
         elif group := groups.pop((record.prompt, record.topic, record.claim), None):
-            records += _of_group(group, account)
+            records += [(where, pair) for pair in _of_group(group, account)]
     return records
 
 

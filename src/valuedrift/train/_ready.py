@@ -21,8 +21,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, get_scheduler
 
 from .. import registry
+from ..data.records import Records
 from ..data.stances import Anchored
-from ..nouns import BadInput, Example, Pair, Prompt
+from ..nouns import BadInput, Prompt
 from ..plan import Stage
 from ..sample import _checks, _load
 from ..sample._adapter import is_adapter
@@ -34,8 +35,6 @@ SAMPLE = 500
 """Records that are tokenised, evenly spaced: if one record in a hundred is too long, one is among them in 99 of 100 data sets."""
 POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")
 """Learned position embeddings, as the architectures of transformers call them."""
-
-Records = Sequence[Pair | Example]
 
 
 @dataclass
@@ -169,7 +168,7 @@ def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
     """
     tried = set[tuple[str, ...]]()
     prompt_format = PromptFormat(tokenizer, "chat", "the model")
-    for number, record in enumerate(records, 1):
+    for number, record in enumerate(records):
         roles = tuple(role for role, _ in record.prompt)
         if not roles or roles in tried:
             continue
@@ -178,11 +177,11 @@ def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
             prompt_format.texts([record.prompt], ask=True)
             written = prompt_format.texts([(*record.prompt, ("assistant", _batches._answers(record)[0]))])
         except BadInput as error:
-            raise BadInput(f"record {number} of the data: {error}") from error
-        yield f"the chat template at record {number}", written[0]
-    for number, record in enumerate(records, 1):
+            raise BadInput(f"{records.place(number)}: {error}") from error
+        yield f"the chat template at {records.place(number)}", written[0]
+    for number, record in enumerate(records):
         for text in (*(text for _, text in record.prompt), *_batches._answers(record)):
-            yield f"record {number} of the data", text
+            yield records.place(number), text
 
 
 def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, records: Records) -> list[str]:
