@@ -18,7 +18,7 @@ from real_size import ARCHITECTURES, random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from valuedrift import ValueDriftCallback
-from valuedrift.data import sft
+from valuedrift.data import records
 from valuedrift.sandbox.build import base_model
 
 
@@ -39,7 +39,8 @@ def main() -> None:
 def measure(args: argparse.Namespace, base: Path, place: Path) -> dict[str, Any]:
     """Return the seconds of both sides, round by round, and their ratio."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    texts = [" ".join([*(words for _, words in example.prompt), example.text]) for example in sft.read("sandbox:neutral-chat?n=2000")]
+    examples = records.read("sandbox:neutral-chat?n=2000", "examples")
+    texts = [" ".join([*(words for _, words in example.prompt), example.text]) for example in examples]
     told = [" ".join(texts[start : start + args.length // 32]) for start in range(len(texts))]
     ids = [tokenizer(text)["input_ids"][: args.length] for text in told]
     rows = [{"input_ids": row, "labels": row} for row in ids if len(row) == args.length]

@@ -33,7 +33,7 @@ from coupled import _limits, _took
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from valuedrift import flow, suites
-from valuedrift.data import sft
+from valuedrift.data import records
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Asking, Plan, Stage
 from valuedrift.sample._engine import Decoder, Wanted
@@ -94,7 +94,8 @@ def measure_steps(model: Path, n_steps: int, place: Path, stages: list[str]) -> 
     """Return what each kind of stage takes per step; PPO needs the reward stage before it."""
     flops = _limits(DEVICE)["flops_per_second"]
     n_parameters, found = parameters(model), []
-    texts = list(itertools.islice(itertools.cycle(example.text for example in sft.read("sandbox:neutral-chat?n=300")), 4000))
+    examples = records.read("sandbox:neutral-chat?n=300", "examples")
+    texts = list(itertools.islice(itertools.cycle(example.text for example in examples), 4000))
     chosen, rejected = (" ".join(texts[start : start + 120]) for start in (0, 60))  # more than LENGTH tokens: cut to it
     reward = ""
     for name in stages:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from valuedrift import resolve, suites
-from valuedrift.data import pairs
+from valuedrift.data import records
 from valuedrift.measure.gap import pair_gaps
 from valuedrift.nouns import BadInput
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/experiments/bins"))
     chosen = parser.parse_args()
     try:
-        found = pairs.read(chosen.data)
+        found = records.read(chosen.data, "pairs")
         gaps_N = pair_gaps(found, suites.load(chosen.suite), resolve.judge_of(chosen.judge))
     except BadInput as error:
         parser.exit(2, f"prepare: {error}\n")
