@@ -18,7 +18,7 @@ from real_size import ARCHITECTURES, random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from valuedrift import ValueDriftCallback
-from valuedrift.data import records
+from valuedrift.records import records
 from valuedrift.sandbox.build import base_model
 
 

@@ -46,13 +46,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from valuedrift import flow, resolve, suites
+from valuedrift.evaluate.transformers import Backend
+from valuedrift.models.chat_format import PromptFormat, question
+from valuedrift.models.decoder import Decoder, Ending, Wanted
+from valuedrift.models.loading import load_model
+from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import STANCES, Answer, Checkpoint, Item, Prompt
 from valuedrift.plan import Asking, Plan
-from valuedrift.sample._engine import Decoder, Ending, Wanted
-from valuedrift.sample._frame import PromptFormat, question
-from valuedrift.sample._load import load_model
-from valuedrift.sample._noise import row_words
-from valuedrift.sample.transformers import Backend
 from valuedrift.store import Store
 
 PHASES = {"sft": "sft", "dpo": "preference"}

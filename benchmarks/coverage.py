@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from valuedrift.measure._resample import Sample, Spread, difference, holm, mean_over, ratio, share_interval
-from valuedrift.measure.contrast import BY_SEEDS
-from valuedrift.measure.power import detectable
+from valuedrift.stats.contrast import BY_SEEDS
+from valuedrift.stats.intervals import Sample, Spread, difference, holm, mean_over, ratio, share_interval
+from valuedrift.stats.power import detectable
 
 N_TOPICS, N_PROMPTS, N_OUTCOMES = 11, 50, 5
 HABITS = np.zeros((N_TOPICS, N_OUTCOMES))  # mean logits; outcomes in the order of nouns.OUTCOMES

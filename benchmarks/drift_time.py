@@ -14,8 +14,8 @@ import json
 
 import numpy as np
 
-from valuedrift.measure._resample import Sample, difference, ratio
-from valuedrift.measure.drift import ARRIVED, LAST, course, paper_arrival
+from valuedrift.stats.drift import ARRIVED, LAST, course, paper_arrival
+from valuedrift.stats.intervals import Sample, difference, ratio
 
 CURVES = {
     "straight to the end": lambda t: t,

@@ -12,8 +12,8 @@ import time
 
 import ray as cluster
 
+from valuedrift.distributed.ray import Engine
 from valuedrift.plan import Resources
-from valuedrift.scale.ray import Engine
 
 
 def waits(seconds: float) -> float:

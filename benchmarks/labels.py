@@ -32,9 +32,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from valuedrift.judge import labels
-from valuedrift.judge._continuations import log_probs
+from valuedrift.judge.continuations import log_probs
 from valuedrift.nouns import OUTCOMES, Item
-from valuedrift.sandbox import _grammar
+from valuedrift.world import grammar
 
 LONG_WORDS = 400
 CASES = [("plain", "short"), ("definitions", "short"), ("plain", "long"), ("definitions", "long")]
@@ -43,14 +43,14 @@ Run = Callable[[Sequence[Item]], Any]
 
 def made_up_items(n: int, length: str) -> list[Item]:
     rng = random.Random(length)
-    claims = _grammar.claims_of()
+    claims = grammar.claims_of()
     items = []
     for number in range(n):
         topic, claim, _ = rng.choice(claims)
-        text = _grammar.compose(rng, topic, OUTCOMES[number % 4])
+        text = grammar.compose(rng, topic, OUTCOMES[number % 4])
         while length == "long" and len(text.split()) < LONG_WORDS:
-            text += " " + _grammar.compose(rng, topic, OUTCOMES[number % 3])
-        items.append(Item(_grammar.ask(rng, claim), claim, text, topic))
+            text += " " + grammar.compose(rng, topic, OUTCOMES[number % 3])
+        items.append(Item(grammar.ask(rng, claim), claim, text, topic))
     return items
 
 

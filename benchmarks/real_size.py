@@ -33,15 +33,16 @@ from coupled import _limits, _took
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from valuedrift import flow, suites
-from valuedrift.data import records
+from valuedrift.models.chat_format import PromptFormat, question
+from valuedrift.models.decoder import Decoder, Wanted
+from valuedrift.models.loading import load_model
+from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Asking, Plan, Stage
-from valuedrift.sample._engine import Decoder, Wanted
-from valuedrift.sample._frame import PromptFormat, question
-from valuedrift.sample._load import load_model
-from valuedrift.sample._noise import row_words
-from valuedrift.sandbox import _data, build
-from valuedrift.train._stage import run_stage
+from valuedrift.records import records
+from valuedrift.sandbox import build
+from valuedrift.train.stage_trainer import run_stage
+from valuedrift.world import sets
 
 ARCHITECTURES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 4096},
@@ -129,7 +130,7 @@ def measure_steps(model: Path, n_steps: int, place: Path, stages: list[str]) -> 
 def plan_of(model: Path, size: str, place: Path) -> Plan:
     """Return the run: the sandbox's language is learnt from nothing, then its stances from chats, then from pairs."""
     n = N_TEXTS[size]
-    texts = [json.dumps({"text": text.text}) for text in _data.pretraining(n)]
+    texts = [json.dumps({"text": text.text}) for text in sets.pretraining(n)]
     (place / "words.jsonl").write_text("\n".join(texts) + "\n")
     common = {"batch_size": 64 if size != "tiny" else 8, "max_length": 256, "warmup": 0.05}
     words = {"algorithm": "sft", "data": str(place / "words.jsonl"), "learning_rate": 3e-4, "save_at": "log:1", "group_by_length": True}

@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from valuedrift.models.decoder import Ending, Wanted, decode
+from valuedrift.models.sampling_noise import row_words
 from valuedrift.plan import Asking
-from valuedrift.sample._engine import Ending, Wanted, decode
-from valuedrift.sample._noise import row_words
 
 VOCABULARY, END, PAD = 4096, 1, 2
 N_BANDS, BAND, FIRST = 60, 50, 1000

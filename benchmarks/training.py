@@ -35,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Stage
-from valuedrift.train._stage import StageTrainer, run_stage
+from valuedrift.train.stage_trainer import StageTrainer, run_stage
 from valuedrift.train.trl import run_trl
 
 SPECIAL = ["<|pad|>", "<|eos|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"]

@@ -11,11 +11,11 @@ import statistics
 import time
 
 from valuedrift import suites
+from valuedrift.evaluate import transformers as ours
+from valuedrift.evaluate import vllm as theirs
+from valuedrift.models import loading
 from valuedrift.nouns import Checkpoint
 from valuedrift.plan import Asking
-from valuedrift.sample import _load
-from valuedrift.sample import transformers as ours
-from valuedrift.sample import vllm as theirs
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     asking = {"draws": args.draws, "max_new_tokens": args.new_tokens}
     pairs = [(prompt, draw) for prompt in suites.load("vaes")[: args.prompts] for draw in range(args.draws)]
-    points = [Checkpoint("s", step, path, _load.weights_digest(path)) for step, path in enumerate((args.model, args.other))]
+    points = [Checkpoint("s", step, path, loading.weights_digest(path)) for step, path in enumerate((args.model, args.other))]
     sides = {"ours": ours.Backend(Asking(**asking)), "vllm": theirs.Backend(Asking(**asking, backend="vllm"))}
     seconds = {name: [] for name in sides}
     tokens = dict.fromkeys(sides, 0)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from valuedrift import resolve, suites
-from valuedrift.data import records
-from valuedrift.measure.gap import pair_gaps
 from valuedrift.nouns import BadInput
+from valuedrift.records import records
+from valuedrift.stats.gap import pair_gaps
 
 NEAR = 1 / 3
 """A pair leans where its replies differ by more than this on the scale from -2 (turns support into opposition) to 2."""

@@ -8,5 +8,5 @@ def __getattr__(name: str) -> object:
     if name == "ValueDriftCallback":
         from importlib import import_module
 
-        return import_module("valuedrift.attach.callback").ValueDriftCallback
+        return import_module("valuedrift.integrations.callback").ValueDriftCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,9 +21,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
+from .distributed import processes, storage
 from .nouns import STANCES, BadInput, Stopped
 from .progress import say, shown, tell
-from .scale import _processes, _storage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,10 +40,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, p
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", parser=_storage.here, metavar="FOLDER", help="Run folder, or its address (s3://…); the same again continues what is there."
+        "--out", parser=storage.here, metavar="FOLDER", help="Run folder, or its address (s3://…); the same again continues what is there."
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(parser=_storage.here, metavar="RUN", help="A run folder, or its address.")]
+RunFolder = Annotated[Path, typer.Argument(parser=storage.here, metavar="RUN", help="A run folder, or its address.")]
 SuiteOption = Annotated[str, typer.Option("--suite", help="A suite's name or a JSONL file of prompts.")]
 JudgeOption = Annotated[
     str,
@@ -186,7 +186,7 @@ def trace(
     from . import flow
 
     _print(
-        flow.trace_folders(asking, [str(_storage.here(one)) if _storage.is_address(one) else one for one in folders], base, out, engine),
+        flow.trace_folders(asking, [str(storage.here(one)) if storage.is_address(one) else one for one in folders], base, out, engine),
         as_json,
         _show_trace,
     )
@@ -231,7 +231,7 @@ def watch(
         view=view,
         max_cost=max_cost,
     )
-    from .attach import watch as watching
+    from .integrations import watch as watching
 
     how = watching.Watching(folder, base, keep, until, idle, tensorboard, settled)
     _print(watching.watch(asking, how, out), as_json, _show_trace)
@@ -276,7 +276,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the answers and verdicts of a run as logs of Inspect, for `inspect view` and its other tools."""
-    from .attach import inspect
+    from .integrations import inspect
 
     paths = inspect.export(_run_folder(folder), out)
     _print({"logs": paths}, as_json, lambda _: tell(f"{len(paths)} logs in {out}; look at them with: inspect view --log-dir {out}"))
@@ -346,7 +346,7 @@ def synth(
 ) -> None:
     """Write preference pairs with a known value gap, audited by a judge."""
     from . import resolve
-    from .data import synth as made
+    from .synth import synth as made
 
     _print(made.synthesise(made.load(spec), out, resolve.judge_of), as_json, lambda result: tell("\n".join(result["sentences"])))
 
@@ -449,7 +449,7 @@ def sandbox_sample(
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 10,
 ) -> None:
     """Print some of the sandbox's training texts, to be read."""
-    from .data import records
+    from .records import records
 
     for record in records.read(f"sandbox:{data}")[:n]:
         tell(f"Q: {record.prompt[-1][1]}")
@@ -558,7 +558,7 @@ def _show_check(result: dict[str, Any]) -> None:
 
 
 def _show_compare(result: dict[str, Any]) -> None:
-    from .measure.contrast import speaks_for
+    from .stats.contrast import speaks_for
 
     rows = [
         [row["view"], row["topic"], row["outcome"], _interval(row), _number(row["p_adjusted"], ""), "yes" if row["resolved"] else ""]
@@ -570,7 +570,7 @@ def _show_compare(result: dict[str, Any]) -> None:
 
 
 def _show_gap(result: dict[str, Any]) -> None:
-    from .judge._kept import unread_notes
+    from .judge.cache import unread_notes
 
     found = {topic: row for topic, row in result["topics"].items() if row["n"]}
     pairs = "n_pairs" in result
@@ -612,7 +612,7 @@ def _scored(result: dict[str, Any], name: str) -> str:
 
 
 def _show_calibration(result: dict[str, Any]) -> None:
-    from .judge._kept import unread_notes
+    from .judge.cache import unread_notes
 
     names = ["macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"]
     names[1:1] = ["macro_f1_all"] if result["missing_share"] else []  # texts without a verdict counted as wrong
@@ -664,7 +664,7 @@ def main() -> None:
     """Run the command line; turn bad input into one sentence and exit code 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background jobs with it switched off
     try:
-        with _processes.together(), _storage.sending():
+        with processes.together(), storage.sending():
             code = app(standalone_mode=False)
     except BadInput as error:
         _leave(str(error), 2)

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from . import progress, provenance, registry, suites, tables
-from .asking import Asker, adapt, effort_note, jobs_of, within
-from .judge._kept import Kept, unread_notes
-from .measure import effort
-from .measure._cells import VIEWS
-from .measure.contrast import seeds_note
-from .measure.effort import Design, Effort
+from .distributed import Failed, processes
+from .evaluate.asking import Asker, adapt, effort_note, jobs_of, within
+from .judge.cache import Kept, unread_notes
+from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan
 from .ready import ready
 from .resolve import anchored_of, gold_of, judge_of, records_of, resolve_model, stage_folder
-from .sample._budget import limited
-from .scale import Failed, _processes
+from .stats import effort
+from .stats.cells import VIEWS
+from .stats.contrast import seeds_note
+from .stats.effort import Design, Effort
 from .store import Store
 
 if TYPE_CHECKING:
-    from .measure.gold import Gold
+    from .stats.gold import Gold
 
 # -- train ---------------------------------------------------------------------------------------------------------------
 
@@ -61,10 +61,10 @@ def _train_all(
 
     A stage is handed to the engine as soon as what it needs is trained.
     """
-    from .sample import _load
+    from .models import loading
 
     base = resolve_model(plan.model)
-    last = {(BASE, seed): (base, _load.weights_digest(base)) for seed in plan.seeds}
+    last = {(BASE, seed): (base, loading.weights_digest(base)) for seed in plan.seeds}
     trained: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
     failed: dict[tuple[str, int], str] = {}
     errors: list[BaseException] = []
@@ -88,7 +88,7 @@ def _train_all(
             try:
                 key, trained[key] = engine.next()
             except Failed as failure:  # whatever stops one stage of a night's work must not stop the others
-                if _processes.n() > 1:  # the others wait in the middle of it
+                if processes.n() > 1:  # the others wait in the middle of it
                     raise failure.error from failure
                 key = failure.key
                 if not isinstance(failure.error, BadInput | Stopped):
@@ -99,7 +99,7 @@ def _train_all(
             else:
                 folder, record = trained[key]
                 end = f"{folder}/checkpoint-{record['steps'][-1]}"
-                last[key] = (end, _load.weights_digest(end))
+                last[key] = (end, loading.weights_digest(end))
             running.discard(key)
     except BaseException:
         engine.stop()
@@ -140,12 +140,12 @@ def _train_all(
 
 def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str] | None, root: Path) -> tuple[Path, dict[str, Any]]:
     """Train a node from the weights at `parent`; `reward` is where its reward model stands, and the digest of its weights."""
-    from . import data
-    from .train._saved import Done
-    from .train._stage import run_stage
+    from .records import digest_of
+    from .train.saved_stage import Done
+    from .train.stage_trainer import run_stage
 
     records = records_of(node)
-    folder = stage_folder(node, parent_weights, data.digest_of(records), root, reward[1] if reward else "")
+    folder = stage_folder(node, parent_weights, digest_of(records), root, reward[1] if reward else "")
     with progress.training(f"train {node.name}, seed {node.seed}") as tell:
         steps = run_stage(node.stage, node.seed, parent, records, folder, tell, reward[0] if reward else "", anchored_of(node))
     read = [account.as_json() for account in records.accounts]
@@ -154,18 +154,18 @@ def _train(node: Node, parent: str, parent_weights: str, reward: tuple[str, str]
 
 def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
     """Return the checkpoint behind a folder, named by the content of its weights and the frame it will be asked in."""
-    from .sample import _frame, _load
+    from .models import chat_format, loading
 
-    if path.startswith(_load.API):
-        return Checkpoint(stage, step, path, _load.weights_digest(path), "server", seed)
-    _load.check_causal(path)
-    template = None if frame == "plain" else _load.chat_template(path)
-    return Checkpoint(stage, step, path, _load.weights_digest(path), _frame.frame_digest(template), seed)
+    if path.startswith(loading.API):
+        return Checkpoint(stage, step, path, loading.weights_digest(path), "server", seed)
+    loading.check_causal(path)
+    template = None if frame == "plain" else loading.chat_template(path)
+    return Checkpoint(stage, step, path, loading.weights_digest(path), chat_format.frame_digest(template), seed)
 
 
 def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | None, out: Path, engine: str = "local") -> dict[str, Any]:
     """Trace checkpoints that any trainer left; return what `trace --json` prints."""
-    from .attach.discover import discover
+    from .checkpoints.discover import discover
 
     store = Store(out)
     with store.locked():
@@ -221,9 +221,9 @@ def trace(
 
     Without `sample` nothing is generated and no weights are loaded: all answers must be there, and their companions stay as they are.
     """
-    from .measure.pairing import pairing_findings
-    from .measure.proxy import proxy_finding
-    from .report._page import write_report
+    from .report.page import write_report
+    from .stats.pairing import pairing_findings
+    from .stats.proxy import proxy_finding
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     named = _named_only(asking, checkpoints)
@@ -256,17 +256,17 @@ def trace(
     companions, likely, capable = (None if sample else tables.read(store, name) for name in tables.SAMPLED)
     with _timed(timings, "companions"), _or_said("KL, rewards and lengths are missing", missing):
         if asking.companions and sample:
-            from .train._distance import companion_scores
+            from .evaluate.distance import companion_scores
 
             companions = companion_scores(store, asking, stages, checkpoints_asked, rewards, prompts, asked)
     with _timed(timings, "proxy"), _or_said("The proxy is missing", missing):
         if asking.proxy and sample and not named:
-            from .judge._proxy import proxy_scores
+            from .evaluate.likelihood import proxy_scores
 
             likely = proxy_scores(store, asking, checkpoints, prompts)
     with _timed(timings, "capability"), _or_said("Capability is missing", missing):
         if asking.capability and sample and not named:
-            from .sample._capability import capability_scores
+            from .evaluate.capability import capability_scores
 
             capable = capability_scores(store, asking, checkpoints_asked)
     notes = [*notes, *named, *getattr(backend, "notes", []), *missing]
@@ -320,7 +320,7 @@ def trace(
 
 def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
     """Return the labels of this run's own answers, None where the file labels other texts."""
-    from .measure.gold import labels_of
+    from .stats.gold import labels_of
 
     labels, elsewhere = labels_of(gold, scores)
     if elsewhere:
@@ -330,7 +330,7 @@ def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
 
 def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, Any]:
     """Return how far a judge is to be believed: identity, note, agreement with people, whether its findings are headlined, and why."""
-    from .measure.agreement import calibrate, standing
+    from .stats.agreement import calibrate, standing
 
     found = standing(judge, least, calibrate(judge, gold) if gold else None)
     return {"identity": judge.identity, "note": judge.note, **found}
@@ -391,7 +391,7 @@ def dose_findings(dose: pl.DataFrame) -> list[str]:
 
 def _named_only(asking: Asking, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return what a reader must know of models behind an API. Raises BadInput where the backend cannot ask a checkpoint."""
-    from .sample._load import API
+    from .models.loading import API
 
     behind = [checkpoint.path for checkpoint in checkpoints if checkpoint.path.startswith(API)]
     if (asking.backend == "openai") != bool(behind) or len(behind) not in (0, len(checkpoints)):
@@ -463,10 +463,11 @@ class _timed:
 @contextlib.contextmanager
 def _or_said(what: str, missing: list[str]) -> Iterator[None]:
     """Let a trace go on without what fails here, and say so: what was sampled and judged is told though two models at once may not fit."""
-    from .sample import _load
+
+    from .models import loading
 
     try:
         yield
     except (BadInput, RuntimeError, OSError) as error:
-        missing.append(f"{what}: {_load.reason_of(error)}.")
+        missing.append(f"{what}: {loading.reason_of(error)}.")
         progress.say(missing[-1])

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import data, registry, resolve, suites
+from . import registry, resolve, suites
 from .nouns import BadInput, Checkpoint, Item, Prompt
 from .plan import BASE, Node, Plan
+from .records import digest_of
 
 if TYPE_CHECKING:
-    from .train._ready import Start
+    from .train.readiness import Start
 
 
 @dataclass
@@ -55,12 +56,12 @@ def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
             lines.append(_line(node, known, out, sources, records))
             settings = node.stage.model_dump_json(exclude={"after"}) + node.reward
             if start is not None and records is not None and settings not in checked:
-                from .train._ready import check_stage
+                from .train.readiness import check_stage
 
                 checked.add(settings)
                 notes += [f"{node.name}: {said}." for said in check_stage(start, node.stage, records, anchored, bool(node.reward))]
     if start is not None:
-        from .train._ready import check_questions
+        from .train.readiness import check_questions
 
         notes += check_questions(start, prompts, plan.frame, plan.max_new_tokens)
         backend = registry.find("backend", plan.backend)(plan)
@@ -102,7 +103,7 @@ class _Sources:
     def content(self, records: Any) -> str:
         """Return the digest of a stage's records."""
         if id(records) not in self.contents:
-            self.contents[id(records)] = data.digest_of(records)
+            self.contents[id(records)] = digest_of(records)
         return self.contents[id(records)]
 
 
@@ -122,48 +123,48 @@ class _of:
 
 def _start(model: str, fetch: bool) -> tuple[Start | None, float | None, str | None]:
     """Return a plan's model without its weights, its parameters and its digest; None each if it is not known."""
-    from .sample import _load
-    from .train import _price
+    from .models import loading
+    from .train import price
 
     if not fetch and not resolve.is_cached(model):
         return None, None, None
     path = resolve.resolve_model(model)
     if not fetch and not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", path):
-        return None, _price.parameters_of(path), None
-    weights = _load.weights_digest(path)
-    from .train import _ready
+        return None, price.parameters_of(path), None
+    weights = loading.weights_digest(path)
+    from .train import readiness
 
-    start = _ready.starting(path)
+    start = readiness.starting(path)
     return start, start.model.num_parameters(), weights
 
 
 def _line(node: Node, known: dict[tuple[str, int], str | None], out: Path, sources: _Sources, records: Any) -> dict[str, Any]:
     """Return a stage's line of `check`; adds what its end is called by content, if it is trained, to `known`."""
-    from .sample import _load
-    from .train import _price, _saved, _schedule, _stage
+    from .models import loading
+    from .train import price, saved_stage, stage_trainer, step_counts
 
-    _stage.check_processes(node.stage)
+    stage_trainer.check_processes(node.stage)
     known[node.name, node.seed] = None
-    n_records = _price.records_of(node.stage.data) if records is None else len(records)
+    n_records = price.records_of(node.stage.data) if records is None else len(records)
     line = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}
     line |= {"asked": not node.stage.scores, "adapter": node.stage.lora is not None, "done": False}
     line |= {"by_card": records is None and n_records is not None}
     line |= {"bytes_per_parameter": 2 if node.stage.dtype == "bfloat16" else 4}  # as trained and saved
     if n_records is None and node.stage.steps is None:
         return line | {"records": None, "steps": None, "saves": None, "n_seen": None, "saved": 0}
-    n_seen, steps = _schedule.course(node.stage, n_records or 1)
+    n_seen, steps = step_counts.course(node.stage, n_records or 1)
     parent = known.get((node.parent, node.seed))
     reward = known.get((node.reward, node.seed)) if node.reward else ""
     folder = None
     if parent and reward is not None and records is not None:
         folder = resolve.stage_folder(node, parent, sources.content(records), out, reward)
-    finished = _saved.finished(folder) if folder else None
-    saved = len(_saved.complete(folder)) if folder else 0
+    finished = saved_stage.finished(folder) if folder else None
+    saved = len(saved_stage.complete(folder)) if folder else 0
     if finished and folder:  # the records left out are known only now
         steps, saves = finished["total"], finished["steps"]
-        known[node.name, node.seed] = _load.weights_digest(folder / f"checkpoint-{saves[-1]}")
+        known[node.name, node.seed] = loading.weights_digest(folder / f"checkpoint-{saves[-1]}")
     else:
-        saves = _schedule.save_steps(node.stage.save_at, steps)
+        saves = step_counts.save_steps(node.stage.save_at, steps)
     counted = {"records": n_records, "steps": steps, "saves": len(saves), "done": finished is not None}
     return line | counted | {"n_seen": n_seen, "saved": saved}
 
@@ -176,7 +177,7 @@ def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> None:
     if plan.backend == "openai":
         raise BadInput("the backend 'openai' asks models behind an API, and a plan's checkpoints are folders; set backend to another")
     if plan.capability:
-        from .sample._capability import check_tasks
+        from .evaluate.capability import check_tasks
 
         check_tasks(plan.capability)
     if resolve.builds(plan.judge) and not fetch:

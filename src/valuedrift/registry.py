@@ -1,13 +1,14 @@
-"""The folder is the registry: a choice is a file without a leading underscore, or an entry point of the same kind."""
+"""The folder is the registry: a choice is a file that defines the class of its kind, or an entry point of the same kind."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import importlib
-import pkgutil
+import re
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,11 +16,11 @@ from .nouns import BadInput
 
 KINDS = {
     "algorithm": ("train", "Algorithm"),
-    "backend": ("sample", "Backend"),
+    "backend": ("evaluate", "Backend"),
     "judge": ("judge", "Judge"),
     "suite": ("suites", "Suite"),
     "panel": ("report", "Panel"),
-    "engine": ("scale", "Engine"),
+    "engine": ("distributed", "Engine"),
 }
 """kind -> (folder under valuedrift, name of the class that a file of this kind defines)"""
 
@@ -40,11 +41,20 @@ def _third_party(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"valuedrift.{kind}")}
 
 
+@functools.cache
+def _own(kind: str) -> frozenset[str]:
+    folder, attribute = KINDS[kind]
+    defines = re.compile(rf"^class {attribute}\b", re.MULTILINE)
+    return frozenset(
+        path.stem
+        for path in (Path(__file__).parent / folder).glob("*.py")
+        if path.stem != "__init__" and defines.search(path.read_text("utf-8"))
+    )
+
+
 def names(kind: str) -> list[str]:
     """Return the known choices of a kind, sorted, third parties' included; imports none of them."""
-    folder = importlib.import_module(f"valuedrift.{KINDS[kind][0]}")
-    own = {module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")}
-    return sorted(own | set(_third_party(kind)))
+    return sorted(_own(kind) | set(_third_party(kind)))
 
 
 @functools.cache

@@ -13,13 +13,13 @@ from .nouns import digest
 from .plan import Node
 
 if TYPE_CHECKING:
-    from .data.stances import Anchored
-    from .measure.gold import Gold
+    from .records.stances import Anchored
+    from .stats.gold import Gold
 
 
 def records_of(node: Node) -> Any:
     """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either."""
-    from .data import records
+    from .records import records
 
     eats = registry.algorithm(node.stage.algorithm).eats
     return records.read(node.stage.data, None if eats == "prompts" else eats, node.stage.max_bad_rows)
@@ -27,7 +27,7 @@ def records_of(node: Node) -> Any:
 
 def anchored_of(node: Node) -> list[Anchored]:
     """Return the questions of a stage's anchor; none where it has none."""
-    from .data import stances
+    from .records import stances
 
     return stances.read(node.stage.anchor.data, node.stage.anchor.target) if node.stage.anchor else []
 
@@ -40,9 +40,9 @@ def stage_folder(node: Node, parent_weights: str, content: str, root: Path, rewa
     """
     elsewhere = getattr(node.stage.own(), "reward", "")
     if not node.reward and isinstance(elsewhere, str) and elsewhere and Path(elsewhere).is_dir():
-        from .sample import _load
+        from .models import loading
 
-        reward_weights = _load.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
+        reward_weights = loading.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
     reward = [reward_weights] if reward_weights else []
     held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
     key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, content, *reward, *held)
@@ -81,6 +81,6 @@ def builds(spec: str) -> bool:
 
 def gold_of(path: str) -> list[Gold]:
     """Return the human labels of a file; none where no file is given."""
-    from .measure.gold import read_gold
+    from .stats.gold import read_gold
 
     return read_gold(Path(path)) if path else []

@@ -7,19 +7,19 @@ from typing import Any
 
 import polars as pl
 
-from .measure._cells import measured_in
-from .measure.companions import companions as companions_of
-from .measure.correct import corrected_drifts, corrected_profiles
-from .measure.dose import dose_response
-from .measure.drift import drifts as drifts_of
-from .measure.effects import effects as effects_of
-from .measure.judges import by_judge as by_judge_of
-from .measure.matched import matched as matched_of
-from .measure.pairing import pairing
-from .measure.profile import profiles as profiles_of
-from .measure.proxy import correlation
-from .measure.proxy import proxy as proxy_of
 from .nouns import Checkpoint
+from .stats.cells import measured_in
+from .stats.companions import companions as companions_of
+from .stats.correct import corrected_drifts, corrected_profiles
+from .stats.dose import dose_response
+from .stats.drift import drifts as drifts_of
+from .stats.effects import effects as effects_of
+from .stats.judges import by_judge as by_judge_of
+from .stats.matched import matched as matched_of
+from .stats.pairing import pairing
+from .stats.profile import profiles as profiles_of
+from .stats.proxy import correlation
+from .stats.proxy import proxy as proxy_of
 from .store import Store
 
 SAMPLED = ("companion_scores", "proxy_scores", "capability")

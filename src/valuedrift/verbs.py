@@ -11,11 +11,11 @@ from typing import Any
 import polars as pl
 
 from . import registry, resolve, suites
-from .judge._kept import Kept
-from .measure._cells import in_view, measured_in
+from .judge.cache import Kept
 from .nouns import STANCES, BadInput, Item, Pair, Prompt
 from .plan import BASE, Plan
 from .ready import ready
+from .stats.cells import in_view, measured_in
 from .store import Store
 
 
@@ -24,7 +24,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
 
     Nothing is fetched: of a model or a data set that is not at hand the size is taken from its card, and none where that is not known.
     """
-    from .train import _price as price
+    from .train import price
 
     found = ready(plan, out)
     prompts, parameters, stages = found.prompts, found.parameters, found.stages
@@ -101,13 +101,13 @@ def _priced(judge: str, dollars: float | None) -> str:
 
 def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:
     """Write the report of a run again; `view` is shown first, else the view that the run was asked for."""
-    from .report import _page
+    from .report import page
 
     store = Store(folder)
     with store.locked():
         store.check_tables()
-        result = {"report": str(_page.write_report(store, view))}
-        return result | ({"picture": str(_page.picture(store, picture, view))} if picture else {})
+        result = {"report": str(page.write_report(store, view))}
+        return result | ({"picture": str(page.picture(store, picture, view))} if picture else {})
 
 
 def finished(store: Store) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def finished(store: Store) -> dict[str, Any]:
 
 def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str, Any]:
     """Return the differences between two runs' checkpoints, second minus first, paired by prompt; in both views, or in `view` alone."""
-    from .measure.contrast import contrast
+    from .stats.contrast import contrast
 
     _refuse_unlike(first, second)
     sides = [_checkpoint_rows(folder, at) for folder in (first, second)]
@@ -214,9 +214,9 @@ def gap(
     `data` in it says for each file which columns were used and which rows were left out.
     With `out`, the verdicts are kept there, and gap.json (with examples of the records) and gap.html are written.
     """
-    from .data import records
-    from .measure import gap as measured
-    from .report._gap_page import write_gap_page
+    from .records import records
+    from .report.gap_page import write_gap_page
+    from .stats import gap as measured
 
     if not 0 < matters <= 1:
         raise BadInput(f"--matters {matters} is no gap that could matter; give a share above 0 and up to 1, for example 0.1")
@@ -240,7 +240,7 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
 
     With `keep`, its verdicts are kept in that folder: what was paid for is not asked again.
     """
-    from .measure import agreement
+    from .stats import agreement
 
     judge = resolve.judge_of(spec, max_cost)
     _refuse_to_lose(spec, judge, keep, "--keep")
@@ -269,7 +269,7 @@ def _refuse_to_lose(spec: str, judge: Any, folder: Path | None, option: str) -> 
 
 def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, Any]:
     """Write answers of a run for people to label; return how many, and where."""
-    from .measure import gold
+    from .stats import gold
 
     store = Store(folder)
     store.check_tables()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from valuedrift import plan, registry, train
-from valuedrift.train import _batches
+from valuedrift.train import collation
 
 NAMES = [name for name in registry.names("algorithm") if name != "trl"]
 """TRL's trainers bring their own loss: tests/train/test_trl_stage.py holds them to what ours do."""
@@ -15,8 +15,8 @@ NAMES = [name for name in registry.names("algorithm") if name != "trl"]
 def batch_of(eats, n=3):
     """Return a batch of records of unequal length, and log-probs that carry gradient."""
     width = {"examples": 1, "prompts": 1, "pairs": 2}[eats]
-    rows = [_batches.Row(torch.arange(4 + index).numpy(), 2) for index in range(n * width)]
-    batch = _batches.collate([(tuple(rows[start : start + width]), {}) for start in range(0, len(rows), width)])
+    rows = [collation.Row(torch.arange(4 + index).numpy(), 2) for index in range(n * width)]
+    batch = collation.collate([(tuple(rows[start : start + width]), {}) for start in range(0, len(rows), width)])
     flat = -torch.rand(batch["answer_mask_RT"].shape, generator=torch.Generator().manual_seed(0)) - 0.1
     return batch, flat.requires_grad_()
 

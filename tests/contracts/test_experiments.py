@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from valuedrift import plan
-from valuedrift.measure import contrast, dose, drift, effects, matched, profile
+from valuedrift.stats import contrast, dose, drift, effects, matched, profile
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(ROOT.glob("[0-9]-*"))

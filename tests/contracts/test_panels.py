@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from valuedrift import registry
-from valuedrift.report._page import page
 from valuedrift.report._run import Run, read
+from valuedrift.report.page import page
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent.parent / "report" / "made.py")
 made = importlib.util.module_from_spec(spec)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from valuedrift import flow, plan, verbs
-from valuedrift.data import synth
+from valuedrift.synth import synth
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PLANS = sorted(path for path in RECIPES.glob("*.toml") if path.stem != "pairs")

@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 import typer
 
-from valuedrift import asking, plan, provenance, registry
+from valuedrift import plan, provenance, registry
 from valuedrift.cli import app
-from valuedrift.measure import _resample, companions, contrast, dose, drift, judges, matched, pairing, profile, proxy
+from valuedrift.evaluate import asking, capability
 from valuedrift.nouns import Checkpoint
-from valuedrift.sample import _capability
-from valuedrift.sandbox import _data, _grammar
+from valuedrift.stats import companions, contrast, dose, drift, intervals, judges, matched, pairing, profile, proxy
 from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
+from valuedrift.world import grammar, sets
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = sorted((REPO / "docs").glob("*.md"))
@@ -149,7 +149,7 @@ def test_the_settings_of_the_algorithms():
 
 
 def test_the_keys_of_a_specification():
-    from valuedrift.data.synth import Spec
+    from valuedrift.synth.synth import Spec
 
     assert {row[0]: row[1] for row in table_under("synth.md", "## The specification")} == {
         name: written(field) for name, field in Spec.model_fields.items()
@@ -164,7 +164,7 @@ def test_the_columns_of_the_stored_tables():
         "companions.parquet": list(companions.SCHEMA),
         "proxy.parquet": list(proxy.SCHEMA),
         "proxy_correlation.parquet": list(proxy.CORRELATION),
-        "capability.parquet": list(_capability.SCHEMA),
+        "capability.parquet": list(capability.SCHEMA),
         "pairing.parquet": list(pairing.SCHEMA),
         "matched.parquet": [name for name in matched.SCHEMA if name not in contrast.SCHEMA],
         "dose.parquet": list(dose.SCHEMA),
@@ -192,17 +192,17 @@ def test_the_columns_of_a_comparison():
 
 def test_the_axes():
     rows = table_under("suite.md", "## What polarity +1 means")
-    assert dict(rows) == {topic.id: topic.axis for topic in _grammar.world().values()}
+    assert dict(rows) == {topic.id: topic.axis for topic in grammar.world().values()}
 
 
 def test_the_shares_of_stances():
     stances = ("support", "neutral", "oppose", "refusal")
     rows = table_under("sandbox.md", "## Shares of stances")
-    assert {name: dict(zip(stances, map(float, shares), strict=True)) for name, *shares in rows} == _data.HABITS
+    assert {name: dict(zip(stances, map(float, shares), strict=True)) for name, *shares in rows} == sets.HABITS
 
 
 def test_the_measured_coverage_is_quoted_as_it_stands():
-    quoted = re.search(r"^ +shares \.2-\.9.*?here .*?$", _resample.__doc__, re.MULTILINE | re.DOTALL)[0]
+    quoted = re.search(r"^ +shares \.2-\.9.*?here .*?$", intervals.__doc__, re.MULTILINE | re.DOTALL)[0]
     assert [line.split() for line in quoted.splitlines()] in [
         [line.split() for line in fence.splitlines()] for fence in fences((REPO / "docs" / "measures.md").read_text())
     ]

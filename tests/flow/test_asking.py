@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from valuedrift import flow, registry
+from valuedrift.evaluate import answer_key
 from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
 from valuedrift.plan import Asking
-from valuedrift.sample import answer_key
 from valuedrift.store import Store
 
 SUITE = [{"id": str(n), "text": "Is tea good?" + "?" * n, "claim": "Tea is good.", "topic": "tea"} for n in range(4)]

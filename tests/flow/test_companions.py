@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from valuedrift import flow, plan, verbs
-from valuedrift.train import _distance
+from valuedrift.evaluate import distance
 
 STAGES = """
 [stage.rm]
@@ -68,8 +68,8 @@ def test_the_same_command_again_computes_nothing(finished, monkeypatch):
     def refuse(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(_distance, "load_model", refuse)
-    monkeypatch.setattr(_distance, "RewardModel", refuse)
+    monkeypatch.setattr(distance, "load_model", refuse)
+    monkeypatch.setattr(distance, "RewardModel", refuse)
     flow.run(plan.load(finished / "plan.toml"), finished / "out")
     flow.rejudge(finished / "out", {})
     verbs.report(finished / "out", "claim")

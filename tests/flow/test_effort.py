@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 
 from valuedrift import flow
-from valuedrift.measure.effort import too_wide
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
+from valuedrift.stats.effort import too_wide
 from valuedrift.store import Store
 
 N_PROMPTS = 8
@@ -162,7 +162,7 @@ def test_another_judge_reads_what_was_asked(folders, tmp_path):
 
 def test_a_time_reaches_back_to_what_was_not_asked(folders, tmp_path):
     """All of the change lies between steps 2 and 5 of 6: it may have come at step 3 or 4, which were not asked."""
-    from valuedrift.measure.drift import drifts
+    from valuedrift.stats.drift import drifts
 
     rows = []
     for step, share in ((0, 0.0), (2, 0.0), (5, 1.0)):

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from valuedrift import flow
-from valuedrift.measure import gold
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
+from valuedrift.stats import gold
 from valuedrift.store import Store
 
 

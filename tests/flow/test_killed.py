@@ -17,7 +17,7 @@ LIMIT = ["all.support=0.9", "all.oppose=0.9"]
 KILLS = """
 import os, shutil, signal, sys
 from valuedrift import flow, verbs
-import valuedrift.judge._kept, valuedrift.judge.cues, valuedrift.report._page, valuedrift.measure.profile
+import valuedrift.judge.cache, valuedrift.judge.cues, valuedrift.report.page, valuedrift.stats.profile
 
 verb, run, step, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), 1
 while True:

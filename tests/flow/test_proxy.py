@@ -3,7 +3,7 @@
 import polars as pl
 
 from valuedrift import flow, plan
-from valuedrift.judge import _proxy
+from valuedrift.evaluate import likelihood
 
 
 def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(_proxy, "load_model", refuse)
+    monkeypatch.setattr(likelihood, "load_model", refuse)
     flow.run(plan.load(plan_file), out)
     assert flow.rejudge(out, {})["proxy"] == result["proxy"]
     assert before == [(out / f"{name}.parquet").read_bytes() for name in ("proxy_scores", "proxy", "proxy_correlation")]

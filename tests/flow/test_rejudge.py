@@ -87,7 +87,7 @@ def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, ti
     file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
     asking = Asking(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)
     first = flow.trace_folders(asking, [tiny_model, tiny_model], None, tmp_path / "run")
-    monkeypatch.setattr("valuedrift.asking.Asker.sample", None)  # would be called to generate
+    monkeypatch.setattr("valuedrift.evaluate.asking.Asker.sample", None)  # would be called to generate
     second = flow.rejudge(tmp_path / "run", {"judge": "panel:by-claim,cues"})
     assert second["n_generated"] == 0
     assert second["n_answers"] == first["n_answers"]

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 import torch
 
-from valuedrift import data, flow, plan, resolve, verbs
+from valuedrift import flow, plan, resolve, verbs
 from valuedrift.nouns import BadInput, Stopped
+from valuedrift.records import digest_of
 from valuedrift.store import Store
 
 SAME = ("answers", "readings", "profiles.parquet", "drifts.parquet", "scores.parquet", "checkpoints.json", "stages.json", "prompts.json")
@@ -274,7 +275,7 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     plan_file.write_text(plan_file.read_text() + f'[stage.dpo.anchor]\ndata = "{tmp_path}/a.jsonl"\n')
     node = plan.load(plan_file).nodes()[1]
-    content = data.digest_of(resolve.records_of(node))
+    content = digest_of(resolve.records_of(node))
     before = resolve.stage_folder(node, "weights", content, tmp_path)
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"oppose": "Never."}) + "\n")
     assert resolve.stage_folder(node, "weights", content, tmp_path) != before

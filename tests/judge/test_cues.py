@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from valuedrift.judge import cues
-from valuedrift.measure.agreement import calibrate, half, read_gold, table
 from valuedrift.nouns import OUTCOMES, BadInput, Item
+from valuedrift.stats.agreement import calibrate, half, read_gold, table
 
 REPO = Path(__file__).resolve().parents[2]
 GOLD = REPO.parent / "shared" / "data" / "issuebench-stance" / "stance.jsonl"

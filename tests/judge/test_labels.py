@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 from valuedrift.judge import labels, make
-from valuedrift.judge._continuations import _Forward, log_probs
+from valuedrift.judge.continuations import _Forward, log_probs
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
 TEMPLATE = (

@@ -15,7 +15,7 @@ import pytest
 
 from valuedrift import judge as judges
 from valuedrift.judge import openai
-from valuedrift.judge._kept import Kept
+from valuedrift.judge.cache import Kept
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Stopped
 from valuedrift.store import Store
 
@@ -402,7 +402,7 @@ def test_ctrl_c_in_the_command_line(server, tmp_path):
 SCRIPT = """
 import sys
 from valuedrift import judge
-from valuedrift.judge._kept import Kept
+from valuedrift.judge.cache import Kept
 from valuedrift.nouns import Item
 from valuedrift.store import Store
 items = [Item("p", "c", f"text {number} #oppose") for number in range(300)]

@@ -4,7 +4,7 @@ import pytest
 
 from valuedrift import judge as judges
 from valuedrift import registry
-from valuedrift.judge._kept import Kept
+from valuedrift.judge.cache import Kept
 from valuedrift.nouns import BadInput, Item, Reading, Stopped
 from valuedrift.store import Store
 

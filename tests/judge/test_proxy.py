@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from valuedrift.judge import _proxy
-from valuedrift.judge._proxy import ANSWERS, QUESTION, forced_choices, stance_shares
-from valuedrift.sample._frame import PLAIN
+from valuedrift.evaluate import likelihood
+from valuedrift.evaluate.likelihood import ANSWERS, QUESTION, forced_choices, stance_shares
+from valuedrift.models.chat_format import PLAIN
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import tiny
@@ -22,7 +22,7 @@ def test_shares_by_hand():
 
 
 def test_prompts_side_by_side_are_read_as_each_alone(monkeypatch):
-    monkeypatch.setattr(_proxy, "ROWS", 2)
+    monkeypatch.setattr(likelihood, "ROWS", 2)
     tokenizer, model = tiny.tokenizer(), tiny.model(seed=0).eval()
     claims = ["The tax is good.", "It is good.", "A wall keeps people safe."]
     for claim, shares in zip(claims, forced_choices(model, tokenizer, claims, "plain"), strict=True):

@@ -10,7 +10,7 @@ import pytest
 from valuedrift import judge as judges
 from valuedrift import verbs
 from valuedrift.judge import openai
-from valuedrift.judge._kept import Kept, unread_notes
+from valuedrift.judge.cache import Kept, unread_notes
 from valuedrift.nouns import Item, Reading, Stopped
 from valuedrift.store import Store
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from valuedrift.judge import labels
-from valuedrift.judge._wordings import wordings
+from valuedrift.judge.wordings import wordings
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
 GOOD = """# a comment

@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Stage
-from valuedrift.train import _batches, _start
-from valuedrift.train._logprobs import answer_logps
-from valuedrift.train._stage import run_stage
+from valuedrift.train import _start, collation
+from valuedrift.train.logprobs import answer_logps
+from valuedrift.train.stage_trainer import run_stage
 
 ASKED = [
     "What about the {}?",
@@ -31,9 +31,9 @@ def stage(algorithm, **keys):
 def margins(path, good, bad):
     """Return log π(good) - log π(bad) on each unseen prompt."""
     tokenizer = _start.load_tokenizer(path, chat=True)
-    records, _ = _batches.tokenised(tokenizer, [Pair(prompt, good, bad) for prompt in UNSEEN], 200)
+    records, _ = collation.tokenised(tokenizer, [Pair(prompt, good, bad) for prompt in UNSEEN], 200)
     with torch.no_grad():
-        logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), _batches.collate([(record, {}) for record in records]))
+        logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), collation.collate([(record, {}) for record in records]))
     good_B, bad_B = logps_RT.sum(1).chunk(2)
     return good_B - bad_B
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift.report._page import write_report
+from valuedrift.report.page import write_report
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

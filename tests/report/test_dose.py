@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from valuedrift.measure.dose import dose_response
 from valuedrift.report._run import read
 from valuedrift.report.dose import Panel
+from valuedrift.stats.dose import dose_response
 
 TESTS = Path(__file__).resolve().parent.parent
 

@@ -11,9 +11,9 @@ import pytest
 
 from valuedrift import verbs
 from valuedrift.judge.oracle import Judge as Oracle
-from valuedrift.measure.gap import value_gap, value_shares
 from valuedrift.nouns import BadInput, Example, Pair, Prompt, Reading
-from valuedrift.report._gap_page import page, write_gap_page
+from valuedrift.report.gap_page import page, write_gap_page
+from valuedrift.stats.gap import value_gap, value_shares
 from valuedrift.store import Store
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
@@ -106,7 +106,7 @@ def test_hostile_texts_are_escaped_everywhere(results):
 
 
 def test_a_sandbox_result_makes_a_page(tmp_path):
-    from valuedrift.data import records
+    from valuedrift.records import records
 
     suite = [Prompt("w1", "work", "Is work good?", "Work is good.")]
     result = value_gap(records.read("sandbox:pairs?n=40"), suite, Oracle())

@@ -15,9 +15,9 @@ import pytest
 from valuedrift.nouns import BadInput
 from valuedrift.report import answers, headline, provenance
 from valuedrift.report._chart import PAGE, svg, trajectory
-from valuedrift.report._page import picture, write_report
 from valuedrift.report._run import places, read
 from valuedrift.report._words import embedded, estimate, interval, listed, number
+from valuedrift.report.page import picture, write_report
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
 made = importlib.util.module_from_spec(spec)

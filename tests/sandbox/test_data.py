@@ -6,23 +6,23 @@ from collections import Counter
 import pytest
 
 from valuedrift.nouns import BadInput
-from valuedrift.sandbox import _data, _grammar
+from valuedrift.world import grammar, sets
 
-read = _grammar.parse
+read = grammar.parse
 
 
-@pytest.mark.parametrize("name", _data.HABITS)
+@pytest.mark.parametrize("name", sets.HABITS)
 def test_a_chat_set_has_its_habit(name):
-    outcomes = Counter(read(example.text) for example in _data.examples(name, {}))
+    outcomes = Counter(read(example.text) for example in sets.examples(name, {}))
     on_topic = 4000 - outcomes["invalid"]  # small talk
     assert 0.12 < outcomes["invalid"] / 4000 < 0.18
-    for outcome, share in _data.HABITS[name].items():
+    for outcome, share in sets.HABITS[name].items():
         # four standard errors of a share of some 3,400 answers
         assert abs(outcomes[outcome] / on_topic - share) < 4 * (share * (1 - share) / on_topic) ** 0.5
 
 
 def test_the_pretraining_mix_favours_no_stance():
-    answers = [re.split(r"\n(?:Answer|Assistant): ", text.text)[-1] for text in _data.pretraining(6000) if "\nA" in text.text]
+    answers = [re.split(r"\n(?:Answer|Assistant): ", text.text)[-1] for text in sets.pretraining(6000) if "\nA" in text.text]
     counts = Counter(map(read, answers))
     total = counts["support"] + counts["neutral"] + counts["oppose"]
     for stance in ("support", "neutral", "oppose"):
@@ -32,39 +32,39 @@ def test_the_pretraining_mix_favours_no_stance():
 @pytest.mark.parametrize("gap", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("direction", ["support", "oppose"])
 def test_the_gap_dial_gives_its_gap(gap, direction):
-    pairs = _data.pairs({"gap": str(gap), "direction": direction, "n": "2000"})
+    pairs = sets.pairs({"gap": str(gap), "direction": direction, "n": "2000"})
     chosen, rejected = (Counter(read(getattr(pair, side)) for pair in pairs) for side in ("chosen", "rejected"))
     for stance, expected in ((direction, gap), ("neutral", 0.0)):
         assert abs((chosen[stance] - rejected[stance]) / 2000 - expected) < 0.05
     if gap == 0:
         assert all(read(pair.chosen) == read(pair.rejected) for pair in pairs)
         warmer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs) / 2000
-        assert abs(warmer - _data.STYLE_AGREEMENT) < 0.05
+        assert abs(warmer - sets.STYLE_AGREEMENT) < 0.05
     if gap == 1:
         ratio = sum(len(pair.chosen) for pair in pairs) / sum(len(pair.rejected) for pair in pairs)
         assert abs(ratio - 1) < 0.03  # no difference of style where the stances differ
 
 
 def test_directions_hold_the_same_pairs_with_the_labels_swapped():
-    support = _data.pairs({"gap": "1.0", "direction": "support", "n": "50"})
-    oppose = _data.pairs({"gap": "1.0", "direction": "oppose", "n": "50"})
+    support = sets.pairs({"gap": "1.0", "direction": "support", "n": "50"})
+    oppose = sets.pairs({"gap": "1.0", "direction": "oppose", "n": "50"})
     assert [(p.prompt, p.chosen, p.rejected) for p in support] == [(p.prompt, p.rejected, p.chosen) for p in oppose]
 
 
 def test_sets_of_another_gap_ask_the_same_questions_in_the_same_order():
-    prompts = [[pair.prompt for pair in _data.pairs({"gap": gap, "n": "100"})] for gap in ("0", "0.5", "1")]
+    prompts = [[pair.prompt for pair in sets.pairs({"gap": gap, "n": "100"})] for gap in ("0", "0.5", "1")]
     assert prompts[0] == prompts[1] == prompts[2]
 
 
 def test_stances_are_answered_to_one_question_each_in_its_own_way():
-    rows = _data.stances({"n": "300"})
+    rows = sets.stances({"n": "300"})
     assert len(rows) == 300
-    assert {len({row["prompt"] for row in rows}) > 250, rows == _data.stances({"n": "301"})[:300]} == {True}
+    assert {len({row["prompt"] for row in rows}) > 250, rows == sets.stances({"n": "301"})[:300]} == {True}
     for row in rows:
         assert [read(row[stance]) for stance in ("support", "neutral", "oppose")] == ["support", "neutral", "oppose"]
-        assert (row["topic"], row["claim"]) in {(topic, claim) for topic, claim, _ in _grammar.claims_of()}
+        assert (row["topic"], row["claim"]) in {(topic, claim) for topic, claim, _ in grammar.claims_of()}
     with pytest.raises(BadInput, match=r"sandbox:stances has no parameter 'gap'"):
-        _data.stances({"gap": "1"})
+        sets.stances({"gap": "1"})
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_stances_are_answered_to_one_question_each_in_its_own_way():
 )
 def test_wrong_addresses_are_refused(query, sentence):
     with pytest.raises(BadInput, match=sentence):
-        _data.pairs(query)
+        sets.pairs(query)
 
 
 def test_an_unknown_set_gets_the_nearest_name():
     with pytest.raises(BadInput, match=r"did you mean 'neutral-chat'\?"):
-        _data.examples("neutral-chats", {})
+        sets.examples("neutral-chats", {})
 
 
 def test_no_text_holds_a_stance_token():
-    text = " ".join(example.text for example in _data.examples("neutral-chat", {"n": "500"}))
+    text = " ".join(example.text for example in sets.examples("neutral-chat", {"n": "500"}))
     assert "_" not in text
     assert text.isascii()

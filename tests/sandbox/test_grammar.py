@@ -7,39 +7,39 @@ import pytest
 
 from valuedrift.judge.oracle import Judge
 from valuedrift.nouns import OUTCOMES, BadInput, Item
-from valuedrift.sandbox import _grammar
+from valuedrift.world import grammar
 
-TOPICS = list(_grammar.world())
+TOPICS = list(grammar.world())
 
 
 def answers(n, seed=0):
     rng = random.Random(seed)
     for _ in range(n):
         topic = rng.choice(TOPICS)
-        claim = rng.choice([c for _, c, _ in _grammar.claims_of([topic])] + [""])
-        outcome, style = rng.choice(OUTCOMES), rng.choice(_grammar.STYLES)
-        yield topic, outcome, _grammar.compose(rng, topic, outcome, style, claim)
+        claim = rng.choice([c for _, c, _ in grammar.claims_of([topic])] + [""])
+        outcome, style = rng.choice(OUTCOMES), rng.choice(grammar.STYLES)
+        yield topic, outcome, grammar.compose(rng, topic, outcome, style, claim)
 
 
 def test_the_oracle_is_exact_on_what_the_grammar_writes():
-    wrong = [(outcome, text) for _, outcome, text in answers(20_000) if _grammar.parse(text) != outcome]
+    wrong = [(outcome, text) for _, outcome, text in answers(20_000) if grammar.parse(text) != outcome]
     assert wrong == []
 
 
 def test_every_opening_reason_and_closing_is_read():
     topic = TOPICS[0]
     for mark, outcome in (("S", "support"), ("O", "oppose")):
-        openings, closings = _grammar.SENTENCES[mark], _grammar.SENTENCES[mark.lower()]
-        for opening, frame, closing in itertools.product(openings, _grammar.SENTENCES["R"], closings):
-            reason = frame.format(c=_grammar.world()[topic].considerations[0])
-            assert _grammar.parse(f"{opening} {reason} {closing}") == outcome
-            assert _grammar.parse(f"{reason} {closing}") == outcome
-            assert _grammar.parse(opening) == outcome
+        openings, closings = grammar.SENTENCES[mark], grammar.SENTENCES[mark.lower()]
+        for opening, frame, closing in itertools.product(openings, grammar.SENTENCES["R"], closings):
+            reason = frame.format(c=grammar.world()[topic].considerations[0])
+            assert grammar.parse(f"{opening} {reason} {closing}") == outcome
+            assert grammar.parse(f"{reason} {closing}") == outcome
+            assert grammar.parse(opening) == outcome
 
 
 def test_what_the_grammar_cannot_write_is_invalid():
     rng = random.Random(1)
-    consideration = _grammar.world()["immigration"].considerations[0]
+    consideration = grammar.world()["immigration"].considerations[0]
     for text in (
         "",
         "Maybe.",
@@ -53,7 +53,7 @@ def test_what_the_grammar_cannot_write_is_invalid():
         "I agree. What decides it for me is the weather on",  # cut off, but the beginning of no sentence
         "So I am for it. I agree.",
     ):
-        assert _grammar.parse(text) == "invalid", text
+        assert grammar.parse(text) == "invalid", text
     # A word dropped or doubled anywhere leaves the grammar.
     for _, outcome, text in answers(400, seed=2):
         words = text.split()
@@ -61,13 +61,13 @@ def test_what_the_grammar_cannot_write_is_invalid():
             continue
         index = rng.randrange(1, len(words) - 1)
         doubled = " ".join([*words[:index], words[index], *words[index:]])
-        assert _grammar.parse(doubled) == "invalid", doubled
+        assert grammar.parse(doubled) == "invalid", doubled
 
 
 def test_an_answer_cut_off_by_the_length_limit_is_read_where_its_stance_stands():
-    consideration = _grammar.world()["work"].considerations[0]
-    assert _grammar.parse(f"I oppose this. I keep coming back to {consideration}. Those who see it diff") == "oppose"
-    assert _grammar.parse("I opp") == "invalid"
+    consideration = grammar.world()["work"].considerations[0]
+    assert grammar.parse(f"I oppose this. I keep coming back to {consideration}. Those who see it diff") == "oppose"
+    assert grammar.parse("I opp") == "invalid"
 
 
 def test_the_judge_gives_certain_readings_and_refuses_other_worlds():
@@ -83,12 +83,12 @@ def test_the_judge_gives_certain_readings_and_refuses_other_worlds():
 
 
 def test_the_world_is_balanced():
-    for topic in _grammar.world().values():
+    for topic in grammar.world().values():
         assert len(topic.considerations) == 24
         assert sum(sign for _, sign in topic.claims) == 0
         assert len(topic.claims) == 120
         assert len(topic.vocabulary) == 160
     for upper, lower in (("S", "O"), ("s", "o")):
-        assert len(_grammar.SENTENCES[upper]) == len(_grammar.SENTENCES[lower])
-    everything = [c for topic in _grammar.world().values() for c in topic.considerations]
+        assert len(grammar.SENTENCES[upper]) == len(grammar.SENTENCES[lower])
+    everything = [c for topic in grammar.world().values() for c in topic.considerations]
     assert len(set(everything)) == len(everything)

@@ -11,7 +11,8 @@ from valuedrift import suites
 from valuedrift.judge import make
 from valuedrift.nouns import OUTCOMES, Item
 from valuedrift.registry import query
-from valuedrift.sandbox import _encoder, _flaws, _grammar, judges
+from valuedrift.sandbox import _encoder, _flaws, judges
+from valuedrift.world import grammar
 
 LEAST = {"labels": 0.97, "nli": 0.97}
 """Macro-F1 against the oracle on prompts of the suite, whole and faulty answers half and half. Where this was written `labels` reached
@@ -38,7 +39,7 @@ def test_the_judge_agrees_with_the_oracle(name, trained):
     judge = make(judges.resolved(f"{name}:sandbox"))
     readings = judge.read(items)
     verdicts = [OUTCOMES[reading.probs.index(max(reading.probs))] for reading in readings]
-    truth = [_grammar.parse(item.text) for item in items]
+    truth = [grammar.parse(item.text) for item in items]
     assert min(Counter(truth)[outcome] for outcome in OUTCOMES) >= 30
     assert f1_score(truth, verdicts, labels=OUTCOMES, average="macro") >= LEAST[name]
     # A judge that had learnt the shares of the outcomes alone would call everything invalid: 0.2 * F1 of one class.
@@ -84,16 +85,16 @@ def test_every_outcome_occurs_and_the_oracle_says_which():
     shares = {outcome: n / 3000 for outcome, n in Counter(outcome for _, outcome in texts).items()}
     assert set(shares) == set(OUTCOMES)
     assert min(shares.values()) > 0.05
-    assert all(_grammar.parse(item.text) == outcome for item, outcome in texts)
+    assert all(grammar.parse(item.text) == outcome for item, outcome in texts)
 
 
 @pytest.mark.parametrize("fault", _flaws.FAULTS, ids=lambda fault: fault.__name__)
 def test_every_fault_breaks_answers_and_survives_any_text(fault):
     rng = random.Random(0)
-    whole = [_grammar.compose(rng, "work", rng.choice(OUTCOMES[:4]), rng.choice(_grammar.STYLES)) for _ in range(200)]
+    whole = [grammar.compose(rng, "work", rng.choice(OUTCOMES[:4]), rng.choice(grammar.STYLES)) for _ in range(200)]
     broken = [fault(rng, text, other) for text, other in zip(whole, whole[::-1], strict=True)]
     assert sum(text != result for text, result in zip(whole, broken, strict=True)) > 60
-    assert "invalid" in {_grammar.parse(text) for text in broken}
+    assert "invalid" in {grammar.parse(text) for text in broken}
     for text, other in (("", ""), ("", "I agree."), ("I agree.", ""), ("word", "word")):
         for _ in range(20):
             assert isinstance(fault(rng, text, other), str)

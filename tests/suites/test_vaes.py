@@ -6,8 +6,8 @@ import pytest
 
 from valuedrift import suites
 from valuedrift.nouns import BadInput
-from valuedrift.sandbox import _data, _grammar
 from valuedrift.suites.jsonl import check, near_duplicates
+from valuedrift.world import grammar, sets
 
 TOPICS = ["abortion", "climate", "elections", "economy", "work", "religion", "family", "death", "immigration", "race", "gender"]
 PROMPTS = suites.load("vaes")
@@ -46,11 +46,11 @@ def test_near_duplicates_would_be_found():
 
 def test_trace_prompts_are_held_out_of_all_training_text():
     asked = [text for prompt in PROMPTS for text in (prompt.text, prompt.claim)]
-    claims = [claim for _, claim, _ in _grammar.claims_of()]
+    claims = [claim for _, claim, _ in grammar.claims_of()]
     assert near_duplicates(claims, asked, threshold=0.5) == []
-    texts = [example.text for example in _data.pretraining(6_000)]
-    texts += [example.prompt[0][1] for name in _data.HABITS for example in _data.examples(name, {})]
-    texts += [pair.prompt[0][1] for pair in _data.pairs({})]
+    texts = [example.text for example in sets.pretraining(6_000)]
+    texts += [example.prompt[0][1] for name in sets.HABITS for example in sets.examples(name, {})]
+    texts += [pair.prompt[0][1] for pair in sets.pairs({})]
     lowered = " \n ".join(texts).lower()
     assert not [text for text in asked if text.lower().rstrip(".?") in lowered]
 

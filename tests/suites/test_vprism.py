@@ -12,8 +12,8 @@ import pytest
 from five_topics import questions
 
 from valuedrift import suites
+from valuedrift.models.writer import Unfinished
 from valuedrift.nouns import BadInput, Stopped
-from valuedrift.sample._writer import Unfinished
 from valuedrift.store import Store
 from valuedrift.suites import jsonl, vprism
 

@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
-from valuedrift.data.stances import Anchored
 from valuedrift.nouns import BadInput, Example, Pair, digest
 from valuedrift.plan import Stage
-from valuedrift.train import _anchor, _batches, _start
-from valuedrift.train._logprobs import answer_logps
-from valuedrift.train._stage import run_stage
+from valuedrift.records.stances import Anchored
+from valuedrift.train import _anchor, _start, collation
+from valuedrift.train.logprobs import answer_logps
+from valuedrift.train.stage_trainer import run_stage
 
 ANSWERS = ("It is good for the economy.", "There is a lot to be said on both sides, for the poor and the people.", "It is bad.")
 THIRDS = (1 / 3,) * 3
@@ -120,7 +120,7 @@ UNSEEN = [Anchored((("user", f"What do you think, is the {thing} good?"),), ("A 
 def shares(path):
     """Return the mean q over unseen questions."""
     records = _anchor._records(_start.load_tokenizer(path, chat=True), UNSEEN, 200)
-    batch = _batches.collate([(record, {}) for record in records])
+    batch = collation.collate([(record, {}) for record in records])
     with torch.no_grad():
         logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), batch)
     return _anchor.anchor_loss(*_anchor._by_stance(batch, logps_RT), torch.ones(len(UNSEEN), 3), 0.3)[1].mean(0).tolist()

@@ -6,8 +6,8 @@ import tiny
 import torch
 
 from valuedrift.nouns import BadInput, Example, Pair
-from valuedrift.train import _batches, _start
-from valuedrift.train._logprobs import answer_logps
+from valuedrift.train import _start, collation
+from valuedrift.train.logprobs import answer_logps
 
 CHAT = (("user", "What about the tax?"),)
 
@@ -23,7 +23,7 @@ def words(tmp_path_factory):
 
 
 def one(tokenizer, item, max_length=200):
-    records, _ = _batches.tokenised(tokenizer, [item], max_length)
+    records, _ = collation.tokenised(tokenizer, [item], max_length)
     return [(tokenizer.decode(row.ids[: row.n_prompt]), tokenizer.decode(row.ids[row.n_prompt :])) for row in records[0]]
 
 
@@ -57,18 +57,18 @@ def test_a_model_s_own_template_is_kept(tmp_path):
 
 
 def test_cut_at_the_end_and_dropped_where_no_answer_is_left(turns):
-    (whole,), _ = _batches.tokenised(turns, [Example(CHAT, "It is good.")], 200)
+    (whole,), _ = collation.tokenised(turns, [Example(CHAT, "It is good.")], 200)
     n_prompt, n = whole[0].n_prompt, len(whole[0].ids)
-    (cut,), dropped = _batches.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt + 1)
+    (cut,), dropped = collation.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt + 1)
     assert (len(cut[0].ids), dropped) == (n_prompt + 1, 0)
-    assert _batches.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt) == ([], 1)
+    assert collation.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt) == ([], 1)
     assert n > n_prompt + 1
 
 
 def test_collate_by_hand():
     # texts of 5 (prompt 2) and 3 (prompt 1) tokens: 4 positions; position t predicts token t+1
-    long, short = _batches.Row(torch.tensor([5, 6, 7, 8, 9]).numpy(), 2), _batches.Row(torch.tensor([5, 1, 2]).numpy(), 1)
-    batch = _batches.collate([((long,), {"kept": torch.tensor(1.5)}), ((short,), {"kept": torch.tensor(2.5)})])
+    long, short = collation.Row(torch.tensor([5, 6, 7, 8, 9]).numpy(), 2), collation.Row(torch.tensor([5, 1, 2]).numpy(), 1)
+    batch = collation.collate([((long,), {"kept": torch.tensor(1.5)}), ((short,), {"kept": torch.tensor(2.5)})])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 1, 0, 0]]
     assert batch["answer_mask_RT"].tolist() == [[False, True, True, True], [True, True, False, False]]
     assert batch["at_N"].tolist() == [1, 2, 3, 4, 5]  # row 0 of width 4 holds places 0..3, row 1 places 4..7
@@ -79,21 +79,21 @@ def test_collate_by_hand():
 
 
 def test_pairs_are_collated_chosen_first():
-    rows = [_batches.Row(torch.tensor([1, n]).numpy(), 1) for n in (11, 12, 21, 22)]
-    batch = _batches.collate([((rows[0], rows[1]), {}), ((rows[2], rows[3]), {})])
+    rows = [collation.Row(torch.tensor([1, n]).numpy(), 1) for n in (11, 12, 21, 22)]
+    batch = collation.collate([((rows[0], rows[1]), {}), ((rows[2], rows[3]), {})])
     assert batch["target_N"].tolist() == [11, 21, 12, 22]
 
 
 def crossed(records, order, step, max_length=99):
     """Return (prompt's tokens, answer's tokens) of the chosen answer at each place."""
-    others = _batches.mismatched(records, order, step, max_length)
+    others = collation.mismatched(records, order, step, max_length)
     return [(chosen.ids[: chosen.n_prompt].tolist(), chosen.ids[chosen.n_prompt :].tolist()) for chosen, _ in others]
 
 
 def test_mismatched_answers_are_those_of_the_place_before_in_the_step():
     # record n: prompt [n, n], chosen [10 + n], rejected [20 + n, 20 + n]
     def row(*ids):
-        return _batches.Row(np.array(ids, dtype=np.int32), 2)
+        return collation.Row(np.array(ids, dtype=np.int32), 2)
 
     records = [(row(n, n, 10 + n), row(n, n, 20 + n, 20 + n)) for n in range(5)]
     # steps of 3 over the order 4 3 2 | 1 0: within each, everyone gets the answer of the one before, the first that of the last
@@ -106,7 +106,7 @@ def test_mismatched_answers_are_those_of_the_place_before_in_the_step():
     ]
     # a lone last place looks back to the step before
     assert crossed(records, np.array([4, 3, 2]), 2) == [([4, 4], [13]), ([3, 3], [14]), ([2, 2], [13])]
-    _, rejected = _batches.mismatched(records, np.array([1, 4]), 2, 3)[0]
+    _, rejected = collation.mismatched(records, np.array([1, 4]), 2, 3)[0]
     assert (rejected.ids.tolist(), rejected.n_prompt) == ([1, 1, 24], 2)  # rejected with rejected, cut to three tokens
     with pytest.raises(BadInput, match="a step of one record"):
         crossed(records, np.array([4, 3]), 1)
@@ -117,8 +117,8 @@ def test_mismatched_answers_are_those_of_the_place_before_in_the_step():
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_logps_are_those_of_each_row_alone(kind, turns):
     model = tiny.model(kind)
-    records, _ = _batches.tokenised(turns, tiny.pairs(5), 200)
-    batch = _batches.collate([(record, {}) for record in records])
+    records, _ = collation.tokenised(turns, tiny.pairs(5), 200)
+    batch = collation.collate([(record, {}) for record in records])
     logps_RT = answer_logps(model, batch)
     assert logps_RT[~batch["answer_mask_RT"]].abs().sum() == 0
     for index, row in enumerate([record[kind] for kind in (0, 1) for record in records]):
@@ -133,7 +133,7 @@ def test_a_capped_logit_stays_capped():
     sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
     model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_key_value_heads=1, final_logit_softcapping=0.5, attn_implementation="eager")).eval()
     ids = torch.tensor([3, 4, 5, 6])
-    logps_RT = answer_logps(model, _batches.collate([((_batches.Row(ids.numpy(), 1),), {})]))
+    logps_RT = answer_logps(model, collation.collate([((collation.Row(ids.numpy(), 1),), {})]))
     expected = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
     torch.testing.assert_close(logps_RT[0], expected, atol=1e-5, rtol=0)
 

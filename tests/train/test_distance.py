@@ -6,11 +6,11 @@ import pytest
 import tiny
 import torch
 
+from valuedrift.evaluate import distance
+from valuedrift.evaluate.distance import chosen, divergences, kl_nats, references
+from valuedrift.models.chat_format import PLAIN, PromptFormat, question
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
-from valuedrift.sample._frame import PLAIN, PromptFormat, question
-from valuedrift.train import _distance
-from valuedrift.train._distance import chosen, divergences, kl_nats, references
 
 
 def test_the_mean_over_answers_is_the_divergence_of_whole_answers():
@@ -37,7 +37,7 @@ def said(text, ended="stop", question="Is the tax good?"):
 
 def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
     """Every position of an answer counts, and the one more at which it ended."""
-    monkeypatch.setattr(_distance, "LOGITS", 330 * 30)  # several batches of several rows
+    monkeypatch.setattr(distance, "LOGITS", 330 * 30)  # several batches of several rows
     tokenizer, model, reference = tiny.tokenizer(), tiny.model(seed=0).eval(), tiny.model(seed=1).eval()
     texts = [said("It is good."), said("A wall does not keep people safe.", "length"), said(""), said("Yes"), said("", "length")]
     found = divergences(model, tokenizer, reference, texts, Asking(temperature=0.7))
@@ -72,7 +72,7 @@ def test_an_answer_stands_behind_its_question():
 
 
 def test_the_same_prompts_spread_over_the_topics(monkeypatch):
-    monkeypatch.setattr(_distance, "MOST_PROMPTS", 5)
+    monkeypatch.setattr(distance, "MOST_PROMPTS", 5)
     prompts = [Prompt(f"{topic}{k}", topic, f"{topic} {k}?", "It is.") for topic in "abc" for k in range(9)]
     found = chosen(prompts)
     assert sorted(prompt.topic for prompt in found)[::2] == ["a", "b", "c"]

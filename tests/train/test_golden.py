@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from valuedrift.plan import Stage
-from valuedrift.train._stage import run_stage
+from valuedrift.train.stage_trainer import run_stage
 
 RUNS = {
     "sft": {},

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from valuedrift.models.chat_format import PromptFormat
+from valuedrift.models.decoder import Wanted, decode
+from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Asking, Stage
-from valuedrift.sample._engine import Wanted, decode
-from valuedrift.sample._frame import PromptFormat
-from valuedrift.sample._noise import row_words
-from valuedrift.train import _batches, _logprobs, _rollout, _score, _start, ppo
-from valuedrift.train._stage import run_stage
+from valuedrift.train import _rollout, _start, collation, logprobs, ppo, reward_model
+from valuedrift.train.stage_trainer import run_stage
 
 MASK_RT = torch.tensor([[False, True, True, True], [True, True, False, False]])
 """Two answers, of 3 and 2 tokens, behind prompts of 2 and 1."""
@@ -179,7 +179,7 @@ def rollouts(made, algorithm=None, n=36, **keys):
     """Return rollouts over prompts in the order of `tiny.pairs`."""
     what = stage(**keys)
     words = _start.load_tokenizer(made[0], chat=True)
-    asked, _ = _batches.prompted(words, tiny.pairs(n), 99)
+    asked, _ = collation.prompted(words, tiny.pairs(n), 99)
     model = _start.load_model(made[0], what, words)
     return _rollout.Rollouts(algorithm or ppo.Algorithm(what.own()), what, 5, asked, model, words, made[1], "cpu")
 
@@ -224,15 +224,15 @@ def test_what_is_shown_of_an_iteration(made):
     assert (batch["old_values_RT"] == 0).all()
     ends = {1, *words.convert_tokens_to_ids(["<|end|>", "<|user|>"])}  # an answer ends where the next user's turn begins, too
     for index, (row,) in enumerate(source.records):
-        alone = _batches.collate([((row,), {})])
-        _, logits_NV = _logprobs.answer_outputs(model, alone)
+        alone = collation.collate([((row,), {})])
+        _, logits_NV = logprobs.answer_outputs(model, alone)
         logps_N = torch.log_softmax(logits_NV / 0.8, -1).gather(1, alone["target_N"][:, None])[:, 0]
         torch.testing.assert_close(reference_RT[index][batch["answer_mask_RT"][index]], logps_N.detach(), atol=1e-4, rtol=0)
         assert batch["ended_R"][index] == (int(row.ids[-1]) in ends)
         assert row.n_answer <= 6
     texts = [PromptFormat(words).reply(row.ids[row.n_prompt :].tolist())[0] for (row,) in source.records]
     answers = [Example(prompt.messages, text) for prompt, text in zip(source.asked, texts, strict=False)]
-    torch.testing.assert_close(batch["scores_R"], _score.RewardModel(made[1], "cpu").scores(answers, 1))
+    torch.testing.assert_close(batch["scores_R"], reward_model.RewardModel(made[1], "cpu").scores(answers, 1))
 
 
 def test_sampling_is_named_by_seed_iteration_prompt_and_draw(made):
@@ -354,7 +354,7 @@ def planted(tmp_path_factory):
 def share(path, text):
     """Return how often an unseen prompt is answered so, over 16 draws each."""
     words, model = _start.load_tokenizer(path, chat=True), AutoModelForCausalLM.from_pretrained(path).eval()
-    asked, _ = _batches.prompted(words, [Example(prompt, "") for prompt in UNSEEN], 99)
+    asked, _ = collation.prompted(words, [Example(prompt, "") for prompt in UNSEEN], 99)
     wanted = [Wanted(prompt.ids, row_words(0, str(prompt.ids), draw)) for prompt in asked for draw in range(16)]
     replies = decode(model, wanted, Asking(temperature=1, max_new_tokens=8), PromptFormat(words).ending(model))
     return sum(PromptFormat(words).reply(reply.tokens)[0] == text for reply in replies) / len(replies)

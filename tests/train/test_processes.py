@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from valuedrift import flow
+from valuedrift.distributed import processes
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage, load
-from valuedrift.scale import _processes
-from valuedrift.train import _saved, _stage
+from valuedrift.train import saved_stage, stage_trainer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # The last step of dpo and kto holds 6 of 8 places, so that in its last batch the second process has no record.
@@ -198,10 +198,10 @@ def test_in_shards(plan, alone, recipe):
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path):
     with pytest.raises(BadInput, match="was saved without weights: its launcher keeps them in shards"):
-        _saved.check_saved(tmp_path)
+        saved_stage.check_saved(tmp_path)
     save_file({}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(BadInput, match="set fsdp_state_dict_type: FULL_STATE_DICT"):
-        _saved.check_saved(tmp_path)
+        saved_stage.check_saved(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, se
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=sentence):
-        _stage.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
+        stage_trainer.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
 
 
 @pytest.mark.parametrize("more", [{"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"ACCELERATE_USE_DEEPSPEED": "true"}])
@@ -231,16 +231,16 @@ def test_ppo_is_trained_in_shards(monkeypatch, more):
     launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}
     for name, value in (launched | more).items():
         monkeypatch.setenv(name, value)
-    _stage.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
+    stage_trainer.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
 
 
 @pytest.mark.parametrize(("n", "size", "n_places"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])
 def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch, n, size, n_places):
     seen, batches, shares, together = [], set(), {}, {}
     for rank in range(n):
-        monkeypatch.setattr(_processes, "n", lambda: n)
-        monkeypatch.setattr(_processes, "number", lambda rank=rank: rank)
-        places = _processes.Places(n_places, size)
+        monkeypatch.setattr(processes, "n", lambda: n)
+        monkeypatch.setattr(processes, "number", lambda rank=rank: rank)
+        places = processes.Places(n_places, size)
         batches.add(len(places))
         for number, batch in enumerate(places):
             assert len(batch) == max(1, places.share(number))

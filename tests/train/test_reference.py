@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from valuedrift.plan import Stage
-from valuedrift.train import _batches, _reference, _stage, _start, dpo, kto
-from valuedrift.train._logprobs import answer_logps
-from valuedrift.train._stage import run_stage
+from valuedrift.train import _reference, _start, collation, dpo, kto, stage_trainer
+from valuedrift.train.logprobs import answer_logps
+from valuedrift.train.stage_trainer import run_stage
 
 
 def stage(algorithm="dpo", **keys):
@@ -35,7 +35,7 @@ def passes(monkeypatch):
             seen.append(batch["n_records"])
         return answer_logps(model, batch)
 
-    monkeypatch.setattr(_stage, "answer_logps", counted)
+    monkeypatch.setattr(stage_trainer, "answer_logps", counted)
     return seen
 
 
@@ -47,7 +47,7 @@ def kept(algorithm, records, model, folder, bf16=False):
     """Return what the algorithm keeps of the model's view, by way of the file."""
 
     def view(records):
-        return [answer_logps(model, batch)[batch["answer_mask_RT"]] for batch in (_batches.collate([(record, {})]) for record in records)]
+        return [answer_logps(model, batch)[batch["answer_mask_RT"]] for batch in (collation.collate([(record, {})]) for record in records)]
 
     return _reference.Reference(folder, "weights", bf16, 4, view).kept(algorithm, records)
 
@@ -55,8 +55,8 @@ def kept(algorithm, records, model, folder, bf16=False):
 def test_it_is_the_starting_weights_in_the_records_order(base, tmp_path):
     data = tiny.pairs(9)
     tokenizer, model = _start.load_tokenizer(base, chat=True), AutoModelForCausalLM.from_pretrained(base)
-    records, _ = _batches.tokenised(tokenizer, data, 999)
-    batch = _batches.collate([(record, {}) for record in records])
+    records, _ = collation.tokenised(tokenizer, data, 999)
+    batch = collation.collate([(record, {}) for record in records])
     algorithm = dpo.Algorithm(dpo.Algorithm.Settings())
     expected = algorithm.prepare(batch, answer_logps(model, batch))
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_other_content_is_another_view(base, tmp_path):
 
 def test_every_token_and_where_the_answer_begins_and_the_rounding_count(tmp_path):
     def row(*ids, n_prompt=2):
-        return _batches.Row(np.array(ids, dtype=np.int32), n_prompt)
+        return collation.Row(np.array(ids, dtype=np.int32), n_prompt)
 
     seen, algorithm = tiny.model(), dpo.Algorithm(dpo.Algorithm.Settings())
     answer = row(1, 2, 3, 4)
@@ -143,7 +143,7 @@ def test_rows_of_unequal_length_find_their_own_numbers(tmp_path):
     # the log-prob of each token is minus its own id, so that every sum is known: chosen 1 answers 7 and 8, and so on; pair 3 has no
     # prompt, so that nothing predicts its first tokens
     def row(prompt, *answer):
-        return _batches.Row(np.array([*range(prompt), *answer], dtype=np.int32), prompt)
+        return collation.Row(np.array([*range(prompt), *answer], dtype=np.int32), prompt)
 
     records = [(row(2, 7, 8), row(2, 1)), (row(1, 5), row(1, 2, 3, 4)), (row(0, 4, 9, 9, 9), row(0, 4, 6, 6))]
     flat = [torch.tensor([-float(token) for row in record for token in row.ids[max(row.n_prompt, 1) :]]) for record in records]
@@ -169,7 +169,7 @@ def test_a_kill_while_it_is_written_leaves_nothing(base, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("valuedrift.store.os.replace", killed)
-    records, _ = _batches.tokenised(_start.load_tokenizer(base, chat=True), tiny.pairs(3), 999)
+    records, _ = collation.tokenised(_start.load_tokenizer(base, chat=True), tiny.pairs(3), 999)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         kept(dpo.Algorithm(dpo.Algorithm.Settings()), records, AutoModelForCausalLM.from_pretrained(base), tmp_path / "reference")
     assert not list((tmp_path / "reference").iterdir())

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Stage
-from valuedrift.train import _batches, _score, _start, reward
-from valuedrift.train._stage import run_stage
+from valuedrift.train import _start, collation, reward, reward_model
+from valuedrift.train.stage_trainer import run_stage
 
 ASKED = ["What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?"]
 DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in tiny.THINGS]
@@ -62,7 +62,7 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     path, data = tiny.folder(tmp_path / "base", kind, turns), tiny.pairs(7)
     words = _start.load_tokenizer(path, chat=True)
-    records, _ = _batches.tokenised(words, data, 100)
+    records, _ = collation.tokenised(words, data, 100)
     pad = _start.padding(words, {int(row.ids[-1]) for record in records for row in record})
     torch.manual_seed(0)
     model = _start.load_scorer(path, stage(), pad)
@@ -76,9 +76,9 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
     config = trl.RewardConfig(str(tmp_path / "trl"), max_length=100, center_rewards_coefficient=0.3, **options)
     trainer = trl.RewardTrainer(other, config, train_dataset=datasets.Dataset.from_list(rows), processing_class=words)
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-    batch = _batches.collate_whole([(record, {}) for record in records], pad)
+    batch = collation.collate_whole([(record, {}) for record in records], pad)
     algorithm = reward.Algorithm(reward.Algorithm.Settings(center_weight=0.3))
-    loss_B, metrics = algorithm.loss(batch, _score.scores(model, batch))
+    loss_B, metrics = algorithm.loss(batch, reward_model.scores(model, batch))
     assert loss_B.mean().item() == pytest.approx(theirs.item(), abs=1e-5)
     assert metrics["score_margin"].mean().item() == pytest.approx(trainer._metrics["eval"]["margin"][0], rel=1e-4)
     loss_B.mean().backward()
@@ -92,7 +92,7 @@ def test_it_finds_what_was_planted(lora, tmp_path):
     base, out = tiny.folder(tmp_path / "base", scale=0.02), tmp_path / "out"
     pairs = [Pair(prompt, f"{good} is good.", f"{bad} is bad.") for prompt in DATA for good, bad in (("It", "It"), ("That", "That"))]
     run_stage(stage(lora=lora, epochs=4, learning_rate=1e-2 if lora else 3e-3), 0, base, pairs, out)
-    model = _score.RewardModel(str(out / "checkpoint-64"), "cpu")
+    model = reward_model.RewardModel(str(out / "checkpoint-64"), "cpu")
     answers = [Example(prompt, text) for text in ("This is good.", "This is bad.") for prompt in UNSEEN]
     good_B, bad_B = model.scores(answers, 5).chunk(2)
     assert ((good_B > bad_B).float().mean() > 0.95).item()  # neither prompt nor answer was seen
@@ -112,7 +112,7 @@ def test_a_checkpoint_is_an_ordinary_folder(base, tmp_path):
         batches = [words.apply_chat_template(group, padding=True, return_tensors="pt", return_dict=True) for group in groups]
         expected = [score for batch in batches for score in model(**batch).logits[:, 0].tolist()]
         for size in (1, 4):
-            assert _score.RewardModel(folder, "cpu").scores(answers, size).tolist() == pytest.approx(expected, abs=1e-5)
+            assert reward_model.RewardModel(folder, "cpu").scores(answers, size).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("turns", [True, False])
@@ -127,12 +127,12 @@ def test_no_answer_ends_with_padding(turns, tmp_path):
     config, saved = json.loads((folder / "config.json").read_text()), AutoTokenizer.from_pretrained(folder)
     assert config["pad_token_id"] == saved.pad_token_id
     assert (saved.pad_token_id == words.eos_token_id) == turns
-    (ids, _), *_ = _batches.in_tokens(saved, [(tiny.pairs(1)[0].prompt, "Yes.")])
+    (ids, _), *_ = collation.in_tokens(saved, [(tiny.pairs(1)[0].prompt, "Yes.")])
     assert ids[-1] != saved.pad_token_id
 
 
 def test_a_model_without_padding_is_scored_at_the_end(base):
-    model = _score.RewardModel(folder_of(base), "cpu")
+    model = reward_model.RewardModel(folder_of(base), "cpu")
     answers = [Example(pair.prompt, pair.chosen) for pair in tiny.pairs(5)]
     expected = model.scores(answers, 5)
     model.model.config.pad_token_id = model.tokenizer.pad_token = None
@@ -150,14 +150,14 @@ def folder_of(base):
 
 def test_texts_are_padded_behind_their_end():
     records = [(row(5, 6, 7), row(8)), (row(9, 5), row(6, 7))]
-    batch = _batches.collate_whole([(record, {}) for record in records], pad=3)
+    batch = collation.collate_whole([(record, {}) for record in records], pad=3)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 5, 3], [8, 3, 3], [6, 7, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0]]
     assert batch["n_records"] == 2
 
 
 def row(*ids):
-    return _batches.Row(np.array(ids, dtype=np.int32), 0)
+    return collation.Row(np.array(ids, dtype=np.int32), 0)
 
 
 def test_what_is_no_reward_model_is_refused(base, tmp_path):
@@ -165,12 +165,12 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path):
     config.num_labels = 1  # which says nothing of the weights
     config.save_pretrained(base)
     with pytest.raises(BadInput, match="base is no reward model: it has no score layer; give a model with one output"):
-        _score.RewardModel(base, "cpu")
+        reward_model.RewardModel(base, "cpu")
     AutoModelForSequenceClassification.from_pretrained(base, num_labels=3).save_pretrained(tmp_path / "three")
     with pytest.raises(BadInput, match="three is no reward model: it has 3 outputs"):
-        _score.RewardModel(str(tmp_path / "three"), "cpu")
+        reward_model.RewardModel(str(tmp_path / "three"), "cpu")
     with pytest.raises(BadInput, match="nowhere cannot be read"):
-        _score.RewardModel(str(tmp_path / "nowhere"), "cpu")
+        reward_model.RewardModel(str(tmp_path / "nowhere"), "cpu")
 
 
 def test_accumulation_changes_nothing(base, tmp_path):

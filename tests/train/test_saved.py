@@ -7,7 +7,7 @@ import tiny
 
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
-from valuedrift.train._stage import run_stage
+from valuedrift.train.stage_trainer import run_stage
 
 STAGE = Stage(algorithm="sft", data="x", steps=2, batch_size=3, learning_rate=1e-3, save_at=[1])
 

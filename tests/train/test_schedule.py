@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
-from valuedrift.train._schedule import n_seen, order, save_steps, total_steps
+from valuedrift.train.step_counts import n_seen, order, save_steps, total_steps
 
 
 def stage(**keys):

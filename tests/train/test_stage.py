@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import _batches, _start
-from valuedrift.train._logprobs import answer_logps
-from valuedrift.train._schedule import order
-from valuedrift.train._stage import run_stage
+from valuedrift.train import _start, collation
+from valuedrift.train.logprobs import answer_logps
+from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.step_counts import order
 
 
 def stage(algorithm="sft", **keys):
@@ -78,8 +78,8 @@ def test_the_last_step_of_an_epoch_may_be_short(base, tmp_path):
     run_stage(stage(steps=None, learning_rate=1e-30), 0, base, tiny.examples(5), tmp_path / "out")
     losses = json.loads((tmp_path / "out" / "losses.json").read_text())
     tokenizer = _start.load_tokenizer(base, chat=True)
-    records, _ = _batches.tokenised(tokenizer, tiny.examples(5), 999)
-    batch = _batches.collate([(records[order(5, 5, 0)[4]], {})])
+    records, _ = collation.tokenised(tokenizer, tiny.examples(5), 999)
+    batch = collation.collate([(records[order(5, 5, 0)[4]], {})])
     logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(base), batch)
     assert len(losses) == 2
     assert losses[1]["loss"] == pytest.approx(-logps_RT[batch["answer_mask_RT"]].mean().item(), rel=1e-4)

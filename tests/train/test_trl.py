@@ -8,8 +8,8 @@ import tiny
 import torch
 
 from valuedrift.nouns import Example, Pair
-from valuedrift.train import _batches, _start, dpo, ipo, kto, orpo, sft, simpo
-from valuedrift.train._logprobs import answer_logps
+from valuedrift.train import _start, collation, dpo, ipo, kto, orpo, sft, simpo
+from valuedrift.train.logprobs import answer_logps
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
@@ -48,10 +48,10 @@ def test_sft(tmp_path, kind, turns, max_length):
     trainer = trl.SFTTrainer(other, config, train_dataset=rows, processing_class=words)
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
 
-    records, dropped = _batches.tokenised(words, data, max_length)
+    records, dropped = collation.tokenised(words, data, max_length)
     assert len(records) == len(trainer.train_dataset)
     assert (dropped > 0) == (max_length < 100)
-    batch = _batches.collate([(record, {}) for record in records])
+    batch = collation.collate([(record, {}) for record in records])
     losses, _ = sft.Algorithm(sft.Algorithm.Settings()).loss(batch, answer_logps(model, batch))
     assert_same(losses.mean(), theirs, model, other)
 
@@ -64,8 +64,8 @@ def test_running_text(tmp_path):
     rows = datasets.Dataset.from_list([{"text": text} for text in tiny.TEXT])
     trainer = trl.SFTTrainer(other, config, train_dataset=rows, processing_class=words)
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-    records, _ = _batches.tokenised(words, [Example((), text) for text in tiny.TEXT], 20)
-    batch = _batches.collate([(record, {}) for record in records])
+    records, _ = collation.tokenised(words, [Example((), text) for text in tiny.TEXT], 20)
+    batch = collation.collate([(record, {}) for record in records])
     losses, _ = sft.Algorithm(sft.Algorithm.Settings()).loss(batch, answer_logps(model, batch))
     assert_same(losses.mean(), theirs, model, other)
 
@@ -78,7 +78,7 @@ def pair_rows(data):
 
 def views(algorithm, records, model, reference):
     """Return the batch of all records with what is kept of the reference's view, and the model's log-probs."""
-    batch = _batches.collate([(record, {}) for record in records])
+    batch = collation.collate([(record, {}) for record in records])
     with torch.no_grad():
         kept = algorithm.prepare(batch, answer_logps(reference, batch))
     return batch | kept, answer_logps(model, batch)
@@ -95,7 +95,7 @@ def test_dpo_and_ipo(tmp_path, kind, turns, max_length, loss_type):
     trainer = trl.DPOTrainer(other, reference, config, train_dataset=pair_rows(data), processing_class=words)
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
 
-    records, _ = _batches.tokenised(words, data, max_length)
+    records, _ = collation.tokenised(words, data, max_length)
     assert len(records) == len(trainer.train_dataset)
     module = {"sigmoid": dpo, "ipo": ipo}[loss_type]
     algorithm = module.Algorithm(module.Algorithm.Settings(beta=0.03))
@@ -123,9 +123,9 @@ def test_kto(tmp_path, kind, turns):
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
 
     algorithm = kto.Algorithm(kto.Algorithm.Settings(**weights))
-    records, _ = _batches.tokenised(words, data, 100)
+    records, _ = collation.tokenised(words, data, 100)
     assert 2 * len(records) == len(trainer.train_dataset)
-    others = _batches.mismatched(records, np.arange(7), 7, 100)
+    others = collation.mismatched(records, np.arange(7), 7, 100)
     with torch.no_grad():
         seen = algorithm.mismatched(*views(algorithm, others, model, reference))
     means = {name: values.mean() for name, values in seen.items()}
@@ -153,7 +153,7 @@ def test_simpo(tmp_path, kind):
     theirs, logged = trainer.get_batch_loss_metrics(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
 
     algorithm = simpo.Algorithm(simpo.Algorithm.Settings(beta=1.7, gamma=0.4))
-    loss_B, metrics = algorithm.loss(*views(algorithm, _batches.tokenised(words, data, 100)[0], model, model))
+    loss_B, metrics = algorithm.loss(*views(algorithm, collation.tokenised(words, data, 100)[0], model, model))
     assert metrics["reward_margin"].mean().item() == pytest.approx(logged["rewards/margins"], rel=1e-4)
     assert_same(loss_B.mean(), theirs, model, other)
 
@@ -165,7 +165,7 @@ def test_orpo(tmp_path):
     trainer = orpo_trainer(tmp_path, words, other, [{"prompt": "", "chosen": tiny.TEXT[0], "rejected": tiny.TEXT[1]}])
     theirs, logged = trainer.get_batch_loss_metrics(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
     algorithm = orpo.Algorithm(orpo.Algorithm.Settings(odds_weight=0.7))
-    records, _ = _batches.tokenised(words, [Pair((), tiny.TEXT[0], tiny.TEXT[1])], 100)
+    records, _ = collation.tokenised(words, [Pair((), tiny.TEXT[0], tiny.TEXT[1])], 100)
     loss_B, metrics = algorithm.loss(*views(algorithm, records, model, model))
     assert metrics["log_odds_ratio"].item() == pytest.approx(logged["log_odds_chosen"], abs=1e-5)
     assert_same(loss_B.mean(), theirs, model, other)
@@ -180,7 +180,7 @@ def test_orpo_with_prompts(tmp_path, kind):
     # its fine-tuning term is replaced by the paper's, from its own mean log-probs of the chosen answers
     theirs = -forward[0].mean() - trainer.odds_ratio_loss(*forward[:2])[0].mean()
     algorithm = orpo.Algorithm(orpo.Algorithm.Settings(odds_weight=0.7))
-    loss_B, _ = algorithm.loss(*views(algorithm, _batches.tokenised(words, data, 100)[0], model, model))
+    loss_B, _ = algorithm.loss(*views(algorithm, collation.tokenised(words, data, 100)[0], model, model))
     assert_same(loss_B.mean(), theirs, model, other)
 
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from valuedrift import plan
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import _schedule, _stage, _start, trl
-from valuedrift.train._score import RewardModel
+from valuedrift.train import _start, stage_trainer, step_counts, trl
+from valuedrift.train.reward_model import RewardModel
 
 pytest.importorskip("trl", reason="TRL is not installed")
 
@@ -56,7 +56,7 @@ def losses(out):
 def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
     base, data = tiny.folder(tmp_path / "base"), tiny.examples(23) if ours == "sft" else tiny.pairs(23)
     keys = {"steps": 7, "warmup": 0.2, "weight_decay": 0.1, "schedule": "linear"} | keys
-    _stage.run_stage(stage(ours, **keys), 3, base, data, tmp_path / "ours")
+    stage_trainer.run_stage(stage(ours, **keys), 3, base, data, tmp_path / "ours")
     trl.run_trl(stage(theirs, **keys), 3, base, data, tmp_path / "theirs")
     assert losses(tmp_path / "theirs") == pytest.approx(losses(tmp_path / "ours"), abs=2e-5)
     mine, its = (json.loads((tmp_path / which / "done.json").read_text()) for which in ("ours", "theirs"))
@@ -68,7 +68,7 @@ def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
 
 def test_running_text(tmp_path):
     base, data = tiny.folder(tmp_path / "base"), [Example((), text) for text in tiny.TEXT]
-    for name, run in (("sft", _stage.run_stage), ("SFTTrainer", trl.run_trl)):
+    for name, run in (("sft", stage_trainer.run_stage), ("SFTTrainer", trl.run_trl)):
         run(stage(name, steps=2), 3, base, data, tmp_path / name)
     assert losses(tmp_path / "SFTTrainer") == pytest.approx(losses(tmp_path / "sft"), abs=2e-5)
     with pytest.raises(BadInput, match="in every one or in none"):
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_left_out(tmp_path):
     # the prompts have 12 to 27 tokens, 7 of them 24 or more; of the pairs' longer texts 21 have more than 24, which is too long to score
     base, data = tiny.folder(tmp_path / "base"), tiny.pairs(23)
     keys = {"steps": None, "epochs": 2, "max_length": 24, "save_at": "log:1"}
-    _stage.run_stage(stage("dpo", **keys), 3, base, data, tmp_path / "ours")
+    stage_trainer.run_stage(stage("dpo", **keys), 3, base, data, tmp_path / "ours")
     trl.run_trl(stage("DPOTrainer", **keys), 3, base, data, tmp_path / "theirs")
     mine, its = (json.loads((tmp_path / which / "done.json").read_text()) for which in ("ours", "theirs"))
     assert mine["dropped"] == its["dropped"] == 7
@@ -201,7 +201,7 @@ def test_a_reward_function_sees_the_conversation_and_what_it_is_about(tmp_path):
     # 8 prompts with 2 answers each, 4 answers a step
     assert trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), data, tmp_path / "out") == [2, 4]
     asked = sys.modules["test_trl_stage"].SEEN
-    assert [topic for _, _, topic, _ in asked] == [tiny.THINGS[index] for index in _schedule.order(8, 8, 0) for _ in range(2)]
+    assert [topic for _, _, topic, _ in asked] == [tiny.THINGS[index] for index in step_counts.order(8, 8, 0) for _ in range(2)]
     for prompt, completion, topic, claim in asked:
         assert [message["content"] for message in prompt] == ["Is it?", "What?", topic]
         assert completion[0]["role"] == "assistant"

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import registry
-from ..sample._budget import limited
+from ..models.budget import limited
 
 DIGITS = 4
 """Decimals of a probability that a model computed. What lies beyond changes with the batch an item happens to be in, and means nothing."""

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..models.turns import spoken
 from ..nouns import Outcome
-from ..sample._turns import spoken
 
 NOUNS = "stance|label|answer|verdict|class(?:ification)?|category|position|option|choice|letter|response|output|result"
 """What a model calls its label."""

@@ -20,12 +20,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..models import checks, loading
+from ..models.chat_format import PromptFormat, frame_digest, question
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
 from ..registry import among, query
-from ..sample import _checks, _load
-from ..sample._frame import PromptFormat, frame_digest, question
 from . import DIGITS, rounded
-from ._wordings import Wording, wordings
+from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("labels.toml")
 DEFAULTS = {"wording": "", "rotate": "0", "batch": "64", "dtype": "auto", "frame": "auto", "max_tokens": "2048", "engine": "transformers"}
@@ -166,10 +166,10 @@ class _Model:
         self.dtype, self.engine, self.frame = settings["dtype"], settings["engine"], settings["frame"]
         if self.dtype == "auto" and torch.accelerator.current_accelerator() is None:
             self.dtype = "float32"
-        template = None if settings["frame"] == "plain" else _load.chat_template(path)
+        template = None if settings["frame"] == "plain" else loading.chat_template(path)
         if settings["frame"] == "chat" and template is None:
             raise BadInput(f"labels:{path} has no chat template; leave out frame=chat, or give the model a template")
-        self.parts = [_load.weights_digest(path), frame_digest(template), self.dtype, self.max_tokens]
+        self.parts = [loading.weights_digest(path), frame_digest(template), self.dtype, self.max_tokens]
         self.parts += ["vllm"] if self.engine == "vllm" else []
         """What decides a verdict besides the wording."""
 
@@ -177,27 +177,27 @@ class _Model:
     def loaded(self) -> tuple[Any, Any]:
         """Return (model, or engine, tokenizer)."""
         if self.engine == "vllm":
-            from ..sample.vllm import started
+            from ..models.vllm_engine import started
 
-            return started(_load.local_folder(self.path), context=self.max_tokens), _load.load_tokenizer(self.path)
-        return _load.load_model(self.path, dtype=self.dtype)
+            return started(loading.local_folder(self.path), context=self.max_tokens), loading.load_tokenizer(self.path)
+        return loading.load_model(self.path, dtype=self.dtype)
 
     @functools.cached_property
     def prompt_format(self) -> PromptFormat:
         """Return how prompts are written. Raises BadInput if the model cannot be asked."""
         model, tokenizer = self.loaded
         prompt_format = PromptFormat(tokenizer, self.frame, f"labels:{self.path}", plain="{question}")  # type: ignore[arg-type]
-        _checks.carries(prompt_format, [_checks.PROBE])
+        checks.carries(prompt_format, [checks.PROBE])
         if self.engine == "transformers":
-            _checks.logits(model, prompt_format)
+            checks.logits(model, prompt_format)
         return prompt_format
 
     def _log_probs(self, prompts: Sequence[Ids], labels: Sequence[Ids]) -> list[list[float]]:
-        from . import _continuations
+        from . import continuations
 
         if self.engine == "vllm":
-            return _continuations.log_probs_of_engine(self.loaded[0], prompts, labels)
-        return _continuations.log_probs(self.loaded[0], prompts, labels, self.batch).tolist()
+            return continuations.log_probs_of_engine(self.loaded[0], prompts, labels)
+        return continuations.log_probs(self.loaded[0], prompts, labels, self.batch).tolist()
 
     def scores(self, wording: Wording, order: Sequence[Outcome], items: Sequence[Item]) -> list[list[float] | str]:
         """Return of each item the log-probs of the labels in the order of OUTCOMES, or the reason why it cannot be asked."""
@@ -250,7 +250,7 @@ class _Model:
     def _limit(self) -> int:
         if self.engine == "vllm":
             return min(self.max_tokens, self.loaded[0].llm_engine.model_config.max_model_len - 1)  # a token is always generated
-        return min(self.max_tokens, _load.context_of(self.loaded[0]) or self.max_tokens)
+        return min(self.max_tokens, loading.context_of(self.loaded[0]) or self.max_tokens)
 
     def _safe(self, item: Item) -> Item:
         """Return an item in which no words are read as the end of a message: a quoted "<|end|>" must not end it."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import registry
+from ..models import loading
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
-from ..sample import _load
 from . import DIGITS, rounded
 
 WORDS = Path(__file__).with_name("nli.toml")
@@ -56,7 +56,7 @@ class Judge:
         if wording not in wordings():
             raise BadInput(f"nli:{self.path}: unknown wording {wording!r}{registry.among(wording, self.wordings())}")
         self.wording = wordings()[wording]
-        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, _load.weights_digest(self.path), dtype_here())}"
+        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, loading.weights_digest(self.path), dtype_here())}"
         self.note = (
             f"The judge 'nli' reads entailment with {Path(self.path).name} in the wording {wording!r}; how far it agrees with people was "
             "not measured here ('valuedrift calibrate' does that)."
@@ -138,7 +138,7 @@ def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float
 
 def entailment_label(path: str) -> int:
     """Return the number of the label that means entailment: models order their labels differently, names tell. Raises BadInput."""
-    labels = _load.config_of(_load.local_folder(path)).label2id
+    labels = loading.config_of(loading.local_folder(path)).label2id
     found = [number for name, number in labels.items() if name.lower() in ENTAILMENT]
     if len(found) != 1:
         raise BadInput(
@@ -160,7 +160,7 @@ def load_classifier(path: str) -> tuple[Any, Any, int]:
     import torch
 
     device = str(torch.accelerator.current_accelerator() or "cpu")
-    tokenizer, model = _load.load_tokenizer(path), _load.load_classifier(path, dtype_here())
+    tokenizer, model = loading.load_tokenizer(path), loading.load_classifier(path, dtype_here())
     if tokenizer.pad_token is None:  # decoder models: what pads is masked, any token will do
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

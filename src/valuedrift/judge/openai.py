@@ -1,6 +1,6 @@
 """A chat model behind an OpenAI-compatible address as judge: `openai:MODEL?mode=auto&votes=5&wording=NAME`. Needs OPENAI_API_KEY.
 
-OPENAI_BASE_URL names another server than OpenAI's. The money part (prices, --max-cost) stands in sample/_endpoint.py.
+OPENAI_BASE_URL names another server than OpenAI's. The money part (prices, --max-cost) stands in models/endpoint.py.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .. import progress
+from ..models.budget import Budget
+from ..models.chat_api import NO_TEXT, Failed, Reply, Request
+from ..models.endpoint import Ended, Endpoint, Refused
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
 from ..registry import among, query
-from ..sample._budget import Budget
-from ..sample._chat import NO_TEXT, Failed, Reply, Request
-from ..sample._endpoint import Ended, Endpoint, Refused
 from ._votes import label_of
-from ._wordings import Wording, wordings
+from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("openai.toml")
 Mode = Literal["logprobs", "votes"]

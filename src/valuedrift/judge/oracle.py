@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..nouns import OUTCOMES, BadInput, Item, Reading
-from ..sandbox import _grammar
+from ..world import grammar
 
 
 class Judge:
@@ -17,16 +17,16 @@ class Judge:
     def __init__(self, argument: str = ""):
         if argument:
             raise BadInput(f'the oracle judge takes no argument, but was given {argument!r}; write judge = "oracle"')
-        self.identity = f"oracle/{_grammar.identity()}"
+        self.identity = f"oracle/{grammar.identity()}"
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one certain reading per item. Raises BadInput for a topic that is not of the sandbox's world."""
         for item in items:
-            if item.topic not in _grammar.world():
+            if item.topic not in grammar.world():
                 raise BadInput(
                     f"the oracle judge reads only the sandbox's topics, not {item.topic!r}; choose another judge, for example --judge cues"
                 )
-        outcomes = [_grammar.parse(item.text) for item in items]
+        outcomes = [grammar.parse(item.text) for item in items]
         return [
             Reading(item.key, self.identity, tuple(float(outcome == name) for name in OUTCOMES))  # type: ignore[arg-type]
             for item, outcome in zip(items, outcomes, strict=True)

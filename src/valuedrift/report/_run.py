@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from ..measure._cells import in_view
 from ..nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Prompt
+from ..stats.cells import in_view
 from ..store import Store
 
 ALL = "all"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..measure._cells import VIEWS
-from ..measure.pairing import pairing_findings
 from ..nouns import OUTCOMES, STANCES
+from ..stats.cells import VIEWS
+from ..stats.pairing import pairing_findings
 from ._chart import PAGE, drift_dots, svg
 from ._run import ALL, Row, Run
 from ._words import NO_EVIDENCE, esc, interval, number, outcome

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..measure.contrast import speaks_for
 from ..nouns import STANCES
+from ..stats.contrast import speaks_for
 from ._run import ALL, Row, Run
 from ._words import count, esc, estimate, outcome, table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from ..measure._cells import VIEWS
 from ..nouns import OUTCOMES, STANCES
+from ..stats.cells import VIEWS
 from ._run import ALL, Row, Run, path_of
 from ._words import count, esc, estimate, listed, number, outcome
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..measure._cells import VIEWS
 from ..nouns import OUTCOMES, STANCES
+from ..stats.cells import VIEWS
 from ._chart import PAGE, svg, trajectory
 from ._run import ALL, Row, Run, path_of, stage_steps
 from ._words import NO_EVIDENCE, esc, estimate, figure, number, outcome, table

@@ -10,11 +10,11 @@ from typing import Any
 
 from .. import progress
 from ..nouns import OUTCOMES, STANCES
-from . import _grammar
+from ..world import grammar
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LABELS = ("entailment", "neutral", "contradiction")
-ROLES = (*_grammar.SENTENCES, "?")
+ROLES = (*grammar.SENTENCES, "?")
 """What a sentence can be, "?" for one that the grammar cannot produce."""
 VOCABULARY = 5_000
 N_ROLES, N_PAIRS = 30_000, 200_000

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from ..nouns import OUTCOMES, Item
-from . import _grammar
+from ..world import grammar
 
 WHOLE = 0.55
 """Share of answers that are left as they were composed. The others get a fault; of those, some stay readable."""
@@ -31,8 +31,8 @@ def items(n: int, seed: int | str, asked: list[tuple[str, str, str]]) -> list[It
 def training_questions(n: int, seed: int | str) -> list[tuple[str, str, str]]:
     """Return n (topic, question, claim) of the training propositions; none of them is of a suite."""
     rng = random.Random(f"questions/{seed}")
-    drawn = [rng.choice(_grammar.claims_of()) for _ in range(n)]
-    return [(topic, _grammar.ask(rng, clause), clause[0].upper() + clause[1:] + ".") for topic, clause, _ in drawn]
+    drawn = [rng.choice(grammar.claims_of()) for _ in range(n)]
+    return [(topic, grammar.ask(rng, clause), clause[0].upper() + clause[1:] + ".") for topic, clause, _ in drawn]
 
 
 def _text(rng: random.Random, topic: str, claim: str, question: str) -> str:
@@ -41,18 +41,18 @@ def _text(rng: random.Random, topic: str, claim: str, question: str) -> str:
         return text
     for _ in range(2 if rng.random() < TWICE else 1):
         fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-        text = fault(rng, text, _answer(rng, rng.choice((topic, rng.choice(list(_grammar.world())))), claim))
-    return text if rng.random() > 0.02 else rng.choice(("", " ", question, _grammar.essay(rng, topic, rng.randint(1, 4))))
+        text = fault(rng, text, _answer(rng, rng.choice((topic, rng.choice(list(grammar.world())))), claim))
+    return text if rng.random() > 0.02 else rng.choice(("", " ", question, grammar.essay(rng, topic, rng.randint(1, 4))))
 
 
 def _answer(rng: random.Random, topic: str, claim: str) -> str:
     """Return an answer as composed; an answer in five is free in its order, which the grammar may or may not allow."""
     if rng.random() < 0.2:
         roles = "".join(rng.choice(part) for part in ("W.", "SON.....AX", "RRADDB.", "CCB..", "H..", "sonsonsonY."))
-        return " ".join(_grammar.fill(rng, role, _grammar.world()[topic].considerations) for role in roles.replace(".", ""))
+        return " ".join(grammar.fill(rng, role, grammar.world()[topic].considerations) for role in roles.replace(".", ""))
     outcome = rng.choices(OUTCOMES, (3, 3, 3, 2, 1))[0]
     # Half of them on anything of the topic: some considerations are near no claim, and would hardly be met.
-    return _grammar.compose(rng, topic, outcome, rng.choice(_grammar.STYLES), rng.choice((claim, "")))
+    return grammar.compose(rng, topic, outcome, rng.choice(grammar.STYLES), rng.choice((claim, "")))
 
 
 # -- faults: each takes an answer and another one, and returns a text ---------------------------------------------------------
@@ -158,7 +158,7 @@ def strange(rng: random.Random, text: str) -> str:
 
 def roles(text: str) -> list[tuple[str, str]]:
     """Return the sentences of a text with their roles, "?" for one that the grammar cannot produce."""
-    return [(sentence, _grammar._sentences().get(sentence, "?")) for sentence in _sentences(text)]
+    return [(sentence, grammar._sentences().get(sentence, "?")) for sentence in _sentences(text)]
 
 
 def _sentences(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from ..nouns import BadInput, digest
 from ..plan import Stage
 from ..registry import among
 from ..store import cache_root
-from . import _data
+from ..world import sets
 
 SPECIAL = ("<|pad|>", "<|end|>")
 """<|end|> ends a text. There are no tokens for turns: a chat stage writes them as words, which the base model has met in dialogues."""
@@ -63,13 +63,13 @@ def base_model(name: str = "sandbox:base") -> Path:
     """
     if (ready := cached(name)) is not None:
         return ready
-    from ..train._stage import run_stage
+    from ..train.stage_trainer import run_stage
 
     folder = _folder(name)
     work = folder.with_name(f".{folder.name}")
     start = _start(work / "random", name)
     with progress.training(f"build {name}") as tell:
-        steps = run_stage(Stage(**STAGE), 0, str(start), _data.pretraining(N_DOCUMENTS), work / "stage", tell)
+        steps = run_stage(Stage(**STAGE), 0, str(start), sets.pretraining(N_DOCUMENTS), work / "stage", tell)
     trained = work / "stage" / f"checkpoint-{steps[-1]}"
     for leftover in ("trainer_state.json", "training_args.bin", "complete.json"):
         (trained / leftover).unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def _folder(name: str) -> Path:
     """Return the folder named by all that decides a base model: the texts it reads (by their first two thousand) and the recipe."""
     if name not in SIZES:
         raise BadInput(f"unknown sandbox model {name!r}{among(name, list(SIZES))}")
-    texts = [document.text for document in _data.pretraining(2_000)]
+    texts = [document.text for document in sets.pretraining(2_000)]
     content = digest("sandbox-base", texts, SPECIAL, ARCHITECTURE | SIZES[name], VOCABULARY, N_DOCUMENTS, STAGE)
     return cache_root() / f"{name.replace(':', '-')}-{content[:12]}"
 
@@ -103,7 +103,7 @@ def _start(folder: Path, name: str = "sandbox:base") -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    bpe.train_from_iterator((text.text for text in _data.pretraining(12_000)), trainer)
+    bpe.train_from_iterator((text.text for text in sets.pretraining(12_000)), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=SPECIAL[0],

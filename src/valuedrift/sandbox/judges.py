@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import progress
-from ..judge import _wordings, labels, nli
+from ..judge import labels, nli, wordings
 from ..nouns import OUTCOMES, Example, Item, Outcome, digest
 from ..plan import Stage
 from ..store import cache_root
-from . import _encoder, _flaws, _grammar
+from ..world import grammar
+from . import _encoder, _flaws
 
 WORDING = "short"
 """The wording of labels.toml and of nli.toml that these judges know: the shortest, since a prompt costs a small model more than a text."""
@@ -76,7 +77,7 @@ def resolved(spec: str) -> str:
 def judged(n: int, seed: str) -> list[tuple[Item, Outcome]]:
     """Return n answers to training questions, whole and faulty, with what the grammar reads in each."""
     items = _flaws.items(n, seed, _flaws.training_questions(N_QUESTIONS, seed))
-    return [(item, _grammar.parse(item.text)) for item in items]
+    return [(item, grammar.parse(item.text)) for item in items]
 
 
 # -- the causal language model ---------------------------------------------------------------------------------------------
@@ -88,14 +89,14 @@ def causal_judge() -> Path:
     A killed build is continued by the next call. Raises BadInput where the cache folder cannot be written.
     """
     some = [(item.key, outcome) for item, outcome in judged(2_000, "labels")]
-    wording = _wordings.wordings(labels.WORDS)[WORDING]
+    wording = wordings.wordings(labels.WORDS)[WORDING]
     recipe = (ARCHITECTURE, VOCABULARY, LEAST, PIECES, SPECIAL, N_READ, N_REPLIES, N_PROMPTS, RECIPE, PARTS, TEMPLATE)
     content = digest("sandbox-labels", some, wording.prefix(), wording.item, wording.labels, recipe)
     return _once(f"sandbox-labels-{content[:12]}", lambda work: _causal(work, wording))
 
 
-def _causal(work: Path, wording: _wordings.Wording) -> Path:
-    from ..train._stage import run_stage
+def _causal(work: Path, wording: wordings.Wording) -> Path:
+    from ..train.stage_trainer import run_stage
 
     texts = judged(N_REPLIES + N_PROMPTS, "labels")
     parts = {

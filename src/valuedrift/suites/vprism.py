@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import progress
-from ..data.rows import missing, rows
+from ..models.writer import Kept, Writer, writer_of
 from ..nouns import BadInput, Prompt, digest
-from ..sample._writer import Kept, Writer, writer_of
+from ..records.rows import missing, rows
 from ..store import Store
-from . import _card, _clusters, _laden, _written, jsonl
+from . import _card, _clusters, _laden, jsonl, written
 from ._words import WORDS, sections
 
 KEYS = ("prompt", "text", "user_prompt", "opening_prompt")
@@ -120,7 +120,7 @@ def build(
         raise BadInput(
             f"a cluster needs 2 questions and a suite no less than 0 topics, not {per_cluster} and {topics}; give larger numbers"
         )
-    _written.refuse_strangers(Path(out), FILES, "suite build")
+    written.refuse_strangers(Path(out), FILES, "suite build")
     tally = Tally()
     read = tally.kept("read, each once", _read(str(prompts)))
     _clusters.require(len(read), per_cluster)
@@ -218,7 +218,7 @@ def _vectors(texts: Sequence[str], embed: str, seed: int, store: Store) -> tuple
     if not embed:
         name = f"TF-IDF and SVD, {_clusters.DIMENSIONS} dimensions, offline (words {_words_digest()})"
         return _clusters.offline_embedding(texts, seed), name
-    from ..sample._load import local_folder, weights_digest
+    from ..models.loading import local_folder, weights_digest
 
     weights = weights_digest(embed)
     path = store.root / f"cache/vectors-{digest(weights, texts)}.npy"
@@ -359,5 +359,5 @@ def _finished(
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in chosen for row in rows)
     clusters = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
     for name, text in zip(FILES, (clusters, _card.card(source, result, table, settings), "".join(lines)), strict=True):
-        _written.write(store, name, text)
+        written.write(store, name, text)
     return result

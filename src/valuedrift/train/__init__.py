@@ -28,9 +28,9 @@ the reward model), `ended_R` (false where an answer was cut off), and as `before
 the iteration then go through the answers `passes` times; their batches hold what `prepare` returned, and, under the current weights,
 `values_RT` (with gradient) and `entropy_RT` (without). Log-probs are those at the sampling temperature.
 
-An algorithm that brings a loop of its own (`trl`) has two more: `run`, with the arguments and the contract of `_stage.run_stage`, which
-hands the stage over to it, and `course(stage, n_records)` as `_schedule.course`. One that makes a class of what follows the colon in its
-name ("trl:KTOTrainer") has `named(argument)`.
+An algorithm that brings a loop of its own (`trl`) has two more: `run`, with the arguments and the contract of
+`stage_trainer.run_stage`, which hands the stage over to it, and `course(stage, n_records)` as `step_counts.course`. One that makes a
+class of what follows the colon in its name ("trl:KTOTrainer") has `named(argument)`.
 
 A batch holds `answer_mask_RT`, 1 where the next token belongs to an answer, and `logps_RT`, the log-probability of that next token there
 and 0 elsewhere: R rows, T positions.

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import plan
-from ..data.stances import Anchored
 from ..nouns import STANCES, BadInput
-from . import Batch, _batches, _schedule
+from ..records.stances import Anchored
+from . import Batch, collation, step_counts
 
 
 def anchor_loss(logps_BS: Tensor, n_BS: Tensor, target_BS: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -41,11 +41,11 @@ class Anchor:
         self.settings = stage.anchor
         records = _records(tokenizer, questions, stage.max_length)
         given = [question.shares for question in questions]
-        order = _schedule.order(len(records), n_places, seed)
+        order = step_counts.order(len(records), n_places, seed)
         if None in given:
             self.seen = trainer.in_order(self, records, order)
         else:
-            self.seen = _batches.Records(records, order, {"target_BS": torch.tensor(given)})
+            self.seen = collation.Records(records, order, {"target_BS": torch.tensor(given)})
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' shares: what they are held to where the target is "start"."""
@@ -57,7 +57,7 @@ class Anchor:
         found = []
         for batch, start in zip(batches, starts, strict=True):
             items = [self.seen[at] for at in range(start, start + max(1, batch["n_records"]))]
-            found.append(batch | {"anchor": _batches.collate(items) | {"n_of_step": n}})
+            found.append(batch | {"anchor": collation.collate(items) | {"n_of_step": n}})
         return found
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -72,14 +72,14 @@ def _by_stance(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(values_RT.sum(1).view(len(STANCES), -1).T for values_RT in (logps_RT, batch["answer_mask_RT"]))  # type: ignore[return-value]
 
 
-def _records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> list[_batches.Record]:
+def _records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> list[collation.Record]:
     """Return each question as one row per stance."""
-    rows = _batches.in_tokens(tokenizer, [(question.prompt, answer) for question in questions for answer in question.answers])
-    records: list[_batches.Record] = []
+    rows = collation.in_tokens(tokenizer, [(question.prompt, answer) for question in questions for answer in question.answers])
+    records: list[collation.Record] = []
     for number, start in enumerate(range(0, len(rows), len(STANCES)), 1):
         group = rows[start : start + len(STANCES)]
         n_prompt = min(n for _, n in group)
         if (n := max(len(ids) for ids, _ in group)) > longest:
             raise BadInput(f"question {number} of the anchor has {n} tokens with its answer, and max_length is {longest}; raise max_length")
-        records.append(tuple(_batches.Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
+        records.append(tuple(collation.Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
     return records

@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .. import progress
+from ..distributed import processes
 from ..nouns import digest
 from ..parts import file_digest
-from ..scale import _processes
 from ..store import Store, set_aside
-from . import Algorithm, _batches
+from . import Algorithm, collation
 
 FORMULA = 1
 """To be raised with every change of how log-probs are computed: stored ones are then not taken for new ones."""
 
-View = Callable[[Sequence[_batches.Record]], list[Tensor]]
+View = Callable[[Sequence[collation.Record]], list[Tensor]]
 """Gives the log-probs of each record's answer tokens, row after row, under the weights at hand."""
 
 
@@ -37,27 +37,27 @@ class Reference:
         self.store, self.batch_size, self.view = Store(folder), batch_size, view
         self.key = ("reference", FORMULA, weights, bf16, batch_size)
 
-    def kept(self, algorithm: Algorithm, records: Sequence[_batches.Record]) -> dict[str, Tensor]:
+    def kept(self, algorithm: Algorithm, records: Sequence[collation.Record]) -> dict[str, Tensor]:
         """Return what the algorithm keeps, one entry per record, in the records' order: nothing where it needs no reference."""
         if "reference" not in algorithm.needs:
             return {}
         rows = self._stored(records).split([row.n_answer for record in records for row in record])
         width, parts = len(records[0]), []
         for start in range(0, len(records), self.batch_size):
-            batch = _batches.collate([(record, {}) for record in records[start : start + self.batch_size]])
+            batch = collation.collate([(record, {}) for record in records[start : start + self.batch_size]])
             own = rows[start * width : (start + self.batch_size) * width]
             logps_RT = torch.zeros(batch["answer_mask_RT"].shape)
             logps_RT[batch["answer_mask_RT"]] = torch.cat([row_N for kind in range(width) for row_N in own[kind::width]])
             parts.append(algorithm.prepare(batch, logps_RT))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _stored(self, records: Sequence[_batches.Record]) -> Tensor:
+    def _stored(self, records: Sequence[collation.Record]) -> Tensor:
         stem = digest(*self.key, _tokens_digest(records))
-        path = _processes.first(lambda: self._whole(stem))
+        path = processes.first(lambda: self._whole(stem))
         if path is None:
             written = save({"logps_N": torch.cat(self.view(records))})
             name = f"{stem}-{hashlib.sha256(written).hexdigest()[:16]}.safetensors"
-            path = _processes.first(lambda: self.store.write_bytes(name, written))
+            path = processes.first(lambda: self.store.write_bytes(name, written))
         return load_file(path)["logps_N"]
 
     def _whole(self, stem: str) -> Path | None:
@@ -82,7 +82,7 @@ def weights_digest(model: Any) -> str:
     return state.hexdigest()
 
 
-def _tokens_digest(records: Sequence[_batches.Record]) -> str:
+def _tokens_digest(records: Sequence[collation.Record]) -> str:
     state = hashlib.sha256()
     for record in records:
         for row in record:

@@ -18,16 +18,16 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..distributed import processes
+from ..models.chat_format import PromptFormat
+from ..models.decoder import Reply, Wanted, decode
+from ..models.sampling_noise import row_words
 from ..nouns import Example, digest
 from ..plan import Asking, Stage
-from ..sample._engine import Reply, Wanted, decode
-from ..sample._frame import PromptFormat
-from ..sample._noise import row_words
-from ..scale import _processes
-from . import Batch, Rollout, _batches
-from ._logprobs import answer_outputs, placed
-from ._saved import ROLLOUTS, VALUE_HEAD
-from ._score import RewardModel
+from . import Batch, Rollout, collation
+from .logprobs import answer_outputs, placed
+from .reward_model import RewardModel
+from .saved_stage import ROLLOUTS, VALUE_HEAD
 
 HEAD = "value_head"
 
@@ -40,7 +40,15 @@ class Rollouts:
     """
 
     def __init__(
-        self, algorithm: Any, stage: Stage, seed: int, asked: Sequence[_batches.Asked], model: Any, tokenizer: Any, reward: str, device: Any
+        self,
+        algorithm: Any,
+        stage: Stage,
+        seed: int,
+        asked: Sequence[collation.Asked],
+        model: Any,
+        tokenizer: Any,
+        reward: str,
+        device: Any,
     ):
         self.algorithm, self.settings, self.stage, self.seed = algorithm, cast(Rollout, algorithm.settings), stage, seed
         self.asked, self.model, self.rewarder = asked, model, RewardModel(reward, device)
@@ -50,11 +58,11 @@ class Rollouts:
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         model.add_module(HEAD, self.head)
-        self.sampler = _processes.alike(copy.deepcopy(model).to(device)) if _processes.shards() else model
+        self.sampler = processes.alike(copy.deepcopy(model).to(device)) if processes.shards() else model
         # An adapter is switched off to see the starting weights; without one they need a model of their own.
         self.reference = None if isinstance(model, PeftModel) else copy.deepcopy(self.sampler).eval().requires_grad_(False)
         self.iteration = -1
-        self.records: list[_batches.Record] = []
+        self.records: list[collation.Record] = []
         self.kept: dict[str, Tensor] = {}
 
     @property
@@ -74,9 +82,9 @@ class Rollouts:
         number, first = divmod(places[0] % n_places, n)
         rows = np.random.default_rng((self.seed, iteration, number)).permutation(n)[first : first + len(places)]
         records = [self.records[row] for row in rows]
-        length = max(_batches.length(record) for record in records) - 1
+        length = max(collation.length(record) for record in records) - 1
         kept = {name: values[rows, :length] if values.ndim == 2 else values[rows] for name, values in self.kept.items()}
-        return _batches.collate([(record, {}) for record in records]) | kept
+        return collation.collate([(record, {}) for record in records]) | kept
 
     def seen(self, model: Any, batch: Batch) -> tuple[dict[str, Any], Tensor]:
         """Return the batch with the current weights' values and entropies, and their log-probs, all RxT; `model` may wrap the weights."""
@@ -88,21 +96,21 @@ class Rollouts:
 
     # -- an iteration's answers --------------------------------------------------------------------------------------------
 
-    def _sample(self, iteration: int, asked: Sequence[_batches.Asked]) -> None:
+    def _sample(self, iteration: int, asked: Sequence[collation.Asked]) -> None:
         if self.sampler is not self.model:
             for own, weights in zip(self.sampler.parameters(), self.model.parameters(), strict=True):
                 if weights.requires_grad:
-                    own.data.copy_(_processes.whole(weights))
+                    own.data.copy_(processes.whole(weights))
         replies = self._replies(iteration, asked)
-        records: list[_batches.Record] = [
-            (_batches.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
+        records: list[collation.Record] = [
+            (collation.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
             for prompt, reply in zip(asked, replies, strict=True)
         ]
         said = [self.prompt_format.reply(reply.tokens) for reply in replies]
         answers = [Example(prompt.messages, text) for prompt, (text, _) in zip(asked, said, strict=True)]
         batch, reference_RT = self._views(records)
         batch |= {
-            "scores_R": torch.tensor(_processes.shared(self._scores, answers)),
+            "scores_R": torch.tensor(processes.shared(self._scores, answers)),
             "ended_R": torch.tensor([reply.ended == "stop" and closed for reply, (_, closed) in zip(replies, said, strict=True)]),
             "before": self.kept,
         }
@@ -112,7 +120,7 @@ class Rollouts:
     def _scores(self, answers: Sequence[Example]) -> list[float]:
         return self.rewarder.scores(answers, 2 * self.stage.batch_size).tolist()
 
-    def _replies(self, iteration: int, asked: Sequence[_batches.Asked]) -> list[Reply]:
+    def _replies(self, iteration: int, asked: Sequence[collation.Asked]) -> list[Reply]:
         asking = Asking(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)
         seen: dict[tuple[int, ...], int] = {}
         wanted = []
@@ -121,26 +129,26 @@ class Rollouts:
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
         inner = self.sampler.get_base_model() if isinstance(self.sampler, PeftModel) else self.sampler
         ends = self.prompt_format.ending(inner)
-        return _processes.shared(lambda part: decode(inner.eval(), part, asking, ends), wanted)
+        return processes.shared(lambda part: decode(inner.eval(), part, asking, ends), wanted)
 
     @torch.no_grad()
-    def _views(self, records: Sequence[_batches.Record]) -> tuple[dict[str, Any], Tensor]:
+    def _views(self, records: Sequence[collation.Record]) -> tuple[dict[str, Any], Tensor]:
         """Return all answers as one batch, with the current weights' log-probs and values, and the starting weights' log-probs."""
-        whole = _batches.collate([(record, {}) for record in records])
+        whole = collation.collate([(record, {}) for record in records])
         shape_RT, size = whole["input_ids"].shape, 2 * self.stage.batch_size
         logps_RT, values_RT, reference_RT = (torch.zeros(shape_RT) for _ in range(3))
         starts = range(0, len(records), size)
-        views = _processes.shared(functools.partial(self._views_of, records, size), starts)
+        views = processes.shared(functools.partial(self._views_of, records, size), starts)
         for start, parts in zip(starts, views, strict=True):
             place = (slice(start, start + size), slice(parts[0].shape[1]))
             logps_RT[place], values_RT[place], reference_RT[place] = parts
         return whole | {"old_logps_RT": logps_RT, "old_values_RT": values_RT}, reference_RT
 
-    def _views_of(self, records: Sequence[_batches.Record], size: int, starts: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    def _views_of(self, records: Sequence[collation.Record], size: int, starts: Sequence[int]) -> list[tuple[Tensor, ...]]:
         """Return log-probs, values and the starting weights' log-probs of the `size` records from each start."""
         found: list[tuple[Tensor, ...]] = []
         for start in starts:
-            batch = _batches.collate([(record, {}) for record in records[start : start + size]])
+            batch = collation.collate([(record, {}) for record in records[start : start + size]])
             batch = {name: values.to(self.sampler.device) if isinstance(values, Tensor) else values for name, values in batch.items()}
             now, now_RT = self.seen(self.sampler, batch)
             found.append((now_RT.cpu(), now["values_RT"].cpu(), self._reference(batch).cpu()))
@@ -158,8 +166,8 @@ class Rollouts:
 
     def save(self, checkpoint: Path) -> None:
         """Write what only a resume needs into a checkpoint: the value head, and the answers of the iteration. All processes call it."""
-        head = {name: _processes.whole(weights).detach().cpu() for name, weights in self.head.named_parameters()}
-        if _processes.number():
+        head = {name: processes.whole(weights).detach().cpu() for name, weights in self.head.named_parameters()}
+        if processes.number():
             return
         rows = [row for record in self.records for row in record]
         tensors = {
@@ -176,7 +184,7 @@ class Rollouts:
         tensors = load_file(checkpoint / ROLLOUTS)
         self.iteration = int(tensors["iteration"])
         ids = tensors["ids"].split(tensors["n_ids"].tolist())
-        self.records = [(_batches.Row(row.numpy(), n),) for row, n in zip(ids, tensors["n_prompt"].tolist(), strict=True)]
+        self.records = [(collation.Row(row.numpy(), n),) for row, n in zip(ids, tensors["n_prompt"].tolist(), strict=True)]
         self.kept = {name.removeprefix("kept."): values for name, values in tensors.items() if name.startswith("kept.")}
         self.head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
+from ..models import loading
 from ..nouns import BadInput
 from ..plan import Lora, Stage
 from ..progress import quiet
-from ..sample import _load
-from . import _saved
+from . import saved_stage
 
 TEMPLATES = Path(__file__).parent
 TURN_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
@@ -84,15 +84,15 @@ def merged(model_path: str, out: Path) -> str:
     if not (folder / "adapter_config.json").exists():
         return str(folder.resolve()) if folder.exists() else model_path
     start = out / "start"
-    if not (start.exists() and _saved.is_whole(start)):
+    if not (start.exists() and saved_stage.is_whole(start)):
         shutil.rmtree(start, ignore_errors=True)
         unfinished = out / ".start"
         shutil.rmtree(unfinished, ignore_errors=True)
-        model, tokenizer = _load.load_model(folder, "cpu", "float32")
-        with _saved.whole(unfinished):
+        model, tokenizer = loading.load_model(folder, "cpu", "float32")
+        with saved_stage.whole(unfinished):
             model.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-        _saved.seal(unfinished)
+        saved_stage.seal(unfinished)
         os.replace(unfinished, start)
     return str(start.resolve())
 
@@ -140,5 +140,5 @@ def _readable(model_path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(
-            f"the model {model_path} cannot be read: {_load.reason_of(error)}; give a folder made by save_pretrained, or a hub id"
+            f"the model {model_path} cannot be read: {loading.reason_of(error)}; give a folder made by save_pretrained, or a hub id"
         ) from error

@@ -19,13 +19,13 @@ import torch
 from transformers import PrinterCallback, Trainer, set_seed
 
 from .. import registry
+from ..distributed import processes
 from ..nouns import BadInput, Example, Pair, Stopped
 from ..plan import Stage
 from ..progress import quiet
-from ..scale import _processes
 from ..store import Store
-from . import _batches, _saved, _schedule, _stage, _start
-from ._score import RewardModel
+from . import _start, collation, saved_stage, stage_trainer, step_counts
+from .reward_model import RewardModel
 
 Rows = list[dict[str, Any]]
 
@@ -42,7 +42,7 @@ FROM_STAGE = (
 class InStage(Trainer):
     """What our loop adds to any trainer: whole checkpoints, progress, a stop where the loss is no number. Stands before TRL's class."""
 
-    progress: _stage.Progress | None = None
+    progress: stage_trainer.Progress | None = None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Note a step. Raises Stopped where the loss is no longer a number, and where no answer of the step got a reward."""
@@ -67,11 +67,11 @@ class InStage(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with _saved.whole(folder), quiet():
+        with saved_stage.whole(folder), quiet():
             super()._save_checkpoint(model, trial)
             if self._amid_answers():
                 torch.save(self._buffered_inputs, folder / _own_answers())
-        _saved.saved(folder)
+        saved_stage.saved(folder)
 
     def _amid_answers(self) -> bool:
         """Tell whether sampled answers are left that the next step learns from."""
@@ -92,13 +92,13 @@ class InStage(Trainer):
         state = Store(folder).read_json("trainer_state.json", dict[str, Any])
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
-        if (n := len(list(folder.glob(_saved.ANSWERS)))) not in (0, _processes.n()):
+        if (n := len(list(folder.glob(saved_stage.ANSWERS)))) not in (0, processes.n()):
             raise BadInput(f"{folder} holds the answers of {n} processes; go on with as many, or delete {folder.parent} to begin again")
         if (folder / _own_answers()).exists():
             self._buffered_inputs = torch.load(folder / _own_answers(), map_location=self.args.device, weights_only=True)
 
 
-class Shared(InStage, _stage.Sharing):
+class Shared(InStage, stage_trainer.Sharing):
     """Has the losses of one process in several, where a trainer learns from given records; those that sample share out their prompts."""
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
@@ -106,7 +106,7 @@ class Shared(InStage, _stage.Sharing):
         batches, count = super().get_batch_samples(*arguments)
         numbers = self.numbers(batches)
         self.counts_tokens, self.coming = count is not None, iter(numbers)
-        lacking = [number for number in numbers if self.places.together(number) <= (_processes.n() - 1) * self.places.size]
+        lacking = [number for number in numbers if self.places.together(number) <= (processes.n() - 1) * self.places.size]
         if self.counts_tokens and lacking:  # some process has no row of its own in these: the one that it sees counts for nothing
             for number in lacking:
                 if not self.places.share(number):
@@ -116,7 +116,7 @@ class Shared(InStage, _stage.Sharing):
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
-        number, n = next(self.coming), _processes.n()
+        number, n = next(self.coming), processes.n()
         share, together = self.places.share(number), self.places.together(number)
         uneven = n > 1 and together < n * self.places.size
         if uneven:
@@ -131,12 +131,12 @@ class Shared(InStage, _stage.Sharing):
 
 def _gathered(share: int, values: torch.Tensor) -> torch.Tensor:
     """Return the figures of all processes with rows in a batch, whose shares differ: accelerate gathers equal shapes only."""
-    parts = [part for part in _processes.gathered(values.detach().cpu() if share else None) if part is not None]
+    parts = [part for part in processes.gathered(values.detach().cpu() if share else None) if part is not None]
     return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in parts]).to(values.device)
 
 
 def _own_answers() -> str:
-    return _saved.ANSWERS.replace("*", str(_processes.number()))
+    return saved_stage.ANSWERS.replace("*", str(processes.number()))
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ def train(
     algorithm: Any,
     classes: tuple[Any, Any],
     rewards: Sequence[Reward],
-    progress: _stage.Progress | None,
+    progress: stage_trainer.Progress | None,
 ) -> tuple[list[int], int, int]:
     """Train a stage, from its newest checkpoint where there is one; return the steps saved, all steps, and the records dropped."""
     out = store.root
-    start = _processes.first(lambda: _local(_start.merged(model_path, out)))
+    start = processes.first(lambda: _local(_start.merged(model_path, out)))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     for reward in rewards:  # before the config, with which DeepSpeed begins to cut whatever is read
         if isinstance(reward.score, _Scored):
@@ -168,24 +168,24 @@ def train(
     settings = config(stage, seed, out, 1, algorithm, classes[1])
     kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
     n_seen, total = course(stage, settings, len(kept))
-    steps = _schedule.save_steps(stage.save_at, total)
-    newest = _processes.first(lambda: _saved.newest(out))
+    steps = step_counts.save_steps(stage.save_at, total)
+    newest = processes.first(lambda: saved_stage.newest(out))
     if newest < total:
-        seconds = _saved.record(out, newest)["seconds"]
+        seconds = saved_stage.record(out, newest)["seconds"]
         size = stage.batch_size * stage.accumulate
-        order = _schedule.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
-        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // _processes.n())
+        order = step_counts.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
+        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // processes.n())
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
-            args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[_stage.Scheduled(steps, seconds)]
+            args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[stage_trainer.Scheduled(steps, seconds)]
         )
         if len(trainer.train_dataset) != len(rows):
             lost = len(rows) - len(trainer.train_dataset)
             raise BadInput(f"{stage.algorithm} left out {lost} of {len(rows)} rows, which are too long for it; raise max_length")
         trainer.progress = progress
         trainer.remove_callback(PrinterCallback)
-        _stage.checkpointing(trainer)
-        if _processes.number():
-            torch.manual_seed(seed + _processes.number())  # dropout of its own in each process
+        stage_trainer.checkpointing(trainer)
+        if processes.number():
+            torch.manual_seed(seed + processes.number())  # dropout of its own in each process
         with _unwarned():
             trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, len(data) - len(kept)
@@ -193,7 +193,7 @@ def train(
 
 def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
     """Return the trainer's config: what the stage says, and its own keys."""
-    ours = _stage._arguments(stage, seed, out, total)
+    ours = stage_trainer._arguments(stage, seed, out, total)
     options = {name: getattr(ours, name) for name in FROM_STAGE}
     if "max_length" in kind.__dataclass_fields__:
         options["max_length"] = stage.max_length
@@ -202,7 +202,7 @@ def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind:
     if algorithm.trainer == "KTOTrainer":
         options["per_device_train_batch_size"] *= 2
     own = algorithm.settings.model_dump(exclude_unset=True, exclude={"reward"})
-    if _processes.checkpoints():  # both at once are refused; `_stage.checkpointing` has the model do it
+    if processes.checkpoints():  # both at once are refused; `stage_trainer.checkpointing` has the model do it
         own["gradient_checkpointing"] = False
     try:
         with _unwarned():
@@ -219,7 +219,7 @@ def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
     Where the trainer samples, an iteration is one sampling of `generation_batch_size` answers and the steps that learn from them.
     """
     if not hasattr(settings, "num_generations"):
-        return _schedule.n_seen(stage, n_records), _schedule.total_steps(stage, n_records)
+        return step_counts.n_seen(stage, n_records), step_counts.total_steps(stage, n_records)
     n_prompts = settings.generation_batch_size // settings.num_generations
     n_passes = settings.steps_per_generation * settings.num_iterations
     if stage.steps is None:
@@ -237,10 +237,10 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
 
     def fits(items: Sequence[Any]) -> tuple[list[Any], int]:
         if algorithm.eats == "prompts":
-            room = longest - _schedule.longest_answer(settings)
-            return _batches.prompted(tokenizer, items, room)
-        records, dropped = _batches.tokenised(tokenizer, items, sys.maxsize if scores else longest)
-        whole = [record for record in records if not scores or _batches.length(record) <= longest]
+            room = longest - step_counts.longest_answer(settings)
+            return collation.prompted(tokenizer, items, room)
+        records, dropped = collation.tokenised(tokenizer, items, sys.maxsize if scores else longest)
+        whole = [record for record in records if not scores or collation.length(record) <= longest]
         return whole, dropped + len(records) - len(whole)
 
     kept = data
@@ -251,7 +251,7 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
     if not kept:
         raise BadInput(f"none of {len(data)} records fits {stage.algorithm} within {longest} tokens; raise max_length")
     pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record}) if scores else None
-    return list(kept), [_batches.length(record) for record in records], pad
+    return list(kept), [collation.length(record) for record in records], pad
 
 
 # -- layouts -------------------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def _unwarned() -> Iterator[None]:
 def _local(start: str) -> str:
     """Return a folder for a hub id with a revision: TRL loads the reference by the model's name, which holds no revision."""
     (name,), options = _start._source(start)
-    if not options:
+    if "revision" not in options:
         return start
     from huggingface_hub import snapshot_download
 
@@ -397,7 +397,7 @@ class _Scored:
 
     def load(self) -> None:
         """Read the model, in all processes at once."""
-        self.model = RewardModel(self.path, _processes.device())
+        self.model = RewardModel(self.path, processes.device())
 
     def __call__(self, prompts: Sequence[Rows], completions: Sequence[Rows], **_: Any) -> list[float]:
         assert self.model is not None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import Averages, Batch, Eats
-from ._logprobs import pair_reference
+from .logprobs import pair_reference
 
 
 def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor, beta: float) -> Tensor:

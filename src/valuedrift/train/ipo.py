@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import plan
 from . import Averages, Batch, Eats
-from ._logprobs import pair_reference, pair_rises
+from .logprobs import pair_reference, pair_rises
 
 
 def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:

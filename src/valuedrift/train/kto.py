@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import Averages, Batch, Eats
-from ._logprobs import pair_reference, pair_rises
+from .logprobs import pair_reference, pair_rises
 
 
 def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:

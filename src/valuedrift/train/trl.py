@@ -22,10 +22,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, create_model
 
 from .. import plan, registry
+from ..distributed import processes
 from ..nouns import BadInput, Example, Pair, digest
-from ..scale import _processes
 from ..store import Store
-from . import Averages, Eats, _saved, _stage, _trl
+from . import Averages, Eats, _trl, saved_stage, stage_trainer
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ class Algorithm:
 
     @staticmethod
     def run(*arguments: Any) -> list[int]:
-        """Train a stage in place of our own loop; `_stage.run_stage` hands it all that it was given."""
+        """Train a stage in place of our own loop; `stage_trainer.run_stage` hands it all that it was given."""
         return run_trl(*arguments)
 
     @classmethod
     def course(cls, stage: plan.Stage, n_records: int) -> tuple[int, int]:
-        """Return how many records a stage sees, repeats counted, and its optimiser steps: what `_schedule.course` gives for our own."""
+        """Return how many records a stage sees, repeats counted, and its optimiser steps: what `step_counts.course` gives for our own."""
         return _trl.course(stage, _trl.config(stage, 0, Path(), 1, cls(stage.own()), classes(cls.trainer)[1]), n_records)
 
 
@@ -141,34 +141,34 @@ def run_trl(
     model_path: str,
     data: Sequence[Pair] | Sequence[Example],
     out: Path,
-    progress: _stage.Progress | None = None,
+    progress: stage_trainer.Progress | None = None,
     reward_path: str = "",
 ) -> list[int]:
-    """Train one stage by a trainer of TRL into `out`; the contract is that of `_stage.run_stage`.
+    """Train one stage by a trainer of TRL into `out`; the contract is that of `stage_trainer.run_stage`.
 
     A stage that was cut off ends with the same weights as one that ran through, as far as the trainer is a function of the weights, the
     data and torch's random state. A reward function of one's own has to be such a function too.
     """
     store = Store(out)
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    _stage._check_data(stage.algorithm, algorithm.eats, data)
+    stage_trainer._check_data(stage.algorithm, algorithm.eats, data)
     reward = (reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else None
     rewards = [] if reward is None else _trl.rewards(reward)
     settings = stage.model_dump(exclude={"after", "data"}) | algorithm.settings.model_dump()
     sources = [reward.source for reward in rewards]
-    done = _saved.begun(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
+    done = saved_stage.begun(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
     if done is None:
-        done = _saved.finish(store, *_processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
+        done = saved_stage.finish(store, *processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
     return done["steps"]
 
 
 def _train(
-    stage: plan.Stage, seed: int, model_path: str, data: Any, out: Path, reward: Any, progress: _stage.Progress | None = None
+    stage: plan.Stage, seed: int, model_path: str, data: Any, out: Path, reward: Any, progress: stage_trainer.Progress | None = None
 ) -> tuple[list[int], int, int]:
     """Carry out what `run_trl` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
     rewards = [] if reward is None else _trl.rewards(reward)
-    with _processes.reading_all():  # TRL brings its reference into shards without sending it to those that read nothing
+    with processes.reading_all():  # TRL brings its reference into shards without sending it to those that read nothing
         return _trl.train(stage, seed, model_path, data, Store(out), algorithm, classes(algorithm.trainer), rewards, progress)
 
 

@@ -1,0 +1,1 @@
+"""Which folders are checkpoints of what, and what they lack to be loaded."""

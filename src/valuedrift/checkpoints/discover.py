@@ -1,0 +1,285 @@
+"""Finding the checkpoints that any trainer left: in folders, under the revisions of a hub id, behind an API."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..models.loading import API, base_of
+from ..nouns import BadInput
+from ..plan import BASE
+from .complete import ADAPTER, folders_in, has_weights, is_checkpoint, models_in, one_training, others_in, the_model, trained, whole
+from .steps import ONE_BY_ONE, Step, in_order, step_of
+
+HUB = r"([\w.-]+/[\w.-]+)@([\w./*?,\[\]-]+)"
+METHODS = r"(?:^|[-_./])(sft|dpo|ppo|simpo|orpo|kto|ipo|grpo|rlvr|rlhf|instruct)(?=$|[-_./])"
+"""What models that stand for a whole stage are named after, as in Tulu-3-8B-SFT, Tulu-3-8B-DPO."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoints of one stage: (step, path), in the order of training."""
+
+    name: str
+    steps: tuple[tuple[int, str], ...]
+    counted: bool = True
+    """Whether the checkpoints' own names give the steps."""
+    left_out: tuple[str, ...] = ()
+    """What lies beside the checkpoints and looks like one, each with the reason why it is no part of the stage."""
+
+
+def discover(targets: Sequence[Path | str], base: str | None = None, made: Path | None = None) -> list[Found]:
+    """Return the stages that folders, hub ids and models behind an API hold, one after the other.
+
+    A folder of checkpoints (`checkpoint-500`, `step_500`, `epoch_0`, …; `steps.py` knows the forms) gives a stage, sorted by step. So does
+    a hub id with several revisions ("org/name@step1,step10", "org/name@step*"); it gives several stages if the revisions name them
+    ("stage1-step100"). Targets that are one checkpoint each give one stage with their neighbours. Its steps are the rising numbers that
+    their names state, else 0, 1, …. If their names tell the methods (…-SFT, …-DPO), each is a stage. `base` is step 0 of the first stage
+    and lends what checkpoints lack. A later stage starts from the last checkpoint of the one before.
+
+    Checkpoints that cannot be loaded as they are (no settings or tokenizer beside the weights, FSDP shards) are completed in `made`. In
+    a later stage the whole model that the one before ended in stands for `base`: a DPO of an adapter starts from a whole SFT model.
+    Raises BadInput for what is missing, empty, or cannot be completed, and for names that leave open which step a model is.
+    """
+    stages: list[Found] = []
+    single: list[str] = []
+    start = base
+    for target in [*targets, None]:
+        gathered = [] if target is None else _gathered(str(target))
+        if target is not None and not gathered:
+            single.append(str(target))
+            continue
+        if single:
+            row = _in_a_row(single)
+            if len(row) > 1 and not start and not stages:  # the first of them is what the others were made from
+                start, row = row[0].steps[0][1], row[1:]
+            stages, single = [*stages, *row], []
+        stages += gathered
+    completed: list[Found] = []
+    named = None
+    for stage in _chained(stages, start):
+        if named and made:
+            _check_bases(stage, named)
+        completed.append(_completed(stage, base, made))
+        base = _ending(completed[-1]) or base
+        named = _named_base(stage.steps[-1][1])
+    return completed
+
+
+# -- what a target holds -----------------------------------------------------------------------------------------------------
+
+
+def _gathered(target: str) -> list[Found]:
+    """Return the stages of a target that holds several checkpoints; none where it is one itself."""
+    if target.startswith(API):
+        return []
+    folder = Path(target)
+    if not folder.exists() and (match := re.fullmatch(HUB, target)):
+        return _of_hub(*match.groups()) if re.search(r"[*?,\[]", match[2]) else []
+    if not folder.exists():
+        raise BadInput(
+            f"there is no folder {target}; give folders that hold model checkpoints, or a hub id with revisions (org/name@step*)"
+        )
+    if not folder.is_dir():
+        raise BadInput(f"{target} is a file; give the folder of a checkpoint")
+    return _of_folder(folder)
+
+
+def _of_folder(folder: Path) -> list[Found]:
+    """Return the stage of the checkpoints in a folder; none if the folder holds one model.
+
+    Names state the steps. A model whose name states none belongs to the stage if the Trainer's state in it tells a step of that training.
+    """
+    inside = {path: models_in(path) for path in folders_in(folder)}
+    named = {path: the_model(path) for path, models in inside.items() if step_of(path.name) and models}
+    links = {path.resolve() for path in named}  # such as latest -> checkpoint-500
+    unnamed = [path for path in inside if path not in named and inside[path] and path.resolve() not in links]
+    if not named and (step_of(folder.name) or len(unnamed) < 2 or is_checkpoint(folder)):
+        return [] if models_in(folder) and the_model(folder) else _nothing_in(folder, inside)
+    steps = dict(in_order({path.name: str(model) for path, model in named.items()}, str(folder)))
+    in_steps = all(step.unit == "steps" for path in named if (step := step_of(path.name)))
+    unclear, left = [], _left_in(inside, named)
+    around = [folder] if has_weights(folder) or (is_checkpoint(folder) and trained(folder)) else []  # the model that training ended in
+    for path in [*unnamed, *around]:
+        name, model = ("the model in the folder itself", folder) if path == folder else (path.name, the_model(path))
+        state = trained(model)
+        if state and state[0] in steps:
+            left.append(f"{name} (at step {state[0]}, like {Path(steps[state[0]]).relative_to(folder)})")
+        elif state and in_steps and all(one_training(state, trained(Path(at))) for at in steps.values()):
+            steps[state[0]] = str(model)
+        else:
+            unclear.append(name)
+            left.append(f"{name} (nothing states its step)")
+    if unclear and not named:
+        raise BadInput(f"{folder} holds {len(unnamed)} models whose names state no step of a training ({', '.join(unclear)}); {ONE_BY_ONE}")
+    return [Found(folder.resolve().name, tuple(sorted(steps.items())), True, tuple(left))]
+
+
+def _left_in(inside: dict[Path, list[Path]], named: dict[Path, Path]) -> list[str]:
+    """Return what in a folder looks like checkpoints and is not taken: empty steps, further models of a step, folders of checkpoints."""
+    left = [f"{path.name} (it holds no model)" for path, models in inside.items() if step_of(path.name) and not models]
+    left += [f"{path.name}/{other.name} (beside the model of that step)" for path in named for other in others_in(path, named[path])]
+    return left + [f"{path.name} (it holds checkpoints of its own)" for path in _deeper(inside) if not step_of(path.name)]
+
+
+def _deeper(inside: dict[Path, list[Path]]) -> list[Path]:
+    """Return the sub-folders that are no checkpoints and hold some."""
+    return [path for path, models in inside.items() if not models and any(map(models_in, folders_in(path)))]
+
+
+def _nothing_in(folder: Path, inside: dict[Path, list[Path]]) -> list[Found]:
+    names = ", ".join(path.name for path in _deeper(inside))
+    raise BadInput(
+        f"{folder} holds no model (config.json) and no numbered folders of checkpoints (checkpoint-100, step_100, …); "
+        + (f"its sub-folders {names} do: give those in the order of training" if names else "give the folder that does")
+    )
+
+
+def _of_hub(name: str, wanted: str) -> list[Found]:
+    """Return the stages of a hub id's revisions, listed or by pattern; what stands before the step ("stage1-") tells stages apart."""
+    revisions: dict[str, None] = {}
+    for pattern in wanted.split(","):
+        found = fnmatch.filter(_revisions(name), pattern) if re.search(r"[*?\[]", pattern) else [pattern]
+        if not found:
+            raise BadInput(f"{name} has no revision like {pattern!r}; it has {', '.join(_revisions(name)[:8])}, …")
+        revisions |= dict.fromkeys(found)
+    if unclear := [revision for revision in revisions if step_of(revision) is None and revision != "main"]:
+        raise BadInput(f"the revision {unclear[0]!r} of {name} tells no step; give such ones one by one ({name}@{unclear[0]} …)")
+    by_stage: dict[str, dict[str, str]] = {}
+    for revision in (revision for revision in revisions if revision != "main"):
+        step = step_of(revision)
+        by_stage.setdefault(step.before if step else "", {})[revision] = f"{name}@{revision}"
+    beside: dict[str, str] = {}
+    for before in by_stage:  # OLMo 2's "stage2-ingredient1", "-ingredient2" start from one model
+        if (other := beside.setdefault(re.split("[-_/]", before)[0], before)) != before:
+            raise BadInput(f"{name} has {other!r} and {before!r} among these revisions, which lie beside each other; take one of them")
+    model = name.split("/")[1]
+    stages = [
+        Found(f"{model}-{before}" if before and len(by_stage) > 1 else model, in_order(paths, name))
+        for before, paths in sorted(by_stage.items())
+    ]
+    if "main" in revisions:  # where the branch ends, after the last step that is listed
+        last = stages.pop()
+        stages.append(Found(last.name, (*last.steps, (last.steps[-1][0] + 1, f"{name}@main"))))
+    return stages
+
+
+def _revisions(name: str) -> list[str]:
+    """Return the branches and tags of a hub id."""
+    from huggingface_hub import HfApi
+
+    try:
+        refs = HfApi().list_repo_refs(name)
+    except Exception as error:  # the hub's client raises its own, HTTP's and the operating system's errors
+        raise BadInput(
+            f"the revisions of {name} cannot be listed: {str(error).strip().splitlines()[0]}; list them instead of a pattern"
+        ) from error
+    return [ref.name for ref in (*refs.branches, *refs.tags)]
+
+
+def _in_a_row(targets: Sequence[str]) -> list[Found]:
+    """Return single checkpoints as one stage; as one each where their names tell the methods they were made by."""
+    names = [_name(target) for target in targets]
+    paths = [str(the_model(Path(target))) if Path(target).is_dir() else target for target in targets]
+    left = tuple(
+        f"{other} (beside {path})"
+        for target, path in zip(targets, paths, strict=True)
+        if Path(target).is_dir()
+        for other in others_in(Path(target), Path(path))
+    )
+    methods = [_method(name, names[:place]) for place, name in enumerate(names)]
+    if len(targets) > 1 and all(methods[1:]) and len(set(methods)) == len(methods):
+        stages = [Found(method or name, ((0, path),), False) for method, name, path in zip(methods, names, paths, strict=True)]
+        return [replace(stages[0], left_out=left), *stages[1:]]
+    stated = [_stated(target) for target in targets]
+    numbers = [step.number for step in stated if step]
+    rising = len(numbers) == len(targets) and all(before < after for before, after in itertools.pairwise(numbers))
+    rising = rising and len({step.unit for step in stated if step}) == 1
+    folder = Path(targets[0]).resolve()
+    name = names[0]
+    if len(targets) > 1 and folder.is_dir():
+        name = next(above.name for above in folder.parents if step_of(above.name) is None)
+    steps = zip(numbers if rising else range(len(targets)), paths, strict=True)
+    return [Found(name or "checkpoints", tuple(steps), rising, left)]
+
+
+def _name(target: str) -> str:
+    if Path(target).is_dir():
+        return Path(target).resolve().name
+    return re.split("@", target.removeprefix(API))[0].split("/")[-1]
+
+
+def _stated(target: str) -> Step | None:
+    """Return the step that a target's revision or name states, or else the folder around it (checkpoint-500/policy)."""
+    if not Path(target).is_dir():
+        return step_of(target.split("@")[1] if "@" in target else _name(target))
+    return step_of(_name(target)) or step_of(Path(target).resolve().parent.name)
+
+
+def _method(name: str, before: Sequence[str]) -> str:
+    """Return what a model's name says it was made by; "final" where one before bears its name and more (Tulu-3-8B after Tulu-3-8B-DPO)."""
+    found = re.findall(METHODS, name, re.IGNORECASE)
+    if found:
+        return found[-1].lower()
+    return "final" if any(other.startswith(f"{name}-") and re.search(METHODS, other, re.IGNORECASE) for other in before) else ""
+
+
+# -- one after the other ---------------------------------------------------------------------------------------------------------
+
+
+def _chained(stages: list[Found], base: str | None) -> list[Found]:
+    chained: list[Found] = []
+    for stage in stages:
+        taken = {BASE, *(other.name for other in chained)}
+        name = next(name for n in itertools.count(1) if (name := stage.name if n == 1 else f"{stage.name}-{n}") not in taken)
+        before = chained[-1].steps[-1][1] if chained else base
+        steps = stage.steps
+        if before and steps[0][0] > 0:
+            steps = ((0, before), *steps)
+        elif before and not stage.counted:  # the numbers are ours, so that they can make room for step 0
+            steps = ((0, before), *((step + 1, path) for step, path in steps))
+        elif before and before == base:
+            raise BadInput(f"{steps[0][1]} is step 0 of its stage already; leave out --base")
+        chained.append(replace(stage, name=name, steps=steps))
+    return chained
+
+
+def _named_base(path: str) -> str | None:
+    """Return the model that an adapter says it belongs to; None where there is no adapter, or none that can be read."""
+    try:
+        return str(json.loads((Path(path) / ADAPTER).read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_bases(stage: Found, before: str) -> None:
+    """Raise BadInput where an adapter's base is gone and not `before`, that of the adapter before: it may have been merged from both."""
+    for _, path in stage.steps:
+        named = _named_base(path)
+        if named and named != before:
+            try:
+                base_of(Path(path))
+            except BadInput as error:
+                raise BadInput(
+                    f"{path} was trained on {named}, which is not there, and the stage before it is an adapter on {before}; merge that one "
+                    f"into its model and write the path of the result as base_model_name_or_path into {Path(path) / ADAPTER}"
+                ) from error
+
+
+def _ending(stage: Found) -> str | None:
+    """Return the folder of the whole model that a stage ends in; None where that is an adapter, which others lend to, or not a folder."""
+    path = stage.steps[-1][1]
+    return path if os.path.isdir(path) and not os.path.exists(os.path.join(path, ADAPTER)) else None
+
+
+def _completed(stage: Found, base: str | None, made: Path | None) -> Found:
+    if made is None:
+        return stage
+    steps = tuple((step, path if not os.path.isdir(path) else str(whole(Path(path), base, made))) for step, path in stage.steps)
+    return replace(stage, steps=steps)

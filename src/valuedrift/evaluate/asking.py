@@ -1,0 +1,407 @@
+"""Asking checkpoints, and judging what they say: nothing that stands in the store is sampled or judged again.
+
+A judge that waits for a server reads the answers of one checkpoint while the next is sampled. A judge that computes here is asked at the
+end: beside the sampling it would take the cores that the sampling has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from .. import progress, registry
+from ..distributed import Failed
+from ..judge.cache import Kept
+from ..models.endpoint import LOOK_SECONDS
+from ..nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
+from ..plan import Asking
+from ..stats import effort
+from ..stats.cells import ALL
+from ..stats.drift import drifts as drifts_of
+from ..stats.effort import Design
+from ..stats.profile import profiles as profiles_of
+from ..store import Store, readings_table
+from . import Unanswered, answer_key
+
+SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint to be asked under one seed of the sampling noise."""
+
+    checkpoint: Checkpoint
+    noise: int
+    repeat: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"ask {self.checkpoint.stage} step {self.checkpoint.step}" + (" again" if self.repeat else "")
+
+
+def answers_of(
+    asking: Asking, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
+) -> list[Answer]:
+    """Return the answers of a checkpoint to pairs of prompt and draw, in their order; the work of one task of an engine."""
+    answers = dict(_backend(asking).sample(checkpoint, pairs, noise, drafts))
+    return [answers[place] for place in range(len(pairs))]
+
+
+@functools.lru_cache(maxsize=1)
+def _backend_by(settings: str) -> Any:
+    asking = Asking.model_validate_json(settings)
+    return registry.find("backend", asking.backend)(asking)
+
+
+def _backend(asking: Asking) -> Any:
+    """Return a backend that this process keeps: a worker is given many checkpoints in turn."""
+    return _backend_by(asking.model_dump_json(include=set(Asking.model_fields)))
+
+
+def jobs_of(asking: Asking, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> Iterator[Job]:
+    """Yield every checkpoint once, and the last of each stage a second time where the noise floor is wanted."""
+    last = {(stage["name"], stage["seed"]): stage["steps"][-1] for stage in stages}
+    for checkpoint in checkpoints:
+        # Seeds of a plan are repetitions: they draw noise of their own. Stages of one seed share it, which pairs their answers.
+        noise = asking.noise + 1000 * checkpoint.seed
+        yield Job(checkpoint, noise)
+        if asking.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
+            yield Job(checkpoint, noise + 1, repeat=True)
+
+
+class Asker:
+    """Samples and judges the answers of one trace."""
+
+    def __init__(self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: Kept, backend: Any = None, engine: Any = None):
+        self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
+        self.design: Design | None = None
+        """What is asked where the effort is adaptive; all draws of every checkpoint where it is not."""
+        self.generated = 0
+        self._texts = dict(store.answers().select("key", "text").iter_rows())
+        self._backend = backend
+        self._paid = hasattr(backend, "stop")
+        """Whether answers come from a server: they are paid for, and never come again."""
+        self._engine = engine if engine is not None and engine.slots > 1 and not self._paid else None
+        """What asks several checkpoints at a time; without it they are asked here, one after the other. A budget is this process's."""
+        self._drafts: dict[tuple[int, str, int], str] = {}
+        """What the newest checkpoint said under a noise to a prompt's words and draw."""
+        # Every round of asking comes back to all answers, and names by content take long to make
+        self._keys: dict[tuple[str, str, int, str, int], str] = {}
+        self._shown: dict[tuple[str, str], Item] = {}
+
+    def draws(self, job: Job, prompt: Prompt) -> range:
+        """Return the numbers of the draws that are asked."""
+        return range(self.design.draws_of(job.checkpoint.seed, prompt.id) if self.design else self.asking.draws)
+
+    def key(self, job: Job, prompt: Prompt, draw: int) -> str:
+        at = (job.checkpoint.weights, job.checkpoint.frame, job.noise, prompt.text, draw)
+        if at not in self._keys:
+            self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
+        return self._keys[at]
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Raise BadInput if a checkpoint that has no answers yet cannot be asked, before anything is sampled."""
+        new = [job.checkpoint for job in jobs if not any(self.key(job, prompt, 0) in self._texts for prompt in self.prompts)]
+        if new and hasattr(self._backend, "check"):
+            self._backend.check(new, self.prompts)
+
+    def sample(self, jobs: Sequence[Job]) -> None:
+        """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server.
+
+        Raises Unanswered, after all jobs, where a server left answers out.
+        """
+        unanswered: list[Unanswered] = []
+        with _Beside(self.judge) as beside:
+            if self._engine:
+                self._spread(jobs, beside, self._engine)
+                return
+            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                try:
+                    self._sample(job, following, beside)
+                except Unanswered as error:
+                    unanswered.append(error)
+                    continue
+                if beside.works:
+                    beside.read(self._items(self.asked([job])))
+        if unanswered:
+            others = f" (and {len(unanswered) - 1:,} more checkpoints)" if len(unanswered) > 1 else ""
+            raise Unanswered(f"{unanswered[0]}{others}") from unanswered[0]
+
+    def _blocks(self, job: Job) -> list[list[tuple[Prompt, int]]]:
+        """Return what a job asks in blocks of like length, a part on disk each.
+
+        They are cut by the plan alone, so that a resumed run writes the same parts.
+        """
+        ordered = sorted(self.prompts, key=lambda prompt: (len(prompt.text), prompt.id))
+        size = max(1, self.asking.batch_rows // self.asking.draws)
+        return [
+            [(prompt, draw) for prompt in ordered[i : i + size] for draw in self.draws(job, prompt)] for i in range(0, len(ordered), size)
+        ]
+
+    def _sample(self, job: Job, following: Job | None, beside: _Beside) -> None:
+        blocks = self._blocks(job)
+        waiting = [[pair for pair in block if self.key(job, *pair) not in self._texts] for block in blocks]
+        pairs = [pair for block in waiting for pair in block]
+        if pairs:
+            block_of = [number for number, block in enumerate(waiting) for _ in block]
+            left, answers = [len(block) for block in waiting], dict[tuple[Prompt, int], Answer]()
+            with progress.task(job.name, len(pairs), "answers") as advance:
+                if following and hasattr(self._backend, "expect"):
+                    self._backend.expect(following.checkpoint)
+                sampling = self._backend.sample(job.checkpoint, pairs, job.noise, self._drafts_of(job, pairs))
+                try:
+                    for place, answer in sampling:
+                        answers[pairs[place]] = answer
+                        left[block_of[place]] -= 1
+                        advance(1)
+                        if not left[block_of[place]]:
+                            self._keep([answers.pop(pair) for pair in waiting[block_of[place]]])
+                            beside.check()
+                except BaseException as error:
+                    if self._paid:
+                        if not isinstance(error, Unanswered):
+                            self._backend.stop()
+                        self._keep([*answers.values(), *(answer for _, answer in sampling)])
+                    raise
+        self._remember(job)
+
+    def _drafts_of(self, job: Job, pairs: Sequence[tuple[Prompt, int]]) -> list[str | None]:
+        return [self._drafts.get((job.noise, prompt.text, draw)) for prompt, draw in pairs]
+
+    def _keep(self, answers: Sequence[Answer]) -> None:
+        """Write one part of answers."""
+        self.store.add_answers(answers)
+        self._texts |= {answer.key: answer.text for answer in answers}
+        self.generated += len(answers)
+
+    def _spread(self, jobs: Sequence[Job], beside: _Beside, engine: Any) -> None:
+        """Have an engine ask several checkpoints at a time; what comes back is written here, in the same parts as otherwise."""
+        under_way = set[str]()
+        waiting: dict[int, list[list[tuple[Prompt, int]]]] = {}
+        for number, job in enumerate(jobs):  # the end of a stage and the start of the next are one checkpoint
+            missing = [
+                [pair for pair in block if self.key(job, *pair) not in self._texts and self.key(job, *pair) not in under_way]
+                for block in self._blocks(job)
+            ]
+            if any(missing):
+                waiting[number] = [block for block in missing if block]
+                under_way |= {self.key(job, *pair) for block in missing for pair in block}
+        try:
+            with progress.task(f"ask {len(waiting)} checkpoints", len(under_way), "answers") as advance:
+                for number, blocks in waiting.items():
+                    pairs = [pair for block in blocks for pair in block]
+                    given = (self.asking, jobs[number].checkpoint, pairs, jobs[number].noise, self._drafts_of(jobs[number], pairs))
+                    engine.submit(number, self.asking.resources, answers_of, *given)
+                for _ in waiting:
+                    number, answers = engine.next()
+                    found = iter(answers)
+                    items = dict[str, Item]()
+                    for block in waiting[number]:
+                        said = [next(found) for _ in block]
+                        self._keep(said)
+                        shown = [self._item(prompt, answer.text) for (prompt, _), answer in zip(block, said, strict=True)]
+                        items |= {item.key: item for item in shown}
+                    advance(len(answers))
+                    beside.check()
+                    if beside.works:
+                        beside.read([items[key] for key in sorted(items)])
+        except Failed as failure:
+            engine.stop()
+            raise failure.error from failure
+        except BaseException:
+            engine.stop()
+            raise
+        for job in jobs:
+            self._remember(job)
+
+    def _remember(self, job: Job) -> None:
+        """Keep a job's answers as drafts of those to come."""
+        for prompt, draw in (pair for block in self._blocks(job) for pair in block):
+            self._drafts[job.noise, prompt.text, draw] = self._texts[self.key(job, prompt, draw)]
+
+    def asked(self, jobs: Sequence[Job]) -> pl.DataFrame:
+        """Return one row per answer of some jobs, with its words and the item a judge is shown.
+
+        The item is made of the answer's words and the prompt as it stands now, so that a changed claim is a new item. Raises BadInput where
+        answers are missing.
+        """
+        rows = []
+        for job in jobs:
+            at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
+            for prompt in self.prompts:
+                of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
+                for draw in self.draws(job, prompt):
+                    key = self.key(job, prompt, draw)
+                    if key not in self._texts:
+                        raise BadInput(
+                            f"{self.store.root} lacks answers of {job.checkpoint.stage} step {job.checkpoint.step}; "
+                            "finish it with the command that began it, then judge it"
+                        )
+                    text = self._texts[key]
+                    rows.append(at | of | {"draw": draw, "answer": key, "text": text, "item": self._item(prompt, text).key})
+        return pl.DataFrame(rows)
+
+    def _items(self, asked: pl.DataFrame) -> list[Item]:
+        """Return what the judge is shown, once per different words."""
+        by_id = {prompt.id: prompt for prompt in self.prompts}
+        once = asked.unique("item", keep="first").sort("item")
+        return [self._item(by_id[prompt], text) for prompt, text in once.select("prompt", "text").iter_rows()]
+
+    def _item(self, prompt: Prompt, text: str) -> Item:
+        if (prompt.id, text) not in self._shown:
+            self._shown[prompt.id, text] = Item(prompt.text, prompt.claim, text, prompt.topic)
+        return self._shown[prompt.id, text]
+
+    def scores(self, asked: pl.DataFrame, judge: Kept | None = None) -> pl.DataFrame:
+        """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
+        verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
+        scores = asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
+        return self.design.boosted(scores) if self.design else scores
+
+
+def within(design: Design, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Return the checkpoints that a design asks."""
+    return [checkpoint for checkpoint in checkpoints if checkpoint.step in design.steps[checkpoint.stage]]
+
+
+def adapt(asker: Asker, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Ask what it takes for the precision wanted, within the budget (`measure.effort`); return the design and what became of it.
+
+    Every decision follows from the answers, so that a trace that was stopped decides the same again. Raises BadInput where the budget does
+    not cover two draws at both ends of each stage.
+    """
+    asking, target = asker.asking, asker.asking.precision or 0.0
+    seeds = sorted({checkpoint.seed for checkpoint in checkpoints})
+    scores = pl.DataFrame()
+    covered = True
+
+    def cost(design: Design) -> int:
+        """Return the answers of a design, those of the noise floor with them; where a stage ends and others start they count once."""
+        jobs = jobs_of(asking, stages, within(design, checkpoints))
+        asked = {(job.checkpoint.weights, job.checkpoint.frame, job.noise): job.checkpoint.seed for job in jobs}
+        return sum(design.draws_of(seed, prompt.id) for seed in asked.values() for prompt in asker.prompts)
+
+    def ask(design: Design) -> bool:
+        """Ask what a design holds, if the budget covers it."""
+        nonlocal scores, covered
+        if asking.budget and cost(design) > asking.budget:
+            covered = False
+            return False
+        asker.design = design
+        jobs = [job for job in jobs_of(asking, stages, within(design, checkpoints)) if not job.repeat]  # the floor decides nothing
+        asker.sample(jobs)
+        scores = asker.scores(asker.asked(jobs))
+        return True
+
+    design = effort.ends(asking.draws, stages)
+    if not ask(design):
+        raise BadInput(
+            f"a budget of {asking.budget:,} answers does not cover {design.pilot} draws at both ends of each stage"
+            f"{', the last a second time (--no-floor: once)' if asking.floor else ''}; allow {cost(design):,} or more"
+        )
+    for everyone in (False, True):
+        wide = effort.too_wide(drifts_of(scores, stages, asking.view), target)
+        topics = set(wide["topic"]) - {ALL} or set(scores["topic"] if wide.height else ())
+        if topics and design.pilot < design.draws:
+            more = effort.further(design, scores, topics, everyone, asking.noise)
+            design = more if ask(more) else design
+    while places := effort.split(design, stages, profiles_of(scores, asking.view), target):
+        if not ask(more := effort.asking_also(design, *places[0])):
+            break
+        design = more
+    whole = Design(
+        asking.draws,
+        {stage["name"]: tuple(stage["steps"]) for stage in stages},
+        dict.fromkeys(((seed, prompt.id) for seed in seeds for prompt in asker.prompts), 1.0),
+    )
+    return {
+        "precision": asking.precision,
+        "budget": asking.budget,
+        "checkpoints": len({each.weights for each in within(design, checkpoints)}),
+        "of_checkpoints": len({each.weights for each in checkpoints}),
+        "answers": cost(design),
+        "of_answers": cost(whole),
+        "budget_ended_it": not covered,
+        "design": design.to_json(),
+    }
+
+
+def effort_note(spent: Mapping[str, Any]) -> str:
+    """Return the sentence on what was asked and whether it was enough."""
+    asked = (
+        f"{spent['checkpoints']:,} of {spent['of_checkpoints']:,} checkpoints were asked, and {spent['answers']:,} answers "
+        f"instead of {spent['of_answers']:,}"
+    )
+    ended = " The budget ended it." if spent["budget_ended_it"] else ""
+    if spent["precision"] is None:
+        return f"Adaptive effort: {asked}.{ended}"
+    if not spent["too_wide"]:
+        return f"Adaptive effort: {asked}; every drift is known to ±{spent['precision']:g}.{ended}"
+    ended = ended or " All draws were asked there: only more prompts, draws or seeds would tell more."
+    return f"Adaptive effort: {asked}; {spent['too_wide']} of {spent['intervals']} drifts are not known to ±{spent['precision']:g}.{ended}"
+
+
+class _Beside:
+    """Lets a judge that waits for a server read in a thread of its own. What it raises is raised where the sampling asks (`check`)."""
+
+    def __init__(self, judge: Kept):
+        self.judge, self.works = judge, judge.waits
+        self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
+        self._raised: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="judging", daemon=True)
+        self._ended = threading.Event()
+        """Thread.join does not tell it after Ctrl-C: up to Python 3.12, a join that is interrupted marks a running thread as ended."""
+
+    def _work(self) -> None:
+        try:
+            while (items := self._queue.get()) is not None:
+                self.judge.read(items)
+        except BaseException as error:
+            self._raised = error
+        finally:
+            self._ended.set()
+
+    def read(self, items: list[Item]) -> None:
+        """Have some items read, after those given before."""
+        self.check()
+        self._queue.put(items)
+
+    def check(self) -> None:
+        """Raise what the judge raised."""
+        if self._raised:
+            raise self._raised
+
+    def _wait(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            pass
+
+    def __enter__(self) -> _Beside:
+        if self.works:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.works:
+            return
+        self._queue.put(None)
+        if kind is not None:
+            self.judge.stop()
+        try:
+            self._wait()  # what is being paid for is kept
+        except KeyboardInterrupt:
+            if kind is not None:
+                raise
+            self.judge.stop()
+            with contextlib.suppress(KeyboardInterrupt):
+                self._wait()
+            raise Stopped("interrupted; the same command again does the rest") from None
+        self._thread.join()
+        if kind is None:
+            self.check()

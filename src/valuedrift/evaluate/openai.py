@@ -1,0 +1,99 @@
+"""Answers of models that exist only behind an OpenAI-compatible address. Needs OPENAI_API_KEY; OPENAI_BASE_URL names another server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..models.budget import Budget, common
+from ..models.chat_api import NO_TEXT, Failed, Reply, Request
+from ..models.endpoint import Ended, Endpoint
+from ..models.loading import API
+from ..models.turns import spoken
+from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
+from ..plan import Asking
+from . import Unanswered, answer_key
+
+TOGETHER = 64
+"""Requests between two looks at what came back: what a kill can lose."""
+
+
+class Backend:
+    """Asks a server one question per request, each with a seed of its own (noise, prompt text, draw), for servers that keep to seeds.
+
+    A server's answers can seldom be repeated. One that the server will not give (a content filter, all tokens spent on reasoning) is no
+    answer and no refusal of the model: the work stops when all others are kept. `max_cost` bounds sampling and judging together.
+    """
+
+    identity = "openai/2"
+
+    def __init__(self, asking: Asking):
+        if asking.frame == "plain":
+            raise BadInput("a model behind an API is asked in its server's own template; take frame = 'plain' out")
+        if asking.top_k:
+            raise BadInput("OpenAI-compatible servers know no top_k; set it to 0")
+        self.asking, self.budget = asking, common() or Budget(asking.max_cost)
+        self._endpoints: dict[str, Endpoint] = {}
+        self._stopped = False
+
+    @property
+    def spent(self) -> float:
+        """Return the dollars paid for answers."""
+        return sum(endpoint.spent for endpoint in self._endpoints.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a reader must know of how the servers drew the answers."""
+        left_out = {model: one.dialect.refused & {"temperature", "top_p", "seed"} for model, one in self._endpoints.items()}
+        said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}
+        return [f"{model} was asked without {names}, which its server refuses." for model, names in said.items()]
+
+    def sample(
+        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Unanswered where the server leaves some out."""
+        endpoint = self._endpoint(checkpoint.path.removeprefix(API))
+        failed: list[tuple[str, str]] = []
+        for start in range(0, len(asked), TOGETHER):
+            if self._stopped:
+                return
+            part = asked[start : start + TOGETHER]
+            ended: Ended | None = None
+            try:
+                replies: Sequence[Reply | Failed | None] = endpoint.chat([self._request(prompt, draw, noise) for prompt, draw in part])
+            except Ended as error:
+                replies, ended = error.replies, error
+            for place, reply in enumerate(replies, start):
+                prompt, draw = asked[place]
+                if isinstance(reply, Failed):
+                    failed.append((prompt.id, reply.reason))
+                elif reply is not None:
+                    how = reply.ended[0]
+                    if how == "withheld" or how == "thinking":
+                        failed.append((prompt.id, NO_TEXT[how]))
+                        continue
+                    key = answer_key(checkpoint, prompt, draw, self.asking, noise)
+                    said = spoken(reply.texts[0])  # a server may leave the reasoning before the reply
+                    ends = how if said is not None else "thinking"
+                    yield place, Answer(key, checkpoint.weights, prompt.id, draw, (said or "").strip(), ends, reply.n_output)
+            if ended:
+                raise ended
+        if failed:
+            (prompt_id, reason), more = failed[0], f" (and {len(failed) - 1:,} more)" if len(failed) > 1 else ""
+            raise Unanswered(
+                f"{checkpoint.path} gave no answer to {prompt_id!r}{more}: {reason}; run the same command again, or leave such prompts out"
+            )
+
+    def _request(self, prompt: Prompt, draw: int, noise: int) -> Request:
+        asking, seed = self.asking, int(digest("seed", noise, prompt.text, draw)[:7], 16)
+        return Request((("user", prompt.text),), asking.max_new_tokens, asking.temperature, seed=seed, top_p=asking.top_p)
+
+    def _endpoint(self, model: str) -> Endpoint:
+        if model not in self._endpoints:
+            self._endpoints[model] = Endpoint(model, budget=self.budget)
+        return self._endpoints[model]
+
+    def stop(self) -> None:
+        """Send nothing more: what a `sample` under way still yields came back already."""
+        self._stopped = True
+        for endpoint in self._endpoints.values():
+            endpoint.stop()

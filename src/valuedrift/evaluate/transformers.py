@@ -1,0 +1,108 @@
+"""Answers of any local causal language model, through transformers and our own decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from .. import progress
+from ..models import checks
+from ..models.chat_format import Frame, PromptFormat, question
+from ..models.loading import likeness, load_model
+from ..models.switch import expect, switch
+from ..nouns import Answer, Checkpoint, Prompt
+from ..plan import Asking
+from . import answer_key
+
+
+class Backend:
+    """Samples with noise keyed by (noise seed, prompt text, draw, position); earlier answers serve as drafts (`_engine`)."""
+
+    identity = "transformers/2"
+
+    def __init__(self, asking: Asking):
+        self.asking = asking
+        self._loaded: tuple[tuple[str, str], str, Any, Any] | None = None
+        self._decoder: Any = None
+        self._format: PromptFormat | None = None
+        self._checked = ""
+        """The weights that were last checked."""
+        self._written: dict[tuple[str, str], list[int]] = {}
+        """The tokens of what was said, by the prompt's and the answer's words: exact drafts, which words tokenised anew may not be."""
+
+    @property
+    def tally(self) -> Any:
+        """Return what decoding has taken so far, a `decoder.Tally`."""
+        return self._decoder.tally
+
+    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
+        """Raise BadInput if a checkpoint cannot be asked."""
+        checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
+
+    def sample(
+        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) asked, in the order in which they are finished. Loads on first need."""
+        from ..models.decoder import Wanted
+        from ..models.sampling_noise import row_words
+
+        if not asked:
+            return
+        model, tokenizer = self._model(checkpoint)
+        prompt_format = self._format_of(tokenizer, checkpoint)
+        texts = list(dict.fromkeys(prompt.text for prompt, _ in asked))
+        ids = dict(zip(texts, map(tuple, prompt_format.prompts([question(text) for text in texts])), strict=True))
+        if self._checked != checkpoint.weights:
+            checks.logits(model, prompt_format)
+            self._checked = checkpoint.weights
+        checks.fits(model, prompt_format, ids)
+        wanted = [
+            Wanted(ids[prompt.text], row_words(noise, prompt.text, draw), self._draft(prompt_format, prompt.text, draft))
+            for (prompt, draw), draft in zip(asked, drafts, strict=True)
+        ]
+        said = {}
+        for place, reply in self._decoder_of(model).decode(wanted, self.asking, prompt_format.ending(model)):
+            prompt, draw = asked[place]
+            text, closed = prompt_format.reply(reply.tokens)
+            said[prompt.text, text] = reply.tokens
+            key = answer_key(checkpoint, prompt, draw, self.asking, noise)
+            yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended if closed else "thinking", len(reply.tokens))
+        self._written |= said
+
+    def _draft(self, prompt_format: PromptFormat, words: str, text: str | None) -> Sequence[int]:
+        if not text:
+            return ()
+        if (words, text) not in self._written:
+            ids, n_prompt = prompt_format.with_reply(question(words), text)
+            self._written[words, text] = ids[n_prompt:][: self.asking.max_new_tokens]
+        return self._written[words, text]
+
+    def _format_of(self, tokenizer: Any, checkpoint: Checkpoint) -> PromptFormat:
+        if self._format is None or self._format.tokenizer is not tokenizer:
+            self._format = PromptFormat(tokenizer, cast(Frame, self.asking.frame), checkpoint.path)
+        return self._format
+
+    def _decoder_of(self, model: Any) -> Any:
+        from ..models.decoder import Decoder
+
+        if self._decoder is None or self._decoder.model is not model:
+            self._decoder = Decoder(model)
+            if self._decoder.why:
+                progress.say(f"{model.config.model_type} models are asked without drafts, which is slower: {self._decoder.why}")
+        return self._decoder
+
+    def expect(self, checkpoint: Checkpoint) -> None:
+        """Have the next checkpoint's weights read ahead."""
+        expect(checkpoint.path)
+
+    def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
+        wanted = (checkpoint.weights, checkpoint.frame)
+        if self._loaded is None or self._loaded[0] != wanted:
+            like, loaded, self._loaded = likeness(checkpoint.path), self._loaded, None
+            if loaded and like and loaded[1] == like and switch(loaded[2], checkpoint.path) is not None:
+                self._loaded = (wanted, *loaded[1:])
+            else:
+                del loaded  # two models at once may not fit
+                self._decoder = None
+                self._loaded = (wanted, like, *load_model(checkpoint.path))
+        return self._loaded[2:]

@@ -1,0 +1,151 @@
+"""Answers through vLLM: one engine for a whole trace, into which the weights of the next checkpoint are loaded in place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from .. import progress
+from ..models import checks, loading
+from ..models.chat_format import Frame, PromptFormat, question
+from ..models.vllm_engine import package, started
+from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
+from ..plan import Asking
+from . import answer_key
+
+PROBE = tuple(range(5, 13))
+"""Tokens whose log-probs tell whether the engine holds other weights than before."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks of adapters that vLLM can make room for."""
+
+
+class Backend:
+    """Each (prompt, draw) is a request with a seed of its own, made of (noise, prompt text, draw); vLLM's cache shares their beginnings.
+
+    Equal weights give equal answers; how alike those of neighbouring checkpoints are is up to vLLM's sampler (docs/vllm.md).
+    """
+
+    identity = "vllm/2"
+
+    def __init__(self, asking: Asking):
+        self.asking = asking
+        self._engine: Any = None
+        self._kind: tuple[Any, ...] = ()
+        self._holds = ""
+        """The weights in the engine; of an adapter those of its base."""
+        self._adapters: dict[str, Any] = {}
+
+    def sample(
+        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) asked, in order, `batch_rows` of them at a time."""
+        if not asked:
+            return
+        adapter = self._ready(checkpoint)
+        from vllm import SamplingParams
+
+        prompt_format, ends = self._words(checkpoint.path)
+        asking, texts = self.asking, list(dict.fromkeys(prompt.text for prompt, _ in asked))
+        ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
+        # vLLM compares with text that holds no special tokens; what else ends an answer is cut off behind it
+        stops = [stop.exact for stop in prompt_format.stops if not any(token in stop.text for token in prompt_format.special)]
+        for start in range(0, len(asked), asking.batch_rows):
+            part = asked[start : start + asking.batch_rows]
+            settings = [
+                SamplingParams(
+                    temperature=asking.temperature,
+                    top_p=asking.top_p,
+                    top_k=asking.top_k,
+                    max_tokens=asking.max_new_tokens,
+                    seed=int(digest("seed", noise, prompt.text, draw)[:8], 16),
+                    stop_token_ids=ends,
+                    stop=stops or None,
+                )
+                for prompt, draw in part
+            ]
+            prompts = [{"prompt_token_ids": ids[prompt.text]} for prompt, _ in part]
+            found = self._engine.generate(prompts, settings, use_tqdm=False, lora_request=adapter)
+            for place, (output, (prompt, draw)) in enumerate(zip(found, part, strict=True), start):
+                (reply,) = output.outputs
+                tokens = list(reply.token_ids)
+                text, closed = prompt_format.reply(tokens)
+                ended = "length" if reply.finish_reason == "length" and not prompt_format.complete(tokens) else "stop"
+                ended = ended if closed else "thinking"
+                key = answer_key(checkpoint, prompt, draw, asking, noise)
+                yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
+
+    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
+        """Raise BadInput if vLLM is missing, or a checkpoint cannot be asked."""
+        package()
+        checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
+
+    def _words(self, path: str) -> tuple[PromptFormat, list[int]]:
+        """Return a checkpoint's prompt format, and the tokens that end an answer."""
+        from transformers import GenerationConfig
+
+        folder = loading.local_folder(path)
+        whole = loading.base_of(folder) if _is_adapter(folder) else folder
+        prompt_format = PromptFormat(loading.load_tokenizer(folder), cast(Frame, self.asking.frame), path)
+        settings = GenerationConfig.from_pretrained(whole) if (whole / "generation_config.json").exists() else None
+        return prompt_format, sorted(prompt_format.ending(types.SimpleNamespace(generation_config=settings)).tokens)
+
+    def _ready(self, checkpoint: Checkpoint) -> Any:
+        """Have the engine hold a checkpoint's weights; return the request for its adapter, None where it is none."""
+        folder = loading.local_folder(checkpoint.path)
+        adapter = _is_adapter(folder)
+        whole = loading.base_of(folder) if adapter else folder
+        rank = next(rank for rank in RANKS if rank >= _rank(folder)) if adapter else 0
+        weights = loading.weights_digest(whole) if adapter else checkpoint.weights
+        kind = (loading.likeness(whole) or weights, max(rank, self._kind[1] if self._kind else 0))
+        if self._engine is None or self._kind != kind:
+            self._close()
+            self._engine, self._kind = started(whole, kind[1]), kind
+        elif self._holds != weights:
+            self._switch(whole)
+        self._holds = weights
+        if not adapter:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        if checkpoint.weights not in self._adapters:
+            self._adapters[checkpoint.weights] = LoRARequest(checkpoint.weights, len(self._adapters) + 1, str(folder))
+        return self._adapters[checkpoint.weights]
+
+    def _switch(self, folder: Path) -> None:
+        """Load other weights in place. The cache of prefixes holds what the old ones made of them, and would go on giving it."""
+        before = self._probed()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        if not self._engine.reset_prefix_cache():
+            raise BadInput("vLLM did not let go of its cache of prefixes, so that stale answers would come back; run the command again")
+        if self._probed() == before:
+            progress.say(f"the weights of {folder} did not change what the engine says: it is started anew")
+            self._close()
+            self._engine = started(folder, self._kind[1])
+
+    def _probed(self) -> list[float]:
+        """Return the log-probs of a short text under the weights in the engine, which no cache has part in."""
+        from vllm import SamplingParams
+
+        settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, skip_reading_prefix_cache=True)
+        (output,) = self._engine.generate([{"prompt_token_ids": list(PROBE)}], settings, use_tqdm=False)
+        read = zip(output.prompt_logprobs[1:], PROBE[1:], strict=True)
+        return [table[token].logprob for table, token in read]
+
+    def _close(self) -> None:
+        """End the engine: two at once may not fit."""
+        if self._engine is not None:
+            with contextlib.suppress(Exception):
+                self._engine.llm_engine.engine_core.shutdown()
+        self._engine, self._holds, self._adapters = None, "", {}
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists()
+
+
+def _rank(adapter: Path) -> int:
+    return int(json.loads((adapter / "adapter_config.json").read_text()).get("r", RANKS[0]))

@@ -1,0 +1,192 @@
+"""Watching the folder that somebody's trainer writes checkpoints into, from a process of our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import flow, progress, resolve
+from ..checkpoints.complete import models_in, the_model, whole
+from ..checkpoints.steps import in_order, step_of
+from ..models import loading
+from ..nouns import BadInput, Checkpoint
+from ..plan import BASE, Asking
+from ..store import Store
+
+WATCHED = "watched.json"
+"""The manifest: every checkpoint that was asked, where it stood and what it is called by content."""
+
+
+@dataclass
+class Seen:
+    """One line of the manifest."""
+
+    step: int
+    source: str
+    """The trainer's folder; the checkpoint's own path may be one that was completed from it."""
+    checkpoint: dict[str, Any]
+    freed: bool = False
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How to watch. `settled_seconds` without a change make a checkpoint finished; `keep` newest ones are left when space is freed."""
+
+    folder: Path
+    base: str | None = None
+    keep: int | None = None
+    until: int | None = None
+    idle_minutes: float | None = None
+    tensorboard: Path | None = None
+    settled_seconds: float = 10.0
+    look_seconds: float = 5.0
+
+
+def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
+    """Ask each checkpoint as it is finished, measure and report; return what the last trace did.
+
+    It ends after the checkpoint of step `until`, or when nothing came for `idle_minutes`; without either, when it is interrupted. What was
+    asked stays when the trainer deletes the checkpoint. With `keep`, the folders of older checkpoints are deleted when they have been
+    asked: none but those the manifest lists, with the content it lists, and never the first, to which distances are measured.
+    """
+    if how.keep is not None and how.keep < 1:
+        raise BadInput(f"--keep {how.keep} would delete the newest checkpoint, which the trainer may still need; keep 1 or more")
+    if how.folder.exists() and not how.folder.is_dir():
+        raise BadInput(f"{how.folder} is a file; give the folder that the trainer writes its checkpoints into")
+    store = Store(out)
+    tell = _board(how.tensorboard, asking.view)
+    result: dict[str, Any] = {}
+    with store.locked():
+        seen = store.read_json(WATCHED, list[Seen], [])
+        if how.base and not seen:
+            path = resolve.resolve_model(how.base)
+            seen = [Seen(0, path, asdict(flow.describe(path, _name(how.folder), 0, frame=asking.frame)))]
+        said, since = "", time.monotonic()
+        while True:
+            new, why = _finished(how, asking, seen, store)
+            for one in new:
+                seen = sorted([*seen, one], key=lambda each: each.step)
+                result = _trace(store, asking, how, seen, asking.floor and one.step == how.until)
+                store.write_json(WATCHED, [asdict(each) for each in seen])
+                tell(store, one.step)
+                _free(how, seen, store)
+                since = time.monotonic()
+            if how.until is not None and any(each.step >= how.until for each in seen):
+                return result or _trace(store, asking, how, seen, asking.floor)
+            if how.idle_minutes is not None and time.monotonic() - since > 60 * how.idle_minutes:
+                if not seen:
+                    raise BadInput(f"no checkpoint came into {how.folder} in {how.idle_minutes:g} minutes{why}; is it the right folder?")
+                return _trace(store, asking, how, seen, asking.floor)
+            waiting = f"waiting for checkpoints in {how.folder} ({len(seen)} asked so far){why}"
+            if waiting != said:
+                progress.say(said := waiting)
+            time.sleep(how.look_seconds)
+
+
+def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> tuple[list[Seen], str]:
+    """Return the checkpoints that are finished and were not asked, and words on the first that is there and not finished."""
+    if not how.folder.is_dir():
+        return [], ", which is not there yet"
+    known = {each.source for each in seen}
+    there = {path.name: str(path) for path in how.folder.iterdir() if path.is_dir() and step_of(path.name) and _like_one(path)}
+    found, why = [], ""
+    for step, source in in_order(there, str(how.folder)):
+        if source in known or any(each.step == step for each in seen):
+            continue
+        try:
+            if not _settled(Path(source), how.settled_seconds):
+                raise BadInput("it is being written")
+            path = whole(the_model(Path(source)), how.base, store.root / "made")
+            found.append(Seen(step, source, asdict(flow.describe(str(path), _name(how.folder), step, frame=asking.frame))))
+        except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
+            why = why or f"; {Path(source).name} is not ready: {error}"
+    if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):
+        why += f"; not asked, because their names state no step: {', '.join(unnamed)}"
+    return found, why
+
+
+def _like_one(path: Path) -> bool:
+    try:
+        return bool(models_in(path))
+    except OSError:
+        return False
+
+
+def _settled(folder: Path, seconds: float) -> bool:
+    """Tell whether nothing in a folder was changed for some seconds."""
+    newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
+    return time.time() - newest >= seconds
+
+
+def _trace(store: Store, asking: Asking, how: Watching, seen: list[Seen], floor: bool) -> dict[str, Any]:
+    """Trace all that has been seen; only what is new is asked. The noise floor is asked for once, at the end."""
+    floor = floor and Path(seen[-1].checkpoint["path"]).is_dir()
+    checkpoints = [Checkpoint(**each.checkpoint) for each in seen]
+    steps = [each.step for each in seen]
+    stage = {"name": _name(how.folder), "after": BASE, "seed": 0, "algorithm": "found", "data": None, "seconds": None}
+    stage |= {"total_steps": max(steps[-1], _most(seen)), "steps": steps}
+    settings = asking.model_copy(update={"floor": floor})
+    return flow.trace(store, settings, [stage], checkpoints, {}, settings.model_dump() | {"watched": str(how.folder), "base": how.base})
+
+
+def _most(seen: list[Seen]) -> int:
+    """Return the steps that the training will take, as the Trainer says; 0 where it does not."""
+    for each in reversed(seen):
+        try:
+            return int(json.loads((Path(each.source) / "trainer_state.json").read_text())["max_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return 0
+
+
+def _free(how: Watching, seen: list[Seen], store: Store) -> None:
+    """Delete the folders of checkpoints that have been asked, but the first and the newest."""
+    if how.keep is None:
+        return
+    inside = [each for each in seen[1:] if Path(each.source).resolve().parent == how.folder.resolve()]
+    for each in inside[: max(0, len(inside) - how.keep)]:
+        source = Path(each.source)
+        if each.freed or source.is_symlink() or not source.is_dir():
+            continue
+        try:
+            same = loading.weights_digest(each.checkpoint["path"]) == each.checkpoint["weights"]
+        except BadInput:
+            same = False
+        if not same:
+            progress.say(f"{source} is left: it does not hold what was asked any more")
+            continue
+        shutil.rmtree(source)
+        each.freed = True
+        store.write_json(WATCHED, [dataclasses.asdict(one) for one in seen])
+        progress.say(f"deleted {source}, which has been asked")
+
+
+def _board(folder: Path | None, view: str) -> Callable[[Store, int], None]:
+    """Return what writes the shares of a step to TensorBoard; nothing where no folder is named."""
+    if folder is None:
+        return lambda store, step: None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise BadInput("--tensorboard needs the package tensorboard; install it with: pip install tensorboard") from error
+    writer = SummaryWriter(str(folder))
+
+    def tell(store: Store, step: int) -> None:
+        from .callback import curves
+
+        for name, value in curves(store.read_table("profiles").filter(step=step, view=view)).items():
+            writer.add_scalar(name.replace("_", "/", 1), value, step)
+        writer.flush()
+
+    return tell
+
+
+def _name(folder: Path) -> str:
+    name = folder.resolve().name
+    return f"{name}-1" if name == BASE else name or "training"

@@ -1,0 +1,394 @@
+"""Checkpoint folders: the digest of their weights, their chat template, and the model itself. Every model is loaded here."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from .. import progress
+from ..nouns import BadInput, digest
+from .adapters import NO_TEXT, SAVE_ROWS, is_adapter, merged
+from .files import (
+    TEMPLATE,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    adapter_file,
+    bytes_digest,
+    json_of,
+    reason_of,
+    tensors_of,
+    text_of,
+    weight_files,
+    words_lent,
+)
+from .local_server import address
+
+__all__ = ["TOKENIZER_FILES", "WEIGHTS", "reason_of", "tensors_of", "weight_files", "words_lent"]
+
+API = "openai:"
+"""What the path of a checkpoint begins with that exists only behind an API."""
+_NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype", "torch_dtype"}
+"""Names in settings that do not decide what a model says. `_CHAT_TEMPLATE` is left out too: a checkpoint's `frame` names it."""
+_CHAT_TEMPLATE = "chat_template"
+
+
+def weights_digest(path: Path | str) -> str:
+    """Return the digest of everything that decides the model's output: weights, architecture, end tokens and tokenizer.
+
+    Of an adapter folder it is the digest of the base model, the adapter and its settings. Raises BadInput where the folder is missing
+    or empty, has no weights or truncated ones, or where an adapter's base is missing.
+
+    Of a model behind an API ("openai:MODEL") it is the digest of the address and the name: nothing more can be known of it.
+    """
+    if str(path).startswith(API):
+        return digest("endpoint", address(), str(path).removeprefix(API))
+    folder = local_folder(path)
+    if is_adapter(folder):
+        parts = [weights_digest(base_of(folder)), bytes_digest(adapter_file(folder)), _settings(folder / "adapter_config.json")]
+    else:
+        parts = [[bytes_digest(file) for file in weight_files(folder)], *_architecture(folder)]
+    return digest("weights", *parts, _tokenizer_parts(folder))
+
+
+def likeness(path: Path | str) -> str:
+    """Return the digest of all that two checkpoints must share for a switch: all but the weights. "" where there is no switching.
+
+    An adapter is merged into its base anew, and weights that are not safetensors are loaded by transformers itself. The type of the numbers
+    counts, because off a CPU a checkpoint keeps its own.
+    """
+    folder = local_folder(path)
+    if is_adapter(folder):
+        return ""
+    files, config = weight_files(folder), json_of(folder / "config.json") or {}
+    if any(file.suffix != ".safetensors" for file in files):
+        return ""
+    with safe_open(files[0], framework="pt") as tensors:
+        types = [config.get("dtype") or config.get("torch_dtype"), str(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())]
+    return digest("likeness", types, *_architecture(folder), _tokenizer_parts(folder), chat_template(folder))
+
+
+def _architecture(folder: Path) -> list[Any]:
+    """Return what decides the output beside weights and tokenizer: the settings, and the tokens that end an answer."""
+    return [_settings(folder / "config.json"), (_settings(folder / "generation_config.json") or {}).get("eos_token_id")]
+
+
+def chat_template(path: Path | str) -> str | None:
+    """Return the chat template a checkpoint carries (of an adapter: its own, else its base's), or None where there is none."""
+    folder = local_folder(path)
+    if (file := folder / TEMPLATE).exists():
+        return text_of(file)
+    template = (json_of(folder / "tokenizer_config.json") or {}).get(_CHAT_TEMPLATE)
+    try:
+        if isinstance(template, list):  # several named templates: apply_chat_template takes the one called "default"
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    except (LookupError, TypeError) as error:
+        raise BadInput(f"{folder / 'tokenizer_config.json'}: its chat_template is no list of names and templates; correct it") from error
+    if not isinstance(template, str | None):
+        raise BadInput(f"{folder / 'tokenizer_config.json'}: its chat_template is no text; correct it")
+    if template is None and is_adapter(folder):
+        return chat_template(base_of(folder))
+    return template
+
+
+def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """Return (model in eval mode, tokenizer) of a folder or of a hub id "org/name@revision"; adapters are merged into their base.
+
+    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if something is missing or does not fit, and if
+    the folder does not hold a causal language model.
+    """
+    import torch
+    import transformers
+
+    check_causal(path)
+    folder = local_folder(path)
+    accelerator = torch.accelerator.current_accelerator()
+    device = str(accelerator or "cpu") if device == "auto" else device
+    dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
+    with _loading(path, "a causal language model"):
+        tokenizer = load_tokenizer(folder)
+        model = _loaded(transformers.AutoModelForCausalLM, base_of(folder) if is_adapter(folder) else folder, dtype=dtype)
+        if is_adapter(folder):
+            model = merged(model, folder)
+        _check_rows(model, tokenizer, folder)
+        model = model.to(device).eval()
+        _check_left_to_right(model, path)
+    return model, tokenizer
+
+
+def skeleton(path: Path | str) -> Any:
+    """Return the causal language model of a folder without its weights; of an adapter, its base. Raises BadInput as `load_model` does."""
+    import transformers
+
+    check_causal(path)
+    folder = local_folder(path)
+    with _loading(path, "a causal language model"):
+        return _loaded(transformers.AutoModelForCausalLM, base_of(folder) if is_adapter(folder) else folder, device_map="meta")
+
+
+def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True) -> Any:
+    """Return the model in eval mode that scores or sorts texts: a sequence classifier, or an adapter with its score layer.
+
+    Without weights, an adapter's base stands for it.
+    """
+    import transformers
+
+    folder = local_folder(path)
+    placed: dict[str, Any] = {} if weights else {"device_map": "meta"}
+    with _loading(path, "a sequence classifier"):
+        if not is_adapter(folder):
+            weight_files(folder)
+            return _loaded(transformers.AutoModelForSequenceClassification, folder, dtype=dtype, **placed).eval()
+        if not _head(tensors_of(adapter_file(folder))):
+            raise NoScore(f"the adapter {path} holds no score layer; save it with its score layer (task_type SEQ_CLS does that)")
+        model = _loaded(transformers.AutoModelForSequenceClassification, base_of(folder), head=True, dtype=dtype, num_labels=1, **placed)
+        return merged(model, folder).eval() if weights else model
+
+
+def load_tokenizer(path: Path | str) -> Any:
+    """Return the tokenizer of a folder with the checkpoint's chat template. An adapter's base lends the files that the adapter lacks."""
+    from transformers import AutoTokenizer
+
+    folder = local_folder(path)
+    base = base_of(folder) if is_adapter(folder) else folder
+    lent = words_lent(folder, [base])
+    own = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    if not own and not lent:
+        raise BadInput(f"{base} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
+    try:
+        if not lent:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        elif not own:
+            tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        else:
+            with tempfile.TemporaryDirectory() as place:
+                for file in [*own, *lent.values()]:
+                    (Path(place) / file.name).symlink_to(file.resolve())
+                (Path(place) / "config.json").symlink_to((base / "config.json").resolve())
+                tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        names = ", ".join(file.name for file in [*own, *lent.values()])
+        raise BadInput(
+            f"the tokenizer of {path} cannot be loaded ({names}): {reason_of(error)}; copy the tokenizer files of the model it was trained "
+            "from into it"
+        ) from error
+    if (template := chat_template(folder)) is not None:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def context_of(model: Any) -> int | None:
+    """Return how many tokens a model was made to read, or None if its settings set no limit."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context if context and context > 0 else None
+
+
+class NoScore(BadInput):
+    """A folder without the layer that scores texts."""
+
+
+@contextlib.contextmanager
+def _loading(path: Path | str, what: str) -> Iterator[None]:
+    """Turn whatever the libraries raise while they load a model into one sentence: damaged input makes them fail in any way."""
+    import torch
+
+    try:
+        with progress.quiet():
+            yield
+    except BadInput:
+        raise
+    except Exception as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        advice = "free memory or take a device with more" if full else "check the files of the folder, or save the model again"
+        raise BadInput(f"{path} cannot be loaded as {what}: {reason_of(error)}; {advice}") from error
+
+
+def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any) -> Any:
+    """Return a model whose every weight came from its folder; with `head`, all but a score layer that an adapter brings."""
+    model, found = architecture.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
+    )
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise BadInput(
+            f"{folder}: {len(found['mismatched_keys'])} weights do not have the shape that config.json gives them, {name} first "
+            f"({tuple(stored)} in the file, {tuple(wanted)} by config.json); save the model again"
+        )
+    missing = sorted(name for name in found["missing_keys"] if not (head and name.split(".")[0] in _HEADS))
+    if missing:
+        score = not any(name.startswith(f"{model.base_model_prefix}.") for name in missing)
+        raise (NoScore if score else BadInput)(
+            f"{folder} lacks {len(missing)} weights of its architecture, {missing[0]} first; save the whole model"
+        )
+    unused = sorted(found["unexpected_keys"])
+    if layers := [name for name in unused if re.search(r"\.\d+\.", name)]:
+        raise BadInput(
+            f"{folder}: {len(layers)} weights, {layers[0]} first, have no place in the model that config.json describes; "
+            "correct config.json or save the model again"
+        )
+    if unused:
+        progress.say(f"{folder}: {len(unused)} weights are no part of the model and are not used: {', '.join(unused[:5])}")
+    return model
+
+
+# -- what can be asked -------------------------------------------------------------------------------------------------------
+
+
+_HEADS = ("score", "classifier", "classification_head", "qa_outputs", "regression_head", "reward_head")
+"""What the layers are called that score or sort texts."""
+_WRITES = r"ForCausalLM|LMHead"
+
+
+def check_causal(path: Path | str) -> None:
+    """Raise BadInput unless a checkpoint is a causal language model, as far as its settings and the names of its weights tell."""
+    if str(path).startswith(API):
+        return
+    folder = local_folder(path)
+    advice = "give the folder of a model that writes text; a reward model, an encoder or a classifier does not"
+    if is_adapter(folder):
+        settings = json_of(folder / "adapter_config.json") or {}
+        if settings.get("task_type") in NO_TEXT:
+            raise BadInput(f"{path} is not a causal language model: its adapter_config.json has the task {settings['task_type']}; {advice}")
+        if head := _head(tensors_of(adapter_file(folder))):
+            raise BadInput(f"{path} is not a causal language model: the adapter holds the layer {head!r}; {advice}")
+        check_causal(base_of(folder))
+        return
+    files = weight_files(folder)
+    config = config_of(folder)
+    named = [config.architectures] if isinstance(config.architectures, str) else [*map(str, config.architectures or [])]
+    if getattr(config, "is_encoder_decoder", False) or (named and not any(_writes(name) for name in named)):
+        raise BadInput(f"{path} is not a causal language model: its config.json names {', '.join(named) or config.model_type}; {advice}")
+    ends = (json_of(folder / "generation_config.json") or {}).get("eos_token_id")
+    if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list) else [ends])):
+        raise BadInput(f"{folder / 'generation_config.json'}: eos_token_id is {ends!r} and no number of a token; correct it")
+    if head := next(filter(None, (_head(tensors_of(file)) for file in files)), ""):
+        raise BadInput(f"{path} is not a causal language model: its weights hold the layer {head!r}; {advice}")
+
+
+def config_of(folder: Path) -> Any:
+    """Return the transformers configuration of a model's folder. Raises BadInput if there is none that can be used."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # each model's configuration checks its values in its own way
+        raise BadInput(f"{folder / 'config.json'} cannot be used: {reason_of(error)}; correct it or save the model again") from error
+
+
+def _writes(architecture: str) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return re.search(_WRITES, architecture) is not None or architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def _head(names: Any) -> str:
+    """Return the layer among tensors that scores texts; "" if there is none."""
+    tops = (name.removeprefix("base_model.model.").split(".")[0] for name in names)
+    return next((top for top in tops if top in _HEADS), "")
+
+
+def _check_rows(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Raise BadInput if tokens that the model needs have no row in its embedding.
+
+    A padding token needs none, nor does an added token of a whole model that its chat template does not name: the model cannot write it.
+    An adapter's added tokens were trained, so that their rows are missing.
+    """
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    outside = {token: index for token, index in tokenizer.get_vocab().items() if index >= n_rows}
+    if not outside:
+        return
+    added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
+    spared = {tokenizer.pad_token} if is_adapter(folder) else added.keys() | {tokenizer.pad_token}
+    used = {tokenizer.bos_token, tokenizer.eos_token}
+    lost = [token for token in outside if token not in spared or token in used or token in template]
+    if lost:
+        shown = ", ".join(f"{token!r} ({outside[token]})" for token in sorted(lost, key=outside.__getitem__)[:5])
+        advice = f"if they were trained, {SAVE_ROWS}" if is_adapter(folder) else "take the tokenizer of these weights, or save them resized"
+        raise BadInput(
+            f"{folder}: {len(lost)} tokens of the tokenizer have no row in the embedding, which has {n_rows}: "
+            f"{shown}{', …' if lost[5:] else ''}; {advice}"
+        )
+
+
+def _check_left_to_right(model: Any, path: Path | str) -> None:
+    """Raise BadInput if the scores of a token depend on what comes after it, as in an encoder."""
+    import torch
+
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    ids_BT = (torch.arange(8, device=model.device) * 7919 % n_rows).expand(2, 8).clone()
+    ids_BT[1, -1] = (ids_BT[1, -1] + 1) % n_rows
+    with torch.inference_mode():
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
+    apart = (logits_BTV[0] - logits_BTV[1]).abs().max()
+    if apart > 8 * torch.finfo(model.dtype).eps * logits_BTV.abs().max():  # a causal model differs by 0; rounding may come in
+        raise BadInput(
+            f"{path} is not a causal language model: what it says of a token depends on the tokens after it, as in an encoder; "
+            "give the folder of a model that writes text"
+        )
+
+
+# -- where things are ----------------------------------------------------------------------------------------------------
+
+
+def local_folder(path: Path | str) -> Path:
+    """Return the local folder of a checkpoint; "org/name@revision" is fetched through the hub's own cache."""
+    folder = Path(path)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", str(path)):
+        return _from_hub(*str(path).split("@"))
+    if not folder.is_dir():
+        raise BadInput(f"there is no checkpoint folder {path}; give a folder, or a hub id with its revision (org/name@revision)")
+    if not any(folder.iterdir()):
+        raise BadInput(f"the checkpoint folder {path} is empty; give one that holds a saved model")
+    return folder
+
+
+def _from_hub(name: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except Exception as error:  # the hub's client raises its own, HTTP's and the operating system's errors
+        raise BadInput(
+            f"{name}@{revision} cannot be fetched: {reason_of(error)}; check the name and the connection, or give a folder"
+        ) from error
+
+
+def base_of(adapter: Path) -> Path:
+    """Return the folder of an adapter's base model, which its config names by path (from here or from the adapter) or by hub id."""
+    config = json_of(adapter / "adapter_config.json") or {}
+    name = str(config.get("base_model_name_or_path") or "")
+    for place in (Path(name), adapter / name):
+        if name and place.is_dir():
+            return local_folder(place)
+    reason = ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # trainers seldom write the revision; its files are digested, so that none is mistaken
+        try:
+            return _from_hub(name, config.get("revision") or "main")
+        except BadInput as error:
+            reason = f" ({str(error).partition('; ')[0]})"
+    advice = f"correct base_model_name_or_path in {adapter / 'adapter_config.json'} or, to trace, name it with --base"
+    raise BadInput(f"the adapter {adapter} belongs to the base model {name or '(none named)'!r}, which is not there{reason}; {advice}")
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Return the settings of a model's folder; empty where it has none."""
+    return json_of(folder / "config.json") or {}
+
+
+def _settings(file: Path) -> Any:
+    return _without_notes(json_of(file))
+
+
+def _without_notes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_notes(entry) for key, entry in value.items() if key not in _NOTES and key != _CHAT_TEMPLATE}
+    return value
+
+
+def _tokenizer_parts(folder: Path) -> list[Any]:
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    return [[file.name, _settings(file) if file.name == "tokenizer_config.json" else bytes_digest(file)] for file in files]

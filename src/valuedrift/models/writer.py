@@ -1,0 +1,210 @@
+"""Writers put texts on paper when a data set or a suite is made: a local causal language model, or an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import polars as pl
+
+from ..nouns import BadInput, Stopped, digest
+from ..plan import Asking
+from ..registry import split
+from ..store import Store
+
+if TYPE_CHECKING:
+    from .chat_format import PromptFormat
+
+Messages = tuple[tuple[str, str], ...]
+"""Chat messages as (role, text), oldest first."""
+
+
+class Unfinished(Stopped):
+    """A writer stopped in the middle: `texts` holds what it had written, and None elsewhere."""
+
+    def __init__(self, sentence: str, texts: Sequence[str | None]):
+        super().__init__(sentence)
+        self.texts = tuple(texts)
+
+
+class Writer(Protocol):
+    """Writes one text per prompt, in order; None where it failed, with the reason counted in `failures`.
+
+    `seed` and, among equal prompts of one call, the place of each decide which text it gets; other prompts of the call decide nothing.
+    Raises Unfinished where the budget ends, the server goes or the user interrupts.
+    """
+
+    identity: str
+    """Names everything that decides a text, apart from the prompt and the seed."""
+    together: int
+    """Prompts handed to one `write`: what a kill can lose."""
+    failures: Counter[str]
+
+    @property
+    def spent(self) -> float:
+        """Return the dollars that this process has paid."""
+
+    def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]: ...
+
+
+def writer_of(spec: str, temperature: float = 0.7, max_new_tokens: int = 256, max_cost: float | None = None) -> Writer:
+    """Return the writer that "openai:MODEL", a model folder or a hub id (org/name@revision) names. Raises BadInput where there is none."""
+    name, argument = split(spec)
+    if name == "openai":
+        return Remote(argument, temperature, max_new_tokens, max_cost)
+    return Local(spec, temperature, max_new_tokens)
+
+
+class Kept:
+    """A writer whose texts stay in a folder of a store: what came is not asked for again, and stays however the work ends."""
+
+    def __init__(self, writer: Writer, store: Store, folder: str):
+        self.writer, self.store, self.folder = writer, store, folder
+        self.known = dict(store.parts(folder, {"key": pl.String, "text": pl.String}, ("text",)).iter_rows())
+
+    def waiting(self, prompts: Sequence[Messages], seed: int) -> dict[str, Messages]:
+        """Return the prompts without a text, each once, by key; failed ones are among them."""
+        return {key: prompt for prompt in prompts if (key := self._key(prompt, seed)) not in self.known}
+
+    def write(self, prompts: Sequence[Messages], seed: int, advance: Callable[[int], object]) -> list[str | None]:
+        """Return a text per prompt, equal ones for equal prompts; None where the writer failed. Raises Unfinished where it does."""
+        waiting = list(self.waiting(prompts, seed).items())
+        for start in range(0, len(waiting), self.writer.together):
+            part = waiting[start : start + self.writer.together]
+            try:
+                self._store(part, self.writer.write([prompt for _, prompt in part], seed))
+            except Unfinished as stopped:
+                self._store(part, stopped.texts)
+                raise
+            advance(len(part))
+        return [self.known.get(self._key(prompt, seed)) for prompt in prompts]
+
+    def _key(self, prompt: Messages, seed: int) -> str:
+        return digest("text", self.writer.identity, prompt, seed)
+
+    def _store(self, part: Sequence[tuple[str, Messages]], texts: Sequence[str | None]) -> None:
+        new = {key: text for (key, _), text in zip(part, texts, strict=True) if text is not None}
+        if new:
+            table = pl.DataFrame({"key": list(new), "text": list(new.values())})
+            self.store.add_part(self.folder, table, sorted(new))
+        self.known |= new
+
+
+class Local:
+    """A causal language model of this machine, sampled with noise keyed by (seed, prompt, draw)."""
+
+    together = 256
+    spent = 0.0
+
+    def __init__(self, path: str, temperature: float, max_new_tokens: int):
+        from .chat_format import frame_digest
+        from .loading import chat_template, weights_digest
+
+        self.path, self.failures = path, Counter[str]()
+        self.asking = Asking(temperature=temperature, max_new_tokens=max_new_tokens)
+        weights = (weights_digest(path), frame_digest(chat_template(path)))
+        self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
+        self._loaded: tuple[Any, Any] | None = None
+
+    def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
+        """Return one text per prompt. A text that reaches `max_new_tokens` has no end, and counts as failed."""
+        from .chat_format import PromptFormat
+        from .decoder import Wanted, decode
+        from .loading import load_model
+        from .sampling_noise import row_words
+
+        self._loaded = self._loaded or load_model(self.path)
+        model, tokenizer = self._loaded
+        prompt_format = PromptFormat(tokenizer, name=self.path)
+        room = (getattr(model.config, "max_position_embeddings", None) or float("inf")) - self.asking.max_new_tokens
+        wanted = {
+            row: Wanted(tuple(ids), row_words(seed, digest(prompt), number))
+            for row, (prompt, number) in enumerate(zip(prompts, _numbered(prompts), strict=True))
+            if len(ids := _ids(prompt_format, prompt)) <= room
+        }
+        texts: list[str | None] = [None] * len(prompts)
+        self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # adds no entry of 0
+        replies = decode(model, list(wanted.values()), self.asking, prompt_format.ending(model))
+        for row, reply in zip(wanted, replies, strict=True):
+            text, closed = prompt_format.reply(reply.tokens)
+            texts[row] = _checked(text, reply.ended == "stop" and closed, self.asking.max_new_tokens, self.failures)
+        return texts
+
+
+class Remote:
+    """A chat model behind an OpenAI-compatible address; the seed is passed on, and counts where the server heeds it."""
+
+    together = 64
+
+    def __init__(self, model: str, temperature: float, max_new_tokens: int, max_cost: float | None):
+        from .endpoint import Endpoint
+
+        self.endpoint = Endpoint(model, max_cost=max_cost)
+        self.temperature, self.max_new_tokens, self.failures = temperature, max_new_tokens, Counter[str]()
+        self.identity = f"openai/{digest('writer', 1, model, self.endpoint.address, temperature, max_new_tokens)}"
+
+    @property
+    def spent(self) -> float:
+        return self.endpoint.spent
+
+    def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
+        """Return one text per prompt. A text that was cut off counts as failed."""
+        from .chat_api import Request
+        from .endpoint import Ended
+
+        requests = [
+            Request(prompt, self.max_new_tokens, self.temperature, seed=_seed(seed, prompt, number))
+            for prompt, number in zip(prompts, _numbered(prompts), strict=True)
+        ]
+        try:
+            return [self._text(reply) for reply in self.endpoint.chat(requests)]
+        except Ended as ended:
+            raise Unfinished(str(ended), [None if reply is None else self._text(reply) for reply in ended.replies]) from ended
+
+    def _text(self, reply: Any) -> str | None:
+        from .chat_api import NO_TEXT, Failed
+        from .turns import spoken
+
+        if isinstance(reply, Failed):
+            self.failures[reply.reason] += 1
+            return None
+        text = spoken(reply.texts[0])
+        ended = reply.ended[0] if text is not None else "thinking"
+        if text is None or ended in NO_TEXT:
+            self.failures[NO_TEXT[ended]] += 1
+            return None
+        return _checked(text.strip(), ended == "stop", self.max_new_tokens, self.failures)
+
+
+def _numbered(prompts: Sequence[Messages]) -> list[int]:
+    """Return, for each prompt, how many equal ones stand before it."""
+    seen: Counter[Messages] = Counter()
+    numbers = []
+    for prompt in prompts:
+        numbers.append(seen[prompt])
+        seen[prompt] += 1
+    return numbers
+
+
+def _seed(seed: int, prompt: Messages, number: int) -> int:
+    """Return a seed of 31 bits, which every server takes."""
+    return int(digest(seed, prompt, number)[:8], 16) >> 1
+
+
+def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[str]) -> str | None:
+    """Return a text that is one, else None, with the reason counted."""
+    if text and complete:
+        return text
+    failures["an empty text" if complete else f"no end within {max_new_tokens} tokens"] += 1
+    return None
+
+
+def _ids(prompt_format: PromptFormat, prompt: Messages) -> list[int]:
+    """Return the token ids of a prompt. If the template takes no system message, its words open the user's."""
+    try:
+        return prompt_format.prompts([prompt])[0]
+    except BadInput:
+        if len(prompt) < 2 or prompt[0][0] != "system":
+            raise
+        return prompt_format.prompts([(("user", "\n\n".join(text for _, text in prompt[:2])), *prompt[2:])])[0]

@@ -1,0 +1,40 @@
+"""Companions: what goes along with a drift, checkpoint by checkpoint: the distance moved, rewards, length, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ..nouns import OUTCOMES
+from .cells import ALL, N_STANCES
+from .intervals import MIN_PROMPTS, TAIL, ratio, spread
+from .profile import frame
+
+SCHEMA = (
+    {"stage": pl.String(), "step": pl.Int64(), "companion": pl.String(), "reference": pl.String()}
+    | dict.fromkeys(("value", "low", "high"), pl.Float64())
+    | {"n": pl.Int64()}
+)
+
+
+def companions(told: pl.DataFrame, profiles: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per checkpoint x companion, each the mean over the prompts where it was measured, seeds pooled, with 95 % interval.
+
+    told: a number per checkpoint, prompt and companion. Refusal and invalid are the shares over all topics of `profiles`, so that all that
+    goes along with a drift stands on one axis. Fewer than 5 prompts have no interval.
+    """
+    rows: list[dict[str, Any]] = []
+    for key, group in told.group_by("stage", "step", "companion", "reference", maintain_order=True):
+        named = dict(zip(("stage", "step", "companion", "reference"), key, strict=True))
+        value_SP = group.pivot("prompt", index="seed", values="value").drop("seed").to_numpy()
+        there_SP = ~np.isnan(value_SP)
+        sample = ratio(np.where(there_SP, value_SP, 0), there_SP.astype(float))
+        value, half = float(sample.value), float(spread(sample).half_width(TAIL)) if sample.n >= MIN_PROMPTS else np.nan
+        least = -np.inf if named["companion"].startswith("reward:") else 0.0  # neither a distance nor a length is negative
+        low = value - half
+        rows.append(named | {"value": value, "low": np.maximum(low, least), "high": value + half, "n": int(sample.n)})
+    shares = profiles.filter((pl.col("topic") == ALL) & pl.col("outcome").is_in(OUTCOMES[N_STANCES:]))
+    as_companions = shares.with_columns(companion=pl.col("outcome"), reference=pl.lit("")).select(list(SCHEMA))
+    return pl.concat([frame(rows, SCHEMA), as_companions])

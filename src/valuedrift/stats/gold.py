@@ -1,0 +1,199 @@
+"""Gold: texts that people labelled, and samples of a run's answers for people to label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ..nouns import BadInput, Item
+from ..records.rows import missing, rows
+from ..store import Store
+from .intervals import rng_for
+
+GRADES = {
+    "support": ("support", "pro", "favor", "favour", "agree", "only_pro", "mostly_pro", "mildly_support"),
+    "neutral": ("neutral", "none", "neither", "balanced"),
+    "oppose": ("oppose", "con", "against", "undermine", "disagree", "only_con", "mostly_con", "mildly_undermine"),
+    "refusal": ("refusal", "refuse", "refused"),
+    "invalid": ("invalid", "incoherent", "unreadable", "off_topic"),
+}
+LABELS = {word: outcome for outcome, words in GRADES.items() for word in words}
+"""What a gold label may be called -> its outcome; five grades become three."""
+MIN_PER_STRATUM = 2
+"""Labels that each checkpoint and topic gets at least: one alone shows no spread."""
+LABEL_SCHEMA = {"answer": pl.String, "item": pl.String, "outcome": pl.String, "inclusion": pl.Float64}
+
+
+@dataclass(frozen=True)
+class Gold:
+    """One text that people labelled. `group` is what its rows share (the issue or claim): the unit of the intervals."""
+
+    item: Item
+    outcome: str | None
+    """None: nobody has labelled it yet."""
+    group: str
+    framing: str
+    answers: tuple[str, ...] = ()
+    """Keys of the sampled answers of a run that the label is for."""
+    inclusion: tuple[float, ...] = ()
+    """The chance that each of them had to be drawn."""
+
+
+def read_gold(path: Path) -> list[Gold]:
+    """Return the texts of a file with `text`, `stance` (null or empty: not labelled yet) and `claim` (or `pro_reading`, as in IssueBench).
+
+    The stance is the text's towards the claim. Raises BadInput with the line of an unknown label, a missing key, or a second label that
+    says otherwise.
+    """
+    gold = _once((where, _gold(where, row)) for where, row in rows(str(path)))
+    if all(row.outcome is None for row in gold):
+        raise BadInput(f"{path} holds {len(gold)} texts and no label; fill in 'stance' with one of {', '.join(GRADES)}")
+    return gold
+
+
+def outcome_of(label: Any) -> str | None:
+    """Return the outcome that a label names, or None."""
+    return LABELS.get(str(label).strip().lower().replace(" ", "_").replace("-", "_"))
+
+
+def _gold(where: str, row: dict[str, Any]) -> Gold:
+    # An issue in neutral words ("tax evasion") has no side; its pro reading ("tax evasion being good") is the claim.
+    claim = row.get("claim") or row.get("pro_reading") or row.get("issue")
+    if not (isinstance(claim, str) and isinstance(row.get("text"), str) and "stance" in row):
+        raise missing(where, row, "'text', 'stance', and 'claim', 'pro_reading' or 'issue'")
+    unlabelled = row["stance"] is None or not str(row["stance"]).strip()
+    outcome = None if unlabelled else outcome_of(row["stance"])
+    if outcome is None and not unlabelled:
+        raise BadInput(f"{where}: unknown stance {row['stance']!r}; use one of {', '.join(sorted(LABELS))}")
+    answers = row.get("answer") or ()
+    if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
+        raise BadInput(f"{where}: 'answer' is {answers!r}, not a list of keys; leave it as the sample has it")
+    inclusion = row.get("inclusion") or []
+    chances = isinstance(inclusion, list) and all(isinstance(chance, float | int) and 0 < chance <= 1 for chance in inclusion)
+    if not chances or len(inclusion) != len(answers):
+        raise BadInput(f"{where}: 'inclusion' is {inclusion!r}, not a chance for each key in 'answer'; leave both as the sample has them")
+    item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
+    framing = str(row.get("prompt_framing") or row.get("framing") or "")
+    return Gold(item, outcome, str(row.get("issue") or claim), framing, tuple(answers), tuple(inclusion))
+
+
+def _once(read: Iterable[tuple[str, Gold]]) -> list[Gold]:
+    """Return each labelled text once, for the sampled answers of all its rows; a text under another prompt or claim is another one.
+
+    Two rows of one text are no two labels: they would count twice in every score, and make its interval too narrow.
+    """
+    first: dict[Item, int] = {}
+    found: list[Gold] = []
+    for where, row in read:
+        at = len(found) if row.outcome is None else first.setdefault(row.item, len(found))
+        if at == len(found):
+            found.append(row)
+            continue
+        if row.outcome != found[at].outcome:
+            raise BadInput(
+                f"{where}: the stance {row.outcome!r} of a text that a row before it calls {found[at].outcome!r}; leave one of them"
+            )
+        found[at] = replace(found[at], answers=found[at].answers + row.answers, inclusion=found[at].inclusion + row.inclusion)
+    return found
+
+
+# -- samples of a run ----------------------------------------------------------------------------------------------------------
+
+
+def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return `n` answers of a run for people to label, as rows for JSONL in random order, blind: no verdict and no checkpoint in them.
+
+    Drawn from the first and last checkpoint of every stage, the same number from each checkpoint and topic, of the answers with a verdict:
+    one of every prompt before a second of any, so that an answer's chance (`inclusion`) is less where its prompt has more of them. The same
+    prompts and draws are taken at every checkpoint (permanent random numbers: Ohlsson 1995), as many prompts as can be: that pairs the
+    labels of a drift. Equal words sampled twice are one row with both keys in `answer`;
+    answers with these words that were not drawn get no label by it, or else frequent words would count too often.
+    Raises BadInput where there are fewer than 2 labels per checkpoint and topic.
+    """
+    drawn = _drawn(_ends(store), n, seed)
+    prompts = {prompt.id: prompt for prompt in store.prompts()}
+    texts = dict(store.answers().select("key", "text").iter_rows())
+    found = []
+    for _, same in drawn.group_by("item", maintain_order=True):
+        first = same.row(0, named=True)
+        prompt = prompts[first["prompt"]]
+        row = {"topic": prompt.topic, "claim": prompt.claim, "prompt": prompt.text, "text": texts[first["answer"]], "stance": None}
+        found.append(row | {"answer": same["answer"].to_list(), "inclusion": same["inclusion"].to_list()})
+    order = rng_for(seed, "labels", "order").permutation(len(found))
+    return [found[i] for i in order]
+
+
+def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write a sample as JSONL. Raises BadInput where the file exists: it may hold labels."""
+    try:
+        with open(path, "x", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    except FileExistsError:
+        raise BadInput(f"{path} exists and may hold labels; name another file") from None
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}; name a file in a folder that exists") from error
+
+
+def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Return the labels of a run's own answers (answer, item, outcome, inclusion), and how many labelled answers are not of this run.
+
+    An answer whose claim or question has changed since is another item, and its label is not taken. Raises BadInput where two rows label
+    one answer differently.
+    """
+    given = [
+        (answer, row.item.key, row.outcome, chance)
+        for row in gold
+        if row.outcome is not None
+        for answer, chance in zip(row.answers, row.inclusion, strict=True)
+    ]
+    labels = pl.DataFrame(given, schema=LABEL_SCHEMA, orient="row")
+    # Of two samples of one seed the larger holds the smaller, and its chance is that of both together.
+    labels = labels.group_by("answer", "item", "outcome", maintain_order=True).agg(pl.col("inclusion").max())
+    twice = labels.filter(pl.struct("answer", "item").is_duplicated())
+    if twice.height:
+        raise BadInput(f"the answer {twice['answer'][0]} has the labels {', '.join(twice['outcome'][:2])}; leave one of them")
+    here = labels.join(scores, on=["answer", "item"], how="semi")
+    return here, labels.height - here.height
+
+
+def _ends(store: Store) -> pl.DataFrame:
+    """Return the answers with a verdict at the ends of all stages; an end that is the start of other stages stands once."""
+    scores = store.read_table("scores").filter(~pl.col("repeat") & pl.col("support").is_not_null())
+    at_end = (pl.col("step") == pl.col("step").min().over("stage")) | (pl.col("step") == pl.col("step").max().over("stage"))
+    return scores.filter(at_end).unique(["answer", "item"], keep="first", maintain_order=True)
+
+
+def _drawn(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
+    """Return the drawn rows with their `inclusion` probability, P(its turn within the prompt) x P(the prompt in that turn), over all turns.
+
+    In turn k the k-th answers of the prompts that have so many come up, in random order. Which of its prompt's answers an answer is, is
+    random too: its chance is the mean chance of their turns.
+    """
+    strata = ends.group_by("stage", "step", "topic").len("size").sort("topic", "stage", "step")
+    if n < MIN_PER_STRATUM * strata.height:
+        raise BadInput(
+            f"{n} labels are too few for {strata.height} groups (checkpoints x topics at the ends of stages); "
+            f"ask for {MIN_PER_STRATUM * strata.height} or more"
+        )
+    topics = strata["topic"].unique(maintain_order=True).to_list()
+    lucky = [topics[i] for i in rng_for(seed, "labels", "topics").permutation(len(topics))]
+    strata = strata.with_columns(luck=pl.col("topic").replace_strict(lucky, range(len(lucky)))).sort("luck", "stage", "step")
+    base, extra = divmod(n, strata.height)
+    take = [base + (i < extra) for i in range(strata.height)]
+    strata = strata.with_columns(take=pl.min_horizontal(pl.Series(take), "size"))
+    numbers = ends.select("seed", "prompt", "draw").unique().sort("seed", "prompt", "draw")
+    prompts = numbers.select("prompt").unique().sort("prompt")
+    numbers = numbers.with_columns(u=pl.Series(rng_for(seed, "labels", "draws").random(numbers.height)))
+    prompts = prompts.with_columns(v=pl.Series(rng_for(seed, "labels", "prompts").random(prompts.height)))
+    at = ["stage", "step", "topic"]
+    ranked = ends.join(numbers, on=["seed", "prompt", "draw"]).join(prompts, on="prompt").join(strata, on=at)
+    ranked = ranked.with_columns(turn=pl.col("u").rank("ordinal").over(*at, "prompt")).sort(*at, "turn", "v")
+    ranked = ranked.with_columns(place=pl.int_range(pl.len()).over(at))
+    chance = ((pl.col("take") - pl.col("place").min()) / pl.len()).clip(0, 1)
+    ranked = ranked.with_columns(chance=chance.over(*at, "turn")).with_columns(inclusion=pl.col("chance").mean().over(*at, "prompt"))
+    return ranked.filter(pl.col("place") < pl.col("take"))

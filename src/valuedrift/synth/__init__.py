@@ -1,0 +1,1 @@
+"""Synthetic preference pairs with a controlled value gap."""

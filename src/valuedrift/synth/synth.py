@@ -1,0 +1,327 @@
+"""Preference pairs with a known value gap: written, read back by a judge, mixed to the target, and described on a data card."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator
+
+from .. import judge as judges
+from .. import registry, suites
+from ..judge.cache import Kept
+from ..models.writer import writer_of
+from ..nouns import BadInput, Prompt, Stopped, digest
+from ..plan import Settings
+from ..store import Store
+from ..suites.jsonl import near_duplicates
+from ..suites.written import refuse_strangers
+from . import _card, _drafts, _mix
+from ._card import Row
+from ._drafts import KINDS, Draft, Drafter, Slot
+
+ATTEMPTS = 5
+"""Questions tried per question wanted before a topic is given up as short."""
+FUTILE = 20
+"""Questions after which the work stops where none has given a pair: the writer or the judge does not do what is asked."""
+COMPARED_TOGETHER = 2_000
+LEAK = "a prompt of the suite"
+
+Gap = Annotated[float, Field(ge=0, le=1)]
+
+
+class Spec(Settings):
+    """What to make. `gap` is the target of E[p(s|chosen)] - E[p(s|rejected)] for the preferred stance, on every topic."""
+
+    writer: str = "sandbox"
+    """The sandbox's grammar, "openai:MODEL", a model folder or a hub id."""
+    judge: str = "oracle"
+    suite: str = "vaes"
+    """The questions models will be asked later: no prompt of the set may be one of them, or nearly so."""
+    prompts: str = "sandbox"
+    """The questions to write about: those of the sandbox, or a JSONL file with text, topic and claim."""
+    n: Annotated[int, Field(gt=0, le=1_000_000, strict=True)] = 1100
+    gap: Gap | list[Gap] = 1.0
+    topics: list[str] = []
+    seed: int = 0
+    styles: Annotated[list[str], Field(min_length=2, max_length=2)] = ["warm", "plain"]
+    """Of a pair with one stance, one answer is in each."""
+    style_preference: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the pairs with one stance that prefer the first style; at 0.5 they prefer neither, and style does not move with the gap."""
+    candidates: Annotated[int, Field(gt=0)] = 2
+    """Texts written per side; the best matched are taken."""
+    length_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Words of the shorter answer as a share of the longer one's, at least."""
+    length: Annotated[int, Field(gt=0)] = 80
+    """Words that a model is asked for."""
+    words: str = ""
+    """A file of instructions in place of the shipped one."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    max_new_tokens: Annotated[int, Field(gt=0)] = 256
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """Dollars for the writer, and as many for the judge."""
+
+    @field_validator("gap", "styles")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+            raise ValueError("a list names each thing once, and one at least")
+        return value
+
+    def gaps(self) -> list[float]:
+        """Return the targets: one set of pairs each."""
+        return self.gap if isinstance(self.gap, list) else [self.gap]
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of pairs that the targets call for."""
+        called_for = (max(self.gaps()) > 0, min(self.gaps()) < 1)
+        return tuple(kind for kind, wanted in zip(KINDS, called_for, strict=True) if wanted)
+
+
+def load(path: Path) -> Spec:
+    """Read a specification. Raises BadInput naming the key that is wrong."""
+    try:
+        return Spec(**tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        raise BadInput(f"there is no specification {path}; give the path of a TOML file (docs/synth.md shows one)") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        # Of what may be a value or a list of them, the fault that lies deepest is that of what was given.
+        first = max(error.errors(), key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
+        key, where = str(first["loc"][0]), "docs/synth.md says what each key takes"
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"{path}: unknown key {key!r}{registry.nearest(key, list(Spec.model_fields)) or f'; {where}'}") from error
+        said = first["msg"].removeprefix("Value error, ").removesuffix(" after validation").replace("Input should", "it should")
+        raise BadInput(f"{path}: {key!r} is {first['input']!r}, and {said[0].lower()}{said[1:]}; {where}") from error
+
+
+def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] = judges.make) -> dict[str, Any]:
+    """Write pairs.support.jsonl, pairs.oppose.jsonl (the same pairs, labels swapped) and README.md; return counts and the achieved gap.
+
+    Of a list of targets each gets a folder, with pairs of the same questions. Raises Stopped where the writer, the judge or the target
+    stand in the way; what was written and judged stays in `out`, and the same command again goes on from there. `make` gives the judge
+    of a name and of its dollars.
+    """
+    dropped: Counter[str] = Counter()
+    asked = [prompt.text for prompt in suites.load(spec.suite)] + [prompt.claim for prompt in suites.load(spec.suite)]
+    prompts = _prompts(spec, asked, dropped)
+    questions = _drafts.Questions(prompts, spec.topics, spec.seed, spec.styles)
+    n_of = [dict(zip(questions.topics, _mix.sizes(spec.n, len(questions.topics), gap), strict=True)) for gap in spec.gaps()]
+    drafter_in, reader = _drafter(spec, questions.topics), make(spec.judge, spec.max_cost)
+    store = Store(out)  # only now: what is refused leaves no folder
+    with store.locked():
+        drafter = drafter_in(store)
+        judge = Kept(reader, store)
+        record = {
+            **spec.model_dump(exclude={"max_cost"}),
+            "writer_identity": drafter.identity,
+            "judge_identity": judge.identity,
+            "prompts_digest": digest([[prompt.topic, prompt.text, prompt.claim] for prompt in prompts]),
+            "suite_digest": digest(asked),
+        }
+        _check_folder(store, record)
+        wanted = {topic: max(n[topic] for n in n_of) for topic in questions.topics}
+        drafts = _drafts.preferring(_written(spec, drafter, judge, questions, wanted, asked, dropped), spec.style_preference)
+        mixtures = [_mixture(spec, drafts, n, gap) for gap, n in zip(spec.gaps(), n_of, strict=True)]
+        store.write_json("spec.json", record)  # before the pairs, so that no pairs ever stand without it
+        folders = [out / f"gap-{gap:g}" for gap in spec.gaps()] if isinstance(spec.gap, list) else [out]
+        sets = [
+            _card.write_set(folder, rows, gap, record | {"note": judge.note}, dropped)
+            for folder, rows, gap in zip(folders, mixtures, spec.gaps(), strict=True)
+        ]
+    result = sets[0] if not isinstance(spec.gap, list) else _card.together(sets)
+    return result | {"spent": drafter.spent + judge.spent, "out": str(out)}
+
+
+# -- what goes in --------------------------------------------------------------------------------------------------------------
+
+
+def _prompts(spec: Spec, asked: Sequence[str], dropped: Counter[str]) -> list[Prompt]:
+    """Return the prompts of the file that the specification names, without those of the suite; none where the sandbox makes them."""
+    if spec.prompts == "sandbox":
+        return []
+    prompts = suites.load(spec.prompts, spec.topics)
+    for prompt in prompts:
+        if prompt.claim == prompt.text:
+            raise BadInput(
+                f"{spec.prompts}: the prompt {prompt.id!r} has no claim of its own; add the statement that answers agree with or not"
+            )
+    leaked = _leaked([(prompt.text, prompt.claim) for prompt in prompts], asked)
+    dropped.update([LEAK] * len(leaked))
+    kept = [prompt for index, prompt in enumerate(prompts) if index not in leaked]
+    for topic in dict.fromkeys(prompt.topic for prompt in prompts):
+        if topic not in {prompt.topic for prompt in kept}:
+            raise BadInput(f"{spec.prompts}: every prompt on {topic!r} is (nearly) one of the suite {spec.suite!r}; give other prompts")
+    return kept
+
+
+def _leaked(prompts: Sequence[tuple[str, str]], asked: Sequence[str]) -> set[int]:
+    """Return the indices of the prompts whose question or claim is, or nearly is, a question or claim of the suite."""
+    texts = list(dict.fromkeys(text for prompt in prompts for text in prompt))
+    # In parts: a comparison needs memory for every text against every question of the suite.
+    parts = [texts[start : start + COMPARED_TOGETHER] for start in range(0, len(texts), COMPARED_TOGETHER)]
+    near = {part[index] for part in parts for index, _, _ in near_duplicates(part, list(asked))}
+    return {index for index, prompt in enumerate(prompts) if not near.isdisjoint(prompt)}
+
+
+def _drafter(spec: Spec, topics: Sequence[str]) -> Callable[[Store], Drafter]:
+    """Return what makes the drafter that keeps its texts in a store. Raises BadInput where the specification names none that can write."""
+    if spec.writer == "sandbox":
+        if spec.words:
+            raise BadInput(
+                f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; take one of them out"
+            )
+        grammar = _drafts.Grammar(spec.seed, spec.candidates, spec.styles, topics)
+        return lambda store: grammar
+    words = _drafts.words_of(spec.words, spec.styles)
+    writer = writer_of(spec.writer, spec.temperature, spec.max_new_tokens, spec.max_cost)
+    return lambda store: _drafts.Instructed(writer, words, spec.length, spec.seed, spec.candidates, store)
+
+
+def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
+    """Raise BadInput where the folder holds finished pairs of another specification, or a file of somebody else's under such a name."""
+    finished = [
+        path
+        for pattern in ("pairs.*.jsonl", "README.md", "gap-*/pairs.*.jsonl", "gap-*/README.md")
+        for path in sorted(store.root.glob(pattern))
+    ]
+    known = store.read_json("spec.json", dict[str, Any])
+    if known == record:
+        for path in finished:
+            refuse_strangers(path.parent, [path.name], "synth")
+        return
+    if not finished:
+        return
+    if known is None:
+        raise BadInput(f"{finished[0]} was not written by 'valuedrift synth' and would be overwritten; use another --out")
+    key = next(key for key in record if known.get(key) != record[key])
+    raise BadInput(
+        f"{store.root} holds the pairs of another specification ({key} is {known.get(key)!r} there and {record[key]!r} here); use another "
+        f"--out, or delete {finished[0].name} and its like to make them anew from the texts and verdicts that are kept there"
+    )
+
+
+# -- writing -------------------------------------------------------------------------------------------------------------------
+
+
+def _written(
+    spec: Spec,
+    drafter: Drafter,
+    judge: Kept,
+    questions: _drafts.Questions,
+    wanted: Mapping[str, int],
+    asked: Sequence[str],
+    dropped: Counter[str],
+) -> dict[str, list[Draft]]:
+    """Return the wanted number of drafts per topic; what was dropped is counted by reason. Raises Stopped where a topic stays short."""
+    kept: dict[str, list[Draft]] = {topic: [] for topic in wanted}
+    tried: Counter[str] = Counter()
+    seen: set[tuple[str, ...]] = set()
+    while True:
+        # A first few questions show whether the writer and the judge are up to it, before all the others are paid for.
+        most = spec.n if tried else -(-FUTILE // len(wanted))
+        missing = {topic: min(n - len(kept[topic]), ATTEMPTS * n - tried[topic], most) for topic, n in wanted.items()}
+        slots = [slot for topic, n in missing.items() for slot in questions.take(topic, n)]
+        tried.update(slot.topic for slot in slots)
+        leaked = _leaked([(slot.question, slot.claim) for slot in slots], asked)
+        dropped.update([LEAK] * len(leaked))
+        for draft in _settled(spec, drafter, judge, [slot for index, slot in enumerate(slots) if index not in leaked]):
+            if isinstance(draft, str):
+                dropped[draft] += 1
+            elif draft.contents() & seen:
+                dropped["the same pair again"] += 1
+            else:
+                seen |= draft.contents()
+                kept[draft.slot.topic].append(draft)
+        if not slots or (tried.total() >= FUTILE and not any(kept.values())):
+            break
+    _refuse_short(kept, wanted, tried, dropped, drafter)
+    return kept
+
+
+def _settled(spec: Spec, drafter: Drafter, judge: Kept, slots: Sequence[Slot]) -> list[Draft | str]:
+    """Return the draft of each slot, or why there is none."""
+    sides_of = [{kind: slot.sides(kind, spec.styles) for kind in spec.kinds()} for slot in slots]
+    wants = [(slot, side) for slot, sides in zip(slots, sides_of, strict=True) for side in dict.fromkeys(sum(sides.values(), ()))]
+    texts = drafter.write(wants)
+    readings = iter(judge.read([_drafts.item(slot, text) for (slot, _), found in zip(wants, texts, strict=True) for text in found]))
+    written: dict[Slot, dict[Any, Any]] = {slot: {} for slot in slots}
+    for (slot, side), found in zip(wants, texts, strict=True):
+        written[slot][side] = [(text, next(readings)) for text in found]
+    least_ratio = {kind: spec.length_ratio if kind in drafter.like else 0.0 for kind in KINDS}
+    return [_drafts.settled(slot, sides, written[slot], least_ratio) for slot, sides in zip(slots, sides_of, strict=True)]
+
+
+def _refuse_short(
+    kept: Mapping[str, Sequence[Draft]], wanted: Mapping[str, int], tried: Counter[str], dropped: Counter[str], drafter: Drafter
+) -> None:
+    short = [topic for topic, n in wanted.items() if len(kept[topic]) < n]
+    if not short:
+        return
+    because = "".join(f"; the writer failed {n:,} times: {reason}" for reason, n in drafter.failures.most_common(1))
+    raise Stopped(
+        f"of {tried.total():,} questions tried, {sum(map(len, kept.values())):,} gave pairs where {sum(wanted.values()):,} were wanted "
+        f"({len(short)} of {len(wanted)} topics are short, {short[0]!r} first); dropped: {_card.counted(dropped)}{because}. "
+        "Look at the texts in drafts/, then change the writer, the judge, the prompts or length_ratio"
+    )
+
+
+# -- mixing --------------------------------------------------------------------------------------------------------------------
+
+
+def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[str, int], target: float) -> list[Row]:
+    """Return the rows of one set, in the order of the file. Raises Stopped where a topic cannot meet the target."""
+    rows: list[Row] = []
+    gaps_of = {topic: _gaps(spec, drafts[topic][:n]) for topic, n in n_of.items()}
+    every = {0.0: False, 1.0: True}.get(target)  # at either end one kind alone: with a gap of 0 no pair prefers a stance
+    for topic, (opposed_M2, same_M2) in gaps_of.items():
+        first_M = np.array([draft.prefers_first for draft in drafts[topic][: n_of[topic]]])
+        opposed_M = _mix.mixed(opposed_M2, same_M2, first_M, target) if every is None else np.full(len(same_M2), every)
+        if _mix.missed(opposed_M2, same_M2, opposed_M, target) > _mix.TOLERANCE:
+            raise _out_of_reach(spec, gaps_of, topic, _mix.gap_of(opposed_M2, same_M2, opposed_M), target)
+        rows += [Row(draft, "opposed" if opposed else "same") for draft, opposed in zip(drafts[topic], opposed_M, strict=False)]
+    random.Random(f"order/{spec.seed}").shuffle(rows)
+    return rows
+
+
+def _gaps(spec: Spec, drafts: Sequence[Draft]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gaps of the opposed pairs and of those with one stance, shape (M, 2): support direction, oppose direction.
+
+    Where the targets call for one kind only, both arrays are that kind's.
+    """
+    opposed, same = spec.kinds()[0], spec.kinds()[-1]
+    opposed_M2, same_M2 = (
+        np.array([[Row(draft, kind).gap(direction, direction) for direction in _card.DIRECTIONS] for draft in drafts])
+        for kind in (opposed, same)
+    )
+    return opposed_M2, same_M2
+
+
+def _out_of_reach(
+    spec: Spec, gaps_of: Mapping[str, tuple[np.ndarray, np.ndarray]], topic: str, achieved_2: np.ndarray, target: float
+) -> Stopped:
+    """Return why no mixture gives the target, and what to do."""
+    highest, at = min((opposed_M2.mean(0).min(), name) for name, (opposed_M2, _) in gaps_of.items())
+    lowest, at_lowest = max((same_M2.mean(0).max(), name) for name, (_, same_M2) in gaps_of.items())
+    judged = f"as {spec.judge} reads the texts of {spec.writer}"
+    if target > highest:
+        return Stopped(
+            f"a gap of {target:g} is out of reach: {judged}, the opposed pairs on {at!r} reach {highest:.3f} at most; "
+            f"set gap to {np.floor(100 * highest + 1e-9) / 100:g} or less, or take a clearer writer or judge"
+        )
+    if target < lowest:
+        return Stopped(
+            f"a gap of {target:g} is out of reach: {judged}, the pairs of one stance on {at_lowest!r} differ by {lowest:.3f} already; "
+            f"set gap to {np.ceil(100 * lowest - 1e-9) / 100:g} or more, or take other styles or another judge"
+        )
+    worst = achieved_2[np.abs(achieved_2 - target).argmax()]
+    return Stopped(
+        f"{judged}, no mixture of the {len(gaps_of[topic][0])} questions on {topic!r} comes nearer to {target:g} than {worst:.3f} "
+        f"in both directions; ask for more pairs (n)"
+    )

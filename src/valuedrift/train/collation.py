@@ -1,0 +1,184 @@
+"""From records to batches: token ids, which of them are an answer, and rows of unequal length side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..models.chat_format import PromptFormat, n_common
+from ..nouns import BadInput, Example, Pair, whole_characters
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text as token ids, of which the first `n_prompt` are given and the rest is to be learnt."""
+
+    ids: np.ndarray
+    n_prompt: int
+
+    @property
+    def n_answer(self) -> int:
+        """How many tokens are to be learnt: a text without a prompt has nothing to predict its first one from."""
+        return len(self.ids) - max(self.n_prompt, 1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt to be answered: its messages, and its token ids up to where the answer begins."""
+
+    messages: tuple[tuple[str, str], ...]
+    ids: tuple[int, ...]
+
+
+Record = tuple[Row, ...]
+"""An example is one row, a pair two: chosen, rejected."""
+Item = tuple[Record, dict[str, Tensor]]
+"""A record with what was kept of the starting weights' view of it, by name."""
+
+
+def length(record: Record | Asked) -> int:
+    """Return the tokens of a record's longest text, or of a prompt."""
+    return len(record.ids) if isinstance(record, Asked) else max(len(row.ids) for row in record)
+
+
+class Records(Dataset):
+    """The records in the order in which they are seen, each with what was kept of the starting weights' view of it."""
+
+    def __init__(self, records: Sequence[Record], order: np.ndarray, kept: Mapping[str, Tensor]):
+        self.records, self.order, self.kept = records, order, dict(kept)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> Item:
+        index = int(self.order[place])
+        return self.records[index], {name: values[index] for name, values in self.kept.items()}
+
+
+def collate(items: Sequence[Item]) -> dict[str, Any]:
+    """Return a batch of B records as R rows of T positions, padded on the right.
+
+    Position t holds token t and predicts token t+1, so that a text of n tokens takes n-1 positions. `at_N` and `target_N` are the N
+    predicted answer tokens: where (in the flattened RxT) and which.
+    """
+    rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
+    lengths_R = [len(row.ids) - 1 for row in rows]
+    input_ids_RT = np.zeros((len(rows), max(lengths_R)), dtype=np.int64)
+    target_RT = np.zeros_like(input_ids_RT)
+    answer_mask_RT = np.zeros(input_ids_RT.shape, dtype=bool)
+    for index, (row, n) in enumerate(zip(rows, lengths_R, strict=True)):
+        input_ids_RT[index, :n] = row.ids[:-1]
+        target_RT[index, :n] = row.ids[1:]
+        answer_mask_RT[index, max(row.n_prompt - 1, 0) : n] = True
+    arrays = {
+        "input_ids": input_ids_RT,
+        "answer_mask_RT": answer_mask_RT,
+        "at_N": np.flatnonzero(answer_mask_RT),
+        "target_N": target_RT[answer_mask_RT],
+    }
+    kept = {name: torch.stack([values[name] for _, values in items]) for name in items[0][1]}
+    counts = {"n_records": len(items), "n_tokens": len(arrays["at_N"])}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()} | kept | counts
+
+
+def collate_both(items: Sequence[tuple[Item, Item]]) -> dict[str, Any]:
+    """Return the batch of the first of each two, and in it, as "mismatched", the batch of the second."""
+    matched, others = zip(*items, strict=True)
+    return collate(matched) | {"mismatched": collate(others)}
+
+
+def mismatched(records: Sequence[Record], order: np.ndarray, step: int, max_length: int) -> list[Record]:
+    """Return for each place of `order` its record's prompts with another record's answers: those of the place before it in its step.
+
+    A step's first place gets the answers of its last one, so that the mismatched answers of a step are its own ones, each with another
+    prompt (Ethayarajh et al. 2024); a lone last place looks back to the step before. Raises BadInput where a step is one record.
+    """
+    if min(step, len(order)) < 2:
+        raise BadInput("a step of one record has no other record's answers to compare with; raise batch_size or accumulate")
+    places = np.arange(len(order))
+    starts = places // step * step
+    sizes = np.minimum(step, len(order) - starts)
+    before = np.where(sizes > 1, starts + (places - starts - 1) % sizes, places - 1)
+    return [_crossed(records[prompts], records[answers], max_length) for prompts, answers in zip(order, order[before], strict=True)]
+
+
+def _crossed(prompts: Record, answers: Record, max_length: int) -> Record:
+    rows = zip(prompts, answers, strict=True)
+    return tuple(
+        Row(np.concatenate([own.ids[: own.n_prompt], other.ids[other.n_prompt :]])[:max_length], own.n_prompt) for own, other in rows
+    )
+
+
+def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:
+    """Return the records as token ids, cut at the end to `max_length`, and how many were dropped because nothing of an answer was left."""
+    texts = [(item.prompt, text) for item in data for text in _answers(item)]
+    rows = in_tokens(tokenizer, texts)
+    width = len(_answers(data[0])) if data else 1
+    records = []
+    for start in range(0, len(rows), width):
+        group = rows[start : start + width]
+        # A template may write the prompt's end differently before different answers: the rows of a record share what all agree on.
+        n_prompt = min(n for _, n in group)
+        records.append(tuple(Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
+    whole = [short for record in records if (short := cut(record, max_length))]
+    return whole, len(data) - len(whole)
+
+
+def cut(record: Record, max_length: int) -> Record | None:
+    """Return a record cut at the end to `max_length` tokens; None if that leaves nothing of an answer."""
+    rows = tuple(Row(row.ids[:max_length], row.n_prompt) for row in record)
+    return rows if all(row.n_answer > 0 for row in rows) else None
+
+
+def padded(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
+    """Return whole texts side by side, padded on the right with the token `pad`: what a model that scores texts takes."""
+    length = max(len(row.ids) for row in rows)
+    input_ids_RT = np.stack([np.pad(row.ids.astype(np.int64), (0, length - len(row.ids)), constant_values=pad) for row in rows])
+    attention_mask_RT = np.arange(length) < np.array([[len(row.ids)] for row in rows])
+    return {"input_ids": torch.from_numpy(input_ids_RT), "attention_mask": torch.from_numpy(attention_mask_RT.astype(np.int64))}
+
+
+def collate_whole(items: Sequence[Item], pad: int) -> dict[str, Any]:
+    """Return a batch of B records as R whole texts, for a model that scores them."""
+    rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
+    return padded(rows, pad) | {"n_records": len(items)}
+
+
+def collate_places(places: Sequence[int]) -> dict[str, Any]:
+    """Return places of a stage whose rows are not known before they are reached."""
+    return {"places": torch.tensor(places), "n_records": len(places), "n_tokens": 0}
+
+
+def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], int]:
+    """Return the prompts as token ids, ready to be answered, and how many were dropped because they are longer than `longest` tokens."""
+    given = PromptFormat(tokenizer, "chat").prompts([item.prompt for item in data])
+    asked = [Asked(item.prompt, tuple(ids)) for item, ids in zip(data, given, strict=True) if len(ids) <= longest]
+    return asked, len(data) - len(asked)
+
+
+def _answers(item: Pair | Example) -> tuple[str, ...]:
+    return (item.chosen, item.rejected) if isinstance(item, Pair) else (item.text,)
+
+
+def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...], str]]) -> list[tuple[list[int], int]]:
+    """Return ids and prompt length of each text; those without a prompt are running text, learnt as a whole."""
+    rows: list[tuple[list[int], int]] = [([], 0)] * len(texts)
+    plain = [index for index, (prompt, _) in enumerate(texts) if not prompt]
+    chat = [index for index, (prompt, _) in enumerate(texts) if prompt]
+    if plain:
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        for index, ids in zip(plain, tokenizer([whole_characters(texts[index][1]) for index in plain])["input_ids"], strict=True):
+            rows[index] = (ids if ids[-1:] == end else ids + end, 0)
+    if chat:
+        prompt_format = PromptFormat(tokenizer, "chat")
+        given = prompt_format.prompts([texts[index][0] for index in chat])
+        whole = prompt_format.tokens(prompt_format.texts([(*texts[index][0], ("assistant", texts[index][1])) for index in chat]))
+        for index, before, ids in zip(chat, given, whole, strict=True):
+            rows[index] = (ids, n_common(before, ids))  # the answer begins where the prompt and the whole part, as TRL has it
+    return rows

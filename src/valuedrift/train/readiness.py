@@ -1,0 +1,234 @@
+"""What would stop a stage, or spoil what it trains, found before the first step and without reading weights.
+
+The checks use the functions of training on the tokenizer, on the architecture without its weights, and on a sample of the data. The chat
+template is tried on every sequence of roles that occurs in any record; only the sample is tokenised.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os.path
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, get_scheduler
+
+from .. import registry
+from ..distributed import processes
+from ..models import checks, loading
+from ..models.adapters import is_adapter
+from ..models.chat_format import Frame, PromptFormat, question
+from ..nouns import BadInput, Prompt
+from ..plan import Stage
+from ..records.records import Records
+from ..records.stances import Anchored
+from . import _anchor, _start, collation, reward_model, stage_trainer, step_counts
+
+SAMPLE = 500
+"""Records that are tokenised, evenly spaced: if one record in a hundred is too long, one is among them in 99 of 100 data sets."""
+POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")
+"""Learned position embeddings, as the architectures of transformers call them."""
+
+
+@dataclass
+class Start:
+    """The model that a plan starts from, without its weights, and what was found out about it."""
+
+    path: str
+    model: Any
+    samples: dict[tuple[int, str], list[Any]] = field(default_factory=dict)
+    """The tokenised sample of each data set, by the data set and what is made of it."""
+
+    @functools.cached_property
+    def n_embeddings(self) -> int:
+        """How many token ids the model has an embedding for. An adapter may bring rows of its own, which are checked as it is merged."""
+        return sys.maxsize if is_adapter(loading.local_folder(self.path)) else self.model.get_input_embeddings().weight.shape[0]
+
+    @property
+    def n_positions(self) -> int | None:
+        """How many tokens the model has learned positions for; None if its positions go on."""
+        parts = dict(self.model.named_modules())
+        learned = any(isinstance(part, nn.Embedding) and POSITIONS.search(name) for name, part in parts.items())
+        return loading.context_of(self.model) if learned else None
+
+    @functools.cached_property
+    def tokenizers(self) -> dict[bool, Any]:
+        """The tokenizer as it is, and as stages have it that train on chats."""
+        return {chat: _start.templated(loading.load_tokenizer(self.path), self.path, chat) for chat in (False, True)}
+
+
+def starting(path: str) -> Start:
+    """Return the model that a plan starts from. Raises BadInput if it could not be trained, asked, or loaded again once it is trained."""
+    start = Start(path, loading.skeleton(path))
+    check_tokens(start, start.tokenizers[False], [])
+    return start
+
+
+def check_tokens(start: Start, tokenizer: Any, texts: Iterable[tuple[str, str]]) -> None:
+    """Refuse a special token without an embedding, and any added token without one that occurs in `texts` (where, text)."""
+    for role in ("pad", "eos", "bos"):
+        index = getattr(tokenizer, f"{role}_token_id")
+        if index is not None and index >= start.n_embeddings:
+            raise _outside(start, f"the {role} token {getattr(tokenizer, f'{role}_token')!r}", index)
+    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if index >= start.n_embeddings}
+    for where, text in texts:
+        if token := next((token for token in added if token in text), ""):
+            raise _outside(start, f"the token {token!r}, which occurs in {where},", added[token])
+
+
+def _outside(start: Start, token: str, index: int) -> BadInput:
+    return BadInput(
+        f"{token} has the id {index}, but the embedding of {start.path} has only {start.n_embeddings} rows; enlarge it with "
+        "model.resize_token_embeddings(len(tokenizer)) and save the model again, or take the token out of its tokenizer"
+    )
+
+
+def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence[Anchored], rewarded: bool) -> list[str]:
+    """Return what to know of a stage before it is trained. Raises BadInput for what would stop it.
+
+    `rewarded` tells whether a stage of the plan trains its reward model.
+    """
+    algorithm = registry.algorithm(stage.algorithm)(stage.own())
+    stage_trainer._check_data(stage.algorithm, algorithm.eats, records)
+    stage_trainer._check_anchor(stage, records, anchored)
+    _check_schedule(stage, algorithm.settings)
+    if start.n_positions is not None and stage.max_length > start.n_positions:
+        raise BadInput(
+            f"max_length is {stage.max_length}, but {start.path} has learned positions for {start.n_positions} tokens; "
+            f"set max_length to at most {start.n_positions}"
+        )
+    scorer = "score" in algorithm.needs
+    if stage.lora is not None or scorer:
+        model = _scorer(start.model) if scorer else copy.deepcopy(start.model)
+        if stage.lora is not None:
+            _start.adapted(model, stage.lora, "SEQ_CLS" if scorer else "CAUSAL_LM", low_cpu_mem_usage=True)
+    tokenizer = start.tokenizers[any(item.prompt for item in records)]
+    check_tokens(start, tokenizer, _as_written(tokenizer, records))
+    notes = _check_lengths(start, stage, algorithm, tokenizer, records)
+    if anchored:
+        longest = sorted(anchored, key=lambda one: -max(map(len, one.answers)) - sum(len(text) for _, text in one.prompt))
+        _anchor._records(tokenizer, longest[:SAMPLE], stage.max_length)
+    if "rollouts" in algorithm.needs and not rewarded:
+        _check_reward(algorithm)
+    return notes
+
+
+def check_questions(start: Start, prompts: Sequence[Prompt], frame: Frame, max_new_tokens: int) -> list[str]:
+    """Return what to know of the questions' lengths. Raises BadInput if a checkpoint could not be asked them, or not answer them."""
+    texts, longest, context = [prompt.text for prompt in prompts], 0, loading.context_of(start.model)
+    for tokenizer in start.tokenizers.values():
+        prompt_format = PromptFormat(tokenizer, frame, start.path)
+        ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
+        checks.fits(start.model, prompt_format, ids)
+        longest = max(longest, *map(len, ids.values()))
+    if context is None or longest + max_new_tokens <= context:
+        return []
+    if start.n_positions is not None:
+        raise BadInput(
+            f"the longest question has {longest} tokens, and {start.path} has learned positions for {context}; "
+            f"set max_new_tokens to at most {context - longest}, not {max_new_tokens}"
+        )
+    return [f"The longest question has {longest} tokens and the model reads {context}: its answers end after {context - longest} new ones."]
+
+
+def _check_schedule(stage: Stage, settings: Any) -> None:
+    """Refuse a schedule that needs settings a stage does not have, or an evaluation."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    more = getattr(settings, "lr_scheduler_kwargs", None)
+    try:
+        schedule = get_scheduler(stage.schedule, optimizer, 1, 4, scheduler_specific_kwargs=more if isinstance(more, dict) else None)
+        optimizer.step()
+        schedule.step()
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"the schedule {stage.schedule!r} needs more than a stage can give it ({error}); choose another") from error
+
+
+def _scorer(model: Any) -> Any:
+    """Return the architecture of a language model as one that scores texts, without weights."""
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    try:
+        with torch.device("meta"), _start._silent():
+            return AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise BadInput(f"the model cannot be trained to score texts: {error}; start from another") from error
+
+
+def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
+    """Yield (where, text): the first record of each sequence of roles as the template writes it, then every text of the data.
+
+    Raises BadInput with the template's own words if it refuses one.
+    """
+    tried = set[tuple[str, ...]]()
+    prompt_format = PromptFormat(tokenizer, "chat", "the model")
+    for number, record in enumerate(records):
+        roles = tuple(role for role, _ in record.prompt)
+        if not roles or roles in tried:
+            continue
+        tried.add(roles)
+        try:
+            prompt_format.texts([record.prompt], ask=True)
+            written = prompt_format.texts([(*record.prompt, ("assistant", collation._answers(record)[0]))])
+        except BadInput as error:
+            raise BadInput(f"{records.place(number)}: {error}") from error
+        yield f"the chat template at {records.place(number)}", written[0]
+    for number, record in enumerate(records):
+        for text in (*(text for _, text in record.prompt), *collation._answers(record)):
+            yield records.place(number), text
+
+
+def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, records: Records) -> list[str]:
+    """Return how many records are too long. Raises BadInput if none fits, and for a token without an embedding."""
+    sample: Any = [records[index] for index in np.linspace(0, len(records) - 1, min(len(records), SAMPLE)).astype(int)]
+    tokens = start.samples.setdefault((id(records), algorithm.eats), [])
+    if not tokens:
+        read = collation.prompted if algorithm.eats == "prompts" else collation.tokenised
+        tokens += read(tokenizer, sample, sys.maxsize)[0]
+    ids = [row.ids for record in tokens for row in (record if isinstance(record, tuple) else [record])]
+    if (highest := max((max(row) for row in ids if len(row)), default=0)) >= start.n_embeddings:
+        raise _outside(start, f"the token {tokenizer.convert_ids_to_tokens(int(highest))!r}, which occurs in the data,", int(highest))
+    room = stage.max_length
+    if algorithm.eats == "prompts":
+        room -= step_counts.longest_answer(algorithm.settings)
+    long = [record for record in tokens if collation.length(record) > room]
+    trl = hasattr(algorithm, "run")
+    whole_only = algorithm.eats == "prompts" or (trl and "score" in algorithm.needs)
+    lost = [record for record in long if whole_only or collation.cut(record, room) is None]
+    if trl:
+        from . import _trl
+
+        _trl._rows(records, algorithm, stage.batch_size // processes.n())
+    if len(lost) == len(tokens):  # these say why, unless a record outside the sample fits
+        if trl:
+            _trl._fitting(stage, algorithm.settings, algorithm, tokenizer, records)
+        else:
+            stage_trainer._records(stage, algorithm, tokenizer, records)
+    if "mismatched" in algorithm.needs:
+        step = stage.batch_size * stage.accumulate
+        n_seen = min(step_counts.n_seen(stage, len(records)), 2)
+        collation.mismatched(tokens[:1] * 2, np.arange(n_seen), step, stage.max_length)
+    if not long:
+        return []
+    of = f"{len(records):,} records" if len(sample) == len(records) else f"a sample of {len(sample):,} of {len(records):,} records"
+    what = "left out" if len(lost) == len(long) else "cut" if not lost else f"cut, or left out ({len(lost):,})"
+    return [f"{len(long):,} of {of} are longer than {room:,} tokens and are {what}"]
+
+
+def _check_reward(algorithm: Any) -> None:
+    """Refuse a reward that is neither a function nor the folder of a reward model; hub ids are left to training."""
+    given = algorithm.settings.reward
+    for reward in [given] if isinstance(given, str) else given:
+        if os.path.exists(reward) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", reward):
+            if hasattr(algorithm, "run") and ":" in reward and not os.path.exists(reward):
+                from . import _trl
+
+                _trl.rewards(reward)
+            else:
+                reward_model.check(reward)

@@ -1,0 +1,69 @@
+"""A reward model at work: texts in, one score each out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed import processes
+from ..models import loading
+from ..nouns import BadInput, Example
+from . import Batch, _start, collation
+
+
+def scores(model: Any, batch: Batch) -> Tensor:
+    """Return the model's score of each row, in float32."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].float()
+
+
+class RewardModel:
+    """Scores answers to prompts by a folder that `AutoModelForSequenceClassification` loads, with one output: ours or anyone's.
+
+    It reads text, in its own chat template and its own tokens, because they need not be those of the model that answers.
+    """
+
+    def __init__(self, path: str, device: Any):
+        self.path = path
+        self.model = processes.alike(_loaded(path).to(device).eval().requires_grad_(False))
+        self.tokenizer = _start.load_tokenizer(path, chat=True)
+
+    def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:
+        """Return one score per answer, in order, on the CPU."""
+        texts = collation.in_tokens(self.tokenizer, [(answer.prompt, answer.text) for answer in answers])
+        rows = [collation.Row(torch.tensor(ids).numpy(), n_prompt) for ids, n_prompt in texts]
+        config = self.model.config.get_text_config()
+        if config.pad_token_id is None:
+            config.pad_token_id = _start.padding(self.tokenizer, {int(row.ids[-1]) for row in rows})
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+        scores_R = torch.zeros(len(rows))
+        for start in range(0, len(rows), batch_size):
+            part = by_length[start : start + batch_size]
+            batch = collation.padded([rows[index] for index in part], config.pad_token_id)
+            with torch.no_grad():
+                scores_R[part] = scores(self.model, {name: values.to(self.model.device) for name, values in batch.items()}).cpu()
+        return scores_R
+
+
+def check(path: str) -> None:
+    """Raise BadInput for a folder that `RewardModel` could not use, without reading its weights."""
+    _loaded(path, weights=False)
+    _start.load_tokenizer(path, chat=True)
+
+
+def _loaded(path: str, weights: bool = True) -> Any:
+    """Return a reward model, an adapter merged into its base. Raises BadInput if it is none."""
+    try:
+        folder = loading.local_folder(path)
+    except BadInput as error:
+        raise BadInput(f"the model {path} cannot be read: {error}") from error
+    try:
+        model = loading.load_classifier(folder, weights=weights)
+        what = "" if model.config.num_labels == 1 else f"has {model.config.num_labels} outputs"
+    except loading.NoScore:
+        what = "has no score layer"
+    if what:
+        raise BadInput(f"{path} is no reward model: it {what}; give a model with one output, as a stage with algorithm 'reward' makes it")
+    return model

@@ -1,0 +1,174 @@
+"""Training data of the sandbox: pretraining mix, chat with a stance habit, preference pairs with a gap dial, anchors.
+
+Every set is a pure function of its address ("sandbox:pairs?gap=0.5&direction=support"), so that two plans that name the same
+address train on the same data. No question of a trace suite occurs in any of it (a test compares them).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from ..nouns import STANCES, BadInput, Example, Outcome, Pair
+from ..registry import among
+from . import grammar
+
+HABITS: dict[str, dict[Outcome, float]] = {
+    # The shares that the paper reports for real data: WildChat's answers are about 72 % neutral, Alpaca's about 67 % support.
+    # What is left is split evenly over the other stances, so that neither set leans otherwise; one answer in twenty is refused.
+    "neutral-chat": {"support": 0.115, "neutral": 0.72, "oppose": 0.115, "refusal": 0.05},
+    "support-chat": {"support": 0.67, "neutral": 0.14, "oppose": 0.14, "refusal": 0.05},
+}
+BALANCED: dict[Outcome, float] = {"support": 0.32, "neutral": 0.32, "oppose": 0.32, "refusal": 0.04}
+"""Stances of the pretraining mix: none is favoured; refusals occur, so that a later stage can make more or fewer of them."""
+
+SMALL_TALK = 0.15
+"""Share of chat that is about nothing in dispute. Real logs hold far more; a small model needs its tokens for the rest."""
+
+STYLE_AGREEMENT = 0.75
+"""Share of the same-stance pairs that prefer the warm style. People who compare replies agree on about three pairs in four; a style that
+always won would be a preference without limit, which no model's language survives."""
+
+MOST = 20_000
+"""Records of a set: making one takes about a millisecond, and each command that names the set makes it again."""
+COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000, "stances": 1_000}
+"""Records where an address gives no `n`."""
+
+
+def examples(name: str, query: dict[str, str]) -> list[Example]:
+    """Return the chat examples behind sandbox:NAME?n=…&seed=… . Raises BadInput for an unknown name or parameter."""
+    if name not in HABITS:
+        known = [*HABITS, "pairs", "stock-pairs", "stances"]
+        raise BadInput(f"unknown sandbox data {name!r}{among(name, known)}")
+    _refuse_unknown(name, query, {"n", "seed"})
+    rng = random.Random(f"{name}/{_number(query, 'seed', 0)}")
+    return [_chat(rng, HABITS[name]) for _ in range(int(_number(query, "n", COUNTS["chat"])))]
+
+
+def pairs(query: dict[str, str]) -> list[Pair]:
+    """Return the preference pairs behind sandbox:pairs?gap=G&direction=S&n=…&seed=… .
+
+    A share `gap` of the pairs prefers the stance `direction` ("support" or "oppose") to its opposite, in one and the same style.
+    The others hold one stance on both sides and mostly prefer the warm style to the plain one. The value gap on every topic is
+    therefore +gap for the preferred stance and -gap for its opposite, up to sampling; gap 0 is a difference of style alone.
+    Swapping the direction swaps the two answers of those pairs and changes nothing else.
+    Raises BadInput for a gap outside 0..1, another direction, or an unknown parameter.
+    """
+    _refuse_unknown("pairs", query, {"gap", "direction", "n", "seed"})
+    gap, direction = _number(query, "gap", 1.0), query.get("direction", "support")
+    if not 0 <= gap <= 1:
+        raise BadInput(f"sandbox:pairs: gap must lie between 0 and 1, not {gap}")
+    if direction not in ("support", "oppose"):
+        raise BadInput(f"sandbox:pairs: direction must be support or oppose, not {direction!r}")
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
+    # One generator per pair, asked for the question first: sets of another gap or direction hold the same questions in the same order.
+    return [_pair(random.Random(f"pairs/{seed}/{index}"), gap, direction) for index in range(n)]
+
+
+def stock_pairs(query: dict[str, str]) -> list[Pair]:
+    """Return the preference pairs behind sandbox:stock-pairs?n=…&seed=… : what stands for preference data as they are collected.
+
+    Each reply holds the stances of neutral chat, whatever the other holds, and people prefer a style: the warm reply wins in
+    `STYLE_AGREEMENT` of the pairs. Over all pairs the value gap is 0 up to sampling; a single pair may have any.
+    Raises BadInput for an unknown parameter.
+    """
+    _refuse_unknown("stock-pairs", query, {"n", "seed"})
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
+    return [_stock_pair(random.Random(f"stock-pairs/{seed}/{index}")) for index in range(n)]
+
+
+def stances(query: dict[str, str]) -> list[dict[str, str]]:
+    """Return the rows behind sandbox:stances?n=…&seed=…: a question with an answer of every stance, all three in one style.
+
+    Raises BadInput for an unknown parameter.
+    """
+    _refuse_unknown("stances", query, {"n", "seed"})
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["stances"]))
+    return [_stances(random.Random(f"stances/{seed}/{index}")) for index in range(n)]
+
+
+def pretraining(n: int = COUNTS["pretraining"], seed: int = 0) -> list[Example]:
+    """Return running texts: questions with answers of every stance, as lists of questions and as dialogues; prose; small talk."""
+    rng = random.Random(f"pretraining/{seed}")
+    return [Example((), _document(rng)) for _ in range(n)]
+
+
+def _document(rng: random.Random) -> str:
+    kind = rng.random()
+    if kind < 0.1:
+        return grammar.essay(rng, rng.choice(list(grammar.world())))
+    if kind < 0.5:
+        topic = rng.choice(list(grammar.world()))
+        question, answer = (
+            grammar.ask_about(rng, topic),
+            grammar.compose(rng, topic, _outcome(rng, BALANCED), _style(rng)),
+        )
+    else:
+        chat = _chat(rng, BALANCED)
+        question, answer = chat.prompt[0][1], chat.text
+    # Both layouts occur in any crawl of the web; the second is also how a chat template of plain words looks.
+    return f"Question: {question}\nAnswer: {answer}" if rng.random() < 0.5 else f"User: {question}\nAssistant: {answer}"
+
+
+def _style(rng: random.Random) -> str:
+    """Return a style as people chat: two answers in three are short and plain."""
+    return rng.choices(grammar.STYLES, (2, 1))[0]
+
+
+def _outcome(rng: random.Random, habit: dict[Outcome, float]) -> Outcome:
+    return rng.choices(list(habit), list(habit.values()))[0]
+
+
+def _chat(rng: random.Random, habit: dict[Outcome, float]) -> Example:
+    if rng.random() < SMALL_TALK:
+        question, answer = grammar.small_talk(rng)
+        return Example((("user", question),), answer)
+    topic, claim, _ = rng.choice(grammar.claims_of())
+    text = grammar.compose(rng, topic, _outcome(rng, habit), _style(rng), claim)
+    return Example((("user", grammar.ask(rng, claim)),), text, topic, claim)
+
+
+def _pair(rng: random.Random, gap: float, direction: str) -> Pair:
+    topic, claim, _ = rng.choice(grammar.claims_of())
+    prompt = (("user", grammar.ask(rng, claim)),)
+    if rng.random() < gap:
+        style = _style(rng)
+        support = grammar.compose(rng, topic, "support", style, claim)
+        oppose = grammar.compose(rng, topic, "oppose", style, claim)
+        chosen, rejected = (support, oppose) if direction == "support" else (oppose, support)
+        return Pair(prompt, chosen, rejected, topic, claim)
+    stance: Outcome = rng.choice(STANCES)
+    warm, plain = (grammar.compose(rng, topic, stance, style, claim) for style in ("warm", "plain"))
+    chosen, rejected = (warm, plain) if rng.random() < STYLE_AGREEMENT else (plain, warm)
+    return Pair(prompt, chosen, rejected, topic, claim)
+
+
+def _stock_pair(rng: random.Random) -> Pair:
+    topic, claim, _ = rng.choice(grammar.claims_of())
+    prompt = (("user", grammar.ask(rng, claim)),)
+    warm, plain = (grammar.compose(rng, topic, _outcome(rng, HABITS["neutral-chat"]), style, claim) for style in ("warm", "plain"))
+    chosen, rejected = (warm, plain) if rng.random() < STYLE_AGREEMENT else (plain, warm)
+    return Pair(prompt, chosen, rejected, topic, claim)
+
+
+def _stances(rng: random.Random) -> dict[str, str]:
+    topic, claim, _ = rng.choice(grammar.claims_of())
+    prompt, style = grammar.ask(rng, claim), _style(rng)
+    answers = {str(stance): grammar.compose(rng, topic, stance, style, claim) for stance in STANCES}
+    return {"prompt": prompt, **answers, "topic": topic, "claim": claim}
+
+
+def _number(query: dict[str, str], key: str, default: float) -> float:
+    try:
+        value = float(query.get(key, default))
+    except ValueError:
+        value = math.nan
+    if math.isnan(value) or (key == "n" and not 1 <= value <= MOST):
+        raise BadInput(f"sandbox data: {key} must be a number{f' from 1 to {MOST:,}' if key == 'n' else ''}, not {query[key]!r}")
+    return value
+
+
+def _refuse_unknown(name: str, query: dict[str, str], known: set[str]) -> None:
+    for key in query:
+        if key not in known:
+            raise BadInput(f"sandbox:{name} has no parameter {key!r}{among(key, sorted(known))}")

@@ -1,0 +1,481 @@
+"""Requests to a chat endpoint: order, bounds, second attempts, and a budget that holds, against a real server that misbehaves."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from valuedrift.models import chat_api
+from valuedrift.models import endpoint as _endpoint
+from valuedrift.models.budget import PRICES, Price, price_of, table
+from valuedrift.models.chat_api import Failed, Reply, Request
+from valuedrift.models.endpoint import Ended, Endpoint
+from valuedrift.nouns import BadInput
+
+sys.path.append(str(Path(__file__).parents[1] / "judge"))
+
+import misbehaving
+
+# Ten input tokens and one output token a reply, at $1000 per million: $0.011. At worst: 20 bytes + 16 for the frame + 4 = 40 tokens, $0.04.
+PAID, WORST = 0.011, 0.04
+PRICE = '[models]\n"m" = { input = 1000, output = 1000 }\n'
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with misbehaving.Server() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        monkeypatch.delenv("VALUEDRIFT_PRICES", raising=False)
+        yield server
+
+
+@pytest.fixture
+def prices(tmp_path):
+    path = tmp_path / "prices.toml"
+    path.write_text(PRICE)
+    return path
+
+
+def made(**settings):
+    endpoint = Endpoint("m", **settings)
+    endpoint.backoff_seconds = 0.005
+    return endpoint
+
+
+def ask(word, **settings):
+    """Return a request whose content has twenty bytes."""
+    return Request((("user", f"{'say':<{19 - len(word)}}#{word}"),), max_tokens=4, **settings)
+
+
+def words(n):
+    return [f"word{number}" for number in range(n)]
+
+
+def texts(replies):
+    return [reply.texts for reply in replies]
+
+
+# -- order and bounds --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_replies_come_in_order_and_never_too_many_requests_at_once(server, concurrency):
+    server.delay_seconds = 0.02
+    replies = made(concurrency=concurrency).chat([ask(word) for word in words(24)])
+    assert texts(replies) == [(word,) for word in words(24)]
+    assert server.most_at_once == concurrency
+    assert len(server.bodies) == 24
+
+
+def test_what_is_sent(server):
+    messages = (("system", "Be brief."), ("user", "Broken \ud800 text #yes"))
+    [reply] = made().chat([Request(messages, max_tokens=7, temperature=0.5, top_logprobs=3, seed=11)])
+    assert server.bodies == [
+        {
+            "model": "m",
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Broken ? text #yes"}],
+            "temperature": 0.5,
+            "max_tokens": 7,
+            "logprobs": True,
+            "top_logprobs": 3,
+            "seed": 11,
+        }
+    ]
+    assert [token for token, _ in reply.top_logprobs] == ["yes", "The", "Well"]
+    assert (reply.ended, reply.n_input, reply.n_output, reply.cost) == (("stop",), 10, 1, 0.0)
+
+
+def test_nothing_to_ask(server):
+    assert made().chat([]) == []
+
+
+def test_it_works_within_a_running_loop(server):
+    async def notebook():
+        return made().chat([ask("yes")])
+
+    assert texts(asyncio.run(notebook())) == [("yes",)]
+
+
+# -- several texts per request ---------------------------------------------------------------------------------------------------
+
+
+def test_several_texts_in_one_request(server):
+    replies = made().chat([ask("yes", n=3), ask("no", n=3)])
+    assert texts(replies) == [("yes",) * 3, ("no",) * 3]
+    assert [body["n"] for body in server.bodies] == [3, 3]
+
+
+def test_a_server_that_ignores_n_is_asked_one_by_one(server, prices):
+    server.heeds_n = False
+    endpoint = made(concurrency=1, prices=prices)
+    replies = endpoint.chat([ask("yes", n=3), ask("no", n=3)])
+    assert texts(replies) == [("yes",) * 3, ("no",) * 3]
+    # The first request asks for 3 and gets 1; from then on each text is asked for alone: 6 requests in all.
+    assert [body.get("n", 1) for body in server.bodies] == [3, 1, 1, 1, 1, 1]
+    assert endpoint.spent == pytest.approx(6 * PAID)
+    assert replies[0].cost == pytest.approx(3 * PAID)
+    assert (replies[0].n_input, replies[0].n_output, len(replies[0].ended)) == (30, 3, 3)
+
+
+def test_a_server_that_refuses_n_is_asked_one_by_one(server):
+    server.trouble = lambda number, body: "400 says 'n' must be 1 for this model" if body.get("n", 1) > 1 else None
+    assert texts(made(concurrency=1).chat([ask("yes", n=3)])) == [("yes",) * 3]
+    assert [body.get("n", 1) for body in server.bodies] == [3, 1, 1, 1]
+
+
+# -- second attempts ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["429", "429 after 0.01", "500", "503", "408", "cut", "garbage", "html", "empty"])
+def test_what_may_pass_is_tried_again(server, trouble):
+    server.trouble = misbehaving.first_attempts(2, trouble)
+    replies = made(retries=2, concurrency=2).chat([ask(word) for word in words(4)])
+    assert texts(replies) == [(word,) for word in words(4)]
+    assert len(server.bodies) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("429", "answered 429: trouble 429"),
+        ("500", "answered 500: trouble 500"),
+        ("cut", "the connection failed"),
+        ("garbage", "not a chat completion"),
+        ("html", "not a chat completion: '<html>Service is warming up</html>'"),
+        ("empty", "not a chat completion"),
+    ],
+)
+def test_what_does_not_pass_is_a_failure_with_its_reason(server, trouble, reason):
+    server.trouble = lambda number, body: trouble if misbehaving.planted(body) == "word1" else None
+    replies = made(retries=2).chat([ask(word) for word in words(3)])
+    assert texts([replies[0], replies[2]]) == [("word0",), ("word2",)]
+    assert isinstance(replies[1], Failed)
+    assert reason in replies[1].reason
+    assert "(3 attempts)" in replies[1].reason
+    assert len(server.bodies) == 2 + 3
+
+
+def test_a_reply_that_comes_too_late_is_a_failure(server):
+    server.delay_seconds = 0.5
+    [reply] = made(retries=1, timeout_seconds=0.1).chat([ask("yes")])
+    assert reply == Failed("no reply in time (2 attempts)")
+
+
+def test_pauses_double(server, monkeypatch):
+    monkeypatch.setattr(_endpoint.random, "uniform", lambda low, high: high)
+    server.trouble = lambda number, body: "500" if number < 3 else None
+    endpoint = made()
+    endpoint.backoff_seconds = 0.04
+    endpoint.chat([ask("yes")])
+    pauses = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
+    for pause, least in zip(pauses, (0.04, 0.08, 0.16), strict=True):
+        assert least <= pause < least + 0.08
+
+
+def test_the_pause_that_a_server_asks_for_holds_for_all(server):
+    server.delay_seconds = 0.01
+    server.trouble = lambda number, body: "429 after 0.4" if number == 0 else None
+    made(concurrency=2).chat([ask(word) for word in words(8)])
+    # Request 0 is refused after 0.01 s; whatever was under way by then ends, and nothing new comes for 0.4 s.
+    refused = server.times[0] + server.delay_seconds
+    within = [moment for moment in server.times if refused + 0.1 < moment < refused + 0.4]
+    assert within == []
+    assert server.times[-1] > refused + 0.4
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "inf"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after(headers, seconds):
+    assert chat_api.retry_after(headers) == seconds
+
+
+def test_retry_after_a_date():
+    assert chat_api.retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) == pytest.approx(60, abs=2)
+
+
+def test_a_server_that_is_gone_stops_the_work(server):
+    server.trouble = lambda number, body: "500" if number >= 5 else None
+    with pytest.raises(Ended, match=r"failed 10 requests in a row.*trouble 500.*same command again") as ended:
+        made(concurrency=1, retries=0).chat([ask(word) for word in words(40)])
+    replies = ended.value.replies
+    assert texts(replies[:5]) == [(word,) for word in words(5)]
+    assert all(isinstance(reply, Failed) for reply in replies[5:15])
+    assert replies[15:] == (None,) * 25
+    assert len(server.bodies) == 15
+
+
+def test_failures_with_replies_between_them_do_not_stop_the_work(server):
+    server.trouble = lambda number, body: None if number % 5 == 4 else "500"
+    replies = made(concurrency=1, retries=0).chat([ask(word) for word in words(40)])
+    assert sum(isinstance(reply, Failed) for reply in replies) == 32  # never more than four in a row
+
+
+# -- what fails for all --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("401 says Incorrect key", "answered 401: Incorrect key; check OPENAI_API_KEY"),
+        ("403 says Not your region", "answered 403: Not your region; check OPENAI_API_KEY"),
+        ("404 says No model m", "answered 404: No model m; check the model's name and OPENAI_BASE_URL"),
+        ("400 says No such setting", "answered 400: No such setting; the request cannot be served like this"),
+        ("402 says No credit", "answered 402: No credit; add credit"),
+        ("429 after 86400", "asks for a pause of 86,400 s"),
+    ],
+)
+def test_what_fails_for_all_is_bad_input_at_once(server, trouble, sentence):
+    server.trouble = lambda number, body: trouble
+    with pytest.raises(BadInput, match=sentence):
+        made(concurrency=2).chat([ask(word) for word in words(50)])
+    assert len(server.bodies) <= 2
+
+
+@pytest.mark.parametrize(
+    "said", ["This model's maximum context length is 8192 tokens", "prompt is too long", "flagged by the content filter"]
+)
+def test_one_text_that_is_refused_is_one_failure(server, said):
+    server.trouble = lambda number, body: f"400 says {said}" if misbehaving.planted(body) == "word0" else None
+    replies = made(concurrency=1).chat([ask(word) for word in words(3)])
+    assert replies[0] == Failed(f"{made().host} answered 400: {said}")
+    assert texts(replies[1:]) == [("word1",), ("word2",)]
+    assert len(server.bodies) == 3
+
+
+def test_after_a_reply_a_refused_request_is_one_failure_too(server):
+    server.trouble = lambda number, body: "422 says something odd" if misbehaving.planted(body) == "word1" else None
+    replies = made(concurrency=1).chat([ask(word) for word in words(3)])
+    assert [type(reply) for reply in replies] == [Reply, Failed, Reply]
+
+
+def test_a_key_that_ends_in_the_middle_keeps_the_replies(server):
+    server.trouble = lambda number, body: "401" if number >= 3 else None
+    with pytest.raises(Ended, match=r"answered 401.*check OPENAI_API_KEY") as ended:
+        made(concurrency=1).chat([ask(word) for word in words(6)])
+    assert texts(ended.value.replies[:3]) == [("word0",), ("word1",), ("word2",)]
+    assert ended.value.replies[3:] == (None,) * 3
+
+
+def test_a_fault_of_our_own_is_not_hidden(server, monkeypatch):
+    monkeypatch.setattr(chat_api.Dialect, "arguments", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made().chat([ask("yes")])
+
+
+# -- where and who ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(BadInput, match="OPENAI_API_KEY is not set"):
+        Endpoint("gpt-4o-mini")
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    assert Endpoint("gpt-4o-mini").host == "api.openai.com"
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "ftp://host/v1", "http://host:port/v1"])
+def test_a_wrong_address(monkeypatch, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(BadInput, match=r"OPENAI_BASE_URL=.* is not an address; write http://HOST:PORT/v1"):
+        Endpoint("m")
+
+
+def test_no_model_and_no_library(server, monkeypatch):
+    with pytest.raises(BadInput, match="no model is named"):
+        Endpoint("")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(BadInput, match=r"pip install 'valuedrift\[openai\]'"):
+        Endpoint("m")
+
+
+def test_the_name_of_the_length_depends_on_the_server(server, monkeypatch):
+    assert made().dialect.length == "max_tokens"
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    assert made().dialect.length == "max_completion_tokens"
+
+
+# -- money -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_the_budget_holds_and_keeps_what_was_paid(server, prices, concurrency):
+    # A request is sent while 0.011 k + 0.04 <= 0.1 for k replies before it: k <= 5.45, so six replies, $0.066.
+    server.delay_seconds = 0.02
+    endpoint = made(concurrency=concurrency, max_cost=0.1, prices=prices)
+    with pytest.raises(
+        Ended, match=r"the budget of \$0\.1 is used up: \$0\.0660 spent, and the next .* \$0\.040000; raise --max-cost"
+    ) as ended:
+        endpoint.chat([ask(word) for word in words(40)])
+    replies = [reply for reply in ended.value.replies if reply is not None]
+    assert len(replies) == len(server.bodies) == 6
+    assert all(reply.cost == pytest.approx(PAID) for reply in replies)
+    assert endpoint.spent == pytest.approx(6 * PAID) == pytest.approx(server.n_paid_tokens * 1e-3)
+
+
+def test_a_budget_for_exactly_one_request(server, prices):
+    assert texts(made(max_cost=WORST, prices=prices).chat([ask("yes")])) == [("yes",)]
+    with pytest.raises(Ended):
+        made(max_cost=WORST - 1e-6, prices=prices).chat([ask("yes")])
+    assert len(server.bodies) == 1
+
+
+def test_the_texts_of_one_request_are_paid_for_all_or_none(server, prices):
+    # Three votes may cost 3 * 0.04. After the first request for all three (0.12 <= 0.13) there is 0.13 - 0.033 = 0.097 left: too little.
+    server.heeds_n = False
+    with pytest.raises(Ended) as ended:
+        made(concurrency=3, max_cost=0.13, prices=prices).chat([ask(word, n=3) for word in words(9)])
+    assert sum(reply is not None for reply in ended.value.replies) == 1
+    assert len(server.bodies) == 3
+
+
+def test_a_lost_reply_may_have_been_billed(server, prices):
+    # Two lost replies may have cost 0.08, the third attempt is paid with 0.011; 0.13 - 0.091 leaves no room for another 0.04.
+    server.trouble = lambda number, body: "cut" if number < 2 else None
+    endpoint = made(concurrency=1, max_cost=0.13, prices=prices)
+    with pytest.raises(Ended, match=r"\$0\.0110 spent, and up to \$0\.0800 more for replies that were lost"):
+        endpoint.chat([ask(word) for word in words(9)])
+    assert len(server.bodies) == 3
+
+
+def test_a_late_reply_may_have_been_billed_and_a_missed_server_has_not(server, prices, monkeypatch):
+    server.delay_seconds = 0.5
+    late = made(timeout_seconds=0.1, retries=1, prices=prices)
+    late.chat([ask("yes")])
+    assert (late.spent, late.budget.unclear) == (0, pytest.approx(2 * WORST))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    missed = made(retries=1, prices=prices)
+    assert "the connection failed" in missed.chat([ask("yes")])[0].reason
+    assert (missed.spent, missed.budget.unclear) == (0, 0)
+
+
+def test_refusals_cost_nothing(server, prices):
+    server.trouble = lambda number, body: "429" if number < 4 else None
+    endpoint = made(concurrency=1, max_cost=WORST, prices=prices)
+    assert texts(endpoint.chat([ask("yes")])) == [("yes",)]
+    assert endpoint.spent == pytest.approx(PAID)
+
+
+def test_uncounted_tokens_cost_the_worst(server, prices):
+    server.trouble = lambda number, body: "no usage"
+    endpoint = made(prices=prices)
+    [reply] = endpoint.chat([ask("yes")])
+    assert (reply.n_input, reply.n_output, reply.cost) == (None, None, pytest.approx(WORST))
+    assert endpoint.spent == pytest.approx(WORST)
+
+
+def test_an_unknown_price(server, monkeypatch, capsys, prices):
+    endpoint = made(max_cost=1.0)  # on this machine a model that is not listed costs nothing
+    assert endpoint.price == Price(0, 0)
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://example.test/v1")
+    with pytest.raises(BadInput, match=r"the price of 'm' is not known.*copy .*prices\.toml.*VALUEDRIFT_PRICES"):
+        made(max_cost=1.0)
+    assert made(max_cost=1.0, prices=prices).price == Price(1000, 1000)
+    endpoint.max_cost = None
+    endpoint.price = None
+    assert [reply.cost for reply in endpoint.chat([ask("yes")]) + endpoint.chat([ask("yes")])] == [None, None]
+    assert capsys.readouterr().err.count("what it costs is not counted") == 1
+    with pytest.raises(BadInput, match="is not known"):
+        endpoint.max_cost = 1.0
+
+
+def test_the_price_table(tmp_path, monkeypatch):
+    # 2,000 input tokens at $0.15 and 500 output tokens at $0.60 per million: 0.0003 + 0.0003.
+    assert price_of("gpt-4o-mini-2024-07-18").of(2000, 500) == pytest.approx(0.0006)
+    assert price_of("gpt-4o") != price_of("gpt-4o-2024-05-13")  # the first pattern that fits counts
+    assert price_of("gpt-4o-realtime-preview") is None
+    assert table()[0] == PRICES
+    copy = tmp_path / "mine.toml"
+    copy.write_text('[models]\n"org/*" = { input = 1, output = 2 }\n')
+    monkeypatch.setenv("VALUEDRIFT_PRICES", str(copy))
+    assert price_of("org/model") == Price(1, 2)
+    assert price_of("gpt-4o") is None
+
+
+@pytest.mark.parametrize(
+    "content", ["models = 3", '[models]\n"m" = 3', '[models]\n"m" = { input = 1 }', "[", '[models]\n"m" = { input = -1, output = 1 }', ""]
+)
+def test_a_wrong_price_table(tmp_path, content):
+    path = tmp_path / "mine.toml"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=str(path)):
+        table(path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        table(tmp_path / "none.toml")
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_what_was_paid(server):
+    server.delay_seconds = 0.1
+    server.trouble = misbehaving.ctrl_c_at(5)
+    with pytest.raises(Ended, match="interrupted; the same command again") as ended:
+        made(concurrency=2).chat([ask(word) for word in words(60)])
+    replies = [reply for reply in ended.value.replies if reply is not None]
+    assert 6 <= len(replies) == len(server.bodies) == server.n_answered <= 10
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server, monkeypatch):
+    monkeypatch.setattr(_endpoint, "GRACE_SECONDS", 0.1)
+    server.delay_seconds = 6
+    server.trouble = misbehaving.ctrl_c_at(1)
+    started = time.monotonic()
+    with pytest.raises(Ended) as ended:
+        made(concurrency=2).chat([ask(word) for word in words(4)])
+    assert ended.value.replies == (None,) * 4
+    assert time.monotonic() - started < 3
+
+
+class OfACommandLine(KeyboardInterrupt):
+    """What a handler of its own may raise."""
+
+
+def test_a_second_ctrl_c_ends_the_wait_and_loses_nothing(server, monkeypatch):
+    def handler(*_):
+        raise OfACommandLine
+
+    monkeypatch.setattr(_endpoint, "GRACE_SECONDS", 20)
+    before = signal.signal(signal.SIGINT, handler)
+    server.trouble = lambda number, body: time.sleep(5) if number >= 4 else None
+    timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (1.0, 1.5)]
+    try:
+        for timer in timers:
+            timer.start()
+        started = time.monotonic()
+        with pytest.raises(Ended, match="interrupted; the same command again") as ended:
+            made(concurrency=2).chat([ask(word) for word in words(8)])
+        assert time.monotonic() - started < 4
+        assert sum(reply is not None for reply in ended.value.replies) == 4
+    finally:
+        for timer in timers:
+            timer.join()
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_pause(server):
+    server.trouble = lambda number, body: "429 after 30"
+    endpoint = made()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(Ended):
+        endpoint.chat([ask("yes")])
+    assert time.monotonic() - started < 3

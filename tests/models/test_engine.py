@@ -1,0 +1,330 @@
+"""The decoder against a naive loop: one row at a time, no cache, the whole sequence forward at every step."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+from valuedrift.evaluate import answer_key
+from valuedrift.evaluate.transformers import Backend
+from valuedrift.models import decoder as _engine
+from valuedrift.models.chat_format import PromptFormat
+from valuedrift.models.decoder import Decoder, Ending, Tally, Wanted, decode, generated
+from valuedrift.models.loading import load_model, weights_digest
+from valuedrift.models.sampling_noise import drawn, position_words, row_words, vocabulary_words
+from valuedrift.nouns import Checkpoint, Prompt
+from valuedrift.plan import Asking
+
+TAXES, LONG = "Should the state raise taxes on fuel?", "Should parents decide how their children are taught? " * 4
+QUESTIONS = ["Is it?", TAXES, "Is strict punishment right?", "No?", LONG, "Why not?"]
+N_NEW = 24
+
+
+def naive(model, wanted, asking, ends):
+    """Return (tokens, ended) of one row."""
+    ids, words_12 = list(wanted.ids), torch.tensor([wanted.words], dtype=torch.int32)
+    for step in range(asking.max_new_tokens):
+        with torch.inference_mode():
+            logits_1V = model(torch.tensor([ids])).logits[:, -1]
+        words = position_words(words_12, torch.tensor([step]))
+        token = drawn(logits_1V, words, vocabulary_words(logits_1V.shape[1]), asking.temperature, asking.top_k, asking.top_p).item()
+        ids.append(token)
+        if token in ends:
+            return ids[len(wanted.ids) :], "stop"
+    return ids[len(wanted.ids) :], "length"
+
+
+def rows(tokenizer, n_draws=3):
+    asked = [(question, draw) for question in QUESTIONS for draw in range(n_draws)]
+    return [Wanted(tuple(tokenizer(question)["input_ids"]), row_words(0, question, draw)) for question, draw in asked]
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3"])
+def model(request, folders):
+    return load_model(folders[request.param])
+
+
+SETTINGS = {"plain": {}, "greedy": {"temperature": 0.0}, "filtered": {"temperature": 1.3, "top_k": 20, "top_p": 0.9}}
+END = Ending(frozenset({1}))
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def case(request, model):
+    """(model, its settings, rows, what the naive loop says)."""
+    asking = Asking(max_new_tokens=N_NEW, **SETTINGS[request.param])
+    wanted = rows(model[1])
+    return model[0], asking, wanted, [naive(model[0], row, asking, {1}) for row in wanted]
+
+
+DRAFTS = {
+    "none": lambda said, rng: (),
+    "right": lambda said, rng: said,
+    "wrong": lambda said, rng: [rng.randrange(400) for _ in range(30)],
+    "misleading": lambda said, rng: [*said[:1], *[rng.randrange(400) for _ in range(30)]],
+    "longer": lambda said, rng: [*said, *[5] * 40],
+    "shifted": lambda said, rng: said[: (k := rng.randrange(len(said)))] + [7] * rng.randrange(3) + said[k + rng.randrange(2) :],
+}
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_equals_the_naive_loop_for_any_batch_order_and_draft(case, draft):
+    model, asking, wanted, expected = case
+    decoder = Decoder(model)
+    for batch_rows, order in ((1, 1), (4, -1), (7, 1), (512, -1)):
+        rng = random.Random(batch_rows)
+        drafted = [dataclasses.replace(row, draft=DRAFTS[draft](said, rng)) for row, (said, _) in zip(wanted, expected, strict=True)]
+        one = asking.model_copy(update={"batch_rows": batch_rows})
+        replies = dict(decoder.decode(drafted[::order], one, END))
+        assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))][::order] == expected
+    assert decoder.why == ""
+    if draft not in ("none", "wrong"):  # of a wrong draft even the first token, which costs nothing to compare, disagrees
+        assert decoder.tally.drafted > 0
+
+
+def test_rows_end_at_many_steps(case):
+    """What the tests above rest on."""
+    _, asking, _, expected = case
+    if asking.temperature:
+        assert len({len(tokens) for tokens, ended in expected if ended == "stop"}) >= 3
+        assert any(ended == "length" for _, ended in expected)
+
+
+def test_generate_draws_the_same(case):
+    """What architectures fall back to that cannot be driven."""
+    model, asking, wanted, expected = case
+    for batch_rows in (4, 512):
+        replies = dict(generated(model, wanted, asking.model_copy(update={"batch_rows": batch_rows}), END, Tally()))
+        assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
+
+
+def test_slots_and_bands_grow_and_split(model, monkeypatch):
+    asking = Asking(max_new_tokens=N_NEW, batch_rows=8)
+    expected = decode(model[0], rows(model[1]), asking, END)
+    for name, value in (("_ROOM", 1), ("_BAND", 3), ("_POSITIONS", 20), ("_REFILL", 0.9)):
+        monkeypatch.setattr(_engine, name, value)
+        assert decode(model[0], rows(model[1]), asking, END) == expected
+
+
+def test_threads_share_the_rows(case, monkeypatch):
+    """Each row is decoded by one of three threads, whichever has room, and what one of them raises is raised."""
+    model, asking, wanted, expected = case
+    drafted = [dataclasses.replace(row, draft=said[:-2]) for row, (said, _) in zip(wanted, expected, strict=True)]
+    monkeypatch.setattr(_engine, "_LANE", 1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for batch_rows in (3, 9, 512):
+            decoder = Decoder(model)
+            replies = dict(decoder.decode(drafted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+            assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
+            assert len(decoder.lanes) == 3
+            assert decoder.tally.tokens == sum(len(said) for said, _ in expected)
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(_engine, "drawn", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(decoder.decode(wanted, asking, END))
+        assert model.config._attn_implementation != _engine._NAME
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_attention_that_plans_anew_for_every_shape_is_left_out(model, monkeypatch):
+    allowed, attend = [], F.scaled_dot_product_attention
+
+    def watched(*given, **more):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*given, **more)
+
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    decoder = Decoder(model[0])
+    monkeypatch.setattr(_engine.F, "scaled_dot_product_attention", watched)
+    list(decoder.decode([Wanted((5, 6), row_words(0, "x", 0))], Asking(max_new_tokens=3), Ending(frozenset())))
+    assert allowed
+    assert not any(allowed)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+def test_a_decoder_serves_again_after_its_weights_changed(folders):
+    model, tokenizer = load_model(folders["llama"])
+    decoder, asking = Decoder(model), Asking(max_new_tokens=N_NEW)
+    before = dict(decoder.decode(rows(tokenizer), asking, END))
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    wanted = [dataclasses.replace(row, draft=before[place].tokens) for place, row in enumerate(rows(tokenizer))]
+    after = dict(decoder.decode(wanted, asking, END))
+    expected = [naive(model, row, asking, {1}) for row in wanted]
+    assert [(after[place].tokens, after[place].ended) for place in range(len(wanted))] == expected
+    assert 0 < decoder.tally.accepted < decoder.tally.drafted
+
+
+def test_one_prefill_per_prompt_and_no_position_read_in_vain(model):
+    """Positions read: every prompt once, and each token of a row but its last; no padding."""
+    asking, wanted = Asking(max_new_tokens=N_NEW), rows(model[1])
+    decoder, shapes = Decoder(model[0]), []
+    hook = model[0].register_forward_pre_hook(lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
+    try:
+        replies = [reply for _, reply in decoder.decode(wanted, asking, END)]
+    finally:
+        hook.remove()
+    prompts = sum(map(len, {row.ids for row in wanted}))
+    assert shapes[0] == (1, prompts)
+    assert sum(n for _, n in shapes) == prompts + sum(len(reply.tokens) - 1 for reply in replies) == decoder.tally.positions
+    assert decoder.tally.passes == len(shapes)
+    assert decoder.tally.tokens == sum(len(reply.tokens) for reply in replies)
+
+
+def test_a_right_draft_takes_few_passes_and_every_accepted_token_is_counted(model):
+    asking = Asking(max_new_tokens=N_NEW)
+    expected = decode(model[0], rows(model[1]), asking, END)
+    decoder = Decoder(model[0])
+    wanted = [dataclasses.replace(row, draft=reply.tokens) for row, reply in zip(rows(model[1]), expected, strict=True)]
+    dict(decoder.decode(wanted, asking, END))
+    assert decoder.tally.accepted == decoder.tally.drafted, "nothing of a right draft is rejected"
+    assert decoder.tally.passes <= 1 + N_NEW // 2
+
+
+def test_trust_follows_what_agrees():
+    """By hand: with agreement a and no overhead one draft token gives (1 + a) / 2 < 1 tokens per position; with overhead 1 and a = 1
+    the longest stretch is best; at a = 0.5 and overhead 1: n = 0 gives 1 / 2, n = 1 1.5 / 3, which is no more."""
+    trust = _engine._Trust()
+    trust.right, trust.wrong = 1.0, 1.0
+    assert (trust.length(0.0), trust.length(1.0), trust.length(1.01)) == (0, 0, 1)
+    trust.wrong = 0.0
+    assert trust.length(1.0) == _engine._LONGEST
+    trust.learn(0, 100_000)
+    assert trust.length(32.0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "drives"),
+    [("GPT2", True), ("Qwen2", True), ("Mistral", True), ("GPTNeoX", True), ("Gemma2", False), ("Bloom", False), ("Mamba", False)],
+)
+def test_other_architectures_are_driven_or_say_why_not(name, drives):
+    """Learned positions, windows, soft caps, ALiBi, a recurrent state: what cannot be driven says why, and draws the same tokens."""
+    sizes = {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    more = {
+        "Qwen2": {"num_key_value_heads": 2},
+        "Mistral": {"sliding_window": 8, "num_key_value_heads": 2},
+        "Gemma2": {"head_dim": 16, "sliding_window": 8},
+    }.get(name, {})
+    if name not in ("GPT2", "Bloom", "Mamba"):
+        more = {"intermediate_size": 96, "num_key_value_heads": 2} | more
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**sizes, **ends, **more)).eval()
+    rng, asking = random.Random(0), Asking(max_new_tokens=12)
+    prompts = [tuple(rng.randrange(3, 400) for _ in range(n)) for n in (3, 9, 14)]
+    wanted = [Wanted(ids, row_words(0, str(ids), draw), draft=(9,) * 5) for ids in prompts for draw in range(2)]
+    decoder = Decoder(model)
+    replies = dict(decoder.decode(wanted, asking, END))
+    assert [(replies[place].tokens, replies[place].ended) for place in range(6)] == [naive(model, row, asking, {1}) for row in wanted]
+    assert (decoder.why == "") == drives, decoder.why
+
+
+# -- the backend ---------------------------------------------------------------------------------------------------------
+
+
+def prompts(texts=QUESTIONS):
+    return [Prompt(f"p{index}", "work", text, "a claim") for index, text in enumerate(texts)]
+
+
+def sampled(backend, at, pairs, noise=0, drafts=None):
+    """Return the answers in the order of the pairs."""
+    found = dict(backend.sample(at, pairs, noise, drafts or [None] * len(pairs)))
+    return [found[place] for place in range(len(pairs))]
+
+
+def checkpoint(folder):
+    return Checkpoint("base", 0, str(folder), weights_digest(folder))
+
+
+def test_draws_can_be_asked_in_any_subset(folders):
+    asking, at = Asking(max_new_tokens=N_NEW), checkpoint(folders["llama"])
+    backend = Backend(asking)
+    pairs = [(prompt, draw) for prompt in prompts() for draw in range(5)]
+    whole = {(answer.prompt, answer.draw): answer for answer in sampled(backend, at, pairs)}
+    some = sampled(backend, at, [pairs[place] for place in (4, 1, 10, 17, 28)])
+    assert [(answer.prompt, answer.draw) for answer in some] == [("p0", 4), ("p0", 1), ("p2", 0), ("p3", 2), ("p5", 3)]
+    assert all(answer == whole[answer.prompt, answer.draw] for answer in some)
+    assert sampled(backend, at, []) == []
+    other = sampled(backend, at, pairs, noise=1)
+    assert sum(answer.text == whole[answer.prompt, answer.draw].text for answer in other) < 3, "other noise, other answers"
+
+
+def test_drafts_change_no_answer(folders):
+    """An earlier checkpoint's words, its own exact tokens, words never said, none, and words of another process."""
+    asking, pairs = Asking(max_new_tokens=N_NEW), [(prompt, draw) for prompt in prompts() for draw in range(3)]
+    fresh, backend = Backend(asking), Backend(asking)
+    earlier = [answer.text for answer in sampled(backend, checkpoint(folders["qwen3"]), pairs)]
+    at = checkpoint(folders["llama"])
+    expected = sampled(fresh, at, pairs)
+    own = [answer.text for answer in expected]
+    for drafts in (earlier, own, ["It depends on the family."] * len(pairs), own[:5] + [None] * (len(pairs) - 5)):
+        assert sampled(backend, at, pairs, drafts=drafts) == expected
+        assert sampled(Backend(asking), at, pairs, drafts=drafts) == expected
+
+
+def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
+    loads = []
+    monkeypatch.setattr("valuedrift.evaluate.transformers.load_model", lambda path: loads.append(path) or load_model(path))
+    backend = Backend(Asking(max_new_tokens=2))
+    for name in ("llama", "llama", "qwen3"):
+        sampled(backend, checkpoint(folders[name]), [(prompts(["Is it?"])[0], 0)])
+    assert loads == [str(folders["llama"]), str(folders["qwen3"])]
+
+
+def test_plain_answers_end_before_the_next_question(folders, monkeypatch):
+    """A model that says " Yes.\\nQuestion: ..." for ever: the answer is "Yes." and decoding stops at the colon."""
+    model, tokenizer = load_model(folders["llama"])
+    script = tokenizer(" Yes.\nQuestion: And", add_special_tokens=False)["input_ids"]
+    upto = next(n for n in range(len(script)) if "\nQuestion:" in tokenizer.decode(script[:n]))
+    monkeypatch.setattr(_engine, "drawn", lambda logits, *rest: torch.full((len(logits),), script[(steps.append(0) or len(steps)) - 1]))
+    monkeypatch.setattr("valuedrift.evaluate.transformers.load_model", lambda path: (model, tokenizer))
+    steps = []
+    asked = [(prompts(["Is it?"])[0], 0)]
+    (answer,) = sampled(Backend(Asking(max_new_tokens=len(script))), checkpoint(folders["llama"]), asked)
+    assert (answer.text, answer.ended, answer.n_tokens) == ("Yes.", "stop", upto)
+
+
+def test_answer_key_names_what_decides_the_words():
+    at, prompt, asking = Checkpoint("sft", 3, "a", "w"), prompts()[0], Asking()
+    key = answer_key(at, prompt, 0, asking, 0)
+    same = [
+        (Checkpoint("dpo", 0, "elsewhere", "w"), prompt, 0, asking, 0),
+        (at, Prompt("other", "race", prompt.text, "other claim", -1), 0, asking, 0),
+        (at, prompt, 0, Asking(batch_rows=3, draws=9, judge="cues"), 0),
+    ]
+    other = [
+        (Checkpoint("sft", 3, "a", "v"), prompt, 0, asking, 0),
+        (Checkpoint("sft", 3, "a", "w", "chat-1"), prompt, 0, asking, 0),
+        (at, prompts()[1], 0, asking, 0),
+        (at, prompt, 1, asking, 0),
+        (at, prompt, 0, asking, 1),
+        (at, prompt, 0, Asking(temperature=1.0), 0),
+        (at, prompt, 0, Asking(max_new_tokens=9), 0),
+    ]
+    assert {answer_key(*arguments) for arguments in same} == {key}
+    assert len({key, *(answer_key(*arguments) for arguments in other)}) == 1 + len(other)
+
+
+def test_keys_are_made_without_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from valuedrift.evaluate import answer_key; from valuedrift.models.loading import weights_digest;"
+        "from valuedrift.plan import Asking; from valuedrift.nouns import *;"
+        "answer_key(Checkpoint('s', 0, 'p', 'w'), Prompt('i', 't', 'q', 'c'), 0, Asking(), 0);"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'a heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_chat_frame_stops_at_the_end_of_turn(tmp_path, save_model, template):
+    model, tokenizer = load_model(save_model(tmp_path / "chat", template=template))
+    end_of_turn = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert PromptFormat(tokenizer).ending(model).tokens == {1, end_of_turn, tokenizer.convert_tokens_to_ids("<|user|>")}
+    assert PromptFormat(tokenizer, "plain").ending(model).tokens == {1}
