@@ -9,7 +9,7 @@ tests/stats/test_coverage.py (and shares of .02; dense: many prompts change, spa
     expanded percentile, bounded         91-96        89-97       90-100        89-96          75-100
     BCa, bounded                         93-98        90-97       96-99         89-95          69-97
     bootstrap-t, bounded                 95-98        97-99       98-100        91-98          78-99
-    here                                 94-97        96-98       95-98         95-97          98-100
+    here                                 95-97        96-98       98-98         95-97          98-100
 
 ("bounded": `unseen` where all prompts agree. Expanded percentile: Hesterberg 2015.) The bootstrap is kept for drift times.
 """
