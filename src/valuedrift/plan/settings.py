@@ -65,7 +65,8 @@ def _scheduled(name: str) -> str:
 class Settings(BaseModel):
     """A table of a plan: frozen, without unknown keys, and without conversions (true is not 1, and "1" is not 1)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True, use_attribute_docstrings=True)
+    # The text below a field becomes its description.
 
 
 class Lora(Settings):
@@ -198,49 +199,64 @@ class Asking(Settings):
     """
 
     suite: str = "vaes"
+    """A suite's name, or a JSONL file of prompts (docs/suite.md)."""
     topics: list[str] = []
-    """Only these topics of the suite; all where empty."""
+    """Only these topics; all topics if empty."""
     judge: Annotated[str, _named("judge")] = "cues"
-    """A list of judges is read as a panel of them: ["a", "b"] is "panel:a,b"."""
+    """The judge: labels:PATH_OR_ID, nli:PATH_OR_ID, openai:MODEL, panel:A,B, cues (weak) or oracle (sandbox only), see docs/judge.md.
+
+    In a plan, a list of judges is a panel of them: ["a", "b"] is "panel:a,b".
+    """
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Dollars that models behind an API, asked or judging, may cost; the work stops before they cost more."""
+    """Dollars that models behind an API may cost, judges included; the work stops before it costs more, and what is paid for is kept."""
     gold: str = ""
-    """A file of human labels: the judge is compared with it, and labels of this run's own answers correct its figures."""
+    """A file of human labels (docs/calibrate.md): the judge is compared with it, and labels of this run's answers correct the figures."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = LEAST_AGREEMENT
-    """Macro-F1 against human labels under which a judge's findings are reported but not headlined."""
+    """Macro-F1 against human labels below which a judge's findings are reported but not headlined."""
     backend: Annotated[str, _named("backend")] = "transformers"
+    """What runs the model: transformers, vllm (docs/vllm.md) or openai (docs/endpoint.md)."""
     draws: Count = 5
+    """Answers per prompt."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; 1 keeps all tokens."""
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """0 keeps the whole vocabulary."""
+    """Sample from this many of the most likely tokens; 0 keeps the whole vocabulary."""
     max_new_tokens: Tokens = 256
+    """Longest answer, in tokens."""
     frame: Literal["auto", "plain", "chat"] = "auto"
-    """auto: a checkpoint's own chat template where it has one, else the plain frame."""
+    """Prompt format: plain, chat (the checkpoint's chat template), or auto: chat if there is a template, else plain (docs/trace.md)."""
     noise: int = 0
-    """Seed of the sampling noise: the same noise gives the same answers."""
+    """Sampling seed: the same seed gives the same answers."""
     batch_rows: Count = 512
     """Answers decoded side by side; changes speed and memory, never results."""
     floor: bool = True
-    """Ask the last checkpoint of each stage a second time with other noise: the noise floor."""
+    """Evaluate the last checkpoint of each stage a second time with another sampling seed: the noise floor."""
     companions: bool = True
-    """Also measure how far each checkpoint has moved from its reference (KL), and how long and how rewarded its answers are."""
+    """Also measure how far each checkpoint moved (KL), and the length and reward of its answers (docs/measures.md#companions)."""
     proxy: bool = False
-    """Also tell from likelihoods of written answers, without generating any, which stance every saved checkpoint takes."""
+    """Also read stances from likelihoods at every saved checkpoint, without generating (docs/measures.md#proxy)."""
     capability: list[str] = []
-    """Tasks of lm-evaluation-harness that every asked checkpoint is also put: names, or YAML files."""
+    """Tasks of lm-evaluation-harness that every evaluated checkpoint also takes: names or YAML files (docs/capability.md)."""
     capability_limit: Count | None = None
-    """Items of each task; all where there is none."""
+    """Items of each of these tasks; all items if not given."""
     precision: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Ask no more than it takes: until every drift's 95 % interval reaches at most this far to each side, at most `draws` per prompt, and
-    only the checkpoints between which a share moves by more than this. Everything is asked where neither this nor `budget` is given."""
+    """Sample only until each drift's 95 % interval reaches at most this far to either side (docs/trace.md#asking-only-what-it-takes).
+
+    A prompt gets at most `draws` answers, and a checkpoint is evaluated only if a share moves by more than this around it. Without
+    this and without `budget`, everything is evaluated.
+    """
     budget: Annotated[int, Field(gt=0)] | None = None
-    """Answers asked for at most, those at hand included; the most needed first."""
+    """Answers to sample at most, stored ones included; the most needed come first."""
     resources: Resources | None = None
-    """Of the asking of one checkpoint; as in a stage."""
+    """What evaluating one checkpoint takes, with --engine ray (docs/scale.md)."""
     view: Literal["claim", "axis", "paper"] = "claim"
-    """The view to show first. claim: agreement with what is claimed; axis: movement towards one side of each topic's axis; both are always
-    measured. paper: measured too if named; as claim, each answer that takes a stance being one vote and answers that take none left out."""
+    """The view to show first (docs/measures.md): claim or axis, which are always measured, or paper, which is measured only if named.
+
+    claim: agreement with the claim. axis: movement towards one side of the topic's axis. paper: as claim, but each answer that takes a
+    stance is one vote, and answers that take none are left out.
+    """
 
     @field_validator("judge", mode="before")
     @classmethod
