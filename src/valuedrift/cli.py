@@ -61,6 +61,10 @@ Only = Annotated[list[str] | None, typer.Option("--only", help="Keep only this s
 Gold = Annotated[
     str, typer.Option("--gold", help="Human labels: compares the judge with them, and corrects the figures by those of this run.")
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan, for example draws=3 or stage.dpo.beta=0.2. Repeatable."),
+]
 Engine = Annotated[str, typer.Option("--engine", help="local, or ray: stages and checkpoints as tasks on a Ray cluster.")]
 Topics = Annotated[str, typer.Option("--topics", help="Only these topics, separated by commas.")]
 
@@ -87,6 +91,7 @@ def run(
     plan: Annotated[Path, typer.Argument(help="A plan in TOML.")],
     without: Without = None,
     only: Only = None,
+    changes: Set = None,
     engine: Engine = "local",
     out: Out = Path("runs/latest"),
     as_json: Json = False,
@@ -94,7 +99,7 @@ def run(
     """Train the stages of a plan, trace every checkpoint, measure and report."""
     from . import plan as plans
 
-    loaded = plans.load(plan).ablated(without or (), only or ())
+    loaded = plans.load(plan, changes or ()).ablated(without or (), only or ())
     from . import flow
 
     result = flow.run(loaded, out, engine)
@@ -108,6 +113,7 @@ def check(
     plan: Annotated[Path, typer.Argument(help="A plan in TOML.")],
     without: Without = None,
     only: Only = None,
+    changes: Set = None,
     gpu: Annotated[str, typer.Option("--gpu", help="What GPU hours are reckoned for: a100, h100, h200, b200.")] = "h100",
     out: Out = Path("runs/latest"),
     as_json: Json = False,
@@ -115,7 +121,7 @@ def check(
     """Show a plan's stage graph, what is done already, and what it will cost. Trains nothing."""
     from . import plan as plans
 
-    loaded = plans.load(plan).ablated(without or (), only or ())
+    loaded = plans.load(plan, changes or ()).ablated(without or (), only or ())
     from . import verbs
 
     _print(verbs.check(loaded, out, gpu), as_json, _show_check)

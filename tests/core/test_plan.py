@@ -108,6 +108,40 @@ def test_a_plan_derives_from_another(tmp_path):
     assert (plan.draws, plan.stage["dpo"].own().beta, plan.stage["dpo"].algorithm) == (3, 0.5, "dpo")
 
 
+def test_settings_change_a_plan(tmp_path):
+    like = '[stage.again]\nlike = "dpo"\n'
+    changes = ["draws=3", "judge=cues", 'topics = ["work"]', "stage.dpo.beta=0.3", "stage.dpo.lora.r=4", "draws=4"]
+    plan = plans.load(written(tmp_path, GOOD + like), changes)
+    assert (plan.draws, plan.judge, plan.topics) == (4, "cues", ["work"])
+    assert [plan.stage[name].own().beta for name in ("dpo", "again")] == [0.3, 0.3]
+    assert plan.stage["dpo"].lora == plans.Lora(r=4)
+    assert plan.stage["dpo"].data == "sandbox:pairs?gap=1.0&direction=support"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("drws=3", "unknown key 'drws'; did you mean 'draws'?"),
+        ("draws=0", "draws: Input should be greater than 0, not 0"),
+        ("draws=true", "draws: Input should be a valid integer, not true"),
+        ("judge=orcale", "judge: unknown judge 'orcale'; did you mean 'oracle'?"),
+        ("stage.dop.beta=1", "there is no stage 'dop'; did you mean 'dpo'?"),
+        ("stage.dpo.bta=1", r"unknown key 'bta' in \[stage.dpo\] \(dpo\); did you mean 'beta'?"),
+        ("stage.dpo.beta=-1", "stage.dpo.beta: Input should be greater than 0, not -1"),
+        ("draws=99999999999999999999", "draws: 99999999999999999999 has more than 64 bits"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(change, sentence, tmp_path):
+    with pytest.raises(BadInput, match=f"^--set {change}: {sentence}"):
+        plans.load(written(tmp_path, GOOD), [change])
+
+
+@pytest.mark.parametrize("change", ["draws", "=3", "#=3", ""])
+def test_a_setting_without_a_key_or_a_value_is_refused(change, tmp_path):
+    with pytest.raises(BadInput, match=f"^--set {change} sets nothing; write KEY=VALUE"):
+        plans.load(written(tmp_path, GOOD), [change])
+
+
 def test_plans_that_derive_in_a_circle_are_refused(tmp_path):
     written(tmp_path, 'derive = "b.toml"', "a.toml")
     with pytest.raises(BadInput, match="in a circle"):

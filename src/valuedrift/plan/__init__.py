@@ -1,6 +1,20 @@
 """A plan: one TOML file is one experiment. Unknown keys stop it with the nearest known key; a plan may derive from another."""
 
-from ._file import load, sentence
+from ._file import changed, load, sentence
 from .settings import BASE, LEAST_AGREEMENT, Anchor, Asking, Lora, Node, Plan, Resources, Settings, Stage
 
-__all__ = ["BASE", "LEAST_AGREEMENT", "Anchor", "Asking", "Lora", "Node", "Plan", "Resources", "Settings", "Stage", "load", "sentence"]
+__all__ = [
+    "BASE",
+    "LEAST_AGREEMENT",
+    "Anchor",
+    "Asking",
+    "Lora",
+    "Node",
+    "Plan",
+    "Resources",
+    "Settings",
+    "Stage",
+    "changed",
+    "load",
+    "sentence",
+]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os.path
 import re
 import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +25,70 @@ LONGEST = 1_000
 """Characters of a text in a plan, all of which are names and paths."""
 
 
-def load(path: Path | str) -> Plan:
-    """Read a plan. Raises BadInput naming the file, the line and the nearest known key."""
+@dataclass(frozen=True)
+class _Source:
+    """What a plan was read from: its file, and the --set options that change it."""
+
+    path: Path
+    text: str
+    changes: Sequence[str]
+
+    def at(self, key: str) -> str:
+        """Return the --set option that sets a dotted key, else the file with the line that sets it."""
+        for change in reversed(self.changes):
+            if f"{key}.".startswith(f"{_dotted(change.partition('=')[0])}."):
+                return f"--set {change}"
+        return f"{self.path}{_line(self.text, key)}"
+
+
+def load(path: Path | str, changes: Sequence[str] = ()) -> Plan:
+    """Read a plan and change it by KEY=VALUE settings. Raises BadInput naming the file, the line and the nearest known key."""
     try:
-        return _loaded(Path(path))
+        return _loaded(Path(path), changes)
     except RecursionError:
         raise BadInput(f"{path} nests its tables, or chains stages that are like each other, too deeply; write it flatter") from None
 
 
-def _loaded(path: Path) -> Plan:
-    tables, source = _derived(path, ())
+def changed(tables: Tables, changes: Sequence[str]) -> Tables:
+    """Return tables changed by KEY=VALUE settings; a value is written as in TOML, and a text needs no quotes."""
+    for change in changes:
+        key, _, value = change.partition("=")
+        assigned: Tables = {}
+        for line in (change, f"{key}={json.dumps(value, ensure_ascii=False)}") if key and "=" in change else ():
+            with contextlib.suppress(ValueError):
+                assigned = assigned or tomllib.loads(line)
+        if not assigned:
+            raise BadInput(f"--set {change} sets nothing; write KEY=VALUE, for example draws=3 or judge=cues")
+        stages, named = tables.get("stage"), assigned.get("stage")
+        if isinstance(stages, dict) and isinstance(named, dict) and (unknown := [name for name in named if name not in stages]):
+            raise BadInput(f"--set {change}: there is no stage {unknown[0]!r}{registry.among(unknown[0], list(stages))}")
+        tables = _merged(tables, assigned)
+    return tables
+
+
+def _loaded(path: Path, changes: Sequence[str]) -> Plan:
+    tables, text = _derived(path, ())
+    source = _Source(path, text, changes)
+    tables = changed(tables, changes)
+    _refuse_unusable(tables, "", source)
     if isinstance(tables.get("stage"), dict):
         tables["stage"] = {name: _like(tables["stage"], name, path, ()) for name in tables["stage"]}
-        _check_algorithms(tables["stage"], source, path)
+        _check_algorithms(tables["stage"], source)
     try:
         plan = Plan.model_validate(tables)
     except ValidationError as error:
-        raise _fault(error, source, path) from error
+        raise _fault(error, source) from error
     for name, stage in plan.stage.items():
         if not re.fullmatch(r"[a-z0-9_-]+", name) or name == BASE:
             raise BadInput(f"{path}: stage name {name!r} must be lower-case letters, digits, - or _, and not 'base'")
-        _check_own(stage, name, source, path)
+        _check_own(stage, name, source)
     try:
         in_order(plan.stage)
         _check_rewards(plan.stage)
-        _check_sweep(plan, source, path)
+        _check_sweep(plan, source)
         plan.nodes()
     except BadInput as error:
-        raise BadInput(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+        raise BadInput(str(error) if str(error).startswith((str(path), "--set ")) else f"{path}: {error}") from error
     return plan
 
 
@@ -58,39 +97,38 @@ def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[Tables, str]:
     if path.resolve() in seen:
         raise BadInput(f"{path}: plans derive from each other in a circle; take one 'derive' out")
     try:
-        source = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadInput(f"there is no plan {path}; give the path of a TOML file") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {error}; give the path of a TOML file") from error
     try:
-        tables = tomllib.loads(source)
+        tables = tomllib.loads(text)
     except ValueError as error:  # a number of thousands of digits is one too
         raise BadInput(f"{path} is not valid TOML: {error}") from error
-    _refuse_unusable(tables, "", source, path)
+    source = _Source(path, text, ())
+    _refuse_unusable(tables, "", source)
     parent = tables.pop("derive", None)
     if parent is None:
-        return tables, source
+        return tables, text
     if not isinstance(parent, str):
-        raise BadInput(f"{path}{_line(source, 'derive')}: derive is the path of another plan, not {_shown(parent)}")
+        raise BadInput(f"{source.at('derive')}: derive is the path of another plan, not {_shown(parent)}")
     inherited, _ = _derived(path.parent / parent, (*seen, path.resolve()))
-    return _merged(inherited, tables), source
+    return _merged(inherited, tables), text
 
 
-def _refuse_unusable(value: Any, key: str, source: str, path: Path) -> None:
+def _refuse_unusable(value: Any, key: str, source: _Source) -> None:
     """Raise BadInput for what TOML can hold and no setting can."""
     nested = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in nested:
-        _refuse_unusable(entry, f"{key}.{name}".lstrip(".") if isinstance(value, dict) else key, source, path)
+        _refuse_unusable(entry, f"{key}.{name}".lstrip(".") if isinstance(value, dict) else key, source)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise BadInput(f"{path}{_line(source, key)}: {key}: {_shown(value)} has more than 64 bits; give a smaller number")
+        raise BadInput(f"{source.at(key)}: {key}: {_shown(value)} has more than 64 bits; give a smaller number")
     texts = [key.rpartition(".")[2], value if isinstance(value, str) else ""]
     if control := next((one for text in texts for one in text if unicodedata.category(one) == "Cc"), None):
-        raise BadInput(f"{path}{_line(source, key)}: {_shown(key)} holds the control character {control!r}; take it out")
+        raise BadInput(f"{source.at(key)}: {_shown(key)} holds the control character {control!r}; take it out")
     if (n := max(map(len, texts))) > LONGEST:
-        raise BadInput(
-            f"{path}{_line(source, key)}: {_shown(key)} holds a text of {n:,} characters; names and paths have at most {LONGEST:,}"
-        )
+        raise BadInput(f"{source.at(key)}: {_shown(key)} holds a text of {n:,} characters; names and paths have at most {LONGEST:,}")
 
 
 def _merged(below: Tables, above: Tables) -> Tables:
@@ -118,32 +156,32 @@ def _like(stages: Tables, name: str, path: Path, seen: tuple[str, ...]) -> Any:
 # -- what a stage's algorithm knows and needs ------------------------------------------------------------------------------
 
 
-def _check_algorithms(stages: Tables, source: str, path: Path) -> None:
+def _check_algorithms(stages: Tables, source: _Source) -> None:
     """Raise BadInput for an unknown algorithm before anything is asked of it: what asks knows neither file nor line."""
     for name, table in stages.items():
         if isinstance(table, dict) and isinstance(table.get("algorithm"), str):
             try:
                 registry.algorithm(table["algorithm"])
             except BadInput as error:
-                raise BadInput(f"{path}{_line(source, f'stage.{name}.algorithm')}: {error}") from error
+                raise BadInput(f"{source.at(f'stage.{name}.algorithm')}: {error}") from error
 
 
-def _check_own(stage: Stage, name: str, source: str, path: Path, at: str = "") -> None:
+def _check_own(stage: Stage, name: str, source: _Source, at: str = "") -> None:
     """Refuse keys that the algorithm lacks, values it cannot have, and a missing reward; `at` is the key to take the line from."""
     algorithm = registry.algorithm(stage.algorithm)
     known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
     for key in stage.model_extra or {}:
         if key not in algorithm.Settings.model_fields:
             hint = registry.nearest(key, known) or f"; it knows {', '.join(known)}"
-            where = f"{path}{_line(source, at or f'stage.{name}.{key}')}"
+            where = source.at(at or f"stage.{name}.{key}")
             raise BadInput(f"{where}: unknown key {key!r} in [stage.{name}] ({stage.algorithm}){hint}")
     try:
         own = stage.own()
     except ValidationError as error:
-        raise _fault(error, source, path, f"stage.{name}.", at) from error
+        raise _fault(error, source, f"stage.{name}.", at) from error
     if "rollouts" in algorithm.needs and not own.reward:
         raise BadInput(
-            f"{path}{_line(source, at or f'stage.{name}')}: stage {name!r} ({stage.algorithm}) has no reward; set `reward` to a stage with "
+            f"{source.at(at or f'stage.{name}')}: stage {name!r} ({stage.algorithm}) has no reward; set `reward` to a stage with "
             "algorithm = 'reward', or to a reward model's folder"
         )
 
@@ -167,7 +205,7 @@ def _check_rewards(stages: Mapping[str, Stage]) -> None:
                 raise BadInput(f"the reward of stage {name!r} is {reward!r}, which is no stage and no folder{hint}")
 
 
-def _check_sweep(plan: Plan, source: str, path: Path) -> None:
+def _check_sweep(plan: Plan, source: _Source) -> None:
     """Refuse a swept key that is no setting of a stage, and a value that the setting cannot have."""
     for key, values in plan.sweep.items():
         if not re.fullmatch(r"stage\.[a-z0-9_-]+\.(?!after$)(\w+|(data|lora|anchor)\.\w+)", key) or key.split(".")[1] not in plan.stage:
@@ -178,25 +216,26 @@ def _check_sweep(plan: Plan, source: str, path: Path) -> None:
         _, name, *keys = key.split(".")
         for value in values:
             try:
-                changed = plan.stage[name].changed(keys, value)
+                stage = plan.stage[name].changed(keys, value)
             except ValidationError as error:
-                raise _fault(error, source, path, f"stage.{name}.", f"sweep.{key}") from error
-            _check_own(changed, name, source, path, f"sweep.{key}")
-            _check_rewards({**plan.stage, name: changed})
+                raise _fault(error, source, f"stage.{name}.", f"sweep.{key}") from error
+            _check_own(stage, name, source, f"sweep.{key}")
+            _check_rewards({**plan.stage, name: stage})
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------------
 
 
-def _fault(error: ValidationError, source: str, path: Path, prefix: str = "", at: str = "") -> BadInput:
+def _fault(error: ValidationError, source: _Source, prefix: str = "", at: str = "") -> BadInput:
     """Return the sentence for what pydantic refused; `at` is the key to take the line from, if it is not the refused one."""
     # A misspelt key is a missing one too: the misspelling says more.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     parts = [str(part) for part in first["loc"] if not re.fullmatch(r"str|list\[.*|function-.*|literal\[.*", str(part))]
     key = prefix + ".".join(parts)
-    where = f"{path}{_line(source, at or key)}"
+    where = source.at(at or key)
     if first["type"] == "extra_forbidden":
-        hint = registry.nearest(parts[-1], ["derive", *next((kind for table, kind in TABLES.items() if table in parts), Plan).model_fields])
+        known = {"derive", *next((kind for table, kind in TABLES.items() if table in parts), Plan).model_fields} - {key}
+        hint = registry.nearest(parts[-1], sorted(known))
         return BadInput(f"{where}: unknown key {key!r}{hint or '; see docs/run.md for the keys of a plan'}")
     if first["type"] == "missing":
         return BadInput(f"{where}: the key {key!r} is missing; add it")
@@ -221,10 +260,10 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
 
-def _line(source: str, key: str) -> str:
+def _line(text: str, key: str) -> str:
     """Return ":LINE" where a dotted key is set, else where the nearest table around it begins; empty where the file has neither."""
     table, best, found = "", "", ""
-    for number, line in enumerate(source.splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
             table = at = _dotted(header[1])
         elif assigned := re.match(r"""\s*((?:[\w.-]|\s(?=[.\s]*\.)|"[^"]*"|'[^']*')+)\s*=""", line):
