@@ -1,4 +1,4 @@
-# make demo: the main job.  make test: the tests.  Both make their own environment in .venv first.
+# make demo: the main job.  make test: all tests.  make quick: the tests that are not slow.  Each makes its own environment in .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,27 +6,39 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check experiments
+.PHONY: demo test quick coverage check docs experiments
 
 demo: $(VENV)/ready
 	$(BIN)/valuedrift demo --out runs/demo
 	@echo "open runs/demo/report.html"
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
+
+quick: $(VENV)/ready
+	$(PYTEST) -m "not slow"
+
+coverage: $(VENV)/ready
+	$(PYTEST) --cov --cov-report=term --cov-report=html:build/coverage
 
 check: $(VENV)/ready
-	$(BIN)/ruff check src tests benchmarks examples experiments
-	$(BIN)/ruff format --check src tests benchmarks examples experiments
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 experiments: $(VENV)/ready
 	$(BIN)/python experiments/run.py
 
 # torch comes first and by exact version: an unpinned torch may bring gigabytes of CUDA libraries that this project does not need.
-$(VENV)/ready: pyproject.toml
+# requirements.lock fixes the versions of all else; .ci/lock writes it anew.
+$(VENV)/ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[test,dev,docs]'
 	touch $@
