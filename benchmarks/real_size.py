@@ -54,10 +54,10 @@ LENGTH = 1024
 STAGES: dict[str, dict[str, Any]] = {
     "sft": {"algorithm": "sft", "batch_size": 8},
     "sft bfloat16": {"algorithm": "sft", "batch_size": 8, "dtype": "bfloat16"},
-    "sft lora bfloat16": {"algorithm": "sft", "batch_size": 8, "dtype": "bfloat16", "lora": {"r": 16, "alpha": 32}},
+    "sft lora bfloat16": {"algorithm": "sft", "batch_size": 8, "dtype": "bfloat16", "lora": {"r": 16, "lora_alpha": 32}},
     "dpo": {"algorithm": "dpo", "batch_size": 4},
     "reward": {"algorithm": "reward", "batch_size": 4},
-    "ppo": {"algorithm": "ppo", "batch_size": 16, "minibatches": 2, "passes": 2, "max_new_tokens": 128},
+    "ppo": {"algorithm": "ppo", "batch_size": 16, "num_mini_batches": 2, "num_ppo_epochs": 2, "max_new_tokens": 128},
 }
 ROWS = {"dpo": 2, "reward": 2}
 N_TEXTS = {"tiny": 400, "0.6b": 3200, "1.7b": 3200}
@@ -132,7 +132,7 @@ def plan_of(model: Path, size: str, place: Path) -> Plan:
     n = N_TEXTS[size]
     texts = [json.dumps({"text": text.text}) for text in sets.pretraining(n)]
     (place / "words.jsonl").write_text("\n".join(texts) + "\n")
-    common = {"batch_size": 64 if size != "tiny" else 8, "max_length": 256, "warmup": 0.05}
+    common = {"batch_size": 64 if size != "tiny" else 8, "max_length": 256, "warmup_ratio": 0.05}
     words = {"algorithm": "sft", "data": str(place / "words.jsonl"), "learning_rate": 3e-4, "save_at": "log:1", "group_by_length": True}
     chats = {"algorithm": "sft", "data": f"sandbox:neutral-chat?n={n // 4}", "learning_rate": 5e-5, "save_at": "log:2"}
     choice = {"algorithm": "dpo", "data": f"sandbox:pairs?gap=1.0&n={n // 8}", "learning_rate": 2e-6, "save_at": "log:2"}

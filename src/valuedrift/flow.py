@@ -22,7 +22,7 @@ from .evaluate.asking import Asker, adapt, effort_note, jobs_of, within
 from .judge.cache import Kept, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
-from .plan import BASE, Asking, Node, Plan
+from .plan import BASE, Asking, Node, Plan, original_names
 from .ready import ready
 from .resolve import anchored_of, gold_of, judge_of, records_of, resolve_model, stage_folder
 from .stats import effort
@@ -124,7 +124,7 @@ def _train_all(
                 "algorithm": node.stage.algorithm,
                 "data": node.stage.data,
                 "sweep": dict(node.sweep),
-                "settings": digest("settings", *settings),
+                "settings": digest("settings", *map(original_names, settings)),
                 "total_steps": record["steps"][-1],
                 "steps": [step for step, _ in paths],
                 "seconds": record.get("seconds"),

@@ -70,7 +70,7 @@ def twin(recipe, places):
             "data": str(places / f"{layout}.jsonl"),
             "steps": 2,
             "batch_size": 2,
-            "accumulate": 2,
+            "gradient_accumulation_steps": 2,
             "max_length": 128,
             "save_at": "log:1",
         }
@@ -98,8 +98,8 @@ def test_a_recipe_loads_and_is_priced_without_being_fetched(path, monkeypatch, t
 def test_what_the_paper_leaves_open_is_marked(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         key = line.partition("=")[0].strip()
-        if key in ("learning_rate", "epochs", "beta", "gamma", "seeds", "lora", "model", "batch_size") and "#" in line:
-            assert "paper:" in line or "our choice:" in line or "brief" in line or "accumulate" in line, f"{path.name}:{number}"
+        if key in ("learning_rate", "epochs", "beta", "kl_coef", "gamma", "seeds", "lora", "model", "batch_size") and "#" in line:
+            assert "paper:" in line or "our choice:" in line or "brief" in line, f"{path.name}:{number}"
 
 
 RUN = {"paper": ["wildchat", "alpaca", "dpo-uf", "ppo-hh", "simpo-support"], "qwen3-4b": ["alpaca"], "llama-3.1-70b-lora": ["dpo-uf"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from valuedrift import plan as plans
-from valuedrift.nouns import BadInput
+from valuedrift.nouns import BadInput, digest
 
 GOOD = """model = "sandbox:base"
 draws = 2
@@ -55,8 +55,8 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ('algorithm = "dpo"', 'algorithm = "reward"\nanchor = {data = "x"}', r"plan.toml:11: stage.dpo.anchor: 'reward' trains a model"),
         (
             "beta = 0.2",
-            'schedule = "cosin"',
-            r"plan.toml:12: stage.dpo.schedule: unknown schedule 'cosin'; did you mean 'cosine'\? K",
+            'lr_scheduler_type = "cosin"',
+            r"plan.toml:12: stage.dpo.lr_scheduler_type: unknown lr_scheduler_type 'cosin'; did you mean 'cosine'\? K",
         ),
         ("beta = 0.2", 'dtype = "fp8"', r"plan.toml:12: stage.dpo.dtype: unknown value 'fp8'. Known: auto, float32, bfloat16"),
         ("draws = 2", 'frame = "chatt"', r"plan.toml:2: frame: unknown value 'chatt'; did you mean 'chat'\? Known: auto, plain, chat"),
@@ -64,7 +64,11 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ("draws = 2", 'backend = "vlm"', r"plan.toml:2: backend: unknown backend 'vlm'; did you mean 'vllm'"),
         ("draws = 2", 'judge = ["cues", "oracl"]', r"plan.toml:2: judge: unknown judge 'oracl'; did you mean 'oracle'"),
         ('algorithm = "dpo"', 'algorithm = "trl:KTOTrainr"', r"plan.toml:10: algorithm = 'trl:KTOTrainr' .*did you mean 'KTOTrainer'"),
-        ("beta = 0.2", 'schedule = "x"\n[stage.other]\nlike="dpo"', r"plan.toml:12: stage.dpo.schedule: unknown schedule 'x'"),
+        (
+            "beta = 0.2",
+            'lr_scheduler_type = "x"\n[stage.other]\nlike="dpo"',
+            r"plan.toml:12: stage.dpo.lr_scheduler_type: unknown lr_scheduler_type 'x'",
+        ),
         ('data = "sandbox:neutral-chat"', "", r"plan.toml:4: the key 'stage.sft.data' is missing"),
         ("draws = 2", "draws = true", r"plan.toml:2: draws: Input should be a valid integer, not true"),
         ("draws = 2", "resources = 7", r"plan.toml:2: resources: Input should be a table, not 7"),
@@ -74,7 +78,7 @@ def test_a_plan_is_read_with_defaults(tmp_path):
             "anchor = {data = 'x', weight = -1}",
             r"plan.toml:12: stage.dpo.anchor.weight: Input should be greater than 0, not -1",
         ),
-        ('algorithm = "dpo"', 'algorithm = "ppo"', r"plan.toml:8: stage 'dpo' \(ppo\) has no reward; set `reward` to a stage"),
+        ("beta = 0.2", "[stage.x]\nalgorithm='ppo'\ndata='x'", r"plan.toml:12: stage 'x' \(ppo\) has no reward; set `reward` to a stage"),
         ('algorithm = "dpo"', 'algorithm = "trl:GRPOTrainer"', r"plan.toml:8: stage 'dpo' \(trl:GRPOTrainer\) has no reward"),
         (
             "beta = 0.2",
@@ -86,6 +90,16 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ("draws = 2", f"draws = {'9' * 5000}", r"is not valid TOML: "),
         ("draws = 2", "x = " + "[" * 3000 + "]" * 3000, r"nests its tables, or chains stages that are like each other, too deeply"),
         ("beta = 0.2", "like = ['sft']", r"stage 'dpo' is like \['sft'\], which is no stage"),
+        ("beta = 0.2", "clip = 1.0", r"plan.toml:12: unknown key 'clip' in \[stage.dpo\] \(dpo\); it is called 'max_grad_norm' now"),
+        ("beta = 0.2", "passes = 4", r"plan.toml:12: unknown key 'passes' in \[stage.dpo\] \(dpo\); it knows "),
+        (
+            'algorithm = "dpo"',
+            'algorithm = "ppo"',
+            r"plan.toml:12: unknown key 'beta' in \[stage.dpo\] \(ppo\); it is called 'kl_coef' now",
+        ),
+        ("beta = 0.2", "lora = {alpha = 8}", r"plan.toml:12: unknown key 'stage.dpo.lora.alpha'; it is called 'lora_alpha' now"),
+        ("beta = 0.2", "[sweep]\n'stage.dpo.lora.target' = ['x']", r"plan.toml:13: unknown .*; it is called 'target_modules' now"),
+        ("beta = 0.2", "[sweep]\n'stage.dpo.warmup' = [0.1]", r"plan.toml:13: unknown .*; it is called 'warmup_ratio' now"),
         ("draws = 2", "derive = 5", r"plan.toml:2: derive is the path of another plan, not 5"),
     ],
 )
@@ -94,6 +108,19 @@ def test_each_fault_is_one_sentence(tmp_path, old, new, sentence):
     with pytest.raises(BadInput, match=sentence) as caught:
         plans.load(written(tmp_path, GOOD.replace(old, new)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_renamed_setting_keeps_the_digest_of_its_stage():
+    # digests taken under the names of version 0.1.0
+    lora = {"r": 2, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj"]}
+    anchor = {"data": "q", "weight": 2.0}
+    names = {"gradient_accumulation_steps": 3, "max_grad_norm": 0.5, "lr_scheduler_type": "linear", "warmup_ratio": 0.1}
+    own = {"num_ppo_epochs": 2, "num_mini_batches": 3, "kl_coef": 0.2, "cliprange": 0.1, "cliprange_value": 0.3, "vf_coef": 0.2}
+    ppo = plans.Stage(algorithm="ppo", data="x", reward="r", lora=lora, anchor=anchor, missing_eos_penalty=2.0, **names, **own)
+    reward = plans.Stage(algorithm="reward", data="x", center_rewards_coefficient=0.1)
+    dpo = plans.Stage(algorithm="dpo", data="x", beta=0.3)
+    digests = [digest("stage", stage.trained_by()) for stage in (ppo, reward, dpo)]
+    assert digests == ["734788bdcdda8398456ba980", "7a6716f7181966740b9ae9c9", "60017bae2ecdc3bb34328476"]
 
 
 def test_a_cycle_of_stages_is_refused(tmp_path):

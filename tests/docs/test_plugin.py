@@ -37,7 +37,7 @@ delta = 20
 steps = 2
 batch_size = 2
 learning_rate = 1e-2
-warmup = 0
+warmup_ratio = 0
 save_at = [1, 2]
 """
 

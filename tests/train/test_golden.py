@@ -22,7 +22,7 @@ RUNS = {
 
 @pytest.mark.parametrize("algorithm", RUNS)
 def test_curve(algorithm, tmp_path):
-    plan = {"steps": 6, "batch_size": 3, "accumulate": 2, "learning_rate": 3e-3, "warmup": 0.2, "weight_decay": 0.1}
+    plan = {"steps": 6, "batch_size": 3, "gradient_accumulation_steps": 2, "learning_rate": 3e-3, "warmup_ratio": 0.2, "weight_decay": 0.1}
     stage = Stage(algorithm=algorithm, data="x", **plan, **RUNS[algorithm])
     data = tiny.examples(21) if algorithm == "sft" else tiny.pairs(21)
     run_stage(stage, 7, tiny.folder(tmp_path / "base", "qwen3"), data, tmp_path / "out")

@@ -33,7 +33,14 @@ def lists(values_RT):
 
 
 def stage(**keys):
-    small = {"batch_size": 3, "accumulate": 2, "passes": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 0.8}
+    small = {
+        "batch_size": 3,
+        "gradient_accumulation_steps": 2,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "max_new_tokens": 6,
+        "temperature": 0.8,
+    }
     return Stage(**{"algorithm": "ppo", "data": "x", "learning_rate": 3e-3, "save_at": "log:1"} | small | keys)
 
 
@@ -48,8 +55,8 @@ def folders(path, scale=0.2):
 
 def run(variant, root, out, progress=None):
     """Train in iterations of 4 steps, saved in the middle and at the end of them; the adapter has dropout."""
-    lora = {"r": 2, "dropout": 0.2} if variant == "adapter" else None
-    what = stage(steps=10, save_at=[2, 4, 7, 8], lora=lora, target_kl=1.0, kl_horizon=40, warmup=0.2, weight_decay=0.1)
+    lora = {"r": 2, "lora_dropout": 0.2} if variant == "adapter" else None
+    what = stage(steps=10, save_at=[2, 4, 7, 8], lora=lora, target_kl=1.0, kl_horizon=40, warmup_ratio=0.2, weight_decay=0.1)
     return run_stage(what, 5, str(root / "base"), tiny.pairs(15), out, progress, str(root / "rewarder"))
 
 
@@ -112,7 +119,7 @@ REFERENCE_RT = rt([0, -3, -1, -2], [-1, 0, 0, 0])
 
 
 def test_an_iteration_by_hand():
-    algorithm = ppo.Algorithm(ppo.Algorithm.Settings(beta=0.5, lam=0.5, max_score=4, missing_end_penalty=2))
+    algorithm = ppo.Algorithm(ppo.Algorithm.Settings(kl_coef=0.5, lam=0.5, max_score=4, missing_eos_penalty=2))
     kept = algorithm.prepare(sampled(), REFERENCE_RT)
     # scores held at 4 and -1 (1 - 2); log π - log π_ref: 2, 0, 0 and 0, -1. Rewards: -1, 0, 4 and 0, 0.5 - 1 = -0.5
     # deltas (gamma 1): -1 + 1 - 1 = -1, 0 + 2 - 1 = 1, 4 - 2 = 2 and 0 + 2 - 0 = 2, -0.5 - 2 = -2.5
@@ -126,7 +133,7 @@ def test_an_iteration_by_hand():
 
 
 def test_rewards_are_whitened_where_asked():
-    kept = ppo.Algorithm(ppo.Algorithm.Settings(beta=0.5, whiten_rewards=True, max_score=4)).prepare(sampled(), REFERENCE_RT)
+    kept = ppo.Algorithm(ppo.Algorithm.Settings(kl_coef=0.5, whiten_rewards=True, max_score=4)).prepare(sampled(), REFERENCE_RT)
     # rewards -1, 0, 4 and 0, 0.5 (score 1 - 1): mean 0.7, variance (1 + 0 + 16 + 0 + 0.25)/5 - 0.49 = 2.96
     last = 0.7 + (4 - 0.7) / math.sqrt(2.96)
     assert kept["returns_RT"][0, 3].item() == pytest.approx(last, abs=1e-5)
@@ -134,7 +141,7 @@ def test_rewards_are_whitened_where_asked():
 
 
 def test_beta_follows_the_distance():
-    algorithm = ppo.Algorithm(ppo.Algorithm.Settings(beta=0.5, target_kl=1, kl_horizon=4))
+    algorithm = ppo.Algorithm(ppo.Algorithm.Settings(kl_coef=0.5, target_kl=1, kl_horizon=4))
     before = {"beta": torch.tensor([0.4, 0.4]), "kl": torch.tensor([2.0, 0.2])}
     # the mean 1.1 is a tenth above the target: 0.4 * (1 + 0.1 * 2 / 4)
     assert algorithm.prepare(sampled(before=before), REFERENCE_RT)["beta"].tolist() == pytest.approx([0.42, 0.42])
@@ -143,7 +150,7 @@ def test_beta_follows_the_distance():
 
 
 def test_the_loss_adds_both_terms_over_answer_tokens():
-    algorithm = ppo.Algorithm(ppo.Algorithm.Settings(value_weight=0.5))
+    algorithm = ppo.Algorithm(ppo.Algorithm.Settings(vf_coef=0.5))
     kept = {"advantages_RT": rt([9, 1, -1, 2], [1, 1, 9, 9]), "returns_RT": rt([9, 1, 2, 3], [0, 0, 9, 9])}
     rows = {name: torch.tensor([1.0, 2.0]) for name in ("score", "reward", "kl", "beta", "ended")}
     now = {"values_RT": rt([9, 1, 1, 2.1], [1, 0, 9, 9]), "entropy_RT": rt([9, 1, 2, 3], [4, 5, 9, 9])}
@@ -254,13 +261,13 @@ def test_sampling_is_named_by_seed_iteration_prompt_and_draw(made):
 
 
 def test_curve(made, tmp_path):
-    run_stage(stage(steps=6, warmup=0.2, weight_decay=0.1), 7, made[0], tiny.pairs(21), tmp_path / "out", reward_path=made[1])
+    run_stage(stage(steps=6, warmup_ratio=0.2, weight_decay=0.1), 7, made[0], tiny.pairs(21), tmp_path / "out", reward_path=made[1])
     checks.assert_golden(tmp_path / "out", "ppo")
 
 
 def test_accumulation_changes_nothing(made, tmp_path):
     for batch_size, accumulate in ((6, 1), (2, 3)):
-        keys = {"steps": 6, "batch_size": batch_size, "accumulate": accumulate}
+        keys = {"steps": 6, "batch_size": batch_size, "gradient_accumulation_steps": accumulate}
         run_stage(stage(**keys, reward=made[1]), 0, made[0], tiny.examples(), tmp_path / str(accumulate))
     for whole, parts in zip(checks.curve(tmp_path / "1"), checks.curve(tmp_path / "3"), strict=True):
         assert parts == pytest.approx(whole, rel=2e-3, abs=1e-3)
@@ -276,7 +283,7 @@ def test_epochs_count_prompts_in_whole_iterations(made, tmp_path):
 
 def test_an_adapter_is_measured_against_its_base(made, tmp_path):
     out = tmp_path / "out"
-    run_stage(stage(steps=5, lora={"r": 4, "dropout": 0.5}, learning_rate=1e-2), 0, made[0], tiny.pairs(20), out, reward_path=made[1])
+    run_stage(stage(steps=5, lora={"r": 4, "lora_dropout": 0.5}, learning_rate=1e-2), 0, made[0], tiny.pairs(20), out, reward_path=made[1])
     curve = checks.curve(out)
     assert [step["kl"] for step in curve[:4]] == pytest.approx([0] * 4, abs=1e-5)
     assert abs(curve[4]["kl"]) > 1e-3
@@ -360,7 +367,7 @@ def share(path, text):
     return sum(PromptFormat(words).reply(reply.tokens)[0] == text for reply in replies) / len(replies)
 
 
-PPO = {"steps": 64, "batch_size": 16, "learning_rate": 1e-3, "schedule": "constant", "passes": 2, "minibatches": 2}
+PPO = {"steps": 64, "batch_size": 16, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "num_ppo_epochs": 2, "num_mini_batches": 2}
 tuned = partial(train, "ppo", **PPO, max_new_tokens=8, temperature=1.0)
 
 
@@ -384,7 +391,7 @@ def test_a_strong_pull_keeps_it_at_the_start(planted):
 
 def test_an_adapter_learns_it_too(planted):
     path, base, data, liking = planted
-    folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=4e-3, lora={"r": 8, "alpha": 32}))
+    folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=4e-3, lora={"r": 8, "lora_alpha": 32}))
     assert (folder / "adapter_model.safetensors").exists()
     merged = _start.merged(str(folder), path)
     assert share(merged, "A good") > share(base, "A good") + 0.1

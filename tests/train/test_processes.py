@@ -31,16 +31,16 @@ companions = false
 algorithm = "sft"
 data = "sandbox:neutral-chat?n=45"
 batch_size = 4
-accumulate = 2
+gradient_accumulation_steps = 2
 learning_rate = 3e-3
-lora = {{ r = 4, alpha = 8 }}
+lora = {{ r = 4, lora_alpha = 8 }}
 
 [stage.dpo]
 after = "sft"
 algorithm = "dpo"
 data = "sandbox:pairs?n=22"
 batch_size = 4
-accumulate = 2
+gradient_accumulation_steps = 2
 learning_rate = 1e-3
 
 [stage.dpo.anchor]
@@ -53,7 +53,7 @@ after = "sft"
 algorithm = "kto"
 data = "sandbox:pairs?n=22"
 batch_size = 4
-accumulate = 2
+gradient_accumulation_steps = 2
 learning_rate = 1e-3
 
 [stage.rm]
@@ -69,10 +69,10 @@ algorithm = "ppo"
 data = "sandbox:pairs?n=22"
 reward = "rm"
 batch_size = 4
-accumulate = 2
+gradient_accumulation_steps = 2
 steps = 4
 max_new_tokens = 6
-passes = 2
+num_ppo_epochs = 2
 whiten_rewards = true
 target_kl = 1.0
 learning_rate = 1e-3

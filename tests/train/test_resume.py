@@ -13,9 +13,17 @@ ADAPTED = ("dpo", "kto")
 
 def stage(algorithm, **keys):
     # 26 records, 6 a step: shuffles are laid end to end inside a step; dropout and log-spaced saves at 1, 2, 4, 7, 8, 12
-    lora = {"r": 2, "dropout": 0.2} if algorithm in ADAPTED else None
+    lora = {"r": 2, "lora_dropout": 0.2} if algorithm in ADAPTED else None
     return Stage(
-        algorithm=algorithm, data="x", steps=12, batch_size=3, accumulate=2, learning_rate=1e-3, save_at=[1, 2, 4, 7, 8], lora=lora, **keys
+        algorithm=algorithm,
+        data="x",
+        steps=12,
+        batch_size=3,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-3,
+        save_at=[1, 2, 4, 7, 8],
+        lora=lora,
+        **keys,
     )
 
 

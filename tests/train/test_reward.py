@@ -27,8 +27,8 @@ def stage(**keys):
 
 def run(variant, root, out, progress=None):
     """Train a reward model; every save lies behind some steps of warm-up, and an adapter has dropout."""
-    lora = {"r": 2, "dropout": 0.2} if variant == "adapter" else None
-    keys = {"steps": 8, "batch_size": 3, "accumulate": 2, "save_at": [2, 4, 7], "warmup": 0.2, "weight_decay": 0.1}
+    lora = {"r": 2, "lora_dropout": 0.2} if variant == "adapter" else None
+    keys = {"steps": 8, "batch_size": 3, "gradient_accumulation_steps": 2, "save_at": [2, 4, 7], "warmup_ratio": 0.2, "weight_decay": 0.1}
     return run_stage(stage(lora=lora, **keys), 5, str(root / "base"), tiny.pairs(26), out, progress)
 
 
@@ -39,7 +39,7 @@ def base(tmp_path):
 
 def test_loss_by_hand():
     # pair 1: 2 - 0.5 = 1.5 and 0.1 * 2.5^2 = 0.625; pair 2: -1 - 1 = -2 and 0.1 * 0^2
-    loss_B = reward.reward_loss(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0]), center_weight=0.1)
+    loss_B = reward.reward_loss(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0]), center_rewards_coefficient=0.1)
     assert loss_B.tolist() == pytest.approx([math.log(1 + math.exp(-1.5)) + 0.625, math.log(1 + math.exp(2))])
 
 
@@ -52,7 +52,14 @@ def test_chosen_are_told_from_rejected():
 
 
 def test_curve(base, tmp_path):
-    keys = {"steps": 6, "batch_size": 3, "accumulate": 2, "warmup": 0.2, "weight_decay": 0.1, "center_weight": 0.02}
+    keys = {
+        "steps": 6,
+        "batch_size": 3,
+        "gradient_accumulation_steps": 2,
+        "warmup_ratio": 0.2,
+        "weight_decay": 0.1,
+        "center_rewards_coefficient": 0.02,
+    }
     run_stage(stage(**keys), 7, base, tiny.pairs(21), tmp_path / "out")
     checks.assert_golden(tmp_path / "out", "reward")
 
@@ -77,7 +84,7 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
     trainer = trl.RewardTrainer(other, config, train_dataset=datasets.Dataset.from_list(rows), processing_class=words)
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
     batch = collation.collate_whole([(record, {}) for record in records], pad)
-    algorithm = reward.Algorithm(reward.Algorithm.Settings(center_weight=0.3))
+    algorithm = reward.Algorithm(reward.Algorithm.Settings(center_rewards_coefficient=0.3))
     loss_B, metrics = algorithm.loss(batch, reward_model.scores(model, batch))
     assert loss_B.mean().item() == pytest.approx(theirs.item(), abs=1e-5)
     assert metrics["score_margin"].mean().item() == pytest.approx(trainer._metrics["eval"]["margin"][0], rel=1e-4)
@@ -87,7 +94,7 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
         torch.testing.assert_close(mine.grad, its.grad, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+@pytest.mark.parametrize("lora", [None, {"r": 4, "lora_alpha": 8}])
 def test_it_finds_what_was_planted(lora, tmp_path):
     base, out = tiny.folder(tmp_path / "base", scale=0.02), tmp_path / "out"
     pairs = [Pair(prompt, f"{good} is good.", f"{bad} is bad.") for prompt in DATA for good, bad in (("It", "It"), ("That", "That"))]
@@ -175,7 +182,7 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path):
 
 def test_accumulation_changes_nothing(base, tmp_path):
     for batch_size, accumulate in ((6, 1), (2, 3)):
-        keys = {"steps": 3, "batch_size": batch_size, "accumulate": accumulate, "center_weight": 0.1}
+        keys = {"steps": 3, "batch_size": batch_size, "gradient_accumulation_steps": accumulate, "center_rewards_coefficient": 0.1}
         run_stage(stage(**keys), 0, base, tiny.pairs(), tmp_path / str(accumulate))
     for whole, parts in zip(checks.curve(tmp_path / "1"), checks.curve(tmp_path / "3"), strict=True):
         assert parts == pytest.approx(whole, rel=2e-3, abs=1e-4)

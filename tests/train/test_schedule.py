@@ -18,10 +18,10 @@ def stage(**keys):
 
 def test_total_steps_counts_epochs_in_optimiser_steps():
     # 10 records, 2.5 epochs = 25 records seen; 4 x 2 = 8 a step: 3 full steps and one with a single record
-    assert total_steps(stage(epochs=2.5, batch_size=4, accumulate=2), 10) == 4
-    assert n_seen(stage(epochs=2.5, batch_size=4, accumulate=2), 10) == 25
+    assert total_steps(stage(epochs=2.5, batch_size=4, gradient_accumulation_steps=2), 10) == 4
+    assert n_seen(stage(epochs=2.5, batch_size=4, gradient_accumulation_steps=2), 10) == 25
     assert total_steps(stage(epochs=9, steps=7, batch_size=4), 10) == 7
-    assert n_seen(stage(steps=7, batch_size=4, accumulate=3), 10) == 84
+    assert n_seen(stage(steps=7, batch_size=4, gradient_accumulation_steps=3), 10) == 84
 
 
 def test_save_steps_by_hand():

@@ -22,7 +22,7 @@ from valuedrift.train.step_counts import order
 
 def stage(algorithm="sft", **keys):
     return Stage(
-        **{"algorithm": algorithm, "data": "x", "steps": 3, "batch_size": 4, "learning_rate": 1e-2, "warmup": 0, "save_at": "every:2"}
+        **{"algorithm": algorithm, "data": "x", "steps": 3, "batch_size": 4, "learning_rate": 1e-2, "warmup_ratio": 0, "save_at": "every:2"}
         | keys
     )
 
@@ -63,7 +63,7 @@ def test_accumulation_changes_nothing(algorithm, base, tmp_path):
     ends = []
     for batch_size, accumulate in ((6, 1), (2, 3)):
         out = tmp_path / f"out-{accumulate}"
-        run_stage(stage(algorithm, batch_size=batch_size, accumulate=accumulate, **own), 0, base, data, out)
+        run_stage(stage(algorithm, batch_size=batch_size, gradient_accumulation_steps=accumulate, **own), 0, base, data, out)
         # before the first change every pair is a tie, which rounding decides
         curve = json.loads((out / "losses.json").read_text())
         ends.append([{name: value for name, value in step.items() if name != "reward_accuracy"} for step in curve])
@@ -88,7 +88,7 @@ def test_the_last_step_of_an_epoch_may_be_short(base, tmp_path):
 @pytest.mark.parametrize("algorithm", ["sft", "dpo"])
 def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, base, tmp_path):
     data = tiny.pairs() if algorithm == "dpo" else tiny.examples()
-    lora = {"r": 4, "alpha": 8}
+    lora = {"r": 4, "lora_alpha": 8}
     first = tmp_path / "first"
     run_stage(stage(algorithm, lora=lora), 0, base, data, first)
     config = json.loads((first / "checkpoint-3" / "adapter_config.json").read_text())
@@ -132,7 +132,7 @@ def test_bad_input(keys, data, sentence, base, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["simpo", "ipo", "orpo", "kto"])
 def test_an_adapter_learns_by_every_algorithm(algorithm, base, tmp_path):
-    run_stage(stage(algorithm, lora={"r": 4, "alpha": 8}), 0, base, tiny.pairs(), tmp_path / "out")
+    run_stage(stage(algorithm, lora={"r": 4, "lora_alpha": 8}), 0, base, tiny.pairs(), tmp_path / "out")
     before, after = weights(base), weights(tmp_path / "out" / "checkpoint-3")
     assert after
     assert all("lora_" in name for name in after)
@@ -141,7 +141,9 @@ def test_an_adapter_learns_by_every_algorithm(algorithm, base, tmp_path):
 
 
 def test_mismatched_answers_need_a_second_record(base, tmp_path):
-    with pytest.raises(BadInput, match=r"a step of one record has no other record's answers .* raise batch_size or accumulate"):
+    with pytest.raises(
+        BadInput, match=r"a step of one record has no other record's answers .* raise batch_size or gradient_accumulation_steps"
+    ):
         run_stage(stage("kto", batch_size=1), 0, base, tiny.pairs(), tmp_path / "out")
 
 
@@ -188,7 +190,7 @@ def test_a_full_disk_keeps_earlier_checkpoints(target, fault, reason, base, tmp_
 
 
 def test_a_loss_that_is_no_number_stops(base, tmp_path):
-    with pytest.raises(Stopped, match=r"the loss is nan at step \d+; lower learning_rate or clip"):
+    with pytest.raises(Stopped, match=r"the loss is nan at step \d+; lower learning_rate or max_grad_norm"):
         run_stage(stage(learning_rate=1e30, steps=6, weight_decay=1e9), 0, base, tiny.examples(), tmp_path / "out")
 
 

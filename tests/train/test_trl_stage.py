@@ -47,7 +47,7 @@ def losses(out):
     [
         # 23 records, 4 (or 8) a step: the sixth batch is laid out over the end of the first shuffle
         ("dpo", "DPOTrainer", {"beta": 0.2}),
-        ("dpo", "DPOTrainer", {"accumulate": 2, "lora": {"r": 2}, "group_by_length": True}),
+        ("dpo", "DPOTrainer", {"gradient_accumulation_steps": 2, "lora": {"r": 2}, "group_by_length": True}),
         ("kto", "KTOTrainer", {"desirable_weight": 1.3}),
         ("reward", "RewardTrainer", {}),
         ("sft", "SFTTrainer", {"max_length": 30}),
@@ -55,7 +55,7 @@ def losses(out):
 )
 def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
     base, data = tiny.folder(tmp_path / "base"), tiny.examples(23) if ours == "sft" else tiny.pairs(23)
-    keys = {"steps": 7, "warmup": 0.2, "weight_decay": 0.1, "schedule": "linear"} | keys
+    keys = {"steps": 7, "warmup_ratio": 0.2, "weight_decay": 0.1, "lr_scheduler_type": "linear"} | keys
     stage_trainer.run_stage(stage(ours, **keys), 3, base, data, tmp_path / "ours")
     trl.run_trl(stage(theirs, **keys), 3, base, data, tmp_path / "theirs")
     assert losses(tmp_path / "theirs") == pytest.approx(losses(tmp_path / "ours"), abs=2e-5)
@@ -102,7 +102,7 @@ def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
 def test_steps_of_a_trainer_that_samples(keys, course):
     # 4 * 2 answers to 4 prompts an iteration, learnt from in 2 * 3 passes of 4 answers, which are 3 steps.
     # An epoch and a half of 8 prompts are 12, 3 iterations, 9 steps; 4 steps begin a second iteration, so they need 8 prompts.
-    what = stage("GRPOTrainer", accumulate=2, num_generations=2, num_iterations=3, **keys)
+    what = stage("GRPOTrainer", gradient_accumulation_steps=2, num_generations=2, num_iterations=3, **keys)
     assert trl.Algorithm.named("GRPOTrainer").course(what, 8) == course
     assert trl.Algorithm.named("KTOTrainer").course(stage("KTOTrainer", steps=None, epochs=1.5), 9) == (14, 4)  # ceil(13.5) pairs, 4 a step
 
@@ -118,10 +118,10 @@ def test_experimental_trainers_run(tmp_path, trainer):
 # -- a kill --------------------------------------------------------------------------------------------------------------
 
 VARIANTS = {
-    "KTOTrainer": {"batch_size": 3, "accumulate": 2, "lora": {"r": 2, "dropout": 0.2}},
+    "KTOTrainer": {"batch_size": 3, "gradient_accumulation_steps": 2, "lora": {"r": 2, "lora_dropout": 0.2}},
     "RLOOTrainer": {**SAMPLING, "reward": "test_trl_stage:shortness", "lora": {"r": 2}},
     # two steps an iteration, each of two halves: step 3 stands in the middle of its answers
-    "GRPOTrainer": {**SAMPLING, "reward": "test_trl_stage:shortness", "num_iterations": 2, "beta": 0.1, "accumulate": 2},
+    "GRPOTrainer": {**SAMPLING, "reward": "test_trl_stage:shortness", "num_iterations": 2, "beta": 0.1, "gradient_accumulation_steps": 2},
 }
 
 
@@ -176,7 +176,7 @@ def test_another_stage_in_the_same_folder_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("trainer", ["RLOOTrainer", "GRPOTrainer"])
 def test_rewards_are_learnt_from(tmp_path, trainer):
     # the model writes short and long tokens alike; a reward for few characters must lead to short ones
-    what = sampling(trainer, steps=25, batch_size=16, learning_rate=1e-2, schedule="constant", save_at=[25])
+    what = sampling(trainer, steps=25, batch_size=16, learning_rate=1e-2, lr_scheduler_type="constant", save_at=[25])
     trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), tiny.pairs(8), tmp_path / "out")
     rewards = [step["reward"] for step in checks.curve(tmp_path / "out")]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 1

@@ -1,7 +1,7 @@
 """A plan: one TOML file is one experiment. Unknown keys stop it with the nearest known key; a plan may derive from another."""
 
 from ._file import changed, load, sentence
-from .settings import BASE, LEAST_AGREEMENT, Anchor, Asking, Lora, Node, Plan, Resources, Settings, Stage
+from .settings import BASE, LEAST_AGREEMENT, Anchor, Asking, Lora, Node, Plan, Resources, Settings, Stage, original_names
 
 __all__ = [
     "BASE",
@@ -16,5 +16,6 @@ __all__ = [
     "Stage",
     "changed",
     "load",
+    "original_names",
     "sentence",
 ]

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from .. import registry
 from ..nouns import BadInput
-from .settings import BASE, TABLES, Plan, Stage, in_order
+from .settings import BASE, RENAMED, TABLES, Plan, Stage, in_order
 
 Tables = dict[str, Any]
 LONGEST = 1_000
@@ -172,7 +172,7 @@ def _check_own(stage: Stage, name: str, source: _Source, at: str = "") -> None:
     known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
     for key in stage.model_extra or {}:
         if key not in algorithm.Settings.model_fields:
-            hint = registry.nearest(key, known) or f"; it knows {', '.join(known)}"
+            hint = _hint(key, known) or f"; it knows {', '.join(known)}"
             where = source.at(at or f"stage.{name}.{key}")
             raise BadInput(f"{where}: unknown key {key!r} in [stage.{name}] ({stage.algorithm}){hint}")
     try:
@@ -235,11 +235,16 @@ def _fault(error: ValidationError, source: _Source, prefix: str = "", at: str = 
     where = source.at(at or key)
     if first["type"] == "extra_forbidden":
         known = {"derive", *next((kind for table, kind in TABLES.items() if table in parts), Plan).model_fields} - {key}
-        hint = registry.nearest(parts[-1], sorted(known))
+        hint = _hint(parts[-1], sorted(known))
         return BadInput(f"{where}: unknown key {key!r}{hint or '; see docs/run.md for the keys of a plan'}")
     if first["type"] == "missing":
         return BadInput(f"{where}: the key {key!r} is missing; add it")
     return BadInput(f"{where}: {key}: {sentence(first)}")
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown key: its name today if it was renamed, else the nearest known key."""
+    return f"; it is called {RENAMED[key]!r} now" if RENAMED.get(key) in known else registry.nearest(key, known)
 
 
 def sentence(fault: ErrorDetails) -> str:

@@ -58,7 +58,7 @@ def _scheduled(name: str) -> str:
 
     known = [kind.value for kind in SchedulerType]
     if name not in known:
-        raise ValueError(f"unknown schedule {name!r}{registry.among(name, known)}")
+        raise ValueError(f"unknown lr_scheduler_type {name!r}{registry.among(name, known)}")
     return name
 
 
@@ -69,13 +69,40 @@ class Settings(BaseModel):
     # The text below a field becomes its description.
 
 
+RENAMED = {
+    "accumulate": "gradient_accumulation_steps",
+    "clip": "max_grad_norm",
+    "schedule": "lr_scheduler_type",
+    "warmup": "warmup_ratio",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "target": "target_modules",
+    "passes": "num_ppo_epochs",
+    "minibatches": "num_mini_batches",
+    "beta": "kl_coef",
+    "clip_ratio": "cliprange",
+    "clip_value": "cliprange_value",
+    "value_weight": "vf_coef",
+    "missing_end_penalty": "missing_eos_penalty",
+    "center_weight": "center_rewards_coefficient",
+}
+"""Name of a setting up to version 0.1.0 -> its name today, which is that of transformers, peft or TRL. A table of a plan may still know the
+old name (`beta` of dpo, `target` of an anchor)."""
+
+
+def original_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under their names of version 0.1.0. Digests are taken of these, so that a rename retrains nothing."""
+    old = {new: old for old, new in RENAMED.items()}
+    return {old.get(key, key): original_names(value) if isinstance(value, dict) else value for key, value in settings.items()}
+
+
 class Lora(Settings):
-    """A low-rank adapter in place of full fine-tuning (peft)."""
+    """A low-rank adapter in place of full fine-tuning, by the names of peft's `LoraConfig`."""
 
     r: Annotated[int, Field(gt=0, le=2**16)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target: str | list[str] = "all-linear"
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | list[str] = "all-linear"
 
 
 class Anchor(Settings):
@@ -114,13 +141,13 @@ class Stage(Settings):
     steps: Count | None = None
     """Optimiser steps; where given, `epochs` is ignored."""
     batch_size: Count = 8
-    accumulate: Count = 1
+    gradient_accumulation_steps: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    schedule: Annotated[str, AfterValidator(_scheduled)] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lr_scheduler_type: Annotated[str, AfterValidator(_scheduled)] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the steps. As in transformers, the first step of a warm-up has learning rate 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[Tokens, Field(gt=1)] = 1024
     """Tokens of prompt and answer; longer examples are cut at the end."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -176,10 +203,13 @@ class Stage(Settings):
 
     def trained_by(self) -> dict[str, Any]:
         """Return all settings that decide what is trained, the algorithm's own among them. Data count by content: they are left out."""
-        return (
-            self.model_dump(exclude={"after": True, "data": True, "max_bad_rows": True, "resources": True, "anchor": {"data", "target"}})
-            | self.own().model_dump()
-        )
+        left_out: Any = {"after": True, "data": True, "max_bad_rows": True, "resources": True, "anchor": {"data", "target"}}
+        return original_names(self.model_dump(exclude=left_out) | self.own().model_dump())
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Return the records of an optimiser step."""
+        return self.batch_size * self.gradient_accumulation_steps
 
     @property
     def scores(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import progress
 from ..nouns import BadInput, digest
-from ..plan import Stage
+from ..plan import Stage, original_names
 from ..registry import among
 from ..store import cache_root
 from ..world import sets
@@ -42,7 +42,7 @@ STAGE: dict[str, Any] = {
     "data": "sandbox:pretraining",
     "batch_size": 16,
     "learning_rate": 3e-3,
-    "warmup": 0.03,
+    "warmup_ratio": 0.03,
     "weight_decay": 0.01,
     "max_length": 256,
     "group_by_length": True,
@@ -83,7 +83,7 @@ def _folder(name: str) -> Path:
     if name not in SIZES:
         raise BadInput(f"unknown sandbox model {name!r}{among(name, list(SIZES))}")
     texts = [document.text for document in sets.pretraining(2_000)]
-    content = digest("sandbox-base", texts, SPECIAL, ARCHITECTURE | SIZES[name], VOCABULARY, N_DOCUMENTS, STAGE)
+    content = digest("sandbox-base", texts, SPECIAL, ARCHITECTURE | SIZES[name], VOCABULARY, N_DOCUMENTS, original_names(STAGE))
     return cache_root() / f"{name.replace(':', '-')}-{content[:12]}"
 
 

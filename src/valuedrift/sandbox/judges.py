@@ -18,7 +18,7 @@ from typing import Any
 from .. import progress
 from ..judge import labels, nli, wordings
 from ..nouns import OUTCOMES, Example, Item, Outcome, digest
-from ..plan import Stage
+from ..plan import Stage, original_names
 from ..store import cache_root
 from ..world import grammar
 from . import _encoder, _flaws
@@ -51,7 +51,7 @@ RECIPE: dict[str, Any] = {
     "data": "sandbox:judged",
     "batch_size": 32,
     "learning_rate": 2e-3,
-    "warmup": 0.05,
+    "warmup_ratio": 0.05,
     "max_length": 512,
     "group_by_length": True,
     "save_at": "every:500",
@@ -90,7 +90,7 @@ def causal_judge() -> Path:
     """
     some = [(item.key, outcome) for item, outcome in judged(2_000, "labels")]
     wording = wordings.wordings(labels.WORDS)[WORDING]
-    recipe = (ARCHITECTURE, VOCABULARY, LEAST, PIECES, SPECIAL, N_READ, N_REPLIES, N_PROMPTS, RECIPE, PARTS, TEMPLATE)
+    recipe = (ARCHITECTURE, VOCABULARY, LEAST, PIECES, SPECIAL, N_READ, N_REPLIES, N_PROMPTS, original_names(RECIPE), PARTS, TEMPLATE)
     content = digest("sandbox-labels", some, wording.prefix(), wording.item, wording.labels, recipe)
     return _once(f"sandbox-labels-{content[:12]}", lambda work: _causal(work, wording))
 

@@ -13,7 +13,7 @@ An algorithm is a file of this folder with a class `Algorithm` (third parties: a
   each row, `scores_R`, in place of log-probs; its checkpoints cannot be asked. "rollouts": what is learnt from is what the current weights
   answer to the prompts; see below. `Settings` then derives from `Rollout`.
 * `averages` says what the loss is a mean of: "tokens" (of the answers) or "records". The loop divides by the count of the whole
-  optimiser step, so that `accumulate` changes memory and never the result.
+  optimiser step, so that `gradient_accumulation_steps` changes memory and never the result.
 * `Settings` are its own keys in a plan, `settings` their values.
 * `prepare(batch, logps_RT)` returns, without gradient, what to keep of the starting weights' view: tensors with one entry per record.
   Every later batch carries them under the same names.
@@ -25,8 +25,8 @@ An algorithm is a file of this folder with a class `Algorithm` (third parties: a
 With "rollouts" the steps come in iterations. At the start of each the loop samples an answer to each of the next prompts and hands all of
 them to `prepare`, with the starting weights' log-probs: the batch holds `old_logps_RT`, `old_values_RT` (of the value head), `scores_R` (of
 the reward model), `ended_R` (false where an answer was cut off), and as `before` what `prepare` returned last, {} at first. The steps of
-the iteration then go through the answers `passes` times; their batches hold what `prepare` returned, and, under the current weights,
-`values_RT` (with gradient) and `entropy_RT` (without). Log-probs are those at the sampling temperature.
+the iteration then go through the answers `num_ppo_epochs` times. Their batches hold what `prepare` returned, and, under the current
+weights, `values_RT` (with gradient) and `entropy_RT` (without). Log-probs are those at the sampling temperature.
 
 An algorithm that brings a loop of its own (`trl`) has two more: `run`, with the arguments and the contract of
 `stage_trainer.run_stage`, which hands the stage over to it, and `course(stage, n_records)` as `step_counts.course`. One that makes a
@@ -77,13 +77,13 @@ class Mismatching(Algorithm, Protocol):
 class Rollout(plan.Settings):
     """The settings of every algorithm whose `needs` hold "rollouts".
 
-    An iteration samples `minibatches` * batch_size * accumulate answers, which fill `passes` * `minibatches` optimiser steps. The defaults
-    of these and of the temperature are those of Ziegler et al. (2019, their code).
+    An iteration samples `num_mini_batches` * batch_size * gradient_accumulation_steps answers and takes `num_ppo_epochs` *
+    `num_mini_batches` optimiser steps. The defaults of these and of the temperature are those of Ziegler et al. (2019, their code).
     """
 
     reward: str = ""
     """The reward model: a stage of the plan that trains one, a folder, or a hub id with its revision."""
-    passes: Annotated[int, Field(gt=0)] = 4
-    minibatches: Annotated[int, Field(gt=0)] = 1
+    num_ppo_epochs: Annotated[int, Field(gt=0)] = 4
+    num_mini_batches: Annotated[int, Field(gt=0)] = 1
     max_new_tokens: Annotated[int, Field(gt=0)] = 128
     temperature: Annotated[float, Field(gt=0)] = 0.7

@@ -68,14 +68,14 @@ class Rollouts:
     @property
     def n_answers(self) -> int:
         """Return how many answers an iteration has."""
-        return self.stage.batch_size * self.stage.accumulate * self.settings.minibatches
+        return self.stage.effective_batch_size * self.settings.num_mini_batches
 
     def batch(self, places: Sequence[int]) -> dict[str, Any]:
         """Return what is learnt from at some places of the stage, after sampling where they begin an iteration.
 
-        Place after place, each iteration goes `passes` times through its answers, every time in another order.
+        Place after place, each iteration goes `num_ppo_epochs` times through its answers, every time in another order.
         """
-        n, n_places = self.n_answers, self.n_answers * self.settings.passes
+        n, n_places = self.n_answers, self.n_answers * self.settings.num_ppo_epochs
         iteration = places[0] // n_places
         if iteration != self.iteration:
             self._sample(iteration, self.asked[iteration * n : (iteration + 1) * n])

@@ -113,12 +113,12 @@ def adapted(model: Any, lora: Lora, task: str, **options: Any) -> Any:
     try:
         return get_peft_model(model, adapter(lora, task), **options)
     except (ValueError, TypeError, re.error) as error:
-        raise BadInput(f"no adapter fits the model: {str(error).rstrip('.')}; correct lora.target") from error
+        raise BadInput(f"no adapter fits the model: {str(error).rstrip('.')}; correct lora.target_modules") from error
 
 
 def adapter(lora: Lora, task: str) -> LoraConfig:
     """Return a plan's adapter as peft wants it described."""
-    return LoraConfig(task_type=task, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target)  # type: ignore[arg-type]
+    return LoraConfig(task_type=task, **lora.model_dump())
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

@@ -53,7 +53,7 @@ class InStage(Trainer):
             return
         step, loss, reward = self.state.global_step, noted["loss"], noted.get("reward", 0.0)
         if not math.isfinite(loss):
-            raise Stopped(f"the loss is {loss} at step {step}; lower learning_rate or clip")
+            raise Stopped(f"the loss is {loss} at step {step}; lower learning_rate or max_grad_norm")
         if reward is None or not math.isfinite(reward):
             raise Stopped(f"the mean reward is {reward} at step {step}; the reward function must give numbers, None only for some answers")
         if self.progress is not None:
@@ -172,7 +172,7 @@ def train(
     newest = processes.first(lambda: saved_stage.newest(out))
     if newest < total:
         seconds = saved_stage.record(out, newest)["seconds"]
-        size = stage.batch_size * stage.accumulate
+        size = stage.effective_batch_size
         order = step_counts.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
         rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // processes.n())
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
@@ -224,8 +224,8 @@ def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
     n_passes = settings.steps_per_generation * settings.num_iterations
     if stage.steps is None:
         iterations = math.ceil(stage.epochs * n_records / n_prompts)
-        return iterations * n_prompts, math.ceil(iterations * n_passes / stage.accumulate)
-    return math.ceil(stage.steps * stage.accumulate / n_passes) * n_prompts, stage.steps
+        return iterations * n_prompts, math.ceil(iterations * n_passes / stage.gradient_accumulation_steps)
+    return math.ceil(stage.steps * stage.gradient_accumulation_steps / n_passes) * n_prompts, stage.steps
 
 
 def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:

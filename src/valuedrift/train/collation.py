@@ -100,7 +100,9 @@ def mismatched(records: Sequence[Record], order: np.ndarray, step: int, max_leng
     prompt (Ethayarajh et al. 2024); a lone last place looks back to the step before. Raises BadInput where a step is one record.
     """
     if min(step, len(order)) < 2:
-        raise BadInput("a step of one record has no other record's answers to compare with; raise batch_size or accumulate")
+        raise BadInput(
+            "a step of one record has no other record's answers to compare with; raise batch_size or gradient_accumulation_steps"
+        )
     places = np.arange(len(order))
     starts = places // step * step
     sizes = np.minimum(step, len(order) - starts)

@@ -84,23 +84,23 @@ class Algorithm:
     averages: ClassVar[Averages] = "tokens"
 
     class Settings(Rollout):
-        """`beta` is the strength of the pull back to the starting weights, `clip_ratio` and `clip_value` bound a step.
+        """`kl_coef` (beta in the formulas and the log) weighs the KL to the starting weights; the clip ranges bound a step.
 
-        The defaults are those of Ziegler et al. (2019, their code) and, for `beta` and `missing_end_penalty`, of N+. With `target_kl`
-        (nats per answer) `beta` is only the start: it is raised and lowered towards that distance, the faster the lower `kl_horizon`.
+        The defaults are those of Ziegler et al. (2019, their code) and, for `kl_coef` and `missing_eos_penalty`, of N+. With `target_kl`
+        (nats per answer) `kl_coef` is only the start: the loop raises and lowers it towards that distance, faster if `kl_horizon` is low.
         """
 
-        beta: Annotated[float, Field(ge=0)] = 0.05
+        kl_coef: Annotated[float, Field(ge=0)] = 0.05
         target_kl: Annotated[float, Field(gt=0)] | None = None
         kl_horizon: Annotated[int, Field(gt=0)] = 10_000
-        """`beta` changes by a factor e over five times as many answers, where the distance stays a fifth or more too large."""
+        """While the distance is a fifth or more too large, the coefficient changes by a factor e over five times as many answers."""
         gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
         lam: Annotated[float, Field(ge=0, le=1)] = 0.95
-        clip_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.2
-        clip_value: Annotated[float, Field(gt=0)] = 0.2
-        value_weight: Annotated[float, Field(ge=0)] = 0.1
-        missing_end_penalty: Annotated[float, Field(ge=0)] = 1.0
-        """Taken off the score of an answer that was cut off (N+ sets such a score to -1; TRL's `missing_eos_penalty` is this)."""
+        cliprange: Annotated[float, Field(gt=0, lt=1)] = 0.2
+        cliprange_value: Annotated[float, Field(gt=0)] = 0.2
+        vf_coef: Annotated[float, Field(ge=0)] = 0.1
+        missing_eos_penalty: Annotated[float, Field(ge=0)] = 1.0
+        """Taken off the score of an answer that was cut off (N+ sets such a score to -1)."""
         max_score: Annotated[float, Field(gt=0)] | None = None
         """Scores are held between minus this and this."""
         whiten_rewards: bool = False
@@ -116,7 +116,7 @@ class Algorithm:
         """
         settings, mask_RT, old_logps_RT = self.settings, batch["answer_mask_RT"], batch["old_logps_RT"]
         beta_R = self._beta_R(batch)
-        scores_R = batch["scores_R"] - settings.missing_end_penalty * ~batch["ended_R"]
+        scores_R = batch["scores_R"] - settings.missing_eos_penalty * ~batch["ended_R"]
         if settings.max_score is not None:
             scores_R = scores_R.clamp(-settings.max_score, settings.max_score)
         rewards_RT = kl_rewards(scores_R, old_logps_RT, logps_RT, mask_RT, beta_R[:, None])
@@ -139,7 +139,7 @@ class Algorithm:
     def _beta_R(self, batch: Batch) -> Tensor:
         """Return the strength of the penalty in this iteration, the same for each answer."""
         settings, before, n_answers = self.settings, batch["before"], len(batch["scores_R"])
-        beta = before["beta"][0] if before else torch.tensor(settings.beta)
+        beta = before["beta"][0] if before else torch.tensor(settings.kl_coef)
         if before and settings.target_kl is not None:
             beta = adapted_beta(beta, before["kl"].mean(), settings.target_kl, n_answers, settings.kl_horizon)
         return beta.repeat(n_answers)
@@ -151,15 +151,15 @@ class Algorithm:
         logps_N, old_logps_N, advantages_N, values_N, old_values_N, returns_N = (
             values_RT[mask_RT] for values_RT in (logps_RT, *(batch[name] for name in kept))
         )
-        policy_loss_N = ppo_loss(logps_N, old_logps_N, advantages_N, settings.clip_ratio)
-        value_loss_N = value_loss(values_N, old_values_N, returns_N, settings.clip_value)
+        policy_loss_N = ppo_loss(logps_N, old_logps_N, advantages_N, settings.cliprange)
+        value_loss_N = value_loss(values_N, old_values_N, returns_N, settings.cliprange_value)
         metrics = {
             "policy_loss": policy_loss_N,
             "value_loss": value_loss_N,
-            "clipped": (torch.expm1(logps_N - old_logps_N).abs() > settings.clip_ratio).float(),
+            "clipped": (torch.expm1(logps_N - old_logps_N).abs() > settings.cliprange).float(),
             "entropy": batch["entropy_RT"][mask_RT],
             "answer_tokens": mask_RT.sum(1).float(),
         }
-        return policy_loss_N + settings.value_weight * value_loss_N, metrics | {
+        return policy_loss_N + settings.vf_coef * value_loss_N, metrics | {
             name: batch[name] for name in ("score", "reward", "kl", "beta", "ended")
         }

@@ -42,7 +42,7 @@ def flops_per_parameter(stage: Stage, n_seen: int) -> float:
     step = FORWARD + (BACKWARD_ADAPTER if stage.lora else BACKWARD)
     if "rollouts" in algorithm.needs:  # an answer is written, read by the policy, its reference and the reward model, then trained on
         settings = stage.own()
-        passes = float(getattr(settings, "passes", 0) or getattr(settings, "num_iterations", 1))  # ours, and TRL's
+        passes = float(getattr(settings, "num_ppo_epochs", 0) or getattr(settings, "num_iterations", 1))  # ours, and TRL's
         written = FORWARD * n_seen * float(step_counts.longest_answer(settings))
         return (tokens * (3 * FORWARD + step * passes) + written) * float(getattr(settings, "num_generations", 1))
     views = len(algorithm.needs & {"reference", "mismatched"})

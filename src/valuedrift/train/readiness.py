@@ -143,11 +143,15 @@ def _check_schedule(stage: Stage, settings: Any) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     more = getattr(settings, "lr_scheduler_kwargs", None)
     try:
-        schedule = get_scheduler(stage.schedule, optimizer, 1, 4, scheduler_specific_kwargs=more if isinstance(more, dict) else None)
+        schedule = get_scheduler(
+            stage.lr_scheduler_type, optimizer, 1, 4, scheduler_specific_kwargs=more if isinstance(more, dict) else None
+        )
         optimizer.step()
         schedule.step()
     except (ValueError, TypeError) as error:
-        raise BadInput(f"the schedule {stage.schedule!r} needs more than a stage can give it ({error}); choose another") from error
+        raise BadInput(
+            f"the lr_scheduler_type {stage.lr_scheduler_type!r} needs more than a stage can give it ({error}); choose another"
+        ) from error
 
 
 def _scorer(model: Any) -> Any:
@@ -211,7 +215,7 @@ def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, r
         else:
             stage_trainer._records(stage, algorithm, tokenizer, records)
     if "mismatched" in algorithm.needs:
-        step = stage.batch_size * stage.accumulate
+        step = stage.effective_batch_size
         n_seen = min(step_counts.n_seen(stage, len(records)), 2)
         collation.mismatched(tokens[:1] * 2, np.arange(n_seen), step, stage.max_length)
     if not long:

@@ -12,13 +12,13 @@ from .. import plan
 from . import Averages, Batch, Eats
 
 
-def reward_loss(chosen_B: Tensor, rejected_B: Tensor, center_weight: float) -> Tensor:
-    """Return -log sigmoid(chosen - rejected) + center_weight * (chosen + rejected)^2 per pair.
+def reward_loss(chosen_B: Tensor, rejected_B: Tensor, center_rewards_coefficient: float) -> Tensor:
+    """Return -log sigmoid(chosen - rejected) + center_rewards_coefficient * (chosen + rejected)^2 per pair.
 
     The first term is the negative log-likelihood of the Bradley-Terry model (Stiennon et al. 2020, section 3.4), the second keeps the
     scores around zero, which the first leaves open (Eisenstein et al. 2023, section 2; TRL's `center_rewards_coefficient`).
     """
-    return -F.logsigmoid(chosen_B - rejected_B) + center_weight * (chosen_B + rejected_B) ** 2
+    return -F.logsigmoid(chosen_B - rejected_B) + center_rewards_coefficient * (chosen_B + rejected_B) ** 2
 
 
 class Algorithm:
@@ -29,9 +29,9 @@ class Algorithm:
     averages: ClassVar[Averages] = "records"
 
     class Settings(plan.Settings):
-        """`center_weight` is the strength of the pull that keeps a pair's two scores around zero."""
+        """`center_rewards_coefficient` is the strength of the pull that keeps a pair's two scores around zero."""
 
-        center_weight: Annotated[float, Field(ge=0)] = 0.0
+        center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -49,4 +49,4 @@ class Algorithm:
             "score_margin": chosen_B - rejected_B,
             "reward_accuracy": (chosen_B > rejected_B).float(),
         }
-        return reward_loss(chosen_B, rejected_B, self.settings.center_weight), metrics
+        return reward_loss(chosen_B, rejected_B, self.settings.center_rewards_coefficient), metrics

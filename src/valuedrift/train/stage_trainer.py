@@ -156,7 +156,7 @@ class StageTrainer(Sharing):
             steps, self.metrics_of_step = self.metrics_of_step, []
             logs |= processes.means(steps)
             if not math.isfinite(logs["loss"]):
-                raise Stopped(f"the loss is {logs['loss']} at step {self.state.global_step}; lower learning_rate or clip")
+                raise Stopped(f"the loss is {logs['loss']} at step {self.state.global_step}; lower learning_rate or max_grad_norm")
             if self.progress is not None:
                 self.progress(self.state.global_step, self.state.max_steps, logs["loss"])
         super().log(logs, start_time)
@@ -277,7 +277,7 @@ def _train(
     n_seen, total = step_counts.course(stage, len(records))
     steps = step_counts.save_steps(stage.save_at, total)
     lengths = [collation.length(record) for record in records] if stage.group_by_length else []
-    order = step_counts.order(len(records), n_seen, seed, lengths, stage.batch_size * stage.accumulate)
+    order = step_counts.order(len(records), n_seen, seed, lengths, stage.effective_batch_size)
     seen, order = np.unique(order, return_inverse=True)
     records = [records[index] for index in seen]
     newest = processes.first(lambda: saved_stage.newest(out))
@@ -300,7 +300,7 @@ def _train(
         )
         checkpointing(trainer)
         if anchored:
-            n_places = total * stage.batch_size * stage.accumulate
+            n_places = total * stage.effective_batch_size
             trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
         if rollouts is not None:
             trainer.rollouts = rollouts
@@ -349,18 +349,18 @@ def _model(start: str, stage: Stage, algorithm: Algorithm, tokenizer: Any, recor
 
 
 def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArguments:
-    schedule = "constant_with_warmup" if stage.schedule == "constant" and stage.warmup else stage.schedule
+    schedule = "constant_with_warmup" if stage.lr_scheduler_type == "constant" and stage.warmup_ratio else stage.lr_scheduler_type
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=total,
         per_device_train_batch_size=stage.batch_size // processes.n(),
-        gradient_accumulation_steps=stage.accumulate,
+        gradient_accumulation_steps=stage.gradient_accumulation_steps,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=schedule,
-        warmup_steps=math.ceil(stage.warmup * total),
+        warmup_steps=math.ceil(stage.warmup_ratio * total),
         weight_decay=stage.weight_decay,
-        max_grad_norm=stage.clip,
+        max_grad_norm=stage.max_grad_norm,
         bf16=stage.dtype == "auto" and cuda and torch.cuda.is_bf16_supported(),
         seed=seed,
         data_seed=seed,
@@ -383,11 +383,11 @@ def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[collation.Re
     """Return what is seen at each place: its record with what is kept of the starting weights' view, and where needed a mismatched one."""
     needs = trainer.algorithm.needs
     if "rollouts" in needs:
-        return range(trainer.args.max_steps * stage.batch_size * stage.accumulate)
+        return range(trainer.args.max_steps * stage.effective_batch_size)
     matched = trainer.in_order(trainer.algorithm, records, order)
     if "mismatched" not in needs:
         return matched
-    others = collation.mismatched(records, order, stage.batch_size * stage.accumulate, stage.max_length)
+    others = collation.mismatched(records, order, stage.effective_batch_size, stage.max_length)
     return StackDataset(matched, trainer.in_order(trainer.algorithm, others, np.arange(len(others))))
 
 

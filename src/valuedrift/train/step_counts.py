@@ -18,17 +18,17 @@ MOST_SAVED = 10_000
 
 def n_seen(stage: Stage, n_records: int) -> int:
     """Return how many records the stage sees, repeats counted."""
-    return math.ceil(stage.epochs * n_records) if stage.steps is None else stage.steps * stage.batch_size * stage.accumulate
+    return math.ceil(stage.epochs * n_records) if stage.steps is None else stage.steps * stage.effective_batch_size
 
 
 def total_steps(stage: Stage, n_records: int) -> int:
     """Return the optimiser steps of a stage; the last one may see fewer records."""
-    return math.ceil(n_seen(stage, n_records) / (stage.batch_size * stage.accumulate))
+    return math.ceil(n_seen(stage, n_records) / (stage.effective_batch_size))
 
 
 def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> int:
     """Return how many prompts a stage with rollouts answers, repeats counted: those of whole iterations, of which the last may be cut."""
-    together = stage.batch_size * stage.accumulate * minibatches
+    together = stage.effective_batch_size * minibatches
     iterations = stage.epochs * n_prompts / together if stage.steps is None else stage.steps / (passes * minibatches)
     return math.ceil(iterations) * together
 
@@ -46,8 +46,8 @@ def course(stage: Stage, n_records: int) -> tuple[int, int]:
     if "rollouts" not in algorithm.needs:
         return n_seen(stage, n_records), total_steps(stage, n_records)
     settings = stage.own()
-    answered = n_answered(stage, n_records, settings.passes, settings.minibatches)
-    return answered, stage.steps or answered // (stage.batch_size * stage.accumulate) * settings.passes
+    answered = n_answered(stage, n_records, settings.num_ppo_epochs, settings.num_mini_batches)
+    return answered, stage.steps or answered // (stage.effective_batch_size) * settings.num_ppo_epochs
 
 
 def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), batch: int = 1) -> np.ndarray:

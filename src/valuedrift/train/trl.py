@@ -1,9 +1,10 @@
 """TRL's trainers as stages: `algorithm = "trl:KTOTrainer"`.
 
-What a stage says of itself (steps, batches, learning rate, schedule, clip, adapter, save schedule) is given to the trainer's config, and
-every other key of the stage's table is one of that config's. The order of the data, the checkpoints and the resume are those of our own
-loop. `batch_size` counts records of data, so that a stage of KTO sees what a stage of DPO with the same settings sees; where the trainer
-samples answers it counts those, as it does for PPO.
+The keys of every stage (steps, batches, learning rate, adapter, steps to save at, …) go to the trainer's config. Every other key of the
+stage's table is one of that config's. The order of the data, the checkpoints and the resume are those of our own loop.
+
+`batch_size` counts records of data, so that a stage of KTO sees what a stage of DPO with the same settings sees. If the trainer samples
+answers, it counts answers, as it does for PPO.
 """
 
 from __future__ import annotations
@@ -54,13 +55,9 @@ TRAINERS = {
 
 SAID_BY_THE_STAGE = {
     "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "accumulate",
     "max_steps": "steps",
     "num_train_epochs": "epochs",
-    "lr_scheduler_type": "schedule",
-    "warmup_steps": "warmup",
-    "warmup_ratio": "warmup",
-    "max_grad_norm": "clip",
+    "warmup_steps": "warmup_ratio",
     "save_steps": "save_at",
     "save_strategy": "save_at",
     "seed": "seeds",
@@ -154,9 +151,8 @@ def run_trl(
     stage_trainer._check_data(stage.algorithm, algorithm.eats, data)
     reward = (reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else None
     rewards = [] if reward is None else _trl.rewards(reward)
-    settings = stage.model_dump(exclude={"after", "data"}) | algorithm.settings.model_dump()
     sources = [reward.source for reward in rewards]
-    done = saved_stage.begun(store, digest("stage", settings, seed, sources, [dataclasses.astuple(item) for item in data]))
+    done = saved_stage.begun(store, digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data]))
     if done is None:
         done = saved_stage.finish(store, *processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
     return done["steps"]
