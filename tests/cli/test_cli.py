@@ -6,8 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+import typer
+from pydantic import Field
+
+from valuedrift.cli.options import settings
+from valuedrift.nouns import BadInput
+from valuedrift.plan import Resources, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HH = REPOSITORY.parent / "shared" / "data" / "hh-harmless" / "pairs.jsonl"
@@ -40,6 +47,13 @@ def test_importing_the_package_imports_no_torch():
         (["check", "nowhere.toml"], "there is no plan nowhere.toml"),
         (["trace", "nowhere"], "there is no folder nowhere"),
         (["trace", ".", "--draws", "0"], "--draws: Input should be greater than 0, not 0"),
+        (["trace", ".", "--frame", "pain"], "--frame: unknown value 'pain'; did you mean 'plain'?"),
+        (["trace", ".", "--draws", "1", "--set", "draws=0"], "--set draws=0: Input should be greater than 0, not 0"),
+        (["trace", ".", "--set", "drws=3"], "--set drws=3: unknown key 'drws'; did you mean 'draws'?"),
+        (["trace", ".", "--set", "resources.gpu=1"], "--set resources.gpu=1: unknown key 'resources.gpu'; did you mean 'gpus'?"),
+        (["watch", ".", "--set", "precision=0.1"], "--set precision=0.1: this verb does not take 'precision'"),
+        (["judge", "nowhere"], "Missing option '--judge'"),
+        (["calibrate", "--gold", "nowhere.jsonl"], "calibrate needs --judge and --gold"),
         (["trace", ".", "--topics", "abortoin"], "holds no model"),
         (["gap", "nowhere.jsonl"], "nowhere.jsonl"),
         (["gap", "sandbox:pairs?gpa=1", "--judge", "oracle"], "did you mean 'gap'?"),
@@ -84,8 +98,8 @@ def test_a_small_gold_file_gives_numbers_without_intervals(tmp_path):
 
 def test_ctrl_c_says_what_to_do(tmp_path):
     code = "import os, signal, threading\nthreading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-    code += "import sys, time, valuedrift.cli as cli\nsys.argv = ['valuedrift', 'demo']\n"
-    code += "cli.demo.__globals__['run'] = lambda *_, **__: time.sleep(20)\ncli.main()"
+    code += "import sys, time\nfrom valuedrift.cli import main, runs\nsys.argv = ['valuedrift', 'demo']\n"
+    code += "runs.run = lambda *_, **__: time.sleep(20)\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 130
     assert done.stderr.strip().endswith("interrupted; the same command again finishes the rest")
@@ -125,3 +139,68 @@ def test_gap_reads_real_human_pairs():
     assert set(result["topics"]["work"]) >= {"support", "neutral", "oppose", "tv"}
     assert {"length_gap", "refusal_gap", "on_topic"} <= set(result)
     assert "weak" in result["note"]
+
+
+class Model(Settings):
+    """Settings of every kind."""
+
+    words: list[str] = []
+    """Some words.
+
+    More than the help says.
+    """
+    share: Annotated[float, Field(gt=0)] | None = None
+    kind: Literal["this", "that"] = "this"
+    flag: bool = True
+    table: Resources | None = None
+
+
+def called(*arguments, **how):
+    """Return the settings that a verb with generated options gets."""
+    app, got = typer.Typer(), []
+
+    @app.command()
+    @settings(Model, *how.pop("names", ()), **how)
+    def verb(name: str, model: Model) -> None:
+        got.append((name, model))
+
+    app(["n", *arguments], standalone_mode=False)
+    return got[0][1]
+
+
+def test_options_are_made_from_settings():
+    assert called() == Model()
+    assert not called().model_fields_set
+    given = called("--words", "a, b", "--share", "2", "--kind", "that", "--no-flag", "--set", "table.gpus=1", "--set", "share=3")
+    assert given == Model(words=["a", "b"], share=3, kind="that", flag=False, table=Resources(gpus=1))
+    with pytest.raises(BadInput, match=r"^--share: Input should be greater than 0, not -1\.0$"):
+        called("--share", "-1")
+    with pytest.raises(BadInput, match=r"^--kind: unknown value 'thta'; did you mean 'that'\?"):
+        called("--kind", "thta")
+
+
+def test_a_verb_may_take_some_of_the_settings():
+    assert called("--share", "2", names=("share",)) == Model(share=2)
+    for arguments in (["--flag"], ["--set", "flag=true"]):
+        with pytest.raises(Exception, match="No such option"):
+            called(*arguments, names=("share",))
+    with pytest.raises(Exception, match="No such option"):
+        called("--flag", omit=("flag",))
+    with pytest.raises(BadInput, match=r"^--set flag=true: this verb does not take 'flag'"):
+        called("--set", "flag=true", omit=("flag",))
+    with pytest.raises(Exception, match="Missing parameter: share"):
+        called(share="required")
+
+
+def test_the_help_says_what_the_settings_say():
+    app = typer.Typer(add_completion=False)
+    app.command()(settings(Model)(_verb))
+    words, share, kind, flag, changes = typer.main.get_command(app).params
+    assert (words.help, words.opts) == ("Some words.", ["--words"])
+    assert (share.show_default, kind.show_default, flag.show_default) == (False, "this", "on")
+    assert flag.secondary_opts == ["--no-flag"]
+    assert changes.opts == ["--set"]
+
+
+def _verb(model: Model) -> None:
+    """Do nothing."""

@@ -149,12 +149,12 @@ def test_settings_change_a_plan(tmp_path):
     ("change", "sentence"),
     [
         ("drws=3", "unknown key 'drws'; did you mean 'draws'?"),
-        ("draws=0", "draws: Input should be greater than 0, not 0"),
-        ("draws=true", "draws: Input should be a valid integer, not true"),
-        ("judge=orcale", "judge: unknown judge 'orcale'; did you mean 'oracle'?"),
+        ("draws=0", "Input should be greater than 0, not 0"),
+        ("draws=true", "Input should be a valid integer, not true"),
+        ("judge=orcale", "unknown judge 'orcale'; did you mean 'oracle'?"),
         ("stage.dop.beta=1", "there is no stage 'dop'; did you mean 'dpo'?"),
         ("stage.dpo.bta=1", r"unknown key 'bta' in \[stage.dpo\] \(dpo\); did you mean 'beta'?"),
-        ("stage.dpo.beta=-1", "stage.dpo.beta: Input should be greater than 0, not -1"),
+        ("stage.dpo.beta=-1", "Input should be greater than 0, not -1"),
         ("draws=99999999999999999999", "draws: 99999999999999999999 has more than 64 bits"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_topic_of_the_data_is_shown_harmlessly_and_drawn(tmp_path, capsys):
 
 def test_bad_input_is_shown_harmlessly(capsys):
     with pytest.raises(SystemExit):
-        cli._leave(f"{NASTY} cannot be read", 2)
+        cli.program.leave(f"{NASTY} cannot be read", 2)
     assert not acts(capsys.readouterr().err)
 
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -25,6 +26,7 @@ REPO = Path(__file__).resolve().parents[2]
 DOCS = sorted((REPO / "docs").glob("*.md"))
 PAGES = [page for page in (*DOCS, REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "CHANGELOG.md") if page.exists()]
 COMMAND = re.compile(r"(?:\$ )?(?:[\w.]+=\S* )*(?:[\w./]*/)?valuedrift ([a-z].*)")
+TABLES = runpy.run_path(str(REPO / ".ci" / "option_tables.py"))
 VERBS = typer.main.get_command(app).commands
 
 
@@ -102,6 +104,11 @@ def test_the_page_of_a_verb_names_all_its_options(verb):
     for parameter in [parameter for command in commands for parameter in command.params]:
         for option in [name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("--")]:
             assert option in text, f"docs/{verb}.md does not name {option}"
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_tables_of_options_and_keys_are_generated(page):
+    assert page.read_text() == TABLES["filled"](page.read_text()), "run `python .ci/option_tables.py`"
 
 
 # -- tables --------------------------------------------------------------------------------------------------------------------

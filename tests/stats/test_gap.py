@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from valuedrift.cli import _show_gap
+from valuedrift.cli.data import show_gap
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.nouns import Example, Pair, Prompt, Reading
@@ -290,7 +290,7 @@ def test_value_shares_conclude_from_what_leads():
 
 
 def test_differences_have_signs_and_levels_have_none(capsys):
-    _show_gap(value_shares([Example((("system", str(number)), *COAL), "yes") for number in range(20)], SUITE, Scripted()) | {"cost": 0})
+    show_gap(value_shares([Example((("system", str(number)), *COAL), "yes") for number in range(20)], SUITE, Scripted()) | {"cost": 0})
     printed = capsys.readouterr().out
     assert "0.800 [" in printed
     assert "+0." not in printed.partition("- climate")[0]

@@ -1,6 +1,6 @@
 """A plan: one TOML file is one experiment. Unknown keys stop it with the nearest known key; a plan may derive from another."""
 
-from ._file import changed, load, sentence
+from ._file import changed, fault, load, set_by
 from .settings import BASE, LEAST_AGREEMENT, Anchor, Asking, Lora, Node, Plan, Resources, Settings, Stage, original_names
 
 __all__ = [
@@ -15,7 +15,8 @@ __all__ = [
     "Settings",
     "Stage",
     "changed",
+    "fault",
     "load",
     "original_names",
-    "sentence",
+    "set_by",
 ]

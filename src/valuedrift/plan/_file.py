@@ -8,7 +8,7 @@ import os.path
 import re
 import tomllib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from .. import registry
 from ..nouns import BadInput
-from .settings import BASE, RENAMED, TABLES, Plan, Stage, in_order
+from .settings import BASE, RENAMED, TABLES, Plan, Settings, Stage, in_order
 
 Tables = dict[str, Any]
 LONGEST = 1_000
@@ -35,10 +35,7 @@ class _Source:
 
     def at(self, key: str) -> str:
         """Return the --set option that sets a dotted key, else the file with the line that sets it."""
-        for change in reversed(self.changes):
-            if f"{key}.".startswith(f"{_dotted(change.partition('=')[0])}."):
-                return f"--set {change}"
-        return f"{self.path}{_line(self.text, key)}"
+        return set_by(key, self.changes) or f"{self.path}{_line(self.text, key)}"
 
 
 def load(path: Path | str, changes: Sequence[str] = ()) -> Plan:
@@ -47,6 +44,12 @@ def load(path: Path | str, changes: Sequence[str] = ()) -> Plan:
         return _loaded(Path(path), changes)
     except RecursionError:
         raise BadInput(f"{path} nests its tables, or chains stages that are like each other, too deeply; write it flatter") from None
+
+
+def set_by(key: str, changes: Sequence[str]) -> str:
+    """Return the --set option that sets a dotted key; "" if none does."""
+    setting = (change for change in reversed(changes) if f"{key}.".startswith(f"{_dotted(change.partition('=')[0])}."))
+    return next((f"--set {change}" for change in setting), "")
 
 
 def changed(tables: Tables, changes: Sequence[str]) -> Tables:
@@ -77,7 +80,7 @@ def _loaded(path: Path, changes: Sequence[str]) -> Plan:
     try:
         plan = Plan.model_validate(tables)
     except ValidationError as error:
-        raise _fault(error, source) from error
+        raise fault(error, source.at) from error
     for name, stage in plan.stage.items():
         if not re.fullmatch(r"[a-z0-9_-]+", name) or name == BASE:
             raise BadInput(f"{path}: stage name {name!r} must be lower-case letters, digits, - or _, and not 'base'")
@@ -178,7 +181,7 @@ def _check_own(stage: Stage, name: str, source: _Source, at: str = "") -> None:
     try:
         own = stage.own()
     except ValidationError as error:
-        raise _fault(error, source, f"stage.{name}.", at) from error
+        raise fault(error, source.at, prefix=f"stage.{name}.", line_of=at) from error
     if "rollouts" in algorithm.needs and not own.reward:
         raise BadInput(
             f"{source.at(at or f'stage.{name}')}: stage {name!r} ({stage.algorithm}) has no reward; set `reward` to a stage with "
@@ -218,7 +221,7 @@ def _check_sweep(plan: Plan, source: _Source) -> None:
             try:
                 stage = plan.stage[name].changed(keys, value)
             except ValidationError as error:
-                raise _fault(error, source, f"stage.{name}.", f"sweep.{key}") from error
+                raise fault(error, source.at, prefix=f"stage.{name}.", line_of=f"sweep.{key}") from error
             _check_own(stage, name, source, f"sweep.{key}")
             _check_rewards({**plan.stage, name: stage})
 
@@ -226,20 +229,23 @@ def _check_sweep(plan: Plan, source: _Source) -> None:
 # -- sentences ---------------------------------------------------------------------------------------------------------------
 
 
-def _fault(error: ValidationError, source: _Source, prefix: str = "", at: str = "") -> BadInput:
-    """Return the sentence for what pydantic refused; `at` is the key to take the line from, if it is not the refused one."""
+def fault(error: ValidationError, at: Callable[[str], str], model: type[Settings] = Plan, prefix: str = "", line_of: str = "") -> BadInput:
+    """Return the sentence for what pydantic refused in a `model`.
+
+    `at` says where a dotted key is set. `line_of` is the key to look up if it is not the refused one.
+    """
     # A misspelt key is a missing one too: the misspelling says more.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     parts = [str(part) for part in first["loc"] if not re.fullmatch(r"str|list\[.*|function-.*|literal\[.*", str(part))]
     key = prefix + ".".join(parts)
-    where = source.at(at or key)
+    where = at(line_of or key)
     if first["type"] == "extra_forbidden":
-        known = {"derive", *next((kind for table, kind in TABLES.items() if table in parts), Plan).model_fields} - {key}
+        known = {"derive", *next((kind for table, kind in TABLES.items() if table in parts), model).model_fields} - {key}
         hint = _hint(parts[-1], sorted(known))
         return BadInput(f"{where}: unknown key {key!r}{hint or '; see docs/run.md for the keys of a plan'}")
     if first["type"] == "missing":
         return BadInput(f"{where}: the key {key!r} is missing; add it")
-    return BadInput(f"{where}: {key}: {sentence(first)}")
+    return BadInput(f"{where}: {sentence(first)}" if where.startswith("--") else f"{where}: {key}: {sentence(first)}")
 
 
 def _hint(key: str, known: Sequence[str]) -> str:

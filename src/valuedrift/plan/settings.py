@@ -238,7 +238,7 @@ class Asking(Settings):
     In a plan, a list of judges is a panel of them: ["a", "b"] is "panel:a,b".
     """
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Dollars that models behind an API may cost, judges included; the work stops before it costs more, and what is paid for is kept."""
+    """Dollars that models behind an API may cost, judges included; work that would cost more stops (exit code 3) and keeps its results."""
     gold: str = ""
     """A file of human labels (docs/calibrate.md): the judge is compared with it, and labels of this run's answers correct the figures."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = LEAST_AGREEMENT

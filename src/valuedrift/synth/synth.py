@@ -13,11 +13,10 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from .. import judge as judges
-from .. import registry, suites
+from .. import plan, registry, suites
 from ..judge.cache import Kept
 from ..models.writer import writer_of
 from ..nouns import BadInput, Prompt, Stopped, digest
-from ..plan import Settings
 from ..store import Store
 from ..suites.jsonl import near_duplicates
 from ..suites.written import refuse_strangers
@@ -35,7 +34,7 @@ LEAK = "a prompt of the suite"
 Gap = Annotated[float, Field(ge=0, le=1)]
 
 
-class Spec(Settings):
+class Spec(plan.Settings):
     """What to make. `gap` is the target of E[p(s|chosen)] - E[p(s|rejected)] for the preferred stance, on every topic."""
 
     writer: str = "sandbox"
@@ -83,10 +82,10 @@ class Spec(Settings):
         return tuple(kind for kind, wanted in zip(KINDS, called_for, strict=True) if wanted)
 
 
-def load(path: Path) -> Spec:
-    """Read a specification. Raises BadInput naming the key that is wrong."""
+def load(path: Path, changes: Sequence[str] = ()) -> Spec:
+    """Read a specification and change it by KEY=VALUE settings. Raises BadInput naming the key that is wrong."""
     try:
-        return Spec(**tomllib.loads(path.read_text()))
+        return Spec(**plan.changed(tomllib.loads(path.read_text()), changes))
     except FileNotFoundError:
         raise BadInput(f"there is no specification {path}; give the path of a TOML file (docs/synth.md shows one)") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -95,10 +94,11 @@ def load(path: Path) -> Spec:
         # Of what may be a value or a list of them, the fault that lies deepest is that of what was given.
         first = max(error.errors(), key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
         key, where = str(first["loc"][0]), "docs/synth.md says what each key takes"
+        source = plan.set_by(key, changes) or path
         if first["type"] == "extra_forbidden":
-            raise BadInput(f"{path}: unknown key {key!r}{registry.nearest(key, list(Spec.model_fields)) or f'; {where}'}") from error
+            raise BadInput(f"{source}: unknown key {key!r}{registry.nearest(key, list(Spec.model_fields)) or f'; {where}'}") from error
         said = first["msg"].removeprefix("Value error, ").removesuffix(" after validation").replace("Input should", "it should")
-        raise BadInput(f"{path}: {key!r} is {first['input']!r}, and {said[0].lower()}{said[1:]}; {where}") from error
+        raise BadInput(f"{source}: {key!r} is {first['input']!r}, and {said[0].lower()}{said[1:]}; {where}") from error
 
 
 def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] = judges.make) -> dict[str, Any]:

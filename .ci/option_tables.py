@@ -1,0 +1,61 @@
+"""Write the option tables of docs/: run `python .ci/option_tables.py` after a change of an option or a setting.
+
+A line `<!-- options of VERB -->` or `<!-- keys of MODEL -->` in a page stands above the table that is written.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import typer
+
+from valuedrift import plan
+from valuedrift.cli import app
+from valuedrift.cli.options import shown_default
+from valuedrift.synth.synth import Spec
+
+DOCS = Path(__file__).parents[1] / "docs"
+TABLE = re.compile(r"<!-- (options|keys) of (.*) -->\n(?:\|.*\n)*")
+
+
+def filled(page: str) -> str:
+    """Return the text of a page with its tables written again."""
+    make = {"options": options, "keys": keys}
+    return TABLE.sub(lambda found: f"<!-- {found[1]} of {found[2]} -->\n{make[found[1]](found[2])}", page)
+
+
+def options(verb: str) -> str:
+    """Return the table of a verb's options, for example of "trace" or "suite build"."""
+    command = typer.main.get_command(app)
+    for name in verb.split():
+        command = command.commands[name]
+    rows = []
+    for option in [one for one in command.params if one.opts[0].startswith("--")]:
+        default = option.show_default if isinstance(option.show_default, str) else shown_default(option.default)
+        names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+        plain = option.required or default in ("on", "off", "none") or " " in default
+        rows.append((names, "required" if option.required else default if plain else f"`{default}`", option.help))
+    return table("option", rows)
+
+
+def keys(name: str) -> str:
+    """Return the table of the keys that a model of plan.py or `Spec` has, without those of `Asking` in `Plan`."""
+    fields = dict((Spec if name == "Spec" else getattr(plan, name)).model_fields)
+    if name == "Plan":
+        fields = {key: field for key, field in fields.items() if key not in plan.Asking.model_fields}
+    rows = []
+    for key, field in fields.items():
+        default = "required" if field.is_required() else "none" if field.default is None else f"`{json.dumps(field.default)}`"
+        rows.append((f"`{key}`", default, " ".join(field.description.partition("\n\n")[0].split())))
+    return table("key", rows)
+
+
+def table(what: str, rows: list[tuple[str, str, str]]) -> str:
+    """Return a table in Markdown; a path like docs/judge.md in a meaning becomes a link."""
+    linked = [[re.sub(r"docs/(\w+)\.md(#[\w-]+)?", r"[\1](\1.md\2)", cell).replace("|", r"\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in ([what, "default", "meaning"], ["---"] * 3, *linked))
+
+
+if __name__ == "__main__":
+    for path in DOCS.glob("*.md"):
+        path.write_text(filled(path.read_text()))

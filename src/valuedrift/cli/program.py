@@ -1,0 +1,61 @@
+"""The program: how it ends, and how a verb's result is printed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from ..distributed import processes, storage
+from ..nouns import BadInput, Stopped
+from ..progress import say, tell
+
+INTERRUPTED = 130
+Usage: Any = typer.BadParameter.__base__
+"""What typer raises for options that it cannot read; it has no public name."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Trace where a model's values come from, and when they move.",
+)
+
+
+def output(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print a result as JSON, or by `show` for people."""
+    if as_json:
+        tell(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+def main() -> None:
+    """Run the command line; turn bad input into one sentence and exit code 2."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background jobs with it switched off
+    try:
+        with processes.together(), storage.sending():
+            code = app(standalone_mode=False)
+    except BadInput as error:
+        leave(str(error), 2)
+    except Stopped as error:
+        leave(str(error), 3)
+    except Usage as error:
+        message, command = error.format_message(), error.ctx.command_path if error.ctx else "valuedrift"
+        if "Usage:" in message:  # no verb at all: the help itself
+            error.show()
+            sys.exit(2)
+        leave(f"{message.rstrip('.?')}; '{command} --help' shows what there is", 2)
+    if code == INTERRUPTED:
+        leave("interrupted; the same command again finishes the rest", INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def leave(sentence: str, code: int) -> None:
+    """Print one sentence and exit."""
+    say(f"valuedrift: {' '.join(sentence.split())}")
+    sys.exit(code)
