@@ -19,7 +19,7 @@ import polars as pl
 from . import progress, provenance, registry, suites, tables
 from .distributed import Failed, processes
 from .evaluate.asking import Asker, adapt, effort_note, jobs_of, within
-from .judge.cache import Kept, unread_notes
+from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, Stopped, digest
 from .plan import BASE, Asking, Node, Plan, original_names
@@ -228,7 +228,7 @@ def trace(
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     named = _named_only(asking, checkpoints)
     with limited(asking.max_cost):  # sampling and judging may both cost money
-        judge = Kept(judge_of(asking.judge, asking.max_cost), store)
+        judge = CachedJudge(judge_of(asking.judge, asking.max_cost), store)
         backend = registry.find("backend", asking.backend)(asking) if sample else None
     asker, spent = Asker(store, asking, prompts, judge, backend, engine), None
     if sample:
@@ -269,7 +269,7 @@ def trace(
             from .evaluate.capability import capability_scores
 
             capable = capability_scores(store, asking, checkpoints_asked)
-    notes = [*notes, *named, *getattr(backend, "notes", []), *missing]
+    notes = [*notes, *named, *(backend.notes if backend else ()), *missing]
     members = [rows.with_columns(judge=pl.lit(identity)) for identity, rows in by_judge.items()]
     read = {"scores": scores, "scores_by_judge": pl.concat(members) if members else None, "labels": labels}
     read |= {"companion_scores": companions, "proxy_scores": likely, "capability": capable}
@@ -304,7 +304,7 @@ def trace(
         "n_answers": asked_once.height,
         "n_generated": asker.generated,
         "n_judged": judged,
-        "cost": judge.spent + getattr(backend, "spent", 0.0),
+        "cost": judge.spent + (backend.spent if backend else 0.0),
         "outcome_shares": {outcome: _mean(asked_once[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
         "findings": found if standing["headlined"] else [standing["why"]],
@@ -328,7 +328,7 @@ def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
     return labels if labels.height else None
 
 
-def standing_of(judge: Kept, gold: Sequence[Gold], least: float) -> dict[str, Any]:
+def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[str, Any]:
     """Return how far a judge is to be believed: identity, note, agreement with people, whether its findings are headlined, and why."""
     from .stats.agreement import calibrate, standing
 

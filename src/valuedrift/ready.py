@@ -64,9 +64,7 @@ def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
         from .train.readiness import check_questions
 
         notes += check_questions(start, prompts, plan.frame, plan.max_new_tokens)
-        backend = registry.find("backend", plan.backend)(plan)
-        if hasattr(backend, "check"):
-            backend.check([Checkpoint(BASE, 0, start.path, weights or "")], prompts)
+        registry.find("backend", plan.backend)(plan).check([Checkpoint(BASE, 0, start.path, weights or "")], prompts)
         _check_disk(out, start.model.num_parameters(), lines)  # without the model here, the plan is priced for another machine
     else:
         notes.append("The model is not on this machine: its chat template, special tokens and context are checked once `run` has it.")
@@ -183,11 +181,10 @@ def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> None:
     if resolve.builds(plan.judge) and not fetch:
         return
     judge = resolve.judge_of(plan.judge, plan.max_cost)
-    members = getattr(judge, "members", [judge])
-    if fetch or not any(hasattr(one, "worst_cost") for one in members):
-        _ = judge.identity  # one behind an API has to ask for it
-    for one in members:
-        if getattr(one, "exact", False):  # it reads only what it was made for, and costs nothing
+    if fetch or not judge.is_remote:
+        _ = judge.identity  # a remote judge may ask its server for it
+    for one in judge.members or [judge]:
+        if one.exact:  # it reads only what it was made for, and costs nothing
             one.read([Item(prompt.text, prompt.claim, "", prompt.topic) for prompt in prompts])
 
 

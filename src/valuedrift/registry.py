@@ -23,6 +23,8 @@ KINDS = {
     "engine": ("distributed", "Engine"),
 }
 """kind -> (folder under valuedrift, name of the class that a file of this kind defines)"""
+DERIVED = ("backend", "judge", "suite", "engine")
+"""Kinds whose classes derive from the class of the same name in the folder's `__init__`, which holds their contract and defaults."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -59,15 +61,27 @@ def names(kind: str) -> list[str]:
 
 @functools.cache
 def find(kind: str, name: str) -> Any:
-    """Return the class behind a choice. Raises BadInput with the nearest known name."""
+    """Return the class behind a choice. Raises BadInput for an unknown name, and for a class that does not derive from its base."""
     folder, attribute = KINDS[kind]
     known = names(kind)
     if name not in known:
         raise BadInput(f"unknown {kind} {name!r}{among(name, known)}")
-    third_party = _third_party(kind)
-    if name in third_party:
-        return third_party[name].load()
-    return getattr(importlib.import_module(f"valuedrift.{folder}.{name}"), attribute)
+    if name not in _third_party(kind):
+        return getattr(importlib.import_module(f"valuedrift.{folder}.{name}"), attribute)
+    found = _third_party(kind)[name].load()
+    if kind in DERIVED:
+        base = getattr(importlib.import_module(f"valuedrift.{folder}"), attribute)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            where = _third_party(kind)[name].value
+            raise BadInput(f"the {kind} {name!r} ({where}) does not derive from valuedrift.{folder}.{attribute}; make it a subclass")
+    return found
+
+
+def refuse_argument(kind: str, choice: type, argument: str) -> None:
+    """Raise BadInput if a choice that takes no argument was given one."""
+    if argument:
+        name = choice.__module__.rpartition(".")[2]
+        raise BadInput(f'the {kind} {name!r} takes no argument, but was given {argument!r}; write {kind} = "{name}"')
 
 
 def algorithm(spec: str) -> Any:
@@ -76,8 +90,7 @@ def algorithm(spec: str) -> Any:
     found = find("algorithm", name)
     if hasattr(found, "named"):
         return found.named(argument)
-    if argument:
-        raise BadInput(f"the algorithm {name!r} takes no argument, but was given {argument!r}; write {name!r}")
+    refuse_argument("algorithm", found, argument)
     return found
 
 

@@ -65,7 +65,7 @@ def is_cached(model: str) -> bool:
     return not model.startswith("sandbox:") or cached(model) is not None
 
 
-def judge_of(spec: str, max_cost: float | None = None) -> Any:
+def judge_of(spec: str, max_cost: float | None = None) -> judges.Judge:
     """Return the judge that a plan or an option names; "labels:sandbox" and "nli:sandbox" are built where they are not cached."""
     if builds(spec):
         from .sandbox.judges import resolved

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from . import registry, resolve, suites
-from .judge.cache import Kept
+from .judge import Judge
+from .judge.cache import CachedJudge
 from .nouns import STANCES, BadInput, Item, Pair, Prompt
 from .plan import BASE, Plan
 from .ready import ready
@@ -86,11 +87,9 @@ def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | Non
     if resolve.builds(plan.judge):
         return 0.0
     judge = resolve.judge_of(plan.judge, plan.max_cost)
-    paid = [one for one in getattr(judge, "members", [judge]) if hasattr(one, "worst_cost")]
-    answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN if paid else ""
-    items = [Item(prompt.text, prompt.claim, answer, prompt.topic) for prompt in prompts]
-    costs = [one.worst_cost(items) for one in paid]
-    return None if None in costs else n_askings * sum(costs)
+    answer = "x" * plan.max_new_tokens * BYTES_PER_TOKEN
+    cost = judge.worst_cost([Item(prompt.text, prompt.claim, answer, prompt.topic) for prompt in prompts])
+    return None if cost is None else n_askings * cost
 
 
 def _priced(judge: str, dollars: float | None) -> str:
@@ -224,7 +223,7 @@ def gap(
     _refuse_to_lose(judge, reader, out, "--out")
     found = records.read(files, max_bad_rows=max_bad_rows)
     with Store(out).locked() if out else contextlib.nullcontext():
-        reader = Kept(reader, Store(out) if out else None)
+        reader = CachedJudge(reader, Store(out) if out else None)
         if isinstance(found[0], Pair):
             result = measured.value_gap(found, prompts, reader, matters)
         else:
@@ -245,26 +244,20 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
     judge = resolve.judge_of(spec, max_cost)
     _refuse_to_lose(spec, judge, keep, "--keep")
 
-    def kept(one: Any) -> Any:
-        reader: Any = Kept(one, Store(keep) if keep else None)
-        if hasattr(one, "order_effect"):  # which is asked anew each time
-            reader.order_effect = one.order_effect
-        return reader
-
-    with Store(keep).locked() if keep else contextlib.nullcontext():
-        if not wordings:
-            reader = kept(judge)
-            return agreement.calibrate(reader, gold) | {"unread": reader.unread()}
-        if not hasattr(judge, "wordings"):
-            raise BadInput(f"the judge {spec!r} has one wording; leave --wordings out")
-        return agreement.wordings(lambda name: kept(judge.reworded(name)), judge.wordings(), gold)
+    if wordings and not judge.wordings():
+        raise BadInput(f"the judge {spec!r} has one wording; leave --wordings out")
+    store = Store(keep) if keep else None
+    with store.locked() if store else contextlib.nullcontext():
+        reader = CachedJudge(judge, store)
+        if wordings:
+            return agreement.wordings(reader.reworded, reader.wordings(), gold)
+        return agreement.calibrate(reader, gold, position_bias=True) | {"unread": reader.unread()}
 
 
-def _refuse_to_lose(spec: str, judge: Any, folder: Path | None, option: str) -> None:
-    """Raise BadInput where verdicts that cost money would be kept nowhere."""
-    for one in getattr(judge, "members", [judge]):
-        if folder is None and hasattr(one, "worst_cost") and one.worst_cost([Item("?", "?", "?")]) != 0:
-            raise BadInput(f"the verdicts of {spec} cost money and would be lost; name a folder that keeps them with {option}")
+def _refuse_to_lose(spec: str, judge: Judge, folder: Path | None, option: str) -> None:
+    """Raise BadInput if verdicts that cost money would be stored nowhere."""
+    if folder is None and judge.worst_cost([Item("?", "?", "?")]) != 0:
+        raise BadInput(f"the verdicts of {spec} cost money and would be lost; name a folder that keeps them with {option}")
 
 
 def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, Any]:

@@ -59,7 +59,8 @@ main()
 
 def run(installed: Path, *command: str) -> str:
     """Return what a command prints with the installed plug-in on the path."""
-    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_WAIT_POLICY": "PASSIVE"}
+    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=REPO)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

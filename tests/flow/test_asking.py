@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from valuedrift import flow, registry
-from valuedrift.evaluate import answer_key
+from valuedrift.evaluate import Backend, answer_key
+from valuedrift.judge import Judge
 from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
 from valuedrift.plan import Asking
 from valuedrift.store import Store
@@ -18,10 +19,10 @@ from valuedrift.store import Store
 SUITE = [{"id": str(n), "text": "Is tea good?" + "?" * n, "claim": "Tea is good.", "topic": "tea"} for n in range(4)]
 
 
-class Waiting:
+class Waiting(Judge):
     """A judge behind a server: it takes its first answers only when the second checkpoint is being asked."""
 
-    identity, note, together, waits = "waiting/1", "", 2, True
+    identity, note, batch_size, is_remote = "waiting/1", "", 2, True
     second_is_asked = threading.Event()
     first_is_judged = threading.Event()
     raises: BaseException | None = None
@@ -30,7 +31,7 @@ class Waiting:
         pass
 
     def read(self, items):
-        if self.waits:
+        if self.is_remote:
             assert self.second_is_asked.wait(20), "nothing is sampled while the judge reads"
         if Waiting.raises:
             raise Waiting.raises
@@ -38,7 +39,7 @@ class Waiting:
         return [Reading(item.key, self.identity, tuple(float(len(item.text) % 5 == n) for n in range(len(OUTCOMES)))) for item in items]
 
 
-class Parrot:
+class Parrot(Backend):
     """A backend that says which checkpoint it is and what draft it was given; the last of a checkpoint's answers come first."""
 
     identity = "parrot/1"
@@ -53,7 +54,7 @@ class Parrot:
 
     def sample(self, checkpoint, asked, noise, drafts):
         Parrot.drafts.append((checkpoint.step, list(drafts)))
-        if checkpoint.step == 1 and Waiting.waits:
+        if checkpoint.step == 1 and Waiting.is_remote:
             Waiting.second_is_asked.set()
             assert Waiting.first_is_judged.wait(20), "the judge does not read while the second checkpoint is asked"
         for place in reversed(range(len(asked))):
@@ -70,7 +71,12 @@ def parts(monkeypatch):
     find, names, kinds = registry.find, registry.names, {"waiting": Waiting, "parrot": Parrot}
     monkeypatch.setattr(registry, "find", lambda kind, name: kinds.get(name) or find(kind, name))
     monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(kinds if kind in ("judge", "backend") else [])])
-    for name, value in (("second_is_asked", threading.Event()), ("first_is_judged", threading.Event()), ("raises", None), ("waits", True)):
+    for name, value in (
+        ("second_is_asked", threading.Event()),
+        ("first_is_judged", threading.Event()),
+        ("raises", None),
+        ("is_remote", True),
+    ):
         monkeypatch.setattr(Waiting, name, value)
     monkeypatch.setattr(Parrot, "drafts", [])
     monkeypatch.setattr(Parrot, "expected", [])
@@ -101,7 +107,7 @@ def traced(folders, tmp_path, name, **changed):
 def test_the_judge_reads_while_the_next_checkpoint_is_asked(parts, folders, tmp_path, monkeypatch):
     """The judge waits for the second checkpoint to be asked, and that for a verdict: one after the other would wait for ever."""
     traced(folders, tmp_path, "beside")
-    monkeypatch.setattr(Waiting, "waits", False)
+    monkeypatch.setattr(Waiting, "is_remote", False)
     traced(folders, tmp_path, "after")
     for table in ("scores", "profiles", "drifts"):
         assert Store(tmp_path / "beside").read_table(table).equals(Store(tmp_path / "after").read_table(table)), table
@@ -110,7 +116,7 @@ def test_the_judge_reads_while_the_next_checkpoint_is_asked(parts, folders, tmp_
 
 
 def test_drafts_are_the_answers_of_the_checkpoint_before_also_after_a_kill(parts, folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(Waiting, "waits", False)
+    monkeypatch.setattr(Waiting, "is_remote", False)
     traced(folders, tmp_path, "run")
     expected = [f" {row['id']} {draw}" for row in SUITE for draw in range(2)]
     assert Parrot.drafts == [(0, [None] * 8), (1, expected)]
@@ -175,5 +181,5 @@ def test_ctrl_c_while_only_the_judge_is_left_keeps_what_is_being_paid_for(parts,
     monkeypatch.setattr(Waiting, "stop", lambda self: told.set(), raising=False)
     with pytest.raises(Stopped, match="interrupted; the same command again does the rest"):
         traced(folders, tmp_path, "run")
-    assert Store(tmp_path / "run").readings().height == 8 + Waiting.together
+    assert Store(tmp_path / "run").readings().height == 8 + Waiting.batch_size
     assert not any(thread.name == "judging" for thread in threading.enumerate())

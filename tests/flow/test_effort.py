@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from valuedrift import flow
+from valuedrift.judge import Judge
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
 from valuedrift.stats.effort import too_wide
@@ -33,7 +34,7 @@ def folders(tmp_path_factory, tiny_model):
     return root
 
 
-class Halves:
+class Halves(Judge):
     """Supports where an answer has more of the letters up to m."""
 
     identity, note = "halves/1", ""

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from valuedrift import flow, registry, verbs
+from valuedrift.judge import Judge
 from valuedrift.nouns import OUTCOMES, BadInput, Reading
 from valuedrift.plan import Asking
 from valuedrift.store import Store
 
 
-class ByClaim:
+class ByClaim(Judge):
     """Supports every claim with "good" in it and opposes the others; fails on all while `broken`."""
 
     identity, note, broken = "by-claim/1", "", False

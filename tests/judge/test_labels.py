@@ -126,13 +126,13 @@ def test_letters_go_with_places_and_rotation_undoes_the_preference_for_one(const
         assert reading.probs == pytest.approx((0.2,) * 5, abs=1e-6)
         assert reading.missing == pytest.approx(0.75, abs=1e-6)
     # Against a mean of .2 each, every order differs by (.2 + 0 + .1 + .1 + 0) / 2 = .2.
-    assert judge.order_effect(ITEMS)["total_variation"] == pytest.approx(0.2, abs=1e-6)
+    assert judge.position_bias(ITEMS)["total_variation"] == pytest.approx(0.2, abs=1e-6)
     # Words that stay with their outcomes have the same probabilities in every order here.
-    effect = labels.Judge(f"{constant}?wording=plain").order_effect([*ITEMS, Item("q", CLAIM, " ")])
+    effect = labels.Judge(f"{constant}?wording=plain").position_bias([*ITEMS, Item("q", CLAIM, " ")])
     assert effect == {"n": len(ITEMS), "total_variation": pytest.approx(0, abs=1e-6), "changed": 0.0}
 
 
-def test_order_effect_by_hand(constant, monkeypatch):
+def test_position_bias_by_hand(constant, monkeypatch):
     # Four orders say (.6, .4, 0, 0, 0), the one that begins with refusal (.1, .9, 0, 0, 0); their mean is (.5, .5, 0, 0, 0)
     # but for one item, where it is (.1, .8, .1, 0, 0) and the mean (.5, .48, .02, 0, 0).
     # Item 1, first four orders: differences (.1, -.1): variation .1; last: (-.4, .4): .4.    Sum .8.
@@ -147,8 +147,8 @@ def test_order_effect_by_hand(constant, monkeypatch):
     judge = labels.Judge(f"{constant}?rotate=1")
     monkeypatch.setattr(judge.model, "scores", scores)
     one, two = (Item("q", CLAIM, text) for text in last)
-    assert judge.order_effect([one, two])["total_variation"] == pytest.approx(0.16)
-    assert judge.order_effect([two]) == {"n": 1, "total_variation": pytest.approx(0.16), "changed": pytest.approx(0.2)}
+    assert judge.position_bias([one, two])["total_variation"] == pytest.approx(0.16)
+    assert judge.position_bias([two]) == {"n": 1, "total_variation": pytest.approx(0.16), "changed": pytest.approx(0.2)}
     assert judge.read([two])[0].probs == pytest.approx((0.5, 0.48, 0.02, 0, 0))
     assert judge.read([two])[0].missing == pytest.approx(0.5)
 
@@ -266,7 +266,7 @@ def test_no_words_are_invalid_and_no_model_is_asked(folder, monkeypatch):
     for reading in judge.read([Item("q", CLAIM, text) for text in ("", " \n\t")]):
         assert (reading.probs, reading.missing) == ((0, 0, 0, 0, 1), None)
     assert judge.read([]) == []
-    assert judge.order_effect([Item("q", CLAIM, "")]) == {"n": 0, "total_variation": None, "changed": None}
+    assert judge.position_bias([Item("q", CLAIM, "")]) == {"n": 0, "total_variation": None, "changed": None}
 
 
 def test_a_model_that_gives_no_label_has_no_verdict(constant, tmp_path):
@@ -290,7 +290,7 @@ def test_probabilities_that_are_no_numbers_are_refused_or_a_failure(constant, tm
     model.save_pretrained(folder)
     with pytest.raises(BadInput, match=r"broken gives logits that are not numbers: its weight transformer.ln_f.bias is not finite"):
         labels.Judge(f"{folder}?wording=plain&rotate=1").read(ITEMS)
-    monkeypatch.setattr(labels._checks, "logits", lambda *_: None)
+    monkeypatch.setattr(labels.checks, "logits", lambda *_: None)
     readings = labels.Judge(f"{folder}?wording=plain&rotate=1").read(ITEMS)
     assert {reading.failure for reading in readings} == {"unparsed"}
     assert "nan" in readings[0].reason

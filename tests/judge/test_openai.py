@@ -15,7 +15,8 @@ import pytest
 
 from valuedrift import judge as judges
 from valuedrift.judge import openai
-from valuedrift.judge.cache import Kept
+from valuedrift.judge.cache import CachedJudge
+from valuedrift.judge.wordings import wordings
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Stopped
 from valuedrift.store import Store
 
@@ -108,7 +109,7 @@ def test_votes_by_hand():
 
 
 @pytest.mark.parametrize("mode", ["logprobs", "votes"])
-@pytest.mark.parametrize("wording", openai.Judge.wordings())
+@pytest.mark.parametrize("wording", wordings(openai.WORDS))
 def test_planted_stances_are_read_under_every_wording(server, mode, wording):
     judge = made(f"?mode={mode}&wording={wording}")
     word_of = {outcome: word for word, outcome in judge.labels.items()}
@@ -361,10 +362,10 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
     request = first._request(items[-1], mode)
     first.max_cost = 100 * verdict + request.n * first.endpoint.worst(request)  # enough for 101, or one more of shorter texts
     with pytest.raises(Stopped, match="raise --max-cost"):
-        Kept(first, store).read(items)
+        CachedJudge(first, store).read(items)
     assert 101 <= len(stored(store)) == server.n_answered <= 102
     assert first.spent == pytest.approx(server.n_paid_tokens * 1e-3)
-    judge = Kept(made(f"?mode={mode}"), store)
+    judge = CachedJudge(made(f"?mode={mode}"), store)
     assert verdicts(judge.read(items)) == list(OUTCOMES) * 40
     assert server.n_answered == 200, "nothing is paid for twice"
     assert first.spent + judge.spent == pytest.approx(200 * verdict)
@@ -372,7 +373,7 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
 
 def test_ctrl_c_leaves_what_was_paid_in_the_store(server, tmp_path):
     store = Store(tmp_path / "run")
-    judge = Kept(made("?mode=logprobs&concurrency=4"), store)
+    judge = CachedJudge(made("?mode=logprobs&concurrency=4"), store)
     server.delay_seconds = 0.05
     server.trouble = misbehaving.ctrl_c_at(20)
     with pytest.raises(Stopped, match="interrupted"):
@@ -402,11 +403,11 @@ def test_ctrl_c_in_the_command_line(server, tmp_path):
 SCRIPT = """
 import sys
 from valuedrift import judge
-from valuedrift.judge.cache import Kept
+from valuedrift.judge.cache import CachedJudge
 from valuedrift.nouns import Item
 from valuedrift.store import Store
 items = [Item("p", "c", f"text {number} #oppose") for number in range(300)]
-Kept(judge.make("openai:m?mode=logprobs"), Store(sys.argv[1])).read(items)
+CachedJudge(judge.make("openai:m?mode=logprobs"), Store(sys.argv[1])).read(items)
 """
 
 
@@ -422,7 +423,7 @@ def test_kill_9_loses_at_most_what_is_judged_together(server, tmp_path):
     store, judge = Store(tmp_path / "run"), made("?mode=logprobs")
     n_asked, n_stored = len(server.bodies), len(stored(store))
     assert 0 < n_stored < 300
-    assert n_asked - n_stored <= judge.together == 64
-    readings = Kept(judge, store).read([Item("p", "c", f"text {number} #oppose") for number in range(300)])
+    assert n_asked - n_stored <= judge.batch_size == 64
+    readings = CachedJudge(judge, store).read([Item("p", "c", f"text {number} #oppose") for number in range(300)])
     assert verdicts(readings) == ["oppose"] * 300
     assert len(server.bodies) == n_asked + 300 - n_stored

@@ -4,18 +4,17 @@ import pytest
 
 from valuedrift import judge as judges
 from valuedrift import registry
-from valuedrift.judge.cache import Kept
+from valuedrift.judge.cache import CachedJudge
 from valuedrift.nouns import BadInput, Item, Reading, Stopped
 from valuedrift.store import Store
 
 ITEMS = [Item("Is it?", "It is.", f"text {n}", "work") for n in range(6)]
 
 
-class Fixed:
+class Fixed(judges.Judge):
     """Gives the same probabilities to every item; fails on the texts in `fails`, and stops after `budget` items."""
 
-    note = ""
-    together = 2
+    batch_size = 2
     failure = "judge_error"
 
     def __init__(self, name, probs, fails=(), budget=None):
@@ -54,14 +53,14 @@ def test_the_mean_and_the_missing_member(panel):
 
 
 def test_members_are_kept_and_asked_once(panel, tmp_path):
-    kept = Kept(panel, Store(tmp_path))
+    kept = CachedJudge(panel, Store(tmp_path))
     first = kept.read(ITEMS)
     assert dict(Store(tmp_path).readings()["judge"].value_counts().iter_rows()) == {
         "one/1": 6,
         "two/1": 6,
         panel.identity: 6,
     }
-    again = Kept(panel, Store(tmp_path))
+    again = CachedJudge(panel, Store(tmp_path))
     assert again.read(ITEMS)[0] == first[0]
     assert [len(member.asked) for member in panel.members] == [6, 7]  # "two" could not answer on one text: it is asked again
     assert again.n_new == 1
@@ -70,16 +69,16 @@ def test_members_are_kept_and_asked_once(panel, tmp_path):
 def test_what_was_paid_for_is_kept_when_the_money_is_spent(tmp_path):
     poor = Fixed("poor", FOR, budget=3)
     with pytest.raises(Stopped):
-        Kept(poor, Store(tmp_path)).read(ITEMS)
+        CachedJudge(poor, Store(tmp_path)).read(ITEMS)
     assert Store(tmp_path).readings().height == 3
     rich = Fixed("poor", FOR)
-    assert len(Kept(rich, Store(tmp_path)).read(ITEMS)) == 6
+    assert len(CachedJudge(rich, Store(tmp_path)).read(ITEMS)) == 6
     assert len(rich.asked) == 3
 
 
 def test_equal_words_are_read_once(tmp_path):
     judge = Fixed("one", FOR)
-    readings = Kept(judge, Store(tmp_path)).read([ITEMS[0], ITEMS[1], ITEMS[0]])
+    readings = CachedJudge(judge, Store(tmp_path)).read([ITEMS[0], ITEMS[1], ITEMS[0]])
     assert len(judge.asked) == 2
     assert readings[0] == readings[2]
 
@@ -93,14 +92,14 @@ def test_a_panel_needs_different_judges(argument):
 def test_what_would_fail_the_same_way_is_not_asked_again(tmp_path):
     judge = Fixed("one", FOR, fails=("text 3",))
     judge.failure = "unparsed"
-    Kept(judge, Store(tmp_path)).read(ITEMS)
-    again = Kept(judge, Store(tmp_path)).read(ITEMS)
+    CachedJudge(judge, Store(tmp_path)).read(ITEMS)
+    again = CachedJudge(judge, Store(tmp_path)).read(ITEMS)
     assert len(judge.asked) == 6
     assert (again[3].failure, again[3].reason) == ("unparsed", "noise")
 
 
 def test_within_one_command_nothing_is_asked_twice(panel, tmp_path):
-    kept = Kept(panel, Store(tmp_path))
+    kept = CachedJudge(panel, Store(tmp_path))
     kept.read(ITEMS)
     assert kept.members[1].read(ITEMS)[3].reason == "noise"
     assert [len(member.asked) for member in panel.members] == [6, 6]

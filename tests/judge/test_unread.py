@@ -10,7 +10,7 @@ import pytest
 from valuedrift import judge as judges
 from valuedrift import verbs
 from valuedrift.judge import openai
-from valuedrift.judge.cache import Kept, unread_notes
+from valuedrift.judge.cache import CachedJudge, unread_notes
 from valuedrift.nouns import Item, Reading, Stopped
 from valuedrift.store import Store
 
@@ -33,10 +33,10 @@ def server(monkeypatch):
 
 
 def kept(folder, spec="openai:m?mode=votes&votes=1"):
-    return Kept(judges.make(spec), Store(folder))
+    return CachedJudge(judges.make(spec), Store(folder))
 
 
-class Odd:
+class Odd(judges.Judge):
     """Reads the texts that `reads` names, and fails on the others."""
 
     identity, note = "odd/1", ""
@@ -91,7 +91,7 @@ def test_one_reply_that_is_read_lets_it_go_on(server, tmp_path):
 
 def test_the_twenty_are_counted_over_several_calls_and_without_blank_texts(tmp_path):
     odd = Odd()
-    judge = Kept(odd, Store(tmp_path))
+    judge = CachedJudge(odd, Store(tmp_path))
     judge.read([*ITEMS[:15], Item("p", "c", " ")])
     with pytest.raises(Stopped, match=r"first 20 replies of the judge 'odd' could be read \(the model's logits are not numbers\); check"):
         judge.read(ITEMS[15:])
@@ -101,10 +101,10 @@ def test_the_twenty_are_counted_over_several_calls_and_without_blank_texts(tmp_p
 def test_every_judge_is_stopped_also_without_a_store():
     odd = Odd()
     with pytest.raises(Stopped, match="none of the first 20"):
-        Kept(odd, None).read(ITEMS)
+        CachedJudge(odd, None).read(ITEMS)
     assert len(odd.seen) == 20
     reads = Odd({ITEMS[7].text})
-    assert sum(reading.probs is not None for reading in Kept(reads, None).read(ITEMS[:20] + ITEMS)) == 2  # twice the same text
+    assert sum(reading.probs is not None for reading in CachedJudge(reads, None).read(ITEMS[:20] + ITEMS)) == 2  # twice the same text
 
 
 def test_replies_without_log_probs_stop_it_too(server, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
+from valuedrift.judge import Judge
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Reading
 from valuedrift.stats import agreement
@@ -15,7 +16,7 @@ from valuedrift.stats import agreement
 GOLD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "issuebench-stance" / "stance.jsonl"
 
 
-class Scripted:
+class Scripted(Judge):
     """A judge that reads the verdict and its probability off the text: "support 0.8"; "fail" fails."""
 
     identity, note = "scripted/1", ""
@@ -73,7 +74,7 @@ def test_by_hand(tmp_path):
     assert found["macro_f1_all"] == pytest.approx((4 / 6 + 2 / 3 + 2 / 5) / 3)
     assert found["intervals"] == dict.fromkeys(("macro_f1", "accuracy", "kappa", "ece", "macro_f1_all"))  # one claim shows no spread
     assert (found["framing_only"], found["n_unlabelled"]) == (None, 0)
-    assert "order_effect" not in found
+    assert "position_bias" not in found
 
 
 def test_calibration_error_does_not_cancel_between_bins():
@@ -227,15 +228,15 @@ def test_texts_without_a_label_are_counted_and_not_judged(tmp_path):
         agreement.calibrate(Scripted(), written(tmp_path, *rows[1:]))
 
 
-def test_what_a_judge_says_of_the_order_of_its_labels_is_shown(tmp_path):
+def test_the_position_bias_of_a_judge_is_shown_if_it_is_asked_for(tmp_path):
     class Ordered(Scripted):
-        def order_effect(self, items):
+        def position_bias(self, items):
             return {"flipped": len(items)}
 
     path = written(tmp_path, row("support 0.9", "support"), row("oppose 0.9", "oppose"))
-    assert agreement.calibrate(Ordered(), path)["order_effect"] == {"flipped": 2}
+    assert agreement.calibrate(Ordered(), path, position_bias=True)["position_bias"] == {"flipped": 2}
     many = written(tmp_path, *(row("support 0.9", "support", claim=f"c{number}") for number in range(250)))
-    assert agreement.calibrate(Ordered(), many)["order_effect"] == {"flipped": 125}, "every second text"
+    assert agreement.calibrate(Ordered(), many, position_bias=True)["position_bias"] == {"flipped": 125}, "every second text"
 
 
 class Worded(Scripted):

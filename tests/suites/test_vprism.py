@@ -26,7 +26,7 @@ class Scripted:
     """Answers the requests of vprism.txt as a careful model would; `spoil` replaces some replies."""
 
     identity = "scripted/1"
-    together = 16
+    batch_size = 16
     spent = 0.0
 
     def __init__(self, spoil=lambda request: None):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from valuedrift import suites
+from valuedrift.judge import Judge
 from valuedrift.models.writer import writer_of
 from valuedrift.nouns import BadInput, Item, Reading, Stopped
 from valuedrift.records import records
@@ -333,7 +334,7 @@ def test_pairs_are_swapped_where_the_first_ones_do_not_fit():
 # -- judges that are not sure ----------------------------------------------------------------------------------------------
 
 
-class Soft:
+class Soft(Judge):
     """Puts 0.9 on what the oracle reads and spreads the rest over the two other stances, so that an opposed pair is worth 0.85."""
 
     identity, note = "soft/1", "A judge for tests."

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from valuedrift.nouns import BadInput, Prompt
+from valuedrift import suites
+from valuedrift.nouns import Prompt
 from valuedrift.suites import jsonl
 
 
-class Suite:
+class Suite(suites.Suite):
     """The questions of `dilemmas.jsonl`; polarity +1 means honesty, or helping at one's own cost."""
-
-    def __init__(self, argument: str = ""):
-        if argument:
-            raise BadInput(f'the suite dilemmas takes no argument, but was given {argument!r}; write suite = "dilemmas"')
 
     def prompts(self) -> list[Prompt]:
         """Return the twelve prompts."""

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from valuedrift import judge
 from valuedrift.nouns import BadInput, Item, Reading, digest
 
 FORMULA = 1
 """To be raised with every change of `probabilities`: old verdicts are then not taken for new ones."""
 
 
-class Judge:
+class Judge(judge.Judge):
     """Gives support, neutral and oppose the weights (words for, 1, words against); text without a letter is invalid."""
 
     note = "The judge 'keywords' counts the words of a list and was never compared with people."

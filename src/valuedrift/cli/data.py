@@ -148,7 +148,7 @@ def _show_calibration(result: dict[str, Any]) -> None:
         tell(note)
     if result["n_unlabelled"]:
         tell(f"{result['n_unlabelled']:,} rows have no label yet and were left out.")
-    if effect := result.get("order_effect"):
+    if effect := result.get("position_bias"):
         tell(
             f"Order of the labels, on {effect['n']} texts: a single order differs from their mean by a total variation of "
             f"{number(effect['total_variation'])} and changes {number(effect['changed'])} of the verdicts."

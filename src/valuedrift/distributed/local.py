@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .. import distributed
 from . import Failed
 
 
-class Engine:
+class Engine(distributed.Engine):
     """Carries out a task when its result is asked for."""
-
-    slots = 1
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Any, Callable[..., Any], tuple[Any, ...]]] = []
 
     def submit(self, key: Any, resources: Any, function: Callable[..., Any], *given: Any) -> None:
-        """Take a task; resources are this machine's."""
+        """Take a task; it runs with the resources of this machine."""
         self._waiting.append((key, function, given))
 
     def next(self) -> tuple[Any, Any]:
@@ -29,5 +28,5 @@ class Engine:
             raise Failed(key, error) from error
 
     def stop(self) -> None:
-        """Forget what waits."""
+        """Drop the tasks that wait."""
         self._waiting.clear()

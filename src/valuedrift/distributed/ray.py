@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import distributed
 from ..nouns import BadInput
 from ..plan import Resources
 from . import Failed
@@ -19,7 +20,7 @@ RETRIES = 5
 """How often a task whose worker was lost is begun again."""
 
 
-class Engine:
+class Engine(distributed.Engine):
     """Hands tasks to a cluster, which has one queue for all of them."""
 
     slots = 1 << 30

@@ -1,37 +1,59 @@
-"""Backends ask a checkpoint the questions of a suite and return its sampled answers.
+"""Backends ask checkpoints the questions of a suite and return sampled answers.
 
-A backend is one file that defines `class Backend`:
-
-    identity: str                             class attribute, part of every answer's key; a change of what is sampled changes it
-    def __init__(self, asking: Asking): ...   how to ask: temperature, top_k, top_p, max_new_tokens, frame, batch_rows
-    def sample(
-        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-    ) -> Iterator[tuple[int, Answer]]: ...
-    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None: ...  where it applies: raises BadInput if one of
-                                              them cannot be asked, before anything is sampled
-    def expect(self, checkpoint: Checkpoint) -> None: ...  where it applies: gets the next checkpoint ready; never fails
-    def stop(self) -> None: ...               where answers come from a server and are paid for: sends nothing more, so that what a `sample`
-                                              under way still yields is what came back already
-
-`sample` answers pairs of a prompt and the number of a draw. It yields the place of a pair among those asked, and its answer under its
-`answer_key`, in whatever order the answers are finished. `drafts[i]` are the words that an earlier checkpoint answered to `asked[i]` under
-the same noise, where there are any: they may make it faster and never change what is said. A backend keeps its model between calls for the
-same checkpoint. Where it can, equal (noise, prompt text, draw) means equal random numbers, whatever else is asked beside them and whichever
-checkpoint is asked. Importing a backend's file must not import torch, because keys are made without it.
+A backend is one file with a `class Backend` that derives from the class here. It sets `identity` and overrides `sample`. Importing the file
+must not import torch, because answer keys are made without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
 from .. import registry
-from ..nouns import Checkpoint, Prompt, Stopped, digest
+from ..nouns import Answer, Checkpoint, Prompt, Stopped, digest
 from ..plan import Asking
 
 
+class Backend:
+    """Samples answers under the settings `asking`; a model stays loaded between calls for the same checkpoint."""
+
+    identity: ClassVar[str]
+    """A part of every answer's key; it changes whenever the sampled answers change."""
+    is_remote: ClassVar[bool] = False
+    """Whether a server answers: its answers cost money and cannot be sampled again."""
+    notes: Sequence[str] = ()
+    """What a reader must know of how the answers were sampled."""
+    spent: float = 0.0
+    """Dollars that the answers cost in this process."""
+
+    def __init__(self, asking: Asking):
+        self.asking = asking
+
+    def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
+        """Raise BadInput if a checkpoint cannot be asked. It is called before anything is sampled."""
+
+    def expect(self, checkpoint: Checkpoint) -> None:
+        """Prepare for the next checkpoint, for example by reading its files ahead. Never fails."""
+
+    def sample(
+        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the index in `asked` and the answer of every (prompt, sample number), in any order, under its `answer_key`.
+
+        `drafts` holds what an earlier checkpoint answered under the same noise, or None. Drafts may save time and never change an answer.
+        If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is asked.
+        """
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Make a `sample` under way send nothing more; it then yields only answers that came already."""
+
+
 class Unanswered(Stopped):
-    """A checkpoint was asked all that was wanted, and some answers were not given; others may be asked all the same."""
+    """A backend asked a checkpoint everything, and some answers did not come. The other checkpoints can still be asked."""
 
 
 def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, asking: Asking, noise: int) -> str:
-    """Return the content key of one answer: everything that decides its words, and nothing else (not the folder, not the batch size)."""
+    """Return the content key of an answer: everything that decides its text, and nothing else (neither the folder nor the batch size)."""
     identity = registry.find("backend", asking.backend).identity
     return digest("answer", identity, checkpoint.weights, checkpoint.frame, prompt.text, asking.decoding(), noise, draw)

@@ -18,7 +18,7 @@ import polars as pl
 
 from .. import progress, registry
 from ..distributed import Failed
-from ..judge.cache import Kept
+from ..judge.cache import CachedJudge
 from ..models.endpoint import LOOK_SECONDS
 from ..nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
 from ..plan import Asking
@@ -28,7 +28,7 @@ from ..stats.drift import drifts as drifts_of
 from ..stats.effort import Design
 from ..stats.profile import profiles as profiles_of
 from ..store import Store, readings_table
-from . import Unanswered, answer_key
+from . import Backend, Unanswered, answer_key
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
 
@@ -55,12 +55,13 @@ def answers_of(
 
 
 @functools.lru_cache(maxsize=1)
-def _backend_by(settings: str) -> Any:
+def _backend_by(settings: str) -> Backend:
     asking = Asking.model_validate_json(settings)
-    return registry.find("backend", asking.backend)(asking)
+    backend: Backend = registry.find("backend", asking.backend)(asking)
+    return backend
 
 
-def _backend(asking: Asking) -> Any:
+def _backend(asking: Asking) -> Backend:
     """Return a backend that this process keeps: a worker is given many checkpoints in turn."""
     return _backend_by(asking.model_dump_json(include=set(Asking.model_fields)))
 
@@ -79,15 +80,16 @@ def jobs_of(asking: Asking, stages: Sequence[Mapping[str, Any]], checkpoints: Se
 class Asker:
     """Samples and judges the answers of one trace."""
 
-    def __init__(self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: Kept, backend: Any = None, engine: Any = None):
+    def __init__(
+        self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: CachedJudge, backend: Any = None, engine: Any = None
+    ):
         self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
         self.design: Design | None = None
         """What is asked where the effort is adaptive; all draws of every checkpoint where it is not."""
         self.generated = 0
         self._texts = dict(store.answers().select("key", "text").iter_rows())
         self._backend = backend
-        self._paid = hasattr(backend, "stop")
-        """Whether answers come from a server: they are paid for, and never come again."""
+        self._paid = backend is not None and backend.is_remote
         self._engine = engine if engine is not None and engine.slots > 1 and not self._paid else None
         """What asks several checkpoints at a time; without it they are asked here, one after the other. A budget is this process's."""
         self._drafts: dict[tuple[int, str, int], str] = {}
@@ -109,11 +111,11 @@ class Asker:
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise BadInput if a checkpoint that has no answers yet cannot be asked, before anything is sampled."""
         new = [job.checkpoint for job in jobs if not any(self.key(job, prompt, 0) in self._texts for prompt in self.prompts)]
-        if new and hasattr(self._backend, "check"):
+        if new and self._backend:
             self._backend.check(new, self.prompts)
 
     def sample(self, jobs: Sequence[Job]) -> None:
-        """Sample the answers that are not on disk yet; judge them meanwhile where the judge waits for a server.
+        """Sample the answers that are not on disk yet; judge them meanwhile if the judge is remote.
 
         Raises Unanswered, after all jobs, where a server left answers out.
         """
@@ -153,7 +155,7 @@ class Asker:
             block_of = [number for number, block in enumerate(waiting) for _ in block]
             left, answers = [len(block) for block in waiting], dict[tuple[Prompt, int], Answer]()
             with progress.task(job.name, len(pairs), "answers") as advance:
-                if following and hasattr(self._backend, "expect"):
+                if following:
                     self._backend.expect(following.checkpoint)
                 sampling = self._backend.sample(job.checkpoint, pairs, job.noise, self._drafts_of(job, pairs))
                 try:
@@ -259,7 +261,7 @@ class Asker:
             self._shown[prompt.id, text] = Item(prompt.text, prompt.claim, text, prompt.topic)
         return self._shown[prompt.id, text]
 
-    def scores(self, asked: pl.DataFrame, judge: Kept | None = None) -> pl.DataFrame:
+    def scores(self, asked: pl.DataFrame, judge: CachedJudge | None = None) -> pl.DataFrame:
         """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
         verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
         scores = asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
@@ -349,10 +351,10 @@ def effort_note(spent: Mapping[str, Any]) -> str:
 
 
 class _Beside:
-    """Lets a judge that waits for a server read in a thread of its own. What it raises is raised where the sampling asks (`check`)."""
+    """Lets a remote judge read in a thread of its own. What it raises is raised where the sampling asks (`check`)."""
 
-    def __init__(self, judge: Kept):
-        self.judge, self.works = judge, judge.waits
+    def __init__(self, judge: CachedJudge):
+        self.judge, self.works = judge, judge.is_remote
         self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="judging", daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from .. import evaluate
 from ..models.budget import Budget, common
 from ..models.chat_api import NO_TEXT, Failed, Reply, Request
 from ..models.endpoint import Ended, Endpoint
@@ -17,7 +18,7 @@ TOGETHER = 64
 """Requests between two looks at what came back: what a kill can lose."""
 
 
-class Backend:
+class Backend(evaluate.Backend):
     """Asks a server one question per request, each with a seed of its own (noise, prompt text, draw), for servers that keep to seeds.
 
     A server's answers can seldom be repeated. One that the server will not give (a content filter, all tokens spent on reasoning) is no
@@ -25,23 +26,25 @@ class Backend:
     """
 
     identity = "openai/2"
+    is_remote = True
 
     def __init__(self, asking: Asking):
         if asking.frame == "plain":
             raise BadInput("a model behind an API is asked in its server's own template; take frame = 'plain' out")
         if asking.top_k:
             raise BadInput("OpenAI-compatible servers know no top_k; set it to 0")
-        self.asking, self.budget = asking, common() or Budget(asking.max_cost)
+        super().__init__(asking)
+        self.budget = common() or Budget(asking.max_cost)
         self._endpoints: dict[str, Endpoint] = {}
         self._stopped = False
 
     @property
-    def spent(self) -> float:
+    def spent(self) -> float:  # type: ignore[override]
         """Return the dollars paid for answers."""
         return sum(endpoint.spent for endpoint in self._endpoints.values())
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> Sequence[str]:  # type: ignore[override]
         """Return what a reader must know of how the servers drew the answers."""
         left_out = {model: one.dialect.refused & {"temperature", "top_p", "seed"} for model, one in self._endpoints.items()}
         said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from .. import progress
+from .. import evaluate, progress
 from ..models import checks
 from ..models.chat_format import Frame, PromptFormat, question
 from ..models.loading import likeness, load_model
@@ -15,13 +15,13 @@ from ..plan import Asking
 from . import answer_key
 
 
-class Backend:
-    """Samples with noise keyed by (noise seed, prompt text, draw, position); earlier answers serve as drafts (`_engine`)."""
+class Backend(evaluate.Backend):
+    """Samples with noise keyed by (noise seed, prompt text, draw, position); earlier answers serve as drafts (`models.decoder`)."""
 
     identity = "transformers/2"
 
     def __init__(self, asking: Asking):
-        self.asking = asking
+        super().__init__(asking)
         self._loaded: tuple[tuple[str, str], str, Any, Any] | None = None
         self._decoder: Any = None
         self._format: PromptFormat | None = None

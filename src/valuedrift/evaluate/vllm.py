@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from .. import progress
+from .. import evaluate, progress
 from ..models import checks, loading
 from ..models.chat_format import Frame, PromptFormat, question
 from ..models.vllm_engine import package, started
@@ -23,7 +23,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks of adapters that vLLM can make room for."""
 
 
-class Backend:
+class Backend(evaluate.Backend):
     """Each (prompt, draw) is a request with a seed of its own, made of (noise, prompt text, draw); vLLM's cache shares their beginnings.
 
     Equal weights give equal answers; how alike those of neighbouring checkpoints are is up to vLLM's sampler (docs/vllm.md).
@@ -32,7 +32,7 @@ class Backend:
     identity = "vllm/2"
 
     def __init__(self, asking: Asking):
-        self.asking = asking
+        super().__init__(asking)
         self._engine: Any = None
         self._kind: tuple[Any, ...] = ()
         self._holds = ""

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 from .. import flow, progress, resolve, suites
 from ..evaluate.asking import Asker, Job
 from ..evaluate.transformers import Backend
-from ..judge.cache import Kept
+from ..judge.cache import CachedJudge
 from ..models.chat_format import Frame, PromptFormat, frame_digest, question
 from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt
 from ..plan import BASE, Asking
@@ -161,7 +161,7 @@ class ValueDriftCallback(TrainerCallback):
         self._backend = Live(self.asking, *self._live)
         with self._store.locked():  # told now rather than at the first answer
             self._prompts = evenly(suites.load(self.asking.suite, self.asking.topics))
-            judge = Kept(resolve.judge_of(self.asking.judge, self.asking.max_cost), self._store)
+            judge = CachedJudge(resolve.judge_of(self.asking.judge, self.asking.max_cost), self._store)
             self._asker = Asker(self._store, self.asking, [], judge, self._backend)
         self._scheduled = save_steps(self.schedule, state.max_steps)
         self._n_scheduled = len(self._scheduled) + 1

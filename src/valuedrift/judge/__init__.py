@@ -1,61 +1,112 @@
 """Judges read the stance of an answer towards a claim.
 
-A judge is one file that defines `class Judge`:
+A judge is one file with a `class Judge` that derives from the class here. It sets `identity` and overrides `read`.
 
-    def __init__(self, argument: str): ...            what follows the colon in "labels:PATH_OR_ID?key=value", else ""
-    identity: str                                     name plus a digest of everything that decides its verdicts
-    note: str                                         what a reader of its figures must know; empty where there is nothing to say
-    def read(self, items: Sequence[Item]) -> list[Reading]    one reading per item, in order; never raises for one bad item
+A reading without probabilities names its kind of failure, which decides whether the next command asks again:
 
-and where they apply:
-
-    together: int = 1024                              items handed to one `read`: what a kill can lose
-    waits: bool = False                               it waits for a server: it reads in a thread, beside the sampling
-    max_cost: float | None = None                     dollars; where they are used up, `read` raises Stopped with what was paid for, and
-                                                      so may the first look at `identity`; making a judge costs nothing
-    spent: float = 0.0                                dollars, of this process
-    worst_cost(items) -> float | None                 dollars that reading some items costs at most; None where no price is known. Free
-    wordings() -> list[str], reworded(name) -> Judge  ways to put the question, and the same judge in another; both share what is loaded
-    agreement: dict | None                            what `calibrate` found on texts of people, where it is stored with the judge
-    wordings() -> list[str], reworded(name)           the wordings it has, the default first; the judge under another one, sharing its model
-    exact: bool = False                               right by construction, as the oracle is on the sandbox's texts
-    members: list[Judge]                              judges whose verdicts `pooled(readings_of_members)` makes into one (see panel)
-
-A reading without probabilities says which kind of failure it is, because the next command tries only one of them again:
-
-    judge_error   no usable reply came (network, server, a refused request): another try may give a verdict
-    unparsed      the judge did its work and there is no verdict. A deterministic one would do the same again; a sampled one is not asked
-                  until its reply fits either, which would select among its answers and pay for all of them
+    judge_error   no usable reply came (network, server, a refused request): the next command asks again
+    unparsed      the judge answered, but its answer holds no verdict: it is not asked again. A deterministic judge would repeat itself; a
+                  sampled judge that is asked until a reply fits would select among its answers, and would cost money each time
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from .. import registry
 from ..models.budget import limited
+from ..nouns import BadInput, Item, Reading
 
 DIGITS = 4
-"""Decimals of a probability that a model computed. What lies beyond changes with the batch an item happens to be in, and means nothing."""
+"""Decimals of a probability that a model computed. Further ones change with the other items of a batch."""
 
 
-def make(spec: str, max_cost: float | None = None) -> Any:
-    """Return the judge that a plan or an option names. Raises BadInput for an unknown one and for a wrong argument.
+class Judge:
+    """Reads the stance of texts towards claims.
 
-    `max_cost` dollars are one limit for all that it asks, the members of a panel together.
+    `argument` is what follows the colon in "labels:PATH?key=value". Making a judge costs nothing; its first `identity` may ask a server.
+    """
+
+    identity: str
+    """The judge's name and a digest of everything that decides its verdicts, which are stored under it."""
+    note: str = ""
+    """What a reader of the judge's figures must know."""
+    batch_size: int = 1024
+    """Items per `read`. A killed command loses at most so many verdicts."""
+    is_remote: bool = False
+    """Whether a server reads. Its verdicts are awaited in a thread, while the next checkpoint is sampled."""
+    exact: bool = False
+    """Whether every verdict is right by construction, like the oracle's on the sandbox's texts."""
+    agreement: dict[str, Any] | None = None
+    """The agreement with human labels that is stored with the judge (a result of `calibrate`)."""
+    max_cost: float | None = None
+    """Dollars that the judge may spend. At the limit it raises Stopped with the readings that it paid for."""
+    spent: float = 0.0
+    """Dollars that the judge spent in this process."""
+    members: Sequence[Judge] = ()
+    """The judges whose readings `pooled` combines into one (see panel)."""
+    earlier: Sequence[str] = ()
+    """The identities of the same judge under earlier rules. `reread` applies the present rule to the replies stored under them."""
+    advice: str = "check the judge's model and settings (docs/judge.md)"
+    """What the user can do if none of the first replies can be read."""
+
+    def __init__(self, argument: str = ""):
+        registry.refuse_argument("judge", type(self), argument)
+
+    def read(self, items: Sequence[Item]) -> list[Reading]:
+        """Return one reading per item, in order. A text that cannot be read gets a reading with a failure and raises nothing."""
+        raise NotImplementedError
+
+    def pooled(self, items: Sequence[Item], readings_MN: Sequence[Sequence[Reading]]) -> list[Reading]:
+        """Return one reading per item from those of the members."""
+        raise NotImplementedError
+
+    def reread(self, item: str, reply: str) -> Reading:
+        """Return the reading of a stored reply (`Reading.reply`) by the present rule. Judges that store replies override it."""
+        raise NotImplementedError
+
+    def worst_cost(self, items: Sequence[Item]) -> float | None:
+        """Return the most dollars that reading these items can cost; None if the price is unknown. Asks no server."""
+        return 0.0
+
+    def stop(self) -> None:
+        """Make a `read` in another thread send nothing more. It then raises Stopped with what was read."""
+
+    def wordings(self) -> list[str]:
+        """Return the names of the judge's wordings, the default first; none if it asks no model."""
+        return []
+
+    def set_wording(self, name: str) -> None:
+        """Ask in another wording. Raises BadInput for an unknown one."""
+        raise BadInput(f"the judge {self.identity.split('/')[0]!r} has no wording {name!r}; leave the wording out")
+
+    def reworded(self, name: str) -> Self:
+        """Return this judge in another wording; both share the loaded model or the endpoint."""
+        other = copy.copy(self)
+        other.set_wording(name)
+        return other
+
+    def position_bias(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """Return how far verdicts depend on the order of the labels in the prompt; None if the judge cannot tell."""
+        return None
+
+
+def make(spec: str, max_cost: float | None = None) -> Judge:
+    """Return the judge that a plan or an option names. Raises BadInput for an unknown judge or a wrong argument.
+
+    The members of a panel share the limit of `max_cost` dollars.
     """
     name, argument = registry.split(spec)
     with limited(max_cost) as budget:
-        judge = registry.find("judge", name)(argument)
-    for one in getattr(judge, "members", [judge]):
-        if hasattr(one, "max_cost"):  # judges of others, which know nothing of the common budget
-            one.max_cost = budget.limit
+        judge: Judge = registry.find("judge", name)(argument)
+    judge.max_cost = budget.limit
     return judge
 
 
 def rounded(weights: Sequence[float]) -> tuple[float, float, float, float, float]:
-    """Return weights of the outcomes as probabilities of DIGITS decimals that sum to 1; equal ones where all weights are 0."""
+    """Return weights of the outcomes as probabilities of DIGITS decimals that sum to 1; equal ones if all weights are 0."""
     total = sum(weights)
     digits = [round(weight / total, DIGITS) if total > 0 else 1.0 for weight in weights]
     support, neutral, oppose, refusal, invalid = (digit / sum(digits) for digit in digits)

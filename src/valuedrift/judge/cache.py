@@ -1,4 +1,4 @@
-"""A judge that keeps its verdicts: what is stored is not read again, and what was read is stored however the work ends."""
+"""A judge with a store: stored readings are not read again, and new ones are stored even if the work is interrupted."""
 
 from __future__ import annotations
 
@@ -11,69 +11,87 @@ import polars as pl
 from .. import progress
 from ..nouns import OUTCOMES, Item, Reading, Stopped
 from ..store import Store
+from . import Judge
 
-TOGETHER = 1024
-"""Items judged between two parts on disk, unless the judge says otherwise: what a kill can lose."""
 FIRST = 20
-"""If none of a judge's first replies can be read, it stops: the others would be paid for like them."""
-
-
+"""A judge stops if none of so many first replies can be read: it would be paid for the others too."""
 UNASSIGNED = 0.05
-"""Mean share of votes or probability on no label from which on it is said."""
+"""A mean share of votes or probability on no label that is worth a note."""
 
 
-class Kept:
-    """The same judge, with a store or, without one, a memory. Equal words are read once; the next command tries judge errors again."""
+class CachedJudge(Judge):
+    """The same judge with a store or, without one, a memory. Equal words are read once; the next command tries judge errors again."""
 
-    def __init__(self, judge: Any, store: Store | None):
+    members: list[CachedJudge]
+
+    def __init__(self, judge: Judge, store: Store | None):
         self.judge, self.store = judge, store
-        self.identity, self.note = judge.identity, judge.note
-        self.agreement, self.exact = getattr(judge, "agreement", None), getattr(judge, "exact", False)
-        self.members = [Kept(member, store) for member in getattr(judge, "members", [])]
-        self.waits: bool = getattr(judge, "waits", False) or any(member.waits for member in self.members)
+        self.identity, self.note, self.agreement, self.exact = judge.identity, judge.note, judge.agreement, judge.exact
+        self.is_remote = judge.is_remote
+        self.members = [CachedJudge(member, store) for member in judge.members]
         self._told_to_stop = False
         self._read_before: dict[str, Reading] = {}
         self.n_new = 0
         """Verdicts that were not in the store."""
         self._n_unread: int | None = 0
-        """How many replies this process could not read from its first one on; None once one was read."""
+        """How many of this process's first replies could not be read; None after one that could."""
 
     @property
-    def spent(self) -> float:
-        """Return the dollars that this process has paid."""
-        return sum(member.spent for member in self.members) if self.members else getattr(self.judge, "spent", 0.0)
+    def spent(self) -> float:  # type: ignore[override]
+        """Return the dollars that this process spent."""
+        return self.judge.spent
+
+    def worst_cost(self, items: Sequence[Item]) -> float | None:
+        """Return the most dollars that reading these items can cost if none is stored."""
+        return self.judge.worst_cost(items)
+
+    def wordings(self) -> list[str]:
+        """Return the names of the judge's wordings."""
+        return self.judge.wordings()
+
+    def reworded(self, name: str) -> CachedJudge:
+        """Return the judge in another wording, with the same store."""
+        return CachedJudge(self.judge.reworded(name), self.store)
+
+    def position_bias(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """Return the judge's position bias, which is measured anew each time."""
+        return self.judge.position_bias(items)
 
     def stop(self) -> None:
-        """Let a `read` in another thread raise Stopped when what it is about to be told is in the store."""
-        for kept in (self, *self.members):
-            kept._told_to_stop = True
-            if hasattr(kept.judge, "stop"):
-                kept.judge.stop()
+        """Make a `read` in another thread raise Stopped as soon as its readings are stored."""
+        for cached in (self, *self.members):
+            cached._told_to_stop = True
+        self.judge.stop()
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order. Raises Stopped where the judge does, with all that was paid for in the store."""
+        """Return one reading per item, in order. Raises Stopped if the judge does; everything paid for is then in the store."""
         by_key = {item.key: item for item in items}
         found = self._stored(by_key.keys() - self._read_before.keys()) | self._read_before
-        if any(reading.probs for reading in found.values()):  # also: a command that goes on makes the parts that a whole one makes
+        if any(reading.probs for reading in found.values()):  # a resumed command then makes the same parts as an uninterrupted one
             self._n_unread = None
         waiting = [by_key[key] for key in sorted(by_key.keys() - found.keys())]
         if waiting and self.members:
             new = self.judge.pooled(waiting, [member.read(waiting) for member in self.members])
             found |= self._add(waiting, new)
         elif waiting:
-            together = getattr(self.judge, "together", TOGETHER)
-            with progress.task(f"judge with {self.identity.split('/')[0]}", len(waiting), "verdicts") as advance:
-                while waiting:
-                    if self._told_to_stop:
-                        raise Stopped("the judging was stopped with the sampling beside it; run the same command again")
-                    size = together if self._n_unread is None else min(together, max(1, FIRST - self._n_unread))
-                    part, waiting = waiting[:size], waiting[size:]
-                    readings = self._read(part)
-                    found |= self._add(part, readings)
-                    self._check_first(part, readings)
-                    advance(len(part))
+            found |= self._read_new(waiting)
         self._read_before |= {key: found[key] for key in by_key}
         return [found[item.key] for item in items]
+
+    def _read_new(self, waiting: Sequence[Item]) -> dict[str, Reading]:
+        """Return readings by item, read and stored in batches."""
+        found, most = dict[str, Reading](), self.judge.batch_size
+        with progress.task(f"judge with {self.identity.split('/')[0]}", len(waiting), "verdicts") as advance:
+            while waiting:
+                if self._told_to_stop:
+                    raise Stopped("the judging was stopped with the sampling beside it; run the same command again")
+                size = most if self._n_unread is None else min(most, max(1, FIRST - self._n_unread))
+                part, waiting = waiting[:size], waiting[size:]
+                readings = self._read(part)
+                found |= self._add(part, readings)
+                self._check_first(part, readings)
+                advance(len(part))
+        return found
 
     def unread(self, items: Iterable[str] | None = None) -> dict[str, Any]:
         """Return how many verdicts of some items (all that were read) are missing: n, of, share, and the reason of one as `example`.
@@ -101,11 +119,10 @@ class Kept:
             return
         self._n_unread += len(failed)
         if self._n_unread >= FIRST:
-            advice = getattr(self.judge, "advice", "check the judge's model and settings (docs/judge.md)")
             stored = "; these replies are stored and not paid again" if self.store is not None else ""
             raise Stopped(
                 f"none of the first {self._n_unread} replies of the judge {self.identity.split('/')[0]!r} could be read "
-                f"({failed[0].reason or failed[0].failure}); {advice}{stored}"
+                f"({failed[0].reason or failed[0].failure}); {self.judge.advice}{stored}"
             )
 
     def _read(self, part: Sequence[Item]) -> list[Reading]:
@@ -131,8 +148,8 @@ class Kept:
         """
         if not wanted or self.store is None:
             return {}
-        earlier = getattr(self.judge, "earlier", [])
-        rows = self.store.readings().filter(pl.col("judge").is_in([self.identity, *earlier]), pl.col("item").is_in(list(wanted)))
+        names = [self.identity, *self.judge.earlier]
+        rows = self.store.readings().filter(pl.col("judge").is_in(names), pl.col("item").is_in(list(wanted)))
         found, again = dict[str, Reading](), dict[str, Reading]()
         for row in rows.filter(pl.col("failure").is_null() | (pl.col("failure") == "unparsed")).iter_rows(named=True):
             item, of_today = row["item"], row["judge"] == self.identity

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..nouns import BadInput, Item, Reading, digest
+from .. import judge
+from ..nouns import Item, Reading, digest
 
 WORDS = Path(__file__).with_name("cues.txt")
 AGREEMENT = Path(__file__).with_name("cues_agreement.jsonl")
@@ -49,12 +50,11 @@ class Counts(NamedTuple):
     refused: bool
 
 
-class Judge:
-    """Reads stance off counted words: agreement, praise and blame, marks of balance, hedges, refusals."""
+class Judge(judge.Judge):
+    """Reads the stance from counted words: agreement, praise and blame, marks of balance, hedges, refusals."""
 
     def __init__(self, argument: str = ""):
-        if argument:
-            raise BadInput(f'the cues judge takes no argument, but was given {argument!r}; write judge = "cues"')
+        super().__init__(argument)
         self.identity = f"cues/{digest('cues', WORDS.read_text(encoding='utf-8'), RULE)}"
         self.agreement = measured(self.identity)
         self.note = note(self.agreement)

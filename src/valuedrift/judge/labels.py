@@ -12,7 +12,6 @@ frame=auto    chat where the model has a template, else plain.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from .. import judge
 from ..models import checks, loading
 from ..models.chat_format import PromptFormat, frame_digest, question
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
@@ -48,13 +48,13 @@ Ids = tuple[int, ...]
 Probs = tuple[float, float, float, float, float]
 
 
-class Judge:
+class Judge(judge.Judge):
     """The probabilities of the labels, scaled to sum to 1; what they lacked is `missing`.
 
     With rotate=1 the labels are listed in five orders and the verdict is the mean of the five, since models favour places of a list.
     """
 
-    together = 512
+    batch_size = 512
 
     def __init__(self, argument: str):
         path, given = query(argument, "judge 'labels'")
@@ -64,9 +64,11 @@ class Judge:
         settings = DEFAULTS | given
         self.orders = ORDERS if settings["rotate"] == "1" else ORDERS[:1]
         self.model = _Model(path, settings)
-        self._ask_in(settings["wording"] or self.wordings()[0])
+        self.set_wording(settings["wording"] or self.wordings()[0])
 
-    def _ask_in(self, wording: str) -> None:
+    def set_wording(self, wording: str) -> None:
+        """Ask in another wording. Raises BadInput for an unknown one."""
+        _check(f"labels:{self.model.path}", {"wording": wording})
         self.wording = wordings(WORDS)[wording]
         self.identity = f"labels/{digest('labels', RULE, asdict(self.wording), len(self.orders), self.model.parts)}"
         self.note = (
@@ -75,23 +77,15 @@ class Judge:
             f"{self.model.max_tokens} tokens, or into the model's context, it reads the beginning and the end."
         )
 
-    @staticmethod
-    def wordings() -> list[str]:
-        """Return the names of the wordings; the first is used where none is named."""
+    def wordings(self) -> list[str]:
+        """Return the names of the wordings, the default first."""
         return list(wordings(WORDS))
-
-    def reworded(self, wording: str) -> Judge:
-        """Return this judge under another wording; both use the same loaded model. Raises BadInput for an unknown one."""
-        _check(f"labels:{self.model.path}", {"wording": wording})
-        other = copy.copy(self)
-        other._ask_in(wording)
-        return other
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order; a text without a visible character is invalid, and no model is asked."""
         return [self._mean(item, readings) for item, readings in zip(items, self._by_order(items, self.orders), strict=True)]
 
-    def order_effect(self, items: Sequence[Item]) -> dict[str, Any]:
+    def position_bias(self, items: Sequence[Item]) -> dict[str, Any]:
         """Return what the order of the listed labels does: n, total_variation, changed; None where no item is readable in all orders.
 
         total_variation   mean over items and orders of sum |p - mean| / 2, where p is the verdict in one order and mean that of all five
@@ -141,7 +135,7 @@ class Judge:
 
 def _check(where: str, given: dict[str, str]) -> None:
     """Raise BadInput for an unknown setting or a value it cannot have."""
-    choices = CHOICES | {"wording": tuple(Judge.wordings())}
+    choices = CHOICES | {"wording": tuple(wordings(WORDS))}
     for name, value in given.items():
         if name not in DEFAULTS:
             raise BadInput(f"{where}: unknown setting {name!r}{among(name, list(DEFAULTS))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 import tomllib
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import registry
+from .. import judge, registry
 from ..models import loading
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
 from . import DIGITS, rounded
@@ -35,7 +34,7 @@ class Wording(NamedTuple):
         return [(self.premise.format(**words), hypothesis.format(**words)) for hypothesis in self.hypotheses]
 
 
-class Judge:
+class Judge(judge.Judge):
     """Weighs the outcomes by how likely a natural-language-inference model finds each of their hypotheses to follow from the answer."""
 
     def __init__(self, argument: str):
@@ -48,11 +47,12 @@ class Judge:
         if not re.fullmatch(r"[1-9]\d*", size := settings.get("batch", "32")):
             raise BadInput(f"nli:{argument}: batch must be a whole number from 1 on, not {size!r}")
         self.path, self.batch = path, int(size)
-        self._ask_in(settings.get("wording", self.wordings()[0]))
+        self.set_wording(settings.get("wording", self.wordings()[0]))
         self.entailment = entailment_label(path)
         self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(load_classifier, path))
 
-    def _ask_in(self, wording: str) -> None:
+    def set_wording(self, wording: str) -> None:
+        """Ask in another wording. Raises BadInput for an unknown one."""
         if wording not in wordings():
             raise BadInput(f"nli:{self.path}: unknown wording {wording!r}{registry.among(wording, self.wordings())}")
         self.wording = wordings()[wording]
@@ -62,16 +62,9 @@ class Judge:
             "not measured here ('valuedrift calibrate' does that)."
         )
 
-    @staticmethod
-    def wordings() -> list[str]:
-        """Return the names of the wordings; the first is used where none is named."""
+    def wordings(self) -> list[str]:
+        """Return the names of the wordings, the default first."""
         return list(wordings())
-
-    def reworded(self, wording: str) -> Judge:
-        """Return this judge under another wording; both use the same loaded model. Raises BadInput for an unknown one."""
-        other = copy.copy(self)
-        other._ask_in(wording)
-        return other
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order; an answer without any letter or digit is `invalid` without asking the model."""

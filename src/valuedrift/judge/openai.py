@@ -5,7 +5,6 @@ OPENAI_BASE_URL names another server than OpenAI's. The money part (prices, --ma
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .. import progress
+from .. import judge, progress
 from ..models.budget import Budget
 from ..models.chat_api import NO_TEXT, Failed, Reply, Request
 from ..models.endpoint import Ended, Endpoint, Refused
@@ -75,23 +74,24 @@ PROBED: dict[tuple[str, str], Probe] = {}
 """(URL, model) -> its probe, so that a judge that is made twice in a process asks once."""
 
 
-class Judge:
+class Judge(judge.Judge):
     """Reads the stance off the model's probabilities of the five labels, or counts its votes where an endpoint hides those.
 
     One request finds out which, when the identity is first needed; from then on the two are never mixed.
     """
 
-    together = 64
-    waits = True
+    batch_size = 64
+    is_remote = True
     advice = "choose another wording, another model, or a larger max_tokens if the model thinks before it answers (docs/openai.md)"
 
     def __init__(self, argument: str):
         model, given = query(argument, "judge openai")
         self.settings = _settings(given)
-        self._ask_in(self.settings.wording or self.wordings()[0])
+        self.set_wording(self.settings.wording or self.wordings()[0])
         self.endpoint = Endpoint(model, concurrency=self.settings.concurrency, timeout_seconds=self.settings.timeout)
 
-    def _ask_in(self, wording: str) -> None:
+    def set_wording(self, wording: str) -> None:
+        """Ask in another wording. Raises BadInput for an unknown one."""
         known = wordings(WORDS)
         if wording not in known:
             raise BadInput(f"judge openai: unknown wording {wording!r}{among(wording, list(known))}")
@@ -104,12 +104,12 @@ class Judge:
         return self._probed() if self.settings.mode == "auto" else self.settings.mode  # type: ignore[return-value]
 
     @property
-    def identity(self) -> str:
+    def identity(self) -> str:  # type: ignore[override]
         """Return the name of its verdicts. May send a paid request to find out the mode: raises BadInput, or Stopped at the budget."""
         return self._named(RULES[self.mode][-1])
 
     @property
-    def earlier(self) -> list[str]:
+    def earlier(self) -> Sequence[str]:  # type: ignore[override]
         """Return the names of the same judge under earlier rules, whose stored replies `reread` reads."""
         return [self._named(rule) for rule in RULES[self.mode][:-1]]
 
@@ -118,20 +118,17 @@ class Judge:
         decides += [self.settings.votes, self.settings.max_tokens] if self.mode == "votes" else []
         return f"openai/{digest('openai', rule, decides)}"
 
-    @staticmethod
-    def wordings() -> list[str]:
+    def wordings(self) -> list[str]:
         """Return the names of the wordings, the default first."""
         return list(wordings(WORDS))
 
     def reworded(self, wording: str) -> Judge:
-        """Return this judge under another wording; both share the endpoint, the mode and what they may cost."""
+        """Return this judge in another wording; both share the endpoint, the mode and the budget."""
         _ = self.mode  # one probe for both
-        other = copy.copy(self)
-        other._ask_in(wording)
-        return other
+        return super().reworded(wording)
 
     @property
-    def spent(self) -> float:
+    def spent(self) -> float:  # type: ignore[override]
         """Return the dollars that this judge has paid, and the probe also where an earlier judge of this process sent it."""
         return self.endpoint.spent
 
@@ -238,7 +235,7 @@ class Judge:
         return "votes", self.endpoint.spent - before
 
     @property
-    def note(self) -> str:
+    def note(self) -> str:  # type: ignore[override]
         """Return what a reader of its figures must know."""
         how = "by the probabilities of its first token" if self.mode == "logprobs" else f"by {self.settings.votes} votes per text"
         return (

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import judge
 from ..nouns import OUTCOMES, BadInput, Item, Reading
 from ..world import grammar
 
 
-class Judge:
-    """Gives probability one to the outcome that the grammar of the sandbox assigns; "invalid" to all it cannot produce."""
+class Judge(judge.Judge):
+    """Gives probability one to the outcome that the grammar of the sandbox assigns, and "invalid" to texts that it cannot produce."""
 
-    note = ""
     exact = True
 
     def __init__(self, argument: str = ""):
-        if argument:
-            raise BadInput(f'the oracle judge takes no argument, but was given {argument!r}; write judge = "oracle"')
+        super().__init__(argument)
         self.identity = f"oracle/{grammar.identity()}"
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one certain reading per item. Raises BadInput for a topic that is not of the sandbox's world."""
+        """Return one certain reading per item. Raises BadInput for a topic outside the sandbox."""
         for item in items:
             if item.topic not in grammar.world():
                 raise BadInput(

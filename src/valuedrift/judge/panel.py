@@ -5,45 +5,60 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from .. import judge
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest
-from . import make
 
 
-class Judge:
-    """The mean of the members' probabilities, each weighing the same (a panel of evaluators: Verga et al. 2024, arXiv 2404.18796).
+class Judge(judge.Judge):
+    """Gives the mean of the members' probabilities, with equal weights (a panel of evaluators: Verga et al. 2024, arXiv 2404.18796).
 
-    Where one member has no verdict there is none: a mean over the others would be another judge for these answers alone.
+    If a member has no verdict on an answer, the panel has none: the mean of the others would be the verdict of another judge.
     """
 
     def __init__(self, argument: str):
         specs = [part.strip() for part in argument.split(",") if part.strip()]
         if len(specs) < 2:
             raise BadInput(f"the panel judge needs two judges or more, but was given {argument!r}; write panel:cues,labels:PATH")
-        self.members = [make(spec) for spec in specs]
-        self.argument = argument
-        measured = [member.agreement for member in self.members if getattr(member, "agreement", None)]
-        # Until it is compared with people itself, a panel is believed no more than its weakest member that was.
+        self.members = [judge.make(spec) for spec in specs]
+        self.argument, self.is_remote = argument, any(member.is_remote for member in self.members)
+        measured = [member.agreement for member in self.members if member.agreement]
+        # Until the panel itself is compared with people, it counts as its weakest member that was.
         self.agreement = min(measured, key=lambda agreement: agreement["macro_f1"]) if measured else None
 
-    @functools.cached_property  # a member behind an API may have to ask before it knows its own
-    def identity(self) -> str:
-        """Return the name of the panel by its members'. Raises BadInput where two of them are the same."""
+    @functools.cached_property  # a remote member may have to ask its server first
+    def identity(self) -> str:  # type: ignore[override]
+        """Return a name made of the members' identities. Raises BadInput if two members are the same."""
         names = [member.identity for member in self.members]
         if len(set(names)) < len(names):
             raise BadInput(f"the panel {self.argument!r} holds the same judge twice; name different ones")
         return f"panel/{digest('panel', 1, sorted(names))}"
 
     @property
-    def note(self) -> str:
-        """Return what its members have to say."""
+    def note(self) -> str:  # type: ignore[override]
+        """Return the members' notes."""
         return " ".join(member.note for member in self.members if member.note)
+
+    @property
+    def spent(self) -> float:  # type: ignore[override]
+        """Return the dollars that the members spent."""
+        return sum(member.spent for member in self.members)
+
+    def worst_cost(self, items: Sequence[Item]) -> float | None:
+        """Return the most dollars that reading these items can cost; None if the price of a member is unknown."""
+        costs = [member.worst_cost(items) for member in self.members]
+        return None if None in costs else sum(cost or 0.0 for cost in costs)
+
+    def stop(self) -> None:
+        """Stop the members."""
+        for member in self.members:
+            member.stop()
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order."""
         return self.pooled(items, [member.read(items) for member in self.members])
 
     def pooled(self, items: Sequence[Item], readings_MN: Sequence[Sequence[Reading]]) -> list[Reading]:
-        """Return the verdicts of the panel from those of its members, each given one per item."""
+        """Return the panel's readings from those of its members."""
         return [self._one(item, column) for item, column in zip(items, zip(*readings_MN, strict=True), strict=True)]
 
     def _one(self, item: Item, readings: Sequence[Reading]) -> Reading:

@@ -37,8 +37,8 @@ class Writer(Protocol):
 
     identity: str
     """Names everything that decides a text, apart from the prompt and the seed."""
-    together: int
-    """Prompts handed to one `write`: what a kill can lose."""
+    batch_size: int
+    """Prompts per `write`. A killed command loses at most so many texts."""
     failures: Counter[str]
 
     @property
@@ -56,8 +56,8 @@ def writer_of(spec: str, temperature: float = 0.7, max_new_tokens: int = 256, ma
     return Local(spec, temperature, max_new_tokens)
 
 
-class Kept:
-    """A writer whose texts stay in a folder of a store: what came is not asked for again, and stays however the work ends."""
+class CachedWriter:
+    """A writer with a folder of a store: stored texts are not written again, and new ones are stored even if the work is interrupted."""
 
     def __init__(self, writer: Writer, store: Store, folder: str):
         self.writer, self.store, self.folder = writer, store, folder
@@ -70,8 +70,8 @@ class Kept:
     def write(self, prompts: Sequence[Messages], seed: int, advance: Callable[[int], object]) -> list[str | None]:
         """Return a text per prompt, equal ones for equal prompts; None where the writer failed. Raises Unfinished where it does."""
         waiting = list(self.waiting(prompts, seed).items())
-        for start in range(0, len(waiting), self.writer.together):
-            part = waiting[start : start + self.writer.together]
+        for start in range(0, len(waiting), self.writer.batch_size):
+            part = waiting[start : start + self.writer.batch_size]
             try:
                 self._store(part, self.writer.write([prompt for _, prompt in part], seed))
             except Unfinished as stopped:
@@ -94,7 +94,7 @@ class Kept:
 class Local:
     """A causal language model of this machine, sampled with noise keyed by (seed, prompt, draw)."""
 
-    together = 256
+    batch_size = 256
     spent = 0.0
 
     def __init__(self, path: str, temperature: float, max_new_tokens: int):
@@ -135,7 +135,7 @@ class Local:
 class Remote:
     """A chat model behind an OpenAI-compatible address; the seed is passed on, and counts where the server heeds it."""
 
-    together = 64
+    batch_size = 64
 
     def __init__(self, model: str, temperature: float, max_new_tokens: int, max_cost: float | None):
         from .endpoint import Endpoint

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from .. import registry
+from ..judge import Judge
 from ..nouns import OUTCOMES, Item, Reading
 from .gold import Gold, outcome_of, read_gold
 from .intervals import REPLICATES, TAIL, rng_for, weights
@@ -24,10 +25,10 @@ MIN_GROUPS = 10
 UNREAD = len(OUTCOMES)
 """The verdict, in tables of counts, of a judge that gave none: after the outcomes, and never right."""
 ORDERED = 100
-"""Texts, evenly spread over the file, on which a judge is asked for the effect of the order of its labels: each costs several verdicts."""
+"""Texts, evenly spread over the file, on which a judge measures its position bias: each costs several verdicts."""
 
 
-def calibrate(judge: Any, gold: Path | Sequence[Gold]) -> dict[str, Any]:
+def calibrate(judge: Judge, gold: Path | Sequence[Gold], position_bias: bool = False) -> dict[str, Any]:
     """Return how a judge agrees with a gold file: n, macro_f1, macro_f1_all, accuracy, kappa, ece, confusion, missing_share, intervals,
     by_framing.
 
@@ -36,13 +37,13 @@ def calibrate(judge: Any, gold: Path | Sequence[Gold]) -> dict[str, Any]:
     the gold labels hold. Numbers are None where nothing was read. `majority` is the accuracy of always saying the most frequent label,
     `framing_only` that of saying the framing of the prompt (over texts whose framing names a stance). Intervals: 95 %, bootstrapped over
     issues or claims (none under 10 of them): expanded percentiles, for `ece` reflected (2 ece - percentiles), because binning makes it too
-    large, and more so in resamples. `order_effect`: what the judge itself says of about a hundred of the texts, where it can.
+    large, and more so in resamples. With `position_bias` the judge measures its own on about a hundred of the texts, if it can.
     """
     given = read_gold(gold) if isinstance(gold, Path) else gold
-    return _agreement(judge, given, judge.read(_items(given)))
+    return _agreement(judge, given, judge.read(_items(given)), position_bias)
 
 
-def wordings(make: Callable[[str], Any], names: Sequence[str], gold: Path | Sequence[Gold]) -> list[dict[str, Any]]:
+def wordings(make: Callable[[str], Judge], names: Sequence[str], gold: Path | Sequence[Gold]) -> list[dict[str, Any]]:
     """Return `calibrate` of one judge in several wordings (`make(name)` is the judge in one), each with its `difference` from the first.
 
     `difference`: score -> value, low, high of this wording less the first, over the texts that both read, on the same bootstrapped issues
@@ -50,9 +51,9 @@ def wordings(make: Callable[[str], Any], names: Sequence[str], gold: Path | Sequ
     """
     given = read_gold(gold) if isinstance(gold, Path) else gold
 
-    def read(judge: Any) -> tuple[dict[str, Any], list[Reading]]:  # holds one judge at a time: each may be a model in memory
+    def read(judge: Judge) -> tuple[dict[str, Any], list[Reading]]:  # holds one judge at a time: each may be a model in memory
         readings = judge.read(_items(given))
-        return _agreement(judge, given, readings), readings
+        return _agreement(judge, given, readings, position_bias=True), readings
 
     found = [read(make(name)) for name in names]
     first, labelled = found[0][1], _labelled(given)
@@ -73,13 +74,13 @@ def _items(given: Sequence[Gold]) -> list[Item]:
     return [row.item for row in _labelled(given)]
 
 
-def _agreement(judge: Any, given: Sequence[Gold], readings: Sequence[Reading]) -> dict[str, Any]:
+def _agreement(judge: Judge, given: Sequence[Gold], readings: Sequence[Reading], position_bias: bool) -> dict[str, Any]:
     labelled = _labelled(given)
     everything = list(zip(labelled, readings, strict=True))
     read = [(row, reading) for row, reading in everything if reading.probs is not None]
     framings = sorted({row.framing for row in labelled} - {""})
     some = _items(given)[:: max(1, len(labelled) // ORDERED)]
-    order_effect = getattr(judge, "order_effect", None)
+    bias = judge.position_bias(some) if position_bias else None
     return {
         "judge": judge.identity,
         "note": judge.note,
@@ -94,7 +95,7 @@ def _agreement(judge: Any, given: Sequence[Gold], readings: Sequence[Reading]) -
         "confusion": _named(_confusion(read)),
         "intervals": _intervals(read) | {"macro_f1_all": _interval_all(everything) if read else None},
         "by_framing": {framing: _part([pair for pair in read if pair[0].framing == framing]) for framing in framings},
-        **({"order_effect": order_effect(some)} if order_effect else {}),
+        **({"position_bias": bias} if bias else {}),
     }
 
 
@@ -280,15 +281,15 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     return True, f"{measured}; too few issues for an interval, so that it is hardly known." if low is None else f"{measured}."
 
 
-def standing(judge: Any, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
+def standing(judge: Judge, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what `headlined` says of a judge, and the agreement it was said of.
 
     A comparison made here and now (`compared`) counts first. Without one, a judge that is exact by construction needs none, and of
     others the agreement that is stored with them counts.
     """
-    if compared is None and getattr(judge, "exact", False):
+    if compared is None and judge.exact:
         return {"agreement": None, "headlined": True, "why": ""}
-    agreement = compared or getattr(judge, "agreement", None)
+    agreement = compared or judge.agreement
     fine, why = headlined(agreement, least)
     return {"agreement": agreement, "headlined": fine, "why": why}
 

@@ -1,7 +1,6 @@
-"""Suites: the questions every checkpoint is asked.
+"""Suites: the questions that every checkpoint is asked.
 
-A suite is one file that defines `class Suite` with `def prompts(self) -> list[Prompt]`; its argument is what follows the colon.
-Any JSONL file of prompts is a suite too and is named by its path.
+A suite is one file with a `class Suite` that derives from the class here. Any JSONL file of prompts is a suite too, named by its path.
 """
 
 from __future__ import annotations
@@ -13,15 +12,27 @@ from .. import registry
 from ..nouns import BadInput, Prompt
 
 
+class Suite:
+    """Holds prompts. `argument` is what follows the colon in "vprism:FOLDER"."""
+
+    def __init__(self, argument: str = ""):
+        registry.refuse_argument("suite", type(self), argument)
+
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts. Raises BadInput if they cannot be read."""
+        raise NotImplementedError
+
+
 def load(spec: str, topics: Sequence[str] = ()) -> list[Prompt]:
-    """Return the prompts of a suite named in a plan or by the path of a JSONL file, or those of some topics.
+    """Return the prompts of a suite named in a plan or by the path of a JSONL file, limited to `topics` if any are given.
 
     Raises BadInput for an unknown suite or topic, and for every fault of the file.
     """
     name, argument = registry.split(spec)
     if spec.endswith(".jsonl") or Path(spec).is_file():
         name, argument = "jsonl", spec
-    prompts: list[Prompt] = registry.find("suite", name)(argument).prompts()
+    suite: Suite = registry.find("suite", name)(argument)
+    prompts = suite.prompts()
     known = list(dict.fromkeys(prompt.topic for prompt in prompts))
     for topic in topics:
         if topic not in known:

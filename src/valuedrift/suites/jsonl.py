@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import registry
+from .. import registry, suites
 from ..nouns import BadInput, Prompt
 from ..registry import nearest
 
@@ -35,7 +35,7 @@ GARBLED = re.compile(
 """UTF-8 that was read as Latin-1 or Windows-1252."""
 
 
-class Suite:
+class Suite(suites.Suite):
     """The prompts of one file. Only `text` is required.
 
     `id` defaults to the line number, `topic` to "general", `claim` to the text itself (then support means agreeing with what the

@@ -5,19 +5,16 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from ..nouns import BadInput, Prompt
+from .. import suites
+from ..nouns import Prompt
 from . import jsonl
 
 
-class Suite:
+class Suite(suites.Suite):
     """The questions of `vaes.jsonl`, written for this project. The topics are those of the paper's V-PRISM.
 
-    What polarity +1 means on each topic is said in docs/suite.md.
+    docs/suite.md says what polarity +1 means on each topic.
     """
-
-    def __init__(self, argument: str = ""):
-        if argument:
-            raise BadInput(f'the suite vaes takes no argument, but was given {argument!r}; write suite = "vaes"')
 
     def prompts(self) -> list[Prompt]:
         """Return the 550 prompts, topic by topic."""

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .. import progress
-from ..models.writer import Kept, Writer, writer_of
+from .. import progress, suites
+from ..models.writer import CachedWriter, Writer, writer_of
 from ..nouns import BadInput, Prompt, digest
 from ..records.rows import missing, rows
 from ..store import Store
@@ -33,7 +33,7 @@ SHOWN = 12
 """Questions of a cluster that the language model sees when it names the topic."""
 
 
-class Suite:
+class Suite(suites.Suite):
     """The suite that `build` left in a folder."""
 
     def __init__(self, argument: str):
@@ -90,7 +90,7 @@ class Replies:
     """A language model whose replies stay in the folder: what was answered once is not asked again."""
 
     def __init__(self, writer: Writer, store: Store, seed: int):
-        self.writer, self.seed, self.kept = writer, seed, Kept(writer, store, "replies")
+        self.writer, self.seed, self.kept = writer, seed, CachedWriter(writer, store, "replies")
 
     def ask(self, step: str, requests: Sequence[dict[str, str]]) -> list[str | None]:
         """Return a reply per request, made by filling in the words of a step; None where there was none."""

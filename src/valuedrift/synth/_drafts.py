@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import progress
-from ..models.writer import Kept, Messages, Writer
+from ..models.writer import CachedWriter, Messages, Writer
 from ..nouns import OUTCOMES, STANCES, BadInput, Item, Outcome, Prompt, Reading, digest
 from ..registry import among
 from ..stats import text_style
@@ -167,7 +167,7 @@ class Instructed:
 
     def __init__(self, writer: Writer, words: Mapping[str, Any], n_words: int, seed: int, candidates: int, store: Store):
         self.writer, self.words, self.n_words, self.seed, self.candidates = writer, words, n_words, seed, candidates
-        self.identity, self.kept = writer.identity, Kept(writer, store, "drafts")
+        self.identity, self.kept = writer.identity, CachedWriter(writer, store, "drafts")
 
     @property
     def failures(self) -> Counter[str]:

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from .. import judge as judges
 from .. import plan, registry, suites
-from ..judge.cache import Kept
+from ..judge.cache import CachedJudge
 from ..models.writer import writer_of
 from ..nouns import BadInput, Prompt, Stopped, digest
 from ..store import Store
@@ -117,7 +117,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
     store = Store(out)  # only now: what is refused leaves no folder
     with store.locked():
         drafter = drafter_in(store)
-        judge = Kept(reader, store)
+        judge = CachedJudge(reader, store)
         record = {
             **spec.model_dump(exclude={"max_cost"}),
             "writer_identity": drafter.identity,
@@ -213,7 +213,7 @@ def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
 def _written(
     spec: Spec,
     drafter: Drafter,
-    judge: Kept,
+    judge: CachedJudge,
     questions: _drafts.Questions,
     wanted: Mapping[str, int],
     asked: Sequence[str],
@@ -245,7 +245,7 @@ def _written(
     return kept
 
 
-def _settled(spec: Spec, drafter: Drafter, judge: Kept, slots: Sequence[Slot]) -> list[Draft | str]:
+def _settled(spec: Spec, drafter: Drafter, judge: CachedJudge, slots: Sequence[Slot]) -> list[Draft | str]:
     """Return the draft of each slot, or why there is none."""
     sides_of = [{kind: slot.sides(kind, spec.styles) for kind in spec.kinds()} for slot in slots]
     wants = [(slot, side) for slot, sides in zip(slots, sides_of, strict=True) for side in dict.fromkeys(sum(sides.values(), ()))]
