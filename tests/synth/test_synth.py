@@ -527,7 +527,7 @@ def test_a_budget_keeps_what_was_paid_for_and_more_money_goes_on_from_there(tmp_
 
 def test_a_kill_loses_little_and_the_same_command_gives_the_same_files(tmp_path, whole, server, monkeypatch):
     call = f"synth.synthesise(synth.load(Path({str(spec_file(tmp_path, **REMOTE))!r})), Path('out'))"
-    command = [sys.executable, "-c", f"from pathlib import Path; from valuedrift.records import synth; {call}"]
+    command = [sys.executable, "-c", f"from pathlib import Path; from valuedrift.synth import synth; {call}"]
     monkeypatch.setattr(server, "delay_seconds", 0.02)
     at_first = len(server.bodies)
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
