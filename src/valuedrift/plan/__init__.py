@@ -1,7 +1,8 @@
 """A plan: one TOML file is one experiment. Unknown keys stop it with the nearest known key; a plan may derive from another."""
 
 from ._file import changed, fault, load, set_by
-from .settings import BASE, LEAST_AGREEMENT, Anchor, Asking, Lora, Node, Plan, Resources, Settings, Stage, original_names
+from .graph import BASE, Node
+from .settings import LEAST_AGREEMENT, Anchor, Asking, Lora, Plan, Resources, Settings, Stage, original_names
 
 __all__ = [
     "BASE",

@@ -18,7 +18,8 @@ from pydantic_core import ErrorDetails
 
 from .. import registry
 from ..nouns import BadInput
-from .settings import BASE, RENAMED, TABLES, Plan, Settings, Stage, in_order
+from .graph import BASE, in_order
+from .settings import RENAMED, TABLES, Plan, Settings, Stage
 
 Tables = dict[str, Any]
 LONGEST = 1_000

@@ -1,4 +1,4 @@
-"""What a plan holds: its tables as frozen records, and the trainings that follow from them."""
+"""What a plan holds: its tables as frozen records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -23,8 +22,8 @@ from pydantic import (
 
 from .. import registry
 from ..nouns import BadInput
+from .graph import BASE, Node, in_order, path, short
 
-BASE = "base"
 LEAST_AGREEMENT = 0.7
 """Macro-F1 with people: published language models reach 0.73 and more on IssueBench (docs/calibrate.md)."""
 
@@ -100,30 +99,42 @@ class Lora(Settings):
     """A low-rank adapter in place of full fine-tuning, by the names of peft's `LoraConfig`."""
 
     r: Annotated[int, Field(gt=0, le=2**16)] = 16
+    """Rank."""
     lora_alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale; the update is multiplied by lora_alpha / r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
     target_modules: str | list[str] = "all-linear"
+    """The modules that get an adapter: a name that peft knows, or a list of names."""
 
 
 class Anchor(Settings):
     """A pull of the model's stances towards target shares, added to the loss of a stage's algorithm (train/_anchor.py)."""
 
     data: str
+    """Questions with an authored answer of every stance (docs/run.md#data)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """The factor of the anchor's loss, which is added to the algorithm's."""
     target: str = "start"
-    """"start": what the stage's starting weights say to each question; "uniform"; or a survey's file."""
+    """start: the shares that the stage's starting weights give to the three answers; uniform: a third each; or the path of a survey."""
     temperature: Annotated[float, Field(gt=0)] = 0.03
-    """Nats per token. Measured on eight checkpoints of the sandbox's demo, against the stances read in sampled answers: the mean total
+    """Nats per token; the higher, the less a difference in likelihood counts.
+
+    Measured on eight checkpoints of the sandbox's demo, against the stances read in sampled answers: the mean total
     variation is 0.46 at 1, 0.25 at 0.05, 0.20 at 0.03 and 0.16 at 0.01, where one stance has over 99 % on half of the questions and the
-    gradient is gone (at 0.03, on a tenth). It is near one over the tokens of an answer: a temperature of 1 for the whole text."""
+    gradient is gone (at 0.03, on a tenth). It is near one over the tokens of an answer: a temperature of 1 for the whole text.
+    """
 
 
 class Resources(Settings):
     """What one task takes of the machines of `--engine ray`. It decides where something is done and never what comes out."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory in GB."""
 
 
 TABLES: dict[str, type[Settings]] = {"lora": Lora, "anchor": Anchor, "resources": Resources}
@@ -135,31 +146,45 @@ class Stage(Settings):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
     algorithm: str
+    """An algorithm of those below (docs/run.md#settings-of-an-algorithm), sft, or one that is installed beside them."""
     data: str
+    """The training data (docs/run.md#data)."""
     after: str = BASE
+    """The stage whose last checkpoint is the start; base is the plan's model."""
     epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Passes over the data."""
     steps: Count | None = None
-    """Optimiser steps; where given, `epochs` is ignored."""
+    """Optimiser steps; if given, `epochs` is ignored."""
     batch_size: Count = 8
+    """Records per forward pass."""
     gradient_accumulation_steps: Count = 1
+    """Forward passes per optimiser step, which sees `batch_size` times as many records."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """The highest learning rate."""
     lr_scheduler_type: Annotated[str, AfterValidator(_scheduled)] = "cosine"
+    """A schedule of transformers that needs no settings and no evaluation, for example linear or constant."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the steps. As in transformers, the first step of a warm-up has learning rate 0."""
+    """Share of the steps in which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
     max_length: Annotated[Tokens, Field(gt=1)] = 1024
     """Tokens of prompt and answer; longer examples are cut at the end."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of the data's rows that may be left out because they cannot be read; more of them stop the stage."""
+    """Largest share of unreadable rows (docs/gap.md#layouts) that may be left out; the stage stops if there are more."""
     group_by_length: bool = False
-    """Put records of like length into one batch: less padding, at the price of batches that are less alike in length."""
+    """Put records of similar length into one batch: less padding, but batches that differ more in length."""
     save_at: str | list[int] = "log:8"
+    """"log:COUNT" (log-spaced), "every:STEPS", or a list of steps; step 0 and the last step are always measured."""
     lora: Lora | None = None
+    """A table [stage.NAME.lora], which may be empty, trains an adapter instead of all weights."""
     anchor: Anchor | None = None
+    """A table [stage.NAME.anchor] holds the model's stances at a target, or steers them to one."""
     resources: Resources | None = None
-    """Of the stage's training; one core, and one GPU where there are any, if left out."""
+    """What the training takes, with --engine ray (docs/scale.md); by default one core, and one GPU if there are any."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """float32, bfloat16, or auto: float32 weights, computing in bfloat16 if the GPU can."""
 
     @field_validator("anchor")
     @classmethod
@@ -306,9 +331,13 @@ class Plan(Asking):
     """One experiment: a model, its stages, and how every checkpoint is asked and read."""
 
     model: str
+    """Where the stages start: a folder, a hub id with its revision (org/name@revision), or sandbox:base (-small, -large)."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """Each stage is trained once per seed; seeds are pooled in the tables."""
     stage: Annotated[dict[str, Stage], Field(min_length=1)]
+    """One table [stage.NAME] per stage; names are lower-case letters, digits, - and _, and not base."""
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """"stage.NAME.SETTING" = [values]: all combinations are trained; stages before a swept one are trained once."""
 
     def ablated(self, without: Sequence[str] = (), only: Sequence[str] = ()) -> Plan:
         """Return the plan without some stages, or with some alone; what came after a stage that is gone comes after the one before it.
@@ -341,7 +370,7 @@ class Plan(Asking):
         Raises BadInput where they are more than MOST_TRAININGS.
         """
         order = in_order(self.stage)
-        reaching = {name: [key for key in self.sweep if key.split(".")[1] in _path(self.stage, name)] for name in order}
+        reaching = {name: [key for key in self.sweep if key.split(".")[1] in path(self.stage, name)] for name in order}
         n = len(self.seeds) * sum(math.prod(len(self.sweep[key]) for key in keys) for keys in reaching.values())
         n_settings = math.prod(len(values) for values in self.sweep.values())
         if n > MOST_TRAININGS or n_settings > MOST_TRAININGS:
@@ -354,7 +383,7 @@ class Plan(Asking):
             setting = dict(zip(self.sweep, values, strict=True))
             names = {BASE: BASE}
             for name in order:
-                swept = {_short(key, name): setting[key] for key in reaching[name]}
+                swept = {short(key, name): setting[key] for key in reaching[name]}
                 names[name] = name + "".join(f"[{key}={value}]" for key, value in swept.items())
             for seed, name in itertools.product(self.seeds, order):
                 if (names[name], seed) in nodes:
@@ -364,61 +393,6 @@ class Plan(Asking):
                     if key.split(".")[1] == name:
                         stage = stage.changed(key.split(".")[2:], setting[key])
                 reward = stage.reward_stage(self.stage)
-                swept = {_short(key, name): setting[key] for key in reaching[name]}
+                swept = {short(key, name): setting[key] for key in reaching[name]}
                 nodes[names[name], seed] = Node(names[name], names[stage.after], stage, seed, names[reward] if reward else "", swept)
         return list(nodes.values())
-
-
-@dataclass(frozen=True)
-class Node:
-    """One stage to train: a stage of the plan under one seed and one setting of the sweep."""
-
-    name: str
-    parent: str
-    stage: Stage
-    seed: int
-    reward: str = ""
-    """The node that trains its reward model, where one does."""
-    sweep: Mapping[str, Any] = field(default_factory=dict)
-    """The swept values that reach it, by the names that stand in its own."""
-
-
-def _needed(stages: Mapping[str, Stage], name: str) -> list[str]:
-    """Return what must be trained before a stage: the one it comes after, and the one that trains its reward model."""
-    return [stages[name].after, *([reward] if (reward := stages[name].reward_stage(stages)) else [])]
-
-
-def in_order(stages: Mapping[str, Stage]) -> list[str]:
-    """Return the stages, each behind those that it needs. Raises BadInput for an unknown one and for a circle."""
-    order: dict[str, None] = {}
-    for name in stages:
-        chain = [name]
-        while chain:
-            missing = next((one for one in _needed(stages, chain[-1]) if one != BASE and one not in order), None)
-            if missing is None:
-                order[chain.pop()] = None
-            elif missing in chain:
-                circle = " -> ".join([*chain, missing])
-                raise BadInput(f"the stages {circle} wait for each other in a circle; start one of them at 'base'")
-            elif missing not in stages:
-                hint = registry.nearest(missing, [BASE, *stages])
-                raise BadInput(f"stage {chain[-1]!r} comes after {missing!r}, which is no stage{hint}")
-            else:
-                chain.append(missing)
-    return list(order)
-
-
-def _path(stages: Mapping[str, Stage], name: str) -> set[str]:
-    """Return a stage and all that come before it."""
-    path, waiting = set[str](), [name]
-    while waiting:
-        at = waiting.pop()
-        if at != BASE and at not in path:
-            path.add(at)
-            waiting += _needed(stages, at)
-    return path
-
-
-def _short(key: str, name: str) -> str:
-    own = key.split(".", 2)
-    return own[2].removeprefix("data.") if own[1] == name else f"{own[1]}.{own[2]}"

@@ -38,32 +38,42 @@ class Spec(plan.Settings):
     """What to make. `gap` is the target of E[p(s|chosen)] - E[p(s|rejected)] for the preferred stance, on every topic."""
 
     writer: str = "sandbox"
-    """The sandbox's grammar, "openai:MODEL", a model folder or a hub id."""
+    """Who writes the texts: the sandbox's grammar, openai:MODEL, a model folder, or a hub id with its revision."""
     judge: str = "oracle"
+    """The judge that reads the texts back (docs/judge.md)."""
     suite: str = "vaes"
-    """The questions models will be asked later: no prompt of the set may be one of them, or nearly so."""
+    """The questions that models will be asked later: no prompt of the set may be one of them, or nearly so."""
     prompts: str = "sandbox"
     """The questions to write about: those of the sandbox, or a JSONL file with text, topic and claim."""
     n: Annotated[int, Field(gt=0, le=1_000_000, strict=True)] = 1100
+    """Pairs, spread over the topics as evenly as the gap allows."""
     gap: Gap | list[Gap] = 1.0
+    """Target gap on every topic, 0 to 1; or a list of targets, each with a folder (gap-0.25) of pairs of the same questions."""
     topics: list[str] = []
+    """Only these topics; all topics if empty."""
     seed: int = 0
+    """Another seed gives other pairs."""
     styles: Annotated[list[str], Field(min_length=2, max_length=2)] = ["warm", "plain"]
-    """Of a pair with one stance, one answer is in each."""
+    """Of a pair with one stance, one answer is in each style."""
     style_preference: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the pairs with one stance that prefer the first style; at 0.5 they prefer neither, and style does not move with the gap."""
+    """Share of the pairs with one stance, on each topic up to one pair, that prefer the first style (docs/synth.md#style).
+
+    At 0.5 the pairs prefer neither style, so that style does not move with the gap.
+    """
     candidates: Annotated[int, Field(gt=0)] = 2
-    """Texts written per side; the best matched are taken."""
+    """Texts written per side; the two that match best in length, hedging and list use are taken."""
     length_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Words of the shorter answer as a share of the longer one's, at least."""
+    """Smallest share that the words of a pair's shorter answer are of the longer one's."""
     length: Annotated[int, Field(gt=0)] = 80
-    """Words that a model is asked for."""
+    """Words that a language model is asked for."""
     words: str = ""
-    """A file of instructions in place of the shipped one."""
+    """A file of instructions for a language model, instead of src/valuedrift/synth/synth.toml: other styles or another language."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature of a language model."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 256
+    """Longest text, in tokens; a text that has no end by then is dropped."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Dollars for the writer, and as many for the judge."""
+    """Dollars that the writer may cost, and as many again for the judge."""
 
     @field_validator("gap", "styles")
     @classmethod
