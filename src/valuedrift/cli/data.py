@@ -11,9 +11,8 @@ from ..nouns import STANCES, BadInput
 from ..plan import Asking
 from ..progress import tell
 from .options import Json, Set, settings
-from .program import app, output
+from .program import app, interval, number, output, table
 from .results import finished
-from .screen import interval, number, table
 
 
 @app.command()

@@ -12,9 +12,8 @@ from ..nouns import BadInput
 from ..plan import Asking
 from ..progress import tell
 from .options import Json, RunFolder, settings
-from .program import app, output
+from .program import app, interval, number, output, table
 from .runs import show_trace
-from .screen import interval, number, table
 
 AS_RUN = "as in the run"
 

@@ -14,8 +14,7 @@ from ..nouns import STANCES, Stopped
 from ..plan import Asking
 from ..progress import tell
 from .options import Base, Engine, Json, Out, Set, settings
-from .program import app, output
-from .screen import interval, number, table
+from .program import app, interval, number, output, table
 
 PlanFile = Annotated[Path, Argument(help="A plan in TOML.")]
 Without = Annotated[
