@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from . import progress, provenance, registry, suites, tables
+from . import analyses, progress, provenance, registry, suites
+from .analyses import Tables
 from .distributed import Failed, processes
 from .evaluate.asking import Asker, adapt, effort_note, jobs_of, within
 from .judge.cache import CachedJudge, unread_notes
@@ -26,10 +27,12 @@ from .plan import BASE, Asking, Node, Plan, original_names
 from .ready import ready
 from .resolve import anchored_of, gold_of, judge_of, records_of, resolve_model, stage_folder
 from .stats import effort
-from .stats.cells import VIEWS
 from .stats.contrast import seeds_note
 from .stats.effort import Design, Effort
 from .store import Store
+
+COLLECTED = ("companion_scores", "proxy_scores", "capability")
+"""Tables that need the weights: another judge and another view leave them as they are."""
 
 if TYPE_CHECKING:
     from .stats.gold import Gold
@@ -222,8 +225,6 @@ def trace(
     Without `sample` nothing is generated and no weights are loaded: all answers must be there, and their companions stay as they are.
     """
     from .report.page import write_report
-    from .stats.pairing import pairing_findings
-    from .stats.proxy import proxy_finding
 
     prompts, gold = suites.load(asking.suite, asking.topics), gold_of(asking.gold)
     named = _named_only(asking, checkpoints)
@@ -253,7 +254,7 @@ def trace(
         standing = standing_of(judge, gold, asking.min_agreement) | {"unread": unread}
         labels = _labels(gold, scores) if gold else None
     missing: list[str] = []
-    companions, likely, capable = (None if sample else tables.read(store, name) for name in tables.SAMPLED)
+    companions, likely, capable = (None if sample or not store.has_table(name) else store.read_table(name) for name in COLLECTED)
     with _timed(timings, "companions"), _or_said("KL, rewards and lengths are missing", missing):
         if asking.companions and sample:
             from .evaluate.distance import companion_scores
@@ -274,16 +275,14 @@ def trace(
     read = {"scores": scores, "scores_by_judge": pl.concat(members) if members else None, "labels": labels}
     read |= {"companion_scores": companions, "proxy_scores": likely, "capability": capable}
     with _timed(timings, "measure"):
-        derived = tables.derived(read, stages, checkpoints, asking.view)
-    drifts = derived["drifts"]
-    found = findings(drifts) + (dose_findings(derived["dose"]) if derived["dose"] is not None else [])
+        tables = Tables(stages, checkpoints, store.texts(), asking.view, read)
+        notes += analyses.measure(tables)
+    drifts, found = tables["drifts"], analyses.findings(tables.known, asking.view)
     if spent:  # another judge may find other widths among the same answers
         stances = drifts.filter(pl.col("stance").is_in(STANCES), view=asking.view)
         wide = effort.too_wide(stances, spent["precision"]).height if spent["precision"] else None
         spent |= {"too_wide": wide, "intervals": stances.height}
         notes = [*notes, effort_note(spent)]
-    alike = [] if derived["proxy_correlation"] is None else derived["proxy_correlation"].filter(view=asking.view).to_dicts()
-    about = [*map(proxy_finding, alike), *(pairing_findings(derived["pairing"]) if derived["pairing"] is not None else [])]
     notes = [*notes, *frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(unread, "answers")]
     notes += _cut_notes(store, asking, asked)
     notes += [f"Drifts: {said}"] if (said := seeds_note(drifts.filter(pl.col("stance").is_in(STANCES)).to_dicts())) else []
@@ -295,7 +294,7 @@ def trace(
         "provenance.json": provenance.record(plan, asking.view, standing, stages, timings, notes, asker.generated, judged),
     }
     # What the tables stand on is written together with them: a trace that was stopped leaves the run before it as it was.
-    store.commit(about_run | tables.files(read | derived))
+    store.commit(about_run | {f"{name}.parquet": table for name, table in tables.known.items()})
     write_report(store)
     asked_once = scores.filter(~pl.col("repeat")).unique("answer")  # a checkpoint that ends one stage and starts others counts once
     return {
@@ -308,11 +307,9 @@ def trace(
         "outcome_shares": {outcome: _mean(asked_once[outcome]) for outcome in OUTCOMES},
         "drifts": drifts.to_dicts(),
         "findings": found if standing["headlined"] else [standing["why"]],
-        "also": about,
         "judge": standing,
         "notes": notes,
         "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,
-        "proxy": {row.pop("of"): row for row in alike} or None,
         "capability": capable.to_dicts() if capable is not None else None,
         "report": str(store.root / "report.html"),
     }
@@ -337,56 +334,6 @@ def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[
 
 
 # -- what is said of it ------------------------------------------------------------------------------------------------------
-
-
-def findings(drifts: pl.DataFrame) -> list[str]:
-    """Return one sentence per stage and view: its resolved drifts, or that none was resolved, and what would have been seen."""
-    sentences = []
-    for (stage, view), rows in drifts.filter(pl.col("stance").is_in(STANCES)).group_by("stage", "view", maintain_order=True):
-        head = f"{stage}, {view} ({VIEWS[str(view)]})"
-        overall = rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True)
-        by_topic = rows.filter(pl.col("topic") != "all")
-        n = by_topic.filter("resolved").height
-        if by_topic["value"].null_count() == by_topic.height:
-            sentences.append(f"{head}: no topic has evidence at both ends, so no drift can be told.")
-            continue
-        detectable = by_topic["detectable"].drop_nulls().to_list()
-        if not detectable:
-            unseen = "no smallest detectable drift"
-        elif min(detectable) >= 1:  # two or three seeds that differ widely
-            unseen = "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen"
-        elif max(detectable) >= 1:
-            unseen = "on some topics no drift could have been seen"
-        else:
-            unseen = f"a drift of up to {max(detectable):.2f} on one topic could have gone unseen"
-        moved = "; ".join(f"{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in overall.to_dicts())
-        over_all = f"over all topics {moved}" if moved else "over all topics no stance moved beyond its interval"
-        sentences.append(f"{head}: {over_all}; {n} of {by_topic.height} topic-stance drifts resolved; {unseen}.")
-    return sentences
-
-
-SWEEP = ("family", "setting", "view")
-
-
-def dose_findings(dose: pl.DataFrame) -> list[str]:
-    """Return one sentence per sweep over a number and view: how each stance responds to it over all topics, and from which dose on."""
-    sentences = []
-    for (family, setting, view), rows in dose.filter(pl.col("outcome").is_in(STANCES)).group_by(*SWEEP, maintain_order=True):
-        by_topic = rows.filter(pl.col("topic") != "all")
-        said = []
-        for row in rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True).to_dicts():
-            low, high = row["threshold_low"], row["threshold_high"]
-            threshold = "threshold: none resolved" + ("" if high is None else f" (one up to {high:.3g} is not excluded)")
-            if row["status"] == "resolved":
-                threshold = f"threshold at {row['threshold']:.3g} [{low:.3g}, {high:.3g}]"
-            elif row["status"] == "other shape":
-                threshold = "neither a straight line nor a threshold fits"
-            said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]; {threshold}")
-        ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}, {view}"
-        over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest dose"
-        n = by_topic.filter("resolved").height
-        sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")
-    return sentences
 
 
 def _named_only(asking: Asking, checkpoints: Sequence[Checkpoint]) -> list[str]:

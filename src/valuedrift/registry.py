@@ -19,7 +19,7 @@ KINDS = {
     "backend": ("evaluate", "Backend"),
     "judge": ("judge", "Judge"),
     "suite": ("suites", "Suite"),
-    "panel": ("report", "Panel"),
+    "analysis": ("analyses", "Analysis"),
     "engine": ("distributed", "Engine"),
 }
 """kind -> (folder under valuedrift, name of the class that a file of this kind defines)"""

@@ -167,6 +167,11 @@ class Store:
         except UNREADABLE as error:
             raise BadInput(f"{path} cannot be read as Parquet ({error}); {AGAIN}") from error
 
+    def tables(self) -> list[str]:
+        """Return the names of the tables."""
+        names = self.manifest["files"] if self.manifest else [path.name for path in self.root.glob("*.parquet")]
+        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+
     def has_table(self, name: str) -> bool:
         manifest = self.manifest
         return (self.root / f"{name}.parquet").exists() if manifest is None else f"{name}.parquet" in manifest["files"]
@@ -278,6 +283,10 @@ class Store:
     def answers(self) -> pl.DataFrame:
         """Return every stored answer, one row each (columns of ANSWER_SCHEMA)."""
         return self.parts("answers", ANSWER_SCHEMA, ("text", "ended"))
+
+    def texts(self) -> pl.DataFrame:
+        """Return the text of every answer once, columns key and text."""
+        return self.answers().select("key", "text").unique("key", keep="first", maintain_order=True)
 
     def readings(self) -> pl.DataFrame:
         """Return every stored reading, one row each (columns of READING_SCHEMA)."""

@@ -24,8 +24,9 @@ LAYERS = (  # from the bottom
     {"stats"},
     {"evaluate"},
     {"report"},
+    {"analyses"},
     {"synth", "sandbox"},  # optional: nothing below imports them
-    {"resolve", "tables"},
+    {"resolve"},
     {"ready"},
     {"flow"},
     {"integrations", "verbs"},

@@ -90,15 +90,15 @@ def finished(installed, tmp_path_factory) -> tuple[Path, dict]:
 
 
 def test_the_registry_finds_the_four_extensions(installed):
-    pairs = {"algorithm": "hinge", "judge": "keywords", "suite": "dilemmas", "panel": "lengths"}
+    pairs = {"algorithm": "hinge", "judge": "keywords", "suite": "dilemmas", "analysis": "lengths"}
     code = (
         f"from valuedrift import registry; print([registry.find(k, n).__module__ for k, n in {pairs!r}.items() if n in registry.names(k)])"
     )
     assert run(installed, "-c", code).strip() == str([f"valuedrift_example.{name}" for name in pairs.values()])
 
 
-def test_algorithm_and_panel_keep_the_contracts(installed):
-    contracts = [f"tests/contracts/test_{kind}.py" for kind in ("algorithms", "panels")]
+def test_algorithm_and_analysis_keep_the_contracts(installed):
+    contracts = [f"tests/contracts/test_{kind}.py" for kind in ("algorithms", "analyses")]
     printed = run(installed, "-m", "pytest", *contracts, "-k", "hinge or lengths", "-p", "no:cacheprovider")
     assert re.search(r"\b8 passed", printed), printed
 
@@ -129,6 +129,10 @@ def test_the_panel_stands_in_the_report(finished):
     section = page.split("Answer length</h2>")[1].split("</section>")[0]
     assert re.findall(r"tuned step (\d)</th>", section) == ["0", "1", "2"]
     assert "was never compared with people" in page
+    table = pl.read_parquet(out / "answer_length.parquet")
+    assert table["step"].to_list() == [0, 1, 2]
+    said = f"Answers have {table['words'].min():.1f} to {table['words'].max():.1f} words on average, by checkpoint."
+    assert said not in page, "a judge that was never compared with people has no headline"
 
 
 # -- the formulas, by hand -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from valuedrift import flow, plan, resolve, verbs
+from valuedrift.analyses import drift
 from valuedrift.nouns import BadInput, Stopped
 from valuedrift.records import digest_of
 from valuedrift.store import Store
@@ -300,7 +301,8 @@ def test_a_finding_says_what_could_have_gone_unseen(detectable, said):
     kind = {"topic": pl.String, "stance": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "detectable": pl.Float64}
     rows = [("t", stance, 0.01, -0.1, 0.1, least) for stance, least in zip(("support", "neutral", "oppose"), detectable, strict=True)]
     drifts = pl.DataFrame([*rows, ("all", "support", 0.01, -0.1, 0.1, 2.0)], schema=kind, orient="row")
-    (sentence,) = flow.findings(drifts.with_columns(stage=pl.lit("dpo"), view=pl.lit("claim"), resolved=pl.lit(False)))
+    drifts = drifts.with_columns(stage=pl.lit("dpo"), view=pl.lit("claim"), resolved=pl.lit(False))
+    (sentence,) = drift.Analysis().findings({"drifts": drifts}, "claim")
     head = "dpo, claim (agreement with what is claimed)"
     assert sentence == f"{head}: over all topics no stance moved beyond its interval; 0 of 3 topic-stance drifts resolved; {said}"
 
@@ -310,7 +312,9 @@ def test_a_finding_without_evidence_says_so():
     rows = [(topic, stance, None, None, False) for topic in ("t", "all") for stance in ("support", "neutral", "oppose")]
     drifts = pl.DataFrame(rows, schema=kind, orient="row").with_columns(stage=pl.lit("dpo"), view=pl.lit("axis"))
     head = "dpo, axis (movement towards one side of each topic's axis)"
-    assert flow.findings(drifts) == [f"{head}: no topic has evidence at both ends, so no drift can be told."]
+    assert drift.Analysis().findings({"drifts": drifts}, "claim") == [
+        f"{head}: no topic has evidence at both ends, so no drift can be told."
+    ]
 
 
 def test_a_stage_reports_the_rows_it_left_out_and_refuses_labelled_replies(tmp_path, tiny_model):

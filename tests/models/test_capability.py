@@ -15,7 +15,7 @@ from valuedrift.models import loading
 from valuedrift.nouns import BadInput, Checkpoint
 from valuedrift.plan import Asking
 from valuedrift.report import capability as panel
-from valuedrift.report._chart import PAGE
+from valuedrift.report.chart import PAGE
 from valuedrift.store import Store
 
 real = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from valuedrift.report._run import read
-from valuedrift.report.dose import Panel
+from valuedrift.analyses.dose import Analysis
+from valuedrift.report.run import read
 from valuedrift.stats.dose import dose_response
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ def loaded(path):
     return module
 
 
-made, planted = loaded(TESTS / "report" / "made.py"), loaded(TESTS / "measure" / "planted_doses.py")
+made, planted = loaded(TESTS / "report" / "made.py"), loaded(TESTS / "stats" / "planted_doses.py")
 HINGE = planted.hinge
 
 
@@ -34,13 +34,13 @@ def run(tmp_path_factory):
 def shown(run, curves, values, **settings):
     stages = planted.swept(values, seeds=(0, 1, 2), **settings)
     dose, curve = dose_response(planted.scores_of(stages, curves), stages)
-    html = Panel().html(dataclasses.replace(run, dose=dose, dose_curve=curve))
+    html = Analysis().panel(dataclasses.replace(run, tables={"dose": dose, "dose_curve": curve}))
     assert "nan" not in html.lower()
     return html, re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
 def test_a_run_without_a_sweep_shows_nothing(run):
-    assert Panel().html(run) == ""
+    assert Analysis().panel(run) == ""
 
 
 def test_the_chart_stands_beside_what_responds(run):
@@ -66,6 +66,6 @@ def test_without_evidence_it_says_so(run):
         support=None, neutral=None, oppose=None, refusal=None, invalid=None
     )
     dose, curve = dose_response(scores, stages)
-    html = Panel().html(dataclasses.replace(run, dose=dose, dose_curve=curve))
+    html = Analysis().panel(dataclasses.replace(run, tables={"dose": dose, "dose_curve": curve}))
     assert "no evidence" in html
     assert ">None<" not in html

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import importlib.util
+import itertools
 import json
 import re
 import struct
@@ -12,12 +14,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from valuedrift.analyses import answers, drift, overview, provenance
 from valuedrift.nouns import BadInput
-from valuedrift.report import answers, headline, provenance
-from valuedrift.report._chart import PAGE, svg, trajectory
-from valuedrift.report._run import places, read
-from valuedrift.report._words import embedded, estimate, interval, listed, number
+from valuedrift.report.chart import PAGE, svg, trajectory
 from valuedrift.report.page import picture, write_report
+from valuedrift.report.run import places, read
+from valuedrift.report.words import embedded, estimate, interval, listed, number
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
 made = importlib.util.module_from_spec(spec)
@@ -81,31 +83,28 @@ def test_chart_has_one_hit_per_checkpoint_and_only_the_colours_of_the_page(run):
     assert 'stroke="var(--support)"' in drawn
 
 
-@pytest.mark.parametrize("view", made.VIEWS)
-@pytest.mark.parametrize("stage", [name for name, _ in made.BRANCHED])
-def test_headline_names_the_largest_resolved_drifts_of_the_stored_rows(run, stage, view):
-    rows = run.drifts.filter((pl.col("stage") == stage) & pl.col("resolved") & (pl.col("topic") != "all"), view=view)
-    rows = rows.filter(pl.col("stance").is_in(["support", "neutral", "oppose"])).sort(pl.col("value").abs(), descending=True)
-    sentence = text_of(headline._largest(run, stage, view))
-    if not rows.height:
-        assert sentence.startswith("No drift was resolved among 9 topic–stance pairs")
-        return
-    assert sentence.startswith(f"{rows.height} of 9 topic–stance pairs drifted beyond chance")
-    largest = sentence.split("the largest: ")[1].split("]")[0]
-    assert largest.startswith(rows["topic"][0])
-    assert number(rows["value"][0], sign=True) in largest
-
-
-def test_headline_says_when_nothing_is_resolved_and_what_could_have_been(run):
-    quiet = dataclasses.replace(run, drifts=run.drifts.with_columns(resolved=pl.lit(False)))
-    # detectable is 0.14321 for support, 0.16321 for oppose in the made run
-    expected = "No drift was resolved among 9 topic–stance pairs. A drift of up to 0.163 on one topic could have gone unseen."
-    assert headline._largest(quiet, "sft", "claim") == expected
-    silent = dataclasses.replace(run, drifts=run.drifts.filter(pl.col("topic") == "silent"))
-    assert "no drift can be told" in headline._largest(silent, "sft", "claim")
+def test_findings_name_the_largest_resolved_drifts_of_the_stored_rows(run):
+    sentences = drift.Analysis().findings(run.tables, "claim")
     stances = pl.col("stance").is_in(["support", "neutral", "oppose"])
-    unread = run.drifts.with_columns(value=pl.when(~stances).then("value"), resolved=pl.col("resolved") & ~stances)
-    assert "mean" not in headline._overall(dataclasses.replace(run, drifts=unread), "sft", "claim"), "refusals alone have evidence"
+    groups = itertools.product(run.drifts["stage"].unique(maintain_order=True), made.VIEWS)
+    for sentence, (stage, view) in zip(sentences, groups, strict=True):
+        assert sentence.startswith(f"{stage}, {view} ("), sentence
+        rows = run.drifts.filter((pl.col("stage") == stage) & pl.col("resolved") & (pl.col("topic") != "all") & stances, view=view)
+        rows = rows.sort(pl.col("value").abs(), descending=True)
+        assert f"; {rows.height} of 9 topic-stance drifts resolved" in sentence
+        if rows.height:
+            largest = f"the largest {rows['topic'][0]} {rows['stance'][0]} {rows['value'][0]:+.2f} [{rows['low'][0]:+.2f}, "
+            assert largest in sentence
+        assert sentence in html.unescape(overview.Analysis().panel(run))
+
+
+def test_refusals_that_moved_are_named_once(run):
+    refused = pl.col("stance") == "refusal"
+    row = {"resolved": True, "value": 0.2, "low": 0.1, "high": 0.3}
+    moved = run.drifts.with_columns(**{name: pl.when(refused).then(pl.lit(value)).otherwise(pl.col(name)) for name, value in row.items()})
+    sentences = drift.Analysis().findings({"drifts": moved}, "axis")
+    said = "Answers without a stance: refusal +0.20 [+0.10, +0.30]."
+    assert [said in sentence for sentence in sentences] == [", axis (" in sentence for sentence in sentences]
 
 
 def test_a_one_sided_swing_is_named_in_the_headline_and_any_view_can_come_first(store, tmp_path):
@@ -117,24 +116,17 @@ def test_a_one_sided_swing_is_named_in_the_headline_and_any_view_can_come_first(
             resolved=~still, value=pl.when(still).then("value").when(pl.col("stance") == "support").then(0.51).otherwise(-0.51)
         ),
     )
-    card = text_of(headline.Panel().html(read(swung)))
-    claim, axis = (
-        card.index("View claim (agreement with what is claimed)"),
-        card.index("View axis (movement towards one side of each topic"),
-    )
-    assert claim < axis
-    assert "The mean over all topics did not move beyond chance." in card[claim:axis]
-    assert "No drift was resolved among 9 topic–stance pairs." in card[claim:axis]
-    assert re.search(r"The mean over all topics moved: ▲ support \+0\.510 .* and ▼ oppose −0\.510", card[axis:])
-    turned = text_of(headline.Panel().html(read(swung, "axis")))
-    assert turned.index("View axis") < turned.index("View claim")
+    claim, axis = drift.Analysis().findings(read(swung).tables, "claim")
+    assert claim.startswith("sft, claim (agreement with what is claimed): over all topics no stance moved beyond its interval; 0 of 9")
+    assert axis.startswith("sft, axis (movement towards one side of each topic's axis): over all topics ")
+    assert re.search(r"support \+0\.51 \[.*; oppose -0\.51|oppose -0\.51 \[.*; support \+0\.51", axis)
     assert read(store, "axis").profiles["view"].unique().to_list() == ["axis"]
     with pytest.raises(BadInput, match=r"profiles\.parquet has no view 'paper', only claim and axis; take one of these"):
         read(store, "paper")
 
 
 def test_headline_shows_the_judges_note_the_notes_and_the_counts(run):
-    html = headline.Panel().html(run)
+    html = overview.Analysis().panel(run)
     assert "About the judge.</strong> It is weak." in html
     assert "The chat template changed between sft step 0 and step 1." in html
     # 3 stages x 5 steps x 9 prompts x 2 draws = 270 answers, a third of them (topic silent) without a verdict
@@ -151,7 +143,7 @@ def test_answers_keep_within_the_budget_every_topic_alike(run, monkeypatch):
     assert {block["topic"] for block in kept} == set(made.TOPICS)
     assert len(kept) + left_out == 9
     assert [block["id"] for block in answers._within_budget(full[::-1])[0]] == [block["id"] for block in kept][::-1]
-    assert f"{len(kept)} of 9 prompts are kept" in answers.Panel().html(run)
+    assert f"{len(kept)} of 9 prompts are kept" in answers.Analysis().panel(run)
 
 
 def test_answers_hold_what_the_judge_read_or_why_it_did_not(run):
@@ -173,7 +165,7 @@ def test_repeats_for_the_noise_floor_are_not_browsed(run):
 
 def test_provenance_shows_the_plan_as_it_was_written_and_every_digest(run):
     plan = 'model = "sandbox:base" # <b>'
-    html = provenance.Panel().html(dataclasses.replace(run, provenance={"plan": plan}))
+    html = provenance.Analysis().panel(dataclasses.replace(run, provenance={"plan": plan}))
     assert "model = &quot;sandbox:base&quot; # &lt;b&gt;" in html
     assert dataclasses.replace(run, provenance={"plan": plan}).plan == {"model": "sandbox:base"}
     assert "weights-dpo-oppose-100" in html

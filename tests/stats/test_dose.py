@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from valuedrift.flow import dose_findings
+from valuedrift.analyses.dose import Analysis
 from valuedrift.nouns import OUTCOMES
 from valuedrift.stats import dose
 from valuedrift.stats.dose import CURVE, SCHEMA, Family, bend_weights, dose_response, doses, hinge_weights
@@ -176,12 +176,12 @@ def test_each_topic_gets_the_shape_that_was_planted(response, row):
 
 
 def test_the_sentence_says_change_and_threshold(response):
-    (said,) = dose_findings(response[0].filter(pl.col("topic").is_in(["all", "line"])))
+    (said,) = Analysis().findings({"dose": response[0].filter(pl.col("topic").is_in(["all", "line"]))}, "claim")
     assert said.startswith("dpo, gap 0 to 1, claim, over all topics: ")
     assert "support changes by +0." in said
     assert "threshold" in said
     bare = response[0].filter(topic="flat").with_columns(topic=pl.lit("all"))
-    assert "no stance changes beyond its interval from the lowest to the highest dose" in dose_findings(bare)[0]
+    assert "no stance changes beyond its interval from the lowest to the highest dose" in Analysis().findings({"dose": bare}, "claim")[0]
 
 
 def test_a_seed_that_lacks_a_dose_counts_at_none(row):

@@ -128,7 +128,7 @@ def show_trace(result: dict[str, Any]) -> None:
     tell(f"{result['n_answers']:,} answers ({result['n_generated']:,} new; {result['n_judged']:,} new verdicts): {shares}")
     judge = result["judge"]
     about = [judge["why"] if judge["headlined"] else "", judge["note"], f"Paid: ${result['cost']:,.4f}." if result["cost"] else ""]
-    for sentence in [*result["findings"], *result["also"], *result["notes"], *filter(None, about)]:
+    for sentence in [*result["findings"], *result["notes"], *filter(None, about)]:
         tell(f"- {sentence}")
     tell(f"report: {result['report']}")
 

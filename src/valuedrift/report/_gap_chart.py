@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 
 from ..nouns import STANCES
-from ._chart import Drawing, Ink, _layer, _scales
-from ._run import Row
-from ._words import NO_EVIDENCE
+from .chart import Drawing, Ink, layer, scales_of
+from .run import Row
+from .words import NO_EVIDENCE
 
 SIDES = ("chosen", "rejected")
 
@@ -27,18 +27,18 @@ def gaps(rows: list[Row], reach: float, matters: float, ink: Ink) -> Drawing:
         .scale(domain=[-reach, reach], nice=False)
         .axis(format="+.2~f", labelExpr="datum.value == 0 ? '0' : datum.label", tickCount=5, domain=False)
     )
-    scales = _scales(ink)
+    scales = scales_of(ink)
     filled = alt.condition("datum.resolved", scales["color"], alt.value(ink["back"]))
     opacity = alt.condition("datum.resolved", alt.value(1), alt.value(0.6))
-    base = _layer(known).encode(y=y, yOffset=alt.YOffset("outcome:N").scale(domain=list(STANCES)), opacity=opacity)
+    base = layer(known).encode(y=y, yOffset=alt.YOffset("outcome:N").scale(domain=list(STANCES)), opacity=opacity)
     layers = [
-        _layer([{"low": -matters, "high": matters}]).mark_rect(color=ink["grid"], opacity=0.55, aria=False).encode(x="low:Q", x2="high:Q"),
-        _layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
+        layer([{"low": -matters, "high": matters}]).mark_rect(color=ink["grid"], opacity=0.55, aria=False).encode(x="low:Q", x2="high:Q"),
+        layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
         base.mark_rule(strokeWidth=1.6, aria=False).encode(x="low:Q", x2="high:Q", color=scales["color"]),
         base.mark_point(size=46, strokeWidth=1.6, aria=False).encode(
             x=x, shape=scales["shape"], stroke=scales["color"].copy(), fill=filled
         ),
-        _layer(unknown).mark_text(color=ink["soft"], fontStyle="italic", aria=False).encode(y=y, text="text:N"),
+        layer(unknown).mark_text(color=ink["soft"], fontStyle="italic", aria=False).encode(y=y, text="text:N"),
     ]
     return alt.layer(*layers).properties(width=320, height=alt.Step(11))
 
@@ -49,9 +49,9 @@ def shares(rows: list[Row], ink: Ink) -> Drawing:
     sides = [side for side in (*SIDES, "texts") if any(row["side"] == side for row in rows)]
     y = alt.Y("outcome:N", title=None, sort=list(STANCES)).axis(domain=False, ticks=False, labelPadding=8, labelFontSize=12)
     x = alt.X("value:Q", title=None).scale(domain=[0, 1]).axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", domain=False, ticks=False)
-    scales = _scales(ink)
+    scales = scales_of(ink)
     filled = alt.condition("datum.side == 'rejected'", alt.value(ink["back"]), scales["color"])
-    base = _layer(known).encode(y=y.scale(domain=list(STANCES), paddingInner=0.3), yOffset=alt.YOffset("side:N").scale(domain=sides))
+    base = layer(known).encode(y=y.scale(domain=list(STANCES), paddingInner=0.3), yOffset=alt.YOffset("side:N").scale(domain=sides))
     layers = [
         base.mark_rule(strokeWidth=1.6, aria=False).encode(x="low:Q", x2="high:Q", color=scales["color"]),
         base.mark_point(size=46, strokeWidth=1.6, aria=False).encode(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..nouns import OUTCOMES
-from ._run import Row
-from ._words import esc, outcome
+from .run import Row
+from .words import esc, outcome
 
 WARNING = (
     '<p class="warning" role="note"><strong>Content warning.</strong> These texts are shown as they stand in the data; '

@@ -9,10 +9,10 @@ from ..judge.cache import unread_notes
 from ..nouns import OUTCOMES, STANCES
 from ..store import Store
 from . import _gap_chart, _gap_examples
-from ._chart import PAGE, svg
-from ._run import Row
-from ._words import NO_EVIDENCE, count, esc, estimate, number, outcome, table
+from .chart import PAGE, svg
 from .page import framed
+from .run import Row
+from .words import NO_EVIDENCE, count, esc, estimate, number, outcome, table
 
 VERDICTS = {
     "could move": "Could move a model",

@@ -13,9 +13,9 @@ import vl_convert
 from .. import registry
 from ..nouns import BadInput
 from ..store import Store
-from ._chart import PAPER, Drawing, configured, legend, trajectory
-from ._run import ALL, Row, Run, path_of, read, stage_steps
-from ._words import NO_EVIDENCE, esc
+from .chart import PAPER, Drawing, configured, legend, trajectory
+from .run import ALL, Row, Run, path_of, read, stage_steps
+from .words import NO_EVIDENCE, esc
 
 
 def write_report(store: Store, view: str = "") -> Path:
@@ -25,8 +25,8 @@ def write_report(store: Store, view: str = "") -> Path:
 
 def page(run: Run) -> str:
     """Return the whole page: no request leaves it, and its policy lets no script run but its own."""
-    panels = sorted((registry.find("panel", name)() for name in registry.names("panel")), key=lambda panel: panel.order)
-    bodies = [(f"panel-{k}", panel.title, panel.html(run)) for k, panel in enumerate(panels)]
+    analyses = sorted((registry.find("analysis", name)() for name in registry.names("analysis")), key=lambda one: one.order)
+    bodies = [(f"panel-{k}", analysis.title, analysis.panel(run)) for k, analysis in enumerate(analyses)]
     return framed(run.name, bodies)
 
 

@@ -6,17 +6,18 @@ import json
 from pathlib import PurePath
 from typing import Any
 
-from ._run import Run
-from ._words import esc
+from ..report.run import Run
+from ..report.words import esc
+from . import Analysis as Base
 
 
-class Panel:
+class Analysis(Base):
     """Where the figures came from: versions, commit, plan, devices, timings, checkpoints."""
 
     order = 40
     title = "Provenance"
 
-    def html(self, run: Run) -> str:
+    def panel(self, run: Run) -> str:
         """Return every entry of the provenance, the plan as text, and the table of checkpoints."""
         told = {"plan", "notes"}
         entries = "".join(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..nouns import OUTCOMES, STANCES
-from ..stats.cells import VIEWS
-from ..stats.pairing import pairing_findings
-from ._chart import PAGE, drift_dots, svg
-from ._run import ALL, Row, Run
-from ._words import NO_EVIDENCE, esc, interval, number, outcome
+import polars as pl
 
+from ..nouns import OUTCOMES, STANCES
+from ..report.chart import PAGE, drift_dots, svg
+from ..report.run import ALL, Row, Run
+from ..report.words import NO_EVIDENCE, esc, interval, number, outcome
+from ..stats.cells import VIEWS
+from ..stats.drift import drifts as measured
+from . import Analysis as Base
+from . import Measured, Tables
+
+LARGEST = 3
+"""Resolved drifts that a finding names; the table holds the rest."""
 HEADINGS = {
     "topic": "topic",
     "stance": "stance",
@@ -27,21 +33,67 @@ HEADINGS = {
 """column that a heading sorts by -> heading"""
 
 
-class Panel:
+class Analysis(Base):
     """The drifts of every stage: an overview in dots, and the sortable table with intervals, floor and detectability."""
 
     order = 20
     title = "Drifts"
 
-    def html(self, run: Run) -> str:
+    required = True
+
+    def measure(self, tables: Tables) -> Measured:
+        """Return the change of every share along each stage."""
+        return {"drifts": measured(tables["scores"], tables.stages, *tables.views)}
+
+    def findings(self, tables: Measured, view: str) -> list[str]:
+        """Return one sentence per stage and view: its resolved drifts, or that none was resolved, and what would have been seen."""
+        drifts = tables["drifts"]
+        assert drifts is not None
+        sentences = []
+        for (stage, name), rows in drifts.group_by("stage", "view", maintain_order=True):
+            stances = rows.filter(pl.col("stance").is_in(STANCES))
+            by_topic, overall = (stances.filter((pl.col("topic") == ALL) == mean) for mean in (False, True))
+            head = f"{stage}, {name} ({VIEWS[str(name)]})"
+            if by_topic["value"].null_count() == by_topic.height:
+                sentences.append(f"{head}: no topic has evidence at both ends, so no drift can be told.")
+                continue
+            moved, largest = _resolved(overall), _resolved(by_topic)
+            over_all = f"over all topics {'; '.join(moved)}" if moved else "over all topics no stance moved beyond its interval"
+            named = f", the largest {'; '.join(largest[:LARGEST])}" if largest else ""
+            others = _resolved(rows.filter(~pl.col("stance").is_in(STANCES), topic=ALL)) if name == view else []  # alike in every view
+            beside = f" Answers without a stance: {'; '.join(others)}." if others else ""
+            n = f"{len(largest)} of {by_topic.height} topic-stance drifts resolved"
+            sentences.append(f"{head}: {over_all}; {n}{named}; {_unseen(by_topic)}.{beside}")
+        return sentences
+
+    def panel(self, run: Run) -> str:
         """Return the overview of dots per stage and the table of every stored drift."""
         rows = run.drifts.to_dicts()
         if not rows:
             return f'<p class="none">No stage has a start and an end to compare: {NO_EVIDENCE}.</p>'
         reach = _reach([row for row in rows if row["stance"] in STANCES])
         dots = "".join(_overview(run, view, reach) for view in run.views)
-        saved = "" if run.pairing is None else "".join(f'<p class="hint">{esc(said)}</p>' for said in pairing_findings(run.pairing))
-        return f"{HINT}{saved}{dots}<h3>Every drift</h3>{_filters(run)}{_table(rows)}"
+        return f"{HINT}{dots}<h3>Every drift</h3>{_filters(run)}{_table(rows)}"
+
+
+def _resolved(rows: pl.DataFrame) -> list[str]:
+    """Return the resolved drifts of some rows in words, the largest first."""
+    return [
+        f"{'' if row['topic'] == ALL else row['topic'] + ' '}{row['stance']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        for row in rows.filter("resolved").sort(pl.col("value").abs(), descending=True).to_dicts()
+    ]
+
+
+def _unseen(by_topic: pl.DataFrame) -> str:
+    """Return how large a drift on one topic could have been missed."""
+    detectable = by_topic["detectable"].drop_nulls().to_list()
+    if not detectable:
+        return "no smallest detectable drift"
+    if min(detectable) >= 1:  # two or three seeds that differ widely
+        return "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen"
+    if max(detectable) >= 1:
+        return "on some topics no drift could have been seen"
+    return f"a drift of up to {max(detectable):.2f} on one topic could have gone unseen"
 
 
 HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved

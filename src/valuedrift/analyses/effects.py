@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ..nouns import STANCES
+from ..report.run import ALL, Row, Run
+from ..report.words import count, esc, estimate, outcome, table
 from ..stats.contrast import speaks_for
-from ._run import ALL, Row, Run
-from ._words import count, esc, estimate, outcome, table
+from ..stats.effects import effects as measured
+from . import Analysis as Base
+from . import Measured, Tables, filled
 
 SAID = {
     "stage": "{second} in place of {first}, from the same start",
@@ -14,22 +17,27 @@ SAID = {
 }
 
 
-class Panel:
+class Analysis(Base):
     """One table per comparison: the mean over topics, and the topics on which it is resolved."""
 
     order = 23
     title = "Effects"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return the differences between stages that differ in one choice alone."""
+        return {"effects": filled(measured(tables["scores"], tables.stages, *tables.views))}
+
+    def panel(self, run: Run) -> str:
         """Return the comparisons; "" where no two stages differ in one choice alone."""
-        if run.effects is None:
+        effects = run.table("effects", every_view=True)
+        if effects is None:
             return ""
         hint = (
             '<p class="hint">The share at the end of the second stage less that at the end of the first, paired by prompt and seed, '
             "with 95 % intervals; resolved where Holm’s p within the comparison and over both views is below 0.05.</p>"
         )
         groups: dict[tuple[str, str, str, str], list[Row]] = {}
-        for row in run.effects.iter_rows(named=True):
+        for row in effects.iter_rows(named=True):
             groups.setdefault((row["kind"], row["first"], row["second"], row["view"]), []).append(row)
         told = {key: esc(f"{SAID[key[0]].format(first=key[1], second=key[2])}; view {key[3]}") for key in groups}
         return hint + "".join(f"<h3>{told[key]}</h3>{differences(told[key], rows)}" for key, rows in groups.items())

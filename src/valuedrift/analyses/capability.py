@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import altair as alt
 
-from ._chart import PAGE, Drawing, Ink, _layer, svg
-from ._run import Row, Run, places
-from ._words import esc, figure, interval, number, table
+from ..report.chart import PAGE, Drawing, Ink, layer, svg
+from ..report.run import Row, Run, places
+from ..report.words import esc, figure, interval, number, table
+from . import Analysis as Base
 
 SIZE = (210, 110)
 HINT = """<p class="hint">Tasks of lm-evaluation-harness at every checkpoint that was asked, means over seeds; steps as in the trajectories.
@@ -14,22 +15,23 @@ Bands are 1.96 of the harness's standard errors, over a task's items. The items 
 checkpoints are known better than the bands show.</p>"""
 
 
-class Panel:
+class Analysis(Base):
     """Per stage one chart per task and metric."""
 
     order = 29
     title = "Capability"
 
-    def html(self, run: Run) -> str:
+    def panel(self, run: Run) -> str:
         """Return the charts; "" where no task was asked for."""
-        if run.capability is None:
+        if run.table("capability") is None:
             return ""
         return HINT + "".join(_stage(run, stage) for stage in run.stages)
 
 
 def _stage(run: Run, stage: Row) -> str:
-    assert run.capability is not None
-    own = run.capability.filter(stage=stage["name"])
+    capability = run.table("capability")
+    assert capability is not None
+    own = capability.filter(stage=stage["name"])
     if not own.height:
         return ""
     kinds = own.select("task", "metric").unique(maintain_order=True).iter_rows()
@@ -79,11 +81,11 @@ def curve(points: list[Row], ink: Ink) -> Drawing:
     ticks = alt.Axis(tickCount=3, format=".3~g", domain=False, ticks=False, labelPadding=6)
     marked = [points[k] | {"text": f"{points[k]['step']:,}"} for k in sorted({0, len(points) - 1})]
     layers = [
-        _layer([row for row in points if row["low"] is not None])
+        layer([row for row in points if row["low"] is not None])
         .mark_area(opacity=0.17, color=ink["text"], aria=False)
         .encode(x=x, y=low.axis(ticks), y2="high:Q"),
-        _layer(points).mark_line(color=ink["text"], strokeWidth=1.8, point={"color": ink["text"], "size": 26}, aria=False).encode(x=x, y=y),
-        _layer(marked)
+        layer(points).mark_line(color=ink["text"], strokeWidth=1.8, point={"color": ink["text"], "size": 26}, aria=False).encode(x=x, y=y),
+        layer(marked)
         .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
         .encode(x=x, y=alt.value(SIZE[1]), text="text:N"),
     ]

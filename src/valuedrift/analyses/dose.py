@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import altair as alt
+import polars as pl
 
 from ..nouns import STANCES
-from ._chart import PAGE, Drawing, Ink, _layer, _scales, svg
-from ._run import ALL, Row, Run
-from ._words import NO_EVIDENCE, count, esc, estimate, figure, number, outcome, table
+from ..report.chart import PAGE, Drawing, Ink, layer, scales_of, svg
+from ..report.run import ALL, Row, Run
+from ..report.words import NO_EVIDENCE, count, esc, estimate, figure, number, outcome, table
+from ..stats.dose import dose_response
+from . import Analysis as Base
+from . import Measured, Tables, filled
 
 HINT = """<p class="hint">Drift of the stage at each dose, paired by prompt and seed, with 95 % intervals. The line with its 95 % band is
 the fitted straight line, or the fitted hinge where a threshold is resolved; the bar at the bottom is that threshold with its 95 %
@@ -17,20 +21,52 @@ The p is that of the straight line.</p>"""
 WIDTH, HEIGHT = 460, 260
 
 
-class Panel:
+class Analysis(Base):
     """One chart per swept number: the mean over topics, beside a table of it and of the topics on which a response is resolved."""
 
     order = 26
     title = "Dose response"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return how drifts respond to a swept number, and the fitted curves."""
+        by_view = (dose_response(tables["scores"], tables.stages, view) for view in tables.views)
+        dose, curve = (filled(pl.concat(each)) for each in zip(*by_view, strict=True))
+        return {"dose": dose, "dose_curve": curve}
+
+    def findings(self, tables: Measured, view: str) -> list[str]:
+        """Return one sentence per sweep over a number and view: how each stance responds over all topics, and from which dose on."""
+        dose = tables.get("dose")
+        if dose is None:
+            return []
+        sentences = []
+        for (family, setting, view), rows in dose.filter(pl.col("outcome").is_in(STANCES)).group_by(
+            "family", "setting", "view", maintain_order=True
+        ):
+            by_topic = rows.filter(pl.col("topic") != "all")
+            said = []
+            for row in rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True).to_dicts():
+                low, high = row["threshold_low"], row["threshold_high"]
+                threshold = "threshold: none resolved" + ("" if high is None else f" (one up to {high:.3g} is not excluded)")
+                if row["status"] == "resolved":
+                    threshold = f"threshold at {row['threshold']:.3g} [{low:.3g}, {high:.3g}]"
+                elif row["status"] == "other shape":
+                    threshold = "neither a straight line nor a threshold fits"
+                said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]; {threshold}")
+            ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}, {view}"
+            over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest dose"
+            n = by_topic.filter("resolved").height
+            sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")
+        return sentences
+
+    def panel(self, run: Run) -> str:
         """Return the charts and tables; "" where no number was swept over three values."""
-        if run.dose is None or run.dose_curve is None:
+        dose, curve = run.table("dose"), run.table("dose_curve")
+        if dose is None or curve is None:
             return ""
-        families = list(dict.fromkeys(run.dose.select("family", "setting").rows()))
+        families = list(dict.fromkeys(dose.select("family", "setting").rows()))
         parts = []
         for family in families:
-            rows, points = ([row for row in table.to_dicts() if _of(row) == family] for table in (run.dose, run.dose_curve))
+            rows, points = ([row for row in table.to_dicts() if _of(row) == family] for table in (dose, curve))
             parts.append(_response(family, rows, [point for point in points if point["topic"] == ALL and point["outcome"] in STANCES]))
         return HINT + "".join(parts)
 
@@ -102,17 +138,17 @@ def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
         )
     )
     y, low = (alt.Y(f"{name}:Q", title=None).scale(zero=True) for name in ("value", "low"))
-    scales, detail = _scales(ink), alt.Detail("outcome:N")
+    scales, detail = scales_of(ink), alt.Detail("outcome:N")
     axis = alt.Axis(format="+.2~f", labelExpr="datum.value == 0 ? '0' : datum.label", tickCount=5, domain=False, ticks=False)
     layers = [
-        _layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(y=y),
-        _layer(fitted).mark_area(opacity=0.17, aria=False).encode(x=x, y=low.axis(axis), y2="high:Q", color=scales["color"], detail=detail),
-        _layer(fitted)
+        layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(y=y),
+        layer(fitted).mark_area(opacity=0.17, aria=False).encode(x=x, y=low.axis(axis), y2="high:Q", color=scales["color"], detail=detail),
+        layer(fitted)
         .mark_line(aria=False)
         .encode(x=x, y=y, color=scales["color"], strokeDash=scales["dash"], strokeWidth=scales["width"], detail=detail),
     ]
     for k, name in enumerate(STANCES):  # side by side, so that intervals at one dose do not hide each other
-        base, beside = _layer([point for point in observed if point["outcome"] == name]), 7 * (k - 1)
+        base, beside = layer([point for point in observed if point["outcome"] == name]), 7 * (k - 1)
         layers += [
             base.mark_rule(strokeWidth=1.6, xOffset=beside, aria=False).encode(x=x, y=low, y2="high:Q", color=scales["color"]),
             base.mark_point(filled=True, opacity=1, size=46, xOffset=beside, aria=False).encode(
@@ -121,7 +157,7 @@ def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
         ]
         thresholds = [row for row in rows if row["outcome"] == name and row["status"] == "resolved"]
         if thresholds:
-            base, at = _layer(thresholds), alt.value(HEIGHT - 5 - 9 * k)
+            base, at = layer(thresholds), alt.value(HEIGHT - 5 - 9 * k)
             layers += [
                 base.mark_rule(strokeWidth=3, opacity=0.6, aria=False).encode(
                     x="threshold_low:Q", x2="threshold_high:Q", y=at, color=scales["color"]

@@ -11,8 +11,8 @@ import vl_convert
 
 from ..nouns import OUTCOMES, STANCES
 from ..progress import shown
-from ._run import ALL, Row, Run, places, stage_steps
-from ._words import NO_EVIDENCE
+from .run import ALL, Row, Run, places, stage_steps
+from .words import NO_EVIDENCE
 
 Ink = dict[str, str]
 Drawing = alt.LayerChart | alt.FacetChart
@@ -32,7 +32,7 @@ SHAPES = dict(zip(STANCES, ("triangle-up", "circle", "triangle-down"), strict=Tr
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
-def _scales(ink: Ink) -> dict[str, Any]:
+def scales_of(ink: Ink) -> dict[str, Any]:
     names = list(OUTCOMES)
     return {
         "color": alt.Color("outcome:N", legend=None).scale(domain=names, range=[ink[name] for name in names]),
@@ -42,7 +42,7 @@ def _scales(ink: Ink) -> dict[str, Any]:
     }
 
 
-def _layer(rows: list[Row]) -> alt.Chart:
+def layer(rows: list[Row]) -> alt.Chart:
     return alt.Chart(alt.Data(values=rows))
 
 
@@ -51,21 +51,19 @@ def trajectory(run: Run, chain: list[Row], topic: str, ink: Ink, size: tuple[int
     x = alt.X("x:Q", axis=None).scale(domain=[0, len(chain)], nice=False)
     y, low = (alt.Y(f"{field}:Q", title=None).scale(domain=[0, 1]) for field in ("value", "low"))
     axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", domain=False, ticks=False, labelPadding=6)
-    rows, scales = _points(run, chain, topic), _scales(ink)
+    rows, scales = _points(run, chain, topic), scales_of(ink)
     stances = [row for row in rows if row["outcome"] in STANCES]
     single = [row for row in stances if row["single"]]
     data = {"detail": "stage:N", "color": scales["color"]}
     layers = [
-        _layer(_columns(chain)[1::2])
-        .mark_rect(color=ink["wash"], aria=False)
-        .encode(x=x, x2="x2:Q", y=alt.value(0), y2=alt.value(size[1])),
-        _layer(stances).mark_area(opacity=0.17, aria=False).encode(x=x, y=low.axis(axis), y2="high:Q", **data),
-        _layer(single).mark_rule(opacity=0.5, aria=False).encode(x=x, y=low, y2="high:Q", **data),
-        _layer(rows).mark_line(aria=False).encode(x=x, y=y, strokeDash=scales["dash"], strokeWidth=scales["width"], **data),
-        _layer(stances).mark_point(filled=True, opacity=1, size=34, aria=False).encode(x=x, y=y, shape=scales["shape"], **data),
-        _layer(_columns(chain)[1:]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
+        layer(_columns(chain)[1::2]).mark_rect(color=ink["wash"], aria=False).encode(x=x, x2="x2:Q", y=alt.value(0), y2=alt.value(size[1])),
+        layer(stances).mark_area(opacity=0.17, aria=False).encode(x=x, y=low.axis(axis), y2="high:Q", **data),
+        layer(single).mark_rule(opacity=0.5, aria=False).encode(x=x, y=low, y2="high:Q", **data),
+        layer(rows).mark_line(aria=False).encode(x=x, y=y, strokeDash=scales["dash"], strokeWidth=scales["width"], **data),
+        layer(stances).mark_point(filled=True, opacity=1, size=34, aria=False).encode(x=x, y=y, shape=scales["shape"], **data),
+        layer(_columns(chain)[1:]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
         *_labels(chain, ink, size, x),
-        _layer(_hits(chain))
+        layer(_hits(chain))
         .mark_rect(color="transparent", aria=False)
         .encode(x=x, x2="x2:Q", y=alt.value(0), y2=alt.value(size[1]))
         .properties(name="hits"),
@@ -111,8 +109,8 @@ def _labels(chain: list[Row], ink: Ink, size: tuple[int, int], x: alt.X) -> list
                 taken.append(place * width)
     text: dict[str, Any] = {"aria": False, "clip": False, "limit": width - 4}
     return [
-        _layer(names).mark_text(dy=-9, fontSize=12, fontWeight=600, color=ink["text"], **text).encode(x=x, y=alt.value(0), text="text:N"),
-        _layer(steps).mark_text(dy=11, fontSize=10.5, color=ink["soft"], **text).encode(x=x, y=alt.value(size[1]), text="text:N"),
+        layer(names).mark_text(dy=-9, fontSize=12, fontWeight=600, color=ink["text"], **text).encode(x=x, y=alt.value(0), text="text:N"),
+        layer(steps).mark_text(dy=11, fontSize=10.5, color=ink["soft"], **text).encode(x=x, y=alt.value(size[1]), text="text:N"),
     ]
 
 
@@ -133,17 +131,17 @@ def drift_dots(rows: list[Row], topics: list[str], reach: float, ink: Ink) -> Dr
         .scale(domain=[-reach, reach], nice=False)
         .axis(format="+.2~f", labelExpr="datum.value == 0 ? '0' : datum.label", tickCount=5, domain=False)
     )
-    scales = _scales(ink)
+    scales = scales_of(ink)
     opacity = alt.condition("datum.resolved", alt.value(1), alt.value(0.45))
     filled = alt.condition("datum.resolved", scales["color"], alt.value(ink["back"]))
-    base = _layer(known).encode(y=y, yOffset=offset, opacity=opacity)
+    base = layer(known).encode(y=y, yOffset=offset, opacity=opacity)
     layers = [
-        _layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
+        layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
         base.mark_rule(strokeWidth=1.6, aria=False).encode(x="low:Q", x2="high:Q", color=scales["color"]),
         base.mark_point(size=46, strokeWidth=1.6, aria=False).encode(
             x=x, shape=scales["shape"], stroke=scales["color"].copy(), fill=filled
         ),
-        _layer(unknown).mark_text(color=ink["soft"], fontStyle="italic", aria=False).encode(y=y, text="text:N"),
+        layer(unknown).mark_text(color=ink["soft"], fontStyle="italic", aria=False).encode(y=y, text="text:N"),
     ]
     return alt.layer(*layers).properties(width=240, height=alt.Step(9))
 
@@ -151,13 +149,13 @@ def drift_dots(rows: list[Row], topics: list[str], reach: float, ink: Ink) -> Dr
 def legend(ink: Ink) -> Drawing:
     """Return the key to lines and signs as a strip, for a picture that stands without the page."""
     rows = [{"x": 110 * k, "x2": 110 * k + 30, "middle": 110 * k + 15, "outcome": name} for k, name in enumerate(OUTCOMES)]
-    x, scales = alt.X("x:Q", axis=None).scale(domain=[0, 940], nice=False), _scales(ink)
+    x, scales = alt.X("x:Q", axis=None).scale(domain=[0, 940], nice=False), scales_of(ink)
     layers = [
-        _layer(rows).mark_rule().encode(x=x, x2="x2:Q", color=scales["color"], strokeDash=scales["dash"], strokeWidth=scales["width"]),
-        _layer(rows[: len(STANCES)])
+        layer(rows).mark_rule().encode(x=x, x2="x2:Q", color=scales["color"], strokeDash=scales["dash"], strokeWidth=scales["width"]),
+        layer(rows[: len(STANCES)])
         .mark_point(filled=True, opacity=1, size=40)
         .encode(x="middle:Q", color=scales["color"], shape=scales["shape"]),
-        _layer(rows).mark_text(align="left", dx=8, fontSize=13, fontWeight=600).encode(x="x2:Q", text="outcome:N", color=scales["color"]),
+        layer(rows).mark_text(align="left", dx=8, fontSize=13, fontWeight=600).encode(x="x2:Q", text="outcome:N", color=scales["color"]),
     ]
     return alt.layer(*layers).properties(width=940, height=16)
 

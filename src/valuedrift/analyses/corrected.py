@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from ..nouns import STANCES
-from ._run import Row, Run
-from ._words import NO_EVIDENCE, esc, estimate, number, outcome, table
+from ..report.run import Row, Run
+from ..report.words import NO_EVIDENCE, esc, estimate, number, outcome, table
+from ..stats.correct import corrected_drifts, corrected_profiles
+from . import Analysis as Base
+from . import Measured, Tables
 
 
-class Panel:
+class Analysis(Base):
     """A table of the corrected drifts, with the judge's own numbers beside them."""
 
     order = 22
     title = "Corrected by human labels"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return profiles and drifts corrected by human labels."""
+        scores, labels, views = tables["scores"], tables.get("labels"), tables.views
+        if labels is None:
+            return {"corrected_profiles": None, "corrected_drifts": None}
+        profiles = pl.concat([corrected_profiles(scores, labels, view) for view in views])
+        return {
+            "corrected_profiles": profiles,
+            "corrected_drifts": pl.concat([corrected_drifts(scores, tables.stages, labels, view) for view in views]),
+        }
+
+    def panel(self, run: Run) -> str:
         """Return the table; "" where nobody labelled answers of this run."""
-        if run.corrected_drifts is None:
+        drifts = run.table("corrected_drifts")
+        if drifts is None:
             return ""
-        rows = [row for row in run.corrected_drifts.iter_rows(named=True) if row["stance"] in STANCES]
+        rows = [row for row in drifts.iter_rows(named=True) if row["stance"] in STANCES]
         known = [row for row in rows if row["value"] is not None]
         hint = (
             '<p class="hint">Prediction-powered: the labels of a random sample of the answers correct the judge, which counts as far '

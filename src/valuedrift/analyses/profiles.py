@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from ..nouns import OUTCOMES, STANCES
+from ..report.chart import PAGE, svg, trajectory
+from ..report.run import ALL, Row, Run, path_of, stage_steps
+from ..report.words import NO_EVIDENCE, esc, estimate, figure, number, outcome, table
 from ..stats.cells import VIEWS
-from ._chart import PAGE, svg, trajectory
-from ._run import ALL, Row, Run, path_of, stage_steps
-from ._words import NO_EVIDENCE, esc, estimate, figure, number, outcome, table
+from ..stats.profile import profiles as measured
+from . import Analysis as Base
+from . import Measured, Tables
 
 SMALL, LONE, SIDE = (268, 160), (820, 320), (560, 260)
 """Plot sizes in px, near which they are shown so that text keeps its size: small ones, and on wide screens the overall chart,
 alone or beside those of other chains."""
 
 
-class Panel:
+class Analysis(Base):
     """The shares of stances along every chain of stages, over all topics and on each."""
 
     order = 10
     title = "Trajectories"
 
-    def html(self, run: Run) -> str:
+    required = True
+
+    def measure(self, tables: Tables) -> Measured:
+        """Return the shares of every checkpoint, topic and outcome."""
+        return {"profiles": measured(tables["scores"], *tables.views)}
+
+    def panel(self, run: Run) -> str:
         """Return the overall charts of all chains, and one grid of topic charts per chain with a switch between chains."""
         if run.profiles["value"].drop_nulls().is_empty():
             return f'<p class="none">No checkpoint has a readable answer: {NO_EVIDENCE}.</p>'

@@ -7,21 +7,22 @@ from collections import defaultdict
 import polars as pl
 
 from ..nouns import OUTCOMES, Prompt, digest
-from ._run import Run
-from ._words import GLYPHS, embedded
+from ..report.run import Run
+from ..report.words import GLYPHS, embedded
+from . import Analysis as Base
 
 BUDGET = 2_500_000
 """Bytes of embedded answers: a page of this size still opens at once on a phone."""
 Block = dict[str, object]
 
 
-class Panel:
+class Analysis(Base):
     """The browser of answers: one prompt and draw across the checkpoints, with the stance that was read."""
 
     order = 30
     title = "Answers"
 
-    def html(self, run: Run) -> str:
+    def panel(self, run: Run) -> str:
         """Return the browser of answers and the answers as JSON, at most `BUDGET` bytes of them."""
         blocks, left_out = _within_budget(_blocks(run))
         if not blocks:

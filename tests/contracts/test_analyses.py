@@ -1,4 +1,4 @@
-"""What every panel of the report keeps, whoever wrote it."""
+"""What every analysis keeps, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift import registry
-from valuedrift.report._run import Run, read
+from valuedrift import analyses, registry
 from valuedrift.report.page import page
+from valuedrift.report.run import Run, read
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent.parent / "report" / "made.py")
 made = importlib.util.module_from_spec(spec)
@@ -55,13 +55,13 @@ def runs(tmp_path_factory) -> dict[str, Run]:
     full = read(made.make_run(tmp_path_factory.mktemp("full")))
     one = read(made.make_run(tmp_path_factory.mktemp("one"), branches=(("trace", "base"),), topics=("work",), steps=(700,), hostile=False))
     tables = {name: getattr(full, name).clear() for name in ("profiles", "drifts", "scores", "answers")}
-    return {"full": full, "one": one, "empty": dataclasses.replace(full, **tables, checkpoints=[], provenance={})}
+    return {"full": full, "one": one, "empty": dataclasses.replace(full, **tables, tables=tables, checkpoints=[], provenance={})}
 
 
-@pytest.mark.parametrize("name", registry.names("panel"))
+@pytest.mark.parametrize("name", registry.names("analysis"))
 @pytest.mark.parametrize("kind", ["full", "one", "empty"])
 def test_panel_gives_whole_and_harmless_html(name, kind, runs):
-    html = registry.find("panel", name)().html(runs[kind])
+    html = registry.find("analysis", name)().panel(runs[kind])
     found = elements(html)
     assert len(set(found.ids)) == len(found.ids)
     assert found.handlers == []
@@ -71,29 +71,29 @@ def test_panel_gives_whole_and_harmless_html(name, kind, runs):
     assert "nan" not in html.split()
 
 
-@pytest.mark.parametrize("name", registry.names("panel"))
+@pytest.mark.parametrize("name", registry.names("analysis"))
 def test_panel_is_documented_and_has_its_place(name):
-    panel = registry.find("panel", name)
+    panel = registry.find("analysis", name)
     module = importlib.import_module(panel.__module__)
     assert module.__doc__
-    assert panel.html.__doc__
+    assert panel.panel.__doc__
     assert isinstance(panel.order, int)
     assert panel.title.strip()
-    assert [registry.find("panel", other).order for other in registry.names("panel")].count(panel.order) == 1
+    assert [registry.find("analysis", other).order for other in registry.names("analysis")].count(panel.order) == 1
 
 
-class Extra:
+class Extra(analyses.Analysis):
     order = 15
     title = "Third <party>"
 
-    def html(self, run):
+    def panel(self, run):
         return f"<p>{len(run.stages)} stages</p>"
 
 
 class Nothing(Extra):
     title = "Never shown"
 
-    def html(self, run):
+    def panel(self, run):
         return ""
 
 
@@ -104,7 +104,7 @@ class Point:
 
 def test_third_party_panel_takes_its_place_and_an_empty_one_is_left_out(runs, monkeypatch):
     monkeypatch.setattr(
-        registry, "_third_party", lambda kind: {"extra": Point(Extra), "nothing": Point(Nothing)} if kind == "panel" else {}
+        registry, "_third_party", lambda kind: {"extra": Point(Extra), "nothing": Point(Nothing)} if kind == "analysis" else {}
     )
     html = page(runs["one"])
     assert "<p>1 stages</p>" in html

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,17 +25,12 @@ COLUMNS = {
     ),
     "scores": ("stage", "step", "seed", "repeat", "topic", "prompt", "draw", "answer", *OUTCOMES, "failure"),
 }
-OPTIONAL = (
-    *("effects", "pairing", "dose", "dose_curve", "companions", "proxy", "capability"),
-    *("proxy_correlation", "matched", "judges", "corrected_profiles", "corrected_drifts"),
-)
-"""Tables that not every run has."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The tables of one run folder, `drifts` and `effects` in every view, the others in `view`.
+    """The tables of one run folder: `profiles` in `view`, `drifts` in every view, and all others through `table`.
 
     `stages` holds one entry per name, its seeds gathered under `seeds`.
     """
@@ -49,26 +45,13 @@ class Run:
     prompts: list[Prompt]
     checkpoints: list[Checkpoint]
     provenance: Row
-    effects: pl.DataFrame | None = None
-    """What a choice of the pipeline changes; None where no two stages differ in one choice alone."""
-    dose: pl.DataFrame | None = None
-    dose_curve: pl.DataFrame | None = None
-    """How drifts grow with a swept number; None where no number was swept over three values."""
-    companions: pl.DataFrame | None = None
-    """Distance moved, length and rewards at every checkpoint; None where they were left out or the run is older."""
-    pairing: pl.DataFrame | None = None
-    proxy: pl.DataFrame | None = None
-    proxy_correlation: pl.DataFrame | None = None
-    """Stances read off likelihoods, and how far they go along with the judged ones; None where that was not asked for."""
-    capability: pl.DataFrame | None = None
-    """What tasks of lm-evaluation-harness say of every asked checkpoint; None where none was named."""
-    matched: pl.DataFrame | None = None
-    """Differences between stages that moved equally far; None where no two stages can be compared so."""
-    judges: pl.DataFrame | None = None
-    """What each member of a panel says of every drift; None where one judge alone has read."""
-    corrected_profiles: pl.DataFrame | None = None
-    corrected_drifts: pl.DataFrame | None = None
-    """Figures corrected by human labels of some answers; None where there are none."""
+    tables: Mapping[str, pl.DataFrame]
+    """Every table of the run, in every view."""
+
+    def table(self, name: str, every_view: bool = False) -> pl.DataFrame | None:
+        """Return a table, in `view` if it has views; None if this run has no such table."""
+        table = self.tables.get(name)
+        return table if table is None or every_view or "view" not in table.columns else table.filter(view=self.view)
 
     @cached_property
     def topics(self) -> list[str]:
@@ -98,9 +81,10 @@ class Run:
 
     def companion_rows(self, stage: str, companion: str) -> list[Row]:
         """Return the stored values of a companion along a stage, step by step; empty where nothing is stored."""
-        if self.companions is None:
+        companions = self.table("companions")
+        if companions is None:
             return []
-        return self.companions.filter((pl.col("stage") == stage) & (pl.col("companion") == companion)).sort("step").to_dicts()
+        return companions.filter((pl.col("stage") == stage) & (pl.col("companion") == companion)).sort("step").to_dicts()
 
     @cached_property
     def _profile_rows(self) -> dict[tuple[str, str, int], dict[str, Row]]:
@@ -131,19 +115,20 @@ def read(store: Store, view: str = "") -> Run:
             raise BadInput(f"{store.root} holds no {name}; finish the run with 'valuedrift run' or 'trace', then ask for the report again")
     provenance = provenance or {}
     view = view or provenance["view"]
-    tables = {name: _table(store, name) for name in COLUMNS}
-    tables["profiles"] = in_view(tables["profiles"], view, f"{store.root}/profiles.parquet")
-    optional = {name: store.read_table(name) for name in OPTIONAL if store.has_table(name)}
+    tables = {name: store.read_table(name) for name in store.tables()} | {name: _table(store, name) for name in COLUMNS}
+    profiles = in_view(tables["profiles"], view, f"{store.root}/profiles.parquet")
     return Run(
         name=store.root.resolve().name,
         view=view,
-        stages=_gathered(stages, tables["profiles"]),
-        answers=store.answers().select("key", "text").unique("key", keep="first", maintain_order=True),
+        stages=_gathered(stages, profiles),
+        profiles=profiles,
+        drifts=tables["drifts"],
+        scores=tables["scores"],
+        answers=store.texts(),
         prompts=prompts,
         checkpoints=store.checkpoints(),
         provenance=provenance,
-        **tables,
-        **{name: table.filter(view=view) if "view" in table.columns and name != "effects" else table for name, table in optional.items()},
+        tables=tables,
     )
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import altair as alt
 
 from ..nouns import STANCES
-from ._chart import PAGE, Drawing, Ink, _layer, svg
-from ._run import ALL, Row, Run, places
-from ._words import esc, figure, interval, number, outcome, table
+from ..report.chart import PAGE, Drawing, Ink, layer, svg
+from ..report.run import ALL, Row, Run, places
+from ..report.words import esc, figure, interval, number, outcome, table
+from ..stats.proxy import correlation, proxy_finding
+from ..stats.proxy import proxy as measured
+from . import Analysis as Base
+from . import Measured, Tables, filled
 
 SIZE = (210, 110)
 HINT = """<p class="hint">Lines: shares of stances read off the likelihoods of written answers at every saved checkpoint, none generated,
@@ -15,17 +19,30 @@ with 95 % bands; points: the judged shares of sampled answers. Means over topics
 differ by an offset of the wordings; the correlations tell how far to trust the line between the points.</p>"""
 
 
-class Panel:
+class Analysis(Base):
     """Per stage one chart per stance, and the correlation with the judged shares."""
 
     order = 28
     title = "Proxy"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return the shares of stances by likelihood, and how far they go along with the judged ones."""
+        scores = tables.get("proxy_scores")
+        shares = None if scores is None else measured(scores, *tables.views)
+        alike = None if shares is None else correlation(shares, tables["profiles"])
+        return {"proxy": filled(shares), "proxy_correlation": filled(alike)}
+
+    def findings(self, tables: Measured, view: str) -> list[str]:
+        """Return one sentence per kind of share: how far the proxy goes along with the judged shares."""
+        alike = tables.get("proxy_correlation")
+        return [] if alike is None else [proxy_finding(row) for row in alike.filter(view=view).to_dicts()]
+
+    def panel(self, run: Run) -> str:
         """Return the correlations and the charts; "" where no proxy was asked for."""
-        if run.proxy is None or run.proxy_correlation is None:
+        alike = run.table("proxy_correlation")
+        if alike is None:
             return ""
-        return HINT + _alike(run.proxy_correlation.to_dicts()) + "".join(_stage(run, stage) for stage in run.stages)
+        return HINT + _alike(alike.to_dicts()) + "".join(_stage(run, stage) for stage in run.stages)
 
 
 def _alike(rows: list[Row]) -> str:
@@ -39,8 +56,9 @@ def _alike(rows: list[Row]) -> str:
 
 
 def _stage(run: Run, stage: Row) -> str:
-    assert run.proxy is not None
-    own = run.proxy.filter(stage=stage["name"], topic=ALL).sort("step")
+    proxy = run.table("proxy")
+    assert proxy is not None
+    own = proxy.filter(stage=stage["name"], topic=ALL).sort("step")
     dense = stage | {"steps": own["step"].unique().sort().to_list()}
     figures = "".join(_figure(run, dense, stance, own.filter(stance=stance).to_dicts()) for stance in STANCES)
     return f'<h3>{esc(stage["name"])}</h3><div class="companions">{figures}</div>'
@@ -69,12 +87,12 @@ def curve(points: list[Row], stance: str, ink: Ink) -> Drawing:
     ticks = alt.Axis(values=[0, 0.5, 1], format=".2~f", domain=False, ticks=False, labelPadding=6)
     ends = [points[k] | {"text": f"{points[k]['step']:,}"} for k in sorted({0, len(points) - 1})]
     layers = [
-        _layer(points).mark_area(opacity=0.17, color=ink[stance], aria=False).encode(x=x, y=low.axis(ticks), y2="high:Q"),
-        _layer(points).mark_line(color=ink[stance], strokeWidth=1.8, aria=False).encode(x=x, y=y),
-        _layer([row for row in points if row["judged"] is not None])
+        layer(points).mark_area(opacity=0.17, color=ink[stance], aria=False).encode(x=x, y=low.axis(ticks), y2="high:Q"),
+        layer(points).mark_line(color=ink[stance], strokeWidth=1.8, aria=False).encode(x=x, y=y),
+        layer([row for row in points if row["judged"] is not None])
         .mark_point(filled=True, opacity=1, size=30, color=ink[stance], aria=False)
         .encode(x=x, y=judged),
-        _layer(ends)
+        layer(ends)
         .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
         .encode(x=x, y=alt.value(SIZE[1]), text="text:N"),
     ]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from ..nouns import STANCES
-from ._run import ALL, Row, Run
-from ._words import count, esc, estimate, listed, outcome, table
+from ..report.run import ALL, Row, Run
+from ..report.words import count, esc, estimate, listed, outcome, table
+from ..stats.drift import drifts
+from ..stats.judges import by_judge
+from . import Analysis as Base
+from . import Measured, Tables
 
 SAYS = {
     "confirms": "confirms it",
@@ -15,18 +19,27 @@ SAYS = {
 }
 
 
-class Panel:
+class Analysis(Base):
     """A table of the drifts that the panel or one of its members resolves."""
 
     order = 25
     title = "Other judges"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return what each member of a panel says of every drift."""
+        scores = tables.get("scores_by_judge")
+        members = {} if scores is None else {str(judge): rows for (judge,), rows in scores.group_by("judge", maintain_order=True)}
+        return {
+            "judges": by_judge(tables["drifts"], {judge: drifts(rows, tables.stages, *tables.views) for judge, rows in members.items()})
+        }
+
+    def panel(self, run: Run) -> str:
         """Return the table and a sentence on how many drifts survive; "" where one judge alone has read."""
-        if run.judges is None:
+        judges = run.table("judges")
+        if judges is None:
             return ""
-        names = run.judges["judge"].unique(maintain_order=True).to_list()
-        rows = [row for row in run.judges.iter_rows(named=True) if row["stance"] in STANCES]
+        names = judges["judge"].unique(maintain_order=True).to_list()
+        rows = [row for row in judges.iter_rows(named=True) if row["stance"] in STANCES]
         drifts: dict[tuple[str, str, str], dict[str, Row]] = {}
         for row in rows:
             drifts.setdefault((row["stage"], row["topic"], row["stance"]), {})[row["judge"]] = row

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import altair as alt
+import polars as pl
 
 from ..nouns import STANCES, Outcome
-from ._chart import DASHES, PAGE, Drawing, Ink, _layer, svg
-from ._run import ALL, Row, Run
-from ._words import esc, figure, number, outcome, table
+from ..report.chart import DASHES, PAGE, Drawing, Ink, layer, svg
+from ..report.run import ALL, Row, Run
+from ..report.words import esc, figure, number, outcome, table
+from ..stats.matched import matched as measured
+from . import Analysis as Base
+from . import Measured, Tables, filled
 from .effects import SAID, differences
 
 HINT = """<p class="hint">Two algorithms may differ at their ends only because one went further. Here the shares are read off where both
@@ -18,18 +22,28 @@ data are not equal there. Curves that lie on each other suggest one path at diff
 SIZE = (250, 170)
 
 
-class Panel:
+class Analysis(Base):
     """Per comparison and axis: the share of each stance against the distance moved, and the differences at equal distance."""
 
     order = 24
     title = "At equal distance"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return the differences between stages at equal distance from their start."""
+        distances = tables.get("companion_scores")
+        if distances is None:
+            return {"matched": None}
+        formats = {(checkpoint.stage, checkpoint.step): checkpoint.frame for checkpoint in tables.checkpoints}
+        by_view = [measured(tables["scores"], distances, tables.stages, view, formats) for view in tables.views]
+        return {"matched": filled(pl.concat(by_view))}
+
+    def panel(self, run: Run) -> str:
         """Return the comparisons; "" where no two stages from one start have moved along one axis."""
-        if run.matched is None:
+        matched = run.table("matched")
+        if matched is None:
             return ""
         parts = []
-        for (first, second, axis), rows in run.matched.group_by("first", "second", "axis", maintain_order=True):
+        for (first, second, axis), rows in matched.group_by("first", "second", "axis", maintain_order=True):
             at = f"{axis_name(str(axis))} {number(rows['level'][0])} above their start"
             told = esc(f"{SAID['stage'].format(first=first, second=second)}, at {at}")
             stages = str(first), str(second)
@@ -78,8 +92,8 @@ def paths(rows: list[Row], stages: tuple[str, str], level: float, title: str, in
     shape = alt.Shape("stage:N", legend=None).scale(domain=list(stages), range=["circle", "square"])
     colour = ink[rows[0]["outcome"]]
     layers = [
-        _layer([{"x": level}]).mark_rule(color=ink["soft"], strokeDash=[3, 3], aria=False).encode(x=x),
-        _layer(rows).mark_line(color=colour, strokeWidth=2, aria=False).encode(x=x, y=y, strokeDash=dash, order="step:Q"),
-        _layer(rows).mark_point(filled=True, color=colour, opacity=1, size=30, aria=False).encode(x=x, y=y, shape=shape),
+        layer([{"x": level}]).mark_rule(color=ink["soft"], strokeDash=[3, 3], aria=False).encode(x=x),
+        layer(rows).mark_line(color=colour, strokeWidth=2, aria=False).encode(x=x, y=y, strokeDash=dash, order="step:Q"),
+        layer(rows).mark_point(filled=True, color=colour, opacity=1, size=30, aria=False).encode(x=x, y=y, shape=shape),
     ]
     return alt.layer(*layers).properties(width=SIZE[0], height=SIZE[1])

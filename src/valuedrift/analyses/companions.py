@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import altair as alt
 
-from ._chart import PAGE, Drawing, Ink, _layer, svg
-from ._run import Row, Run, places, stage_steps
-from ._words import esc, figure, interval, number, table
+from ..report.chart import PAGE, Drawing, Ink, layer, svg
+from ..report.run import Row, Run, places, stage_steps
+from ..report.words import esc, figure, interval, number, table
+from ..stats.companions import companions as measured
+from . import Analysis as Base
+from . import Measured, Tables, filled
 from .matched import axis_name
 
 SIZE = (210, 90)
@@ -18,17 +21,23 @@ HINT = """<p class="hint">Means over the prompts, seeds pooled, with 95 % bands;
 answers’ distribution lies from the reference; <em>refusal</em> and <em>invalid</em> are shares. Each chart has its own scale.</p>"""
 
 
-class Panel:
+class Analysis(Base):
     """One row of small charts per stage, one chart per companion."""
 
     order = 27
     title = "Companions"
 
-    def html(self, run: Run) -> str:
+    def measure(self, tables: Tables) -> Measured:
+        """Return the mean of every companion at every checkpoint."""
+        scores = tables.get("companion_scores")
+        return {"companions": None if scores is None else filled(measured(scores, tables["profiles"].filter(view="claim")))}
+
+    def panel(self, run: Run) -> str:
         """Return the rows of charts; "" where no companions were measured."""
-        if run.companions is None or run.companions.is_empty():
+        companions = run.table("companions")
+        if companions is None:
             return ""
-        names = run.companions["companion"].unique(maintain_order=True).to_list()
+        names = companions["companion"].unique(maintain_order=True).to_list()
         return HINT + "".join(_stage(run, stage, names) for stage in run.stages)
 
 
@@ -65,10 +74,10 @@ def line(rows: list[Row], stage: Row, ink: Ink) -> Drawing:
     shown = sorted({points[0]["step"], points[-1]["step"]}) if points else []
     steps = [{"x": at[step], "text": f"{step:,}"} for step in shown]
     layers = [
-        _layer(points).mark_area(opacity=0.17, color=ink["text"], aria=False).encode(x=x, y=low.axis(ticks), y2="high:Q"),
-        _layer(points).mark_line(color=ink["text"], strokeWidth=1.8, aria=False).encode(x=x, y=y),
-        _layer(points).mark_point(filled=True, opacity=1, size=22, color=ink["text"], aria=False).encode(x=x, y=y),
-        _layer(steps)
+        layer(points).mark_area(opacity=0.17, color=ink["text"], aria=False).encode(x=x, y=low.axis(ticks), y2="high:Q"),
+        layer(points).mark_line(color=ink["text"], strokeWidth=1.8, aria=False).encode(x=x, y=y),
+        layer(points).mark_point(filled=True, opacity=1, size=22, color=ink["text"], aria=False).encode(x=x, y=y),
+        layer(steps)
         .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
         .encode(x=x, y=alt.value(SIZE[1]), text="text:N"),
     ]

@@ -1,0 +1,101 @@
+"""Analyses: one file for each question about a run, with what it measures, what it says and what it shows.
+
+An analysis is one file that defines `class Analysis`, derived from the class below. The pipeline measures them from the lowest `order` to
+the highest, and the report shows their panels in the same order. Nothing else has to be changed to add one.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from .. import progress, registry
+from ..nouns import Checkpoint
+from ..report.run import Run
+from ..stats.cells import measured_in
+
+Measured = Mapping[str, pl.DataFrame | None]
+"""Tables by name, in every view; None (or no entry) if this run has no such table."""
+
+
+@dataclass
+class Tables:
+    """The tables of a run while it is measured: those that were read off the answers, and those of the analyses before."""
+
+    stages: Sequence[Mapping[str, Any]]
+    checkpoints: Sequence[Checkpoint]
+    answers: pl.DataFrame
+    """The text of every answer: columns key (`answer` of the scores) and text."""
+    view: str
+    known: dict[str, pl.DataFrame | None] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> pl.DataFrame:
+        """Return a table that every run has."""
+        table = self.known[name]
+        assert table is not None
+        return table
+
+    def get(self, name: str) -> pl.DataFrame | None:
+        """Return a table, or None if this run has no such table."""
+        return self.known.get(name)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views to measure in: claim, axis, and the plan's if it is another."""
+        return measured_in(self.view)
+
+
+class Analysis:
+    """One question about a run. Every method has a default."""
+
+    title = ""
+    """Heading of the panel, and its entry in the page's navigation."""
+    order = 0
+    """Place among the analyses. An analysis sees the tables of those before it."""
+    required = False
+    """Whether the run is useless without it. The failure of another one is reported, and the run goes on."""
+
+    def measure(self, tables: Tables) -> Measured:
+        """Return the tables of this analysis by name; None for one that this run does not have. Loads no model."""
+        return {}
+
+    def findings(self, tables: Measured, view: str) -> list[str]:
+        """Return its findings, one sentence each: the page, the command line and `--json` print the same ones."""
+        return []
+
+    def panel(self, run: Run) -> str:
+        """Return its HTML, every stored text escaped; "" if it has nothing to show. Computes no statistic."""
+        return ""
+
+
+def all_analyses() -> list[Analysis]:
+    """Return every analysis in its order."""
+    return sorted((registry.find("analysis", name)() for name in registry.names("analysis")), key=lambda one: one.order)
+
+
+def measure(tables: Tables) -> list[str]:
+    """Add the tables of every analysis to `tables`; return a sentence for each optional analysis that failed."""
+    failed = []
+    for analysis in all_analyses():
+        try:
+            tables.known |= analysis.measure(tables)
+        except Exception as error:
+            if analysis.required:
+                raise
+            progress.say("".join(traceback.format_exception(error)).rstrip())
+            failed.append(f"{analysis.title} is missing: its analysis failed ({type(error).__name__}: {error}).")
+    return failed
+
+
+def findings(tables: Measured, view: str) -> list[str]:
+    """Return the findings of all analyses."""
+    return [sentence for analysis in all_analyses() for sentence in analysis.findings(tables, view)]
+
+
+def filled(table: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Return a table, or None if it has no rows."""
+    return table if table is not None and table.height else None
