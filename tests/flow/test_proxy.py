@@ -15,10 +15,11 @@ def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
     sums = table.group_by("view", "stage", "step", "topic").agg(pl.col("value").sum())["value"]
     assert (sums - 1).abs().max() < 1e-9
     alike = pl.read_parquet(out / "proxy_correlation.parquet").filter(view="claim")
+    # a random model's answers take no stance
     assert alike.select("of", "n", "pearson").rows() == [
         ("levels", 0, None),
         ("changes", 0, None),
-    ]  # a random model's answers take no stance
+    ]
     assert sum(note.startswith("Proxy and judged shares") for note in result["findings"]) == 2
     assert ">Proxy<" in (out / "report.html").read_text()
     before = [(out / f"{name}.parquet").read_bytes() for name in ("proxy_scores", "proxy", "proxy_correlation")]
