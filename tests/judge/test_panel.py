@@ -107,3 +107,37 @@ def test_within_one_command_nothing_is_asked_twice(panel, tmp_path):
 
 def test_a_panel_is_believed_no_more_than_its_weakest_member(monkeypatch):
     assert judges.make("panel:cues,oracle").agreement == judges.make("cues").agreement
+
+
+class Paid(Fixed):
+    """A judge behind a server: a dollar a text, or no known price."""
+
+    is_remote, spent, stopped = True, 3.0, False
+
+    def worst_cost(self, items):
+        return None if self.probs == AGAINST else float(len(items))
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_a_panel_costs_what_its_members_cost(monkeypatch):
+    made = {"free": Fixed("free", FOR), "paid": Paid("paid", FOR), "unpriced": Paid("unpriced", AGAINST)}
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda kind, name: (lambda argument: made[name]) if name in made else find(kind, name))
+    panel, cached = judges.make("panel:free,paid", max_cost=5.0), CachedJudge(judges.make("panel:free,paid"), None)
+    for judge in (panel, cached):
+        assert (judge.is_remote, judge.worst_cost(ITEMS), judge.spent) == (True, 6.0, 3.0)
+    assert judges.make("panel:free,unpriced").worst_cost(ITEMS) is None
+    assert not judges.make("panel:cues,oracle").is_remote
+    assert [member.max_cost for member in judges.make("panel:free,paid", max_cost=5.0).members] == [5.0, 5.0]
+    cached.stop()
+    assert made["paid"].stopped
+    with pytest.raises(Stopped, match="the judging was stopped"):
+        cached.read(ITEMS)
+
+
+def test_a_judge_without_wordings_says_so():
+    assert judges.make("cues").wordings() == []
+    with pytest.raises(BadInput, match="the judge 'cues' has no wording 'plain'; leave the wording out"):
+        judges.make("cues").reworded("plain")

@@ -1,4 +1,4 @@
-"""Answers of models that exist only behind an OpenAI-compatible address. Needs OPENAI_API_KEY; OPENAI_BASE_URL names another server."""
+"""Sample from models behind an OpenAI-compatible address. Needs OPENAI_API_KEY; OPENAI_BASE_URL names another server."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
 from ..plan import Asking
 from . import Unanswered, answer_key
 
-TOGETHER = 64
-"""Requests between two looks at what came back: what a kill can lose."""
+BATCH_SIZE = 64
+"""Requests per batch. A killed command loses at most so many answers."""
 
 
 class Backend(evaluate.Backend):
-    """Asks a server one question per request, each with a seed of its own (noise, prompt text, draw), for servers that keep to seeds.
+    """Sends one request per question, with a seed from (noise, prompt text, draw) for servers that honour seeds.
 
-    A server's answers can seldom be repeated. One that the server will not give (a content filter, all tokens spent on reasoning) is no
-    answer and no refusal of the model: the work stops when all others are kept. `max_cost` bounds sampling and judging together.
+    A server's answers can seldom be repeated. If the server withholds one (a content filter, all tokens spent on reasoning), there is no
+    answer, which is not a refusal by the model. The work stops after all others are stored. `max_cost` limits sampling plus judging.
     """
 
     identity = "openai/2"
@@ -40,12 +40,12 @@ class Backend(evaluate.Backend):
 
     @property
     def spent(self) -> float:  # type: ignore[override]
-        """Return the dollars paid for answers."""
+        """Return the dollars that answers cost."""
         return sum(endpoint.spent for endpoint in self._endpoints.values())
 
     @property
     def notes(self) -> Sequence[str]:  # type: ignore[override]
-        """Return what a reader must know of how the servers drew the answers."""
+        """Return a note for each model whose server refused a sampling setting."""
         left_out = {model: one.dialect.refused & {"temperature", "top_p", "seed"} for model, one in self._endpoints.items()}
         said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}
         return [f"{model} was asked without {names}, which its server refuses." for model, names in said.items()]
@@ -53,13 +53,13 @@ class Backend(evaluate.Backend):
     def sample(
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Unanswered where the server leaves some out."""
+        """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Unanswered if the server leaves some out."""
         endpoint = self._endpoint(checkpoint.path.removeprefix(API))
         failed: list[tuple[str, str]] = []
-        for start in range(0, len(asked), TOGETHER):
+        for start in range(0, len(asked), BATCH_SIZE):
             if self._stopped:
                 return
-            part = asked[start : start + TOGETHER]
+            part = asked[start : start + BATCH_SIZE]
             ended: Ended | None = None
             try:
                 replies: Sequence[Reply | Failed | None] = endpoint.chat([self._request(prompt, draw, noise) for prompt, draw in part])
@@ -75,7 +75,7 @@ class Backend(evaluate.Backend):
                         failed.append((prompt.id, NO_TEXT[how]))
                         continue
                     key = answer_key(checkpoint, prompt, draw, self.asking, noise)
-                    said = spoken(reply.texts[0])  # a server may leave the reasoning before the reply
+                    said = spoken(reply.texts[0])  # some servers leave the reasoning in the reply
                     ends = how if said is not None else "thinking"
                     yield place, Answer(key, checkpoint.weights, prompt.id, draw, (said or "").strip(), ends, reply.n_output)
             if ended:
@@ -96,7 +96,7 @@ class Backend(evaluate.Backend):
         return self._endpoints[model]
 
     def stop(self) -> None:
-        """Send nothing more: what a `sample` under way still yields came back already."""
+        """Send nothing more; a `sample` under way yields only answers that came already."""
         self._stopped = True
         for endpoint in self._endpoints.values():
             endpoint.stop()

@@ -1,4 +1,4 @@
-"""Answers of any local causal language model, through transformers and our own decoder."""
+"""Sample from any local causal language model, through transformers and our own decoder."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Backend(evaluate.Backend):
         self._decoder: Any = None
         self._format: PromptFormat | None = None
         self._checked = ""
-        """The weights that were last checked."""
+        """The digest of the weights that were checked last."""
         self._written: dict[tuple[str, str], list[int]] = {}
-        """The tokens of what was said, by the prompt's and the answer's words: exact drafts, which words tokenised anew may not be."""
+        """(prompt text, answer text) -> the answer's sampled tokens: exact drafts, which a text tokenised again may not be."""
 
     @property
     def tally(self) -> Any:
-        """Return what decoding has taken so far, a `decoder.Tally`."""
+        """Return the counts of decoding so far (`decoder.Tally`)."""
         return self._decoder.tally
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
@@ -42,7 +42,7 @@ class Backend(evaluate.Backend):
     def sample(
         self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) asked, in the order in which they are finished. Loads on first need."""
+        """Yield the place and the answer of every (prompt, draw) asked, in the order in which they finish. Loads the model on first use."""
         from ..models.decoder import Wanted
         from ..models.sampling_noise import row_words
 
@@ -92,7 +92,7 @@ class Backend(evaluate.Backend):
         return self._decoder
 
     def expect(self, checkpoint: Checkpoint) -> None:
-        """Have the next checkpoint's weights read ahead."""
+        """Read the next checkpoint's weights ahead."""
         expect(checkpoint.path)
 
     def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:

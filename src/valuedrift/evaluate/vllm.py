@@ -1,4 +1,4 @@
-"""Answers through vLLM: one engine for a whole trace, into which the weights of the next checkpoint are loaded in place."""
+"""Sample through vLLM: one engine for a whole trace; the next checkpoint's weights are loaded in place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from .. import evaluate, progress
 from ..models import checks, loading
+from ..models.adapters import is_adapter
 from ..models.chat_format import Frame, PromptFormat, question
 from ..models.vllm_engine import package, started
 from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
@@ -18,15 +19,15 @@ from ..plan import Asking
 from . import answer_key
 
 PROBE = tuple(range(5, 13))
-"""Tokens whose log-probs tell whether the engine holds other weights than before."""
+"""Tokens whose log-probs show whether the engine's weights changed."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks of adapters that vLLM can make room for."""
+"""The adapter ranks that vLLM supports."""
 
 
 class Backend(evaluate.Backend):
-    """Each (prompt, draw) is a request with a seed of its own, made of (noise, prompt text, draw); vLLM's cache shares their beginnings.
+    """Sends one request per (prompt, draw), with a seed from (noise, prompt text, draw). vLLM's prefix cache shares their beginnings.
 
-    Equal weights give equal answers; how alike those of neighbouring checkpoints are is up to vLLM's sampler (docs/vllm.md).
+    Equal weights give equal answers. vLLM's sampler decides how similar the answers of neighbouring checkpoints are (docs/vllm.md).
     """
 
     identity = "vllm/2"
@@ -36,7 +37,7 @@ class Backend(evaluate.Backend):
         self._engine: Any = None
         self._kind: tuple[Any, ...] = ()
         self._holds = ""
-        """The weights in the engine; of an adapter those of its base."""
+        """The digest of the weights in the engine; for an adapter, of its base."""
         self._adapters: dict[str, Any] = {}
 
     def sample(
@@ -51,7 +52,7 @@ class Backend(evaluate.Backend):
         prompt_format, ends = self._words(checkpoint.path)
         asking, texts = self.asking, list(dict.fromkeys(prompt.text for prompt, _ in asked))
         ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
-        # vLLM compares with text that holds no special tokens; what else ends an answer is cut off behind it
+        # vLLM matches stops in text without special tokens; `prompt_format.reply` cuts the others off
         stops = [stop.exact for stop in prompt_format.stops if not any(token in stop.text for token in prompt_format.special)]
         for start in range(0, len(asked), asking.batch_rows):
             part = asked[start : start + asking.batch_rows]
@@ -84,19 +85,19 @@ class Backend(evaluate.Backend):
         checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
 
     def _words(self, path: str) -> tuple[PromptFormat, list[int]]:
-        """Return a checkpoint's prompt format, and the tokens that end an answer."""
+        """Return a checkpoint's prompt format and the tokens that end an answer."""
         from transformers import GenerationConfig
 
         folder = loading.local_folder(path)
-        whole = loading.base_of(folder) if _is_adapter(folder) else folder
+        whole = loading.base_of(folder) if is_adapter(folder) else folder
         prompt_format = PromptFormat(loading.load_tokenizer(folder), cast(Frame, self.asking.frame), path)
         settings = GenerationConfig.from_pretrained(whole) if (whole / "generation_config.json").exists() else None
         return prompt_format, sorted(prompt_format.ending(types.SimpleNamespace(generation_config=settings)).tokens)
 
     def _ready(self, checkpoint: Checkpoint) -> Any:
-        """Have the engine hold a checkpoint's weights; return the request for its adapter, None where it is none."""
+        """Load a checkpoint's weights into the engine; return the request for its adapter, or None for a whole model."""
         folder = loading.local_folder(checkpoint.path)
-        adapter = _is_adapter(folder)
+        adapter = is_adapter(folder)
         whole = loading.base_of(folder) if adapter else folder
         rank = next(rank for rank in RANKS if rank >= _rank(folder)) if adapter else 0
         weights = loading.weights_digest(whole) if adapter else checkpoint.weights
@@ -116,7 +117,7 @@ class Backend(evaluate.Backend):
         return self._adapters[checkpoint.weights]
 
     def _switch(self, folder: Path) -> None:
-        """Load other weights in place. The cache of prefixes holds what the old ones made of them, and would go on giving it."""
+        """Load other weights in place and reset the prefix cache, which holds results of the old ones."""
         before = self._probed()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         if not self._engine.reset_prefix_cache():
@@ -127,7 +128,7 @@ class Backend(evaluate.Backend):
             self._engine = started(folder, self._kind[1])
 
     def _probed(self) -> list[float]:
-        """Return the log-probs of a short text under the weights in the engine, which no cache has part in."""
+        """Return the log-probs of a short text under the engine's weights, without any cache."""
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, skip_reading_prefix_cache=True)
@@ -136,15 +137,11 @@ class Backend(evaluate.Backend):
         return [table[token].logprob for table, token in read]
 
     def _close(self) -> None:
-        """End the engine: two at once may not fit."""
+        """Shut the engine down, because two at once may not fit."""
         if self._engine is not None:
             with contextlib.suppress(Exception):
                 self._engine.llm_engine.engine_core.shutdown()
         self._engine, self._holds, self._adapters = None, "", {}
-
-
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
 
 
 def _rank(adapter: Path) -> int:

@@ -1,6 +1,6 @@
-"""Read the label out of a reply: models put it in bold, into JSON, behind "Label:", or behind their thinking.
+"""Read the label from a reply. Models write it in bold, in JSON, after "Label:", or after their thinking.
 
-A reply is never guessed at. One that names two labels, negates one, or hedges has no label.
+A reply is never guessed. One that names two labels, negates one, or hedges has no label.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TAGS = (
     r"|\\(?:boxed|text(?:bf|tt)?|mathrm|mathbf)(?=\{)"
 )
 MARKUP = re.compile(rf"{TAGS}|[*_`#$\"“”„«»]", re.I)
-"""What only decorates a label, and is read as a space."""
+"""Decoration around a label, read as a space."""
 OPENS = r"[\s({\[>:.'‘’•–—-]{0,40}"
 INTRODUCES = (
     r"(?:(?:the|my|final|overall|best|correct)\s+){0,3}"
@@ -42,7 +42,7 @@ NAMES: dict[Outcome, str] = {
 }
 """How a word begins, or goes on after "un" and the like, that names an outcome in an explanation."""
 TAKES_BACK = re.compile(r"[^\w%]*(?:not?|nor|never|none|n/?a|false|wrong|incorrect|unclear|ambiguous|mixed|and|to|\d+)\b", re.I)
-"""How an explanation begins that is none: "Support: no", "Support: 2/5"."""
+"""How a false explanation begins: "Support: no", "Support: 2/5"."""
 HEDGES = re.compile(
     r"(?:^|[.,;:!(\n–—-])\s*(?:or|but|however|although|though|except|unless|yet|if)\b"
     r"|\b(?:maybe|perhaps|possibly|probably|might|unsure|uncertain|not sure|guess|somewhat|partly|partially|mostly|slightly|leaning"
@@ -53,7 +53,7 @@ NEGATION = r"(?:\b(?:not|no|never|without|cannot|hardly)\b|n['’]t\b|\bnon-?|\b
 
 
 def label_of(reply: str, labels: Mapping[str, Outcome]) -> Outcome | None:
-    """Return the outcome whose label a reply gives, or None; `labels` are in small letters."""
+    """Return the outcome whose label a reply gives, or None; `labels` are in lower case."""
     answer = spoken(reply)
     if answer is None:
         return None
@@ -67,9 +67,9 @@ def _unfenced(text: str) -> str:
 
 
 def _answers(text: str) -> Iterator[str]:
-    """Yield the texts that stand where an answer stands: the whole text, or in JSON what the keys of KEYS hold."""
+    """Yield the texts that may be the answer: the whole text, or the values under KEYS in JSON."""
     try:
-        content = json.loads(text, object_pairs_hook=tuple)  # a dict would hide that a key is there twice
+        content = json.loads(text, object_pairs_hook=tuple)  # a dict would hide a repeated key
     except (ValueError, RecursionError):
         yield text
     else:
@@ -103,7 +103,7 @@ def _plain(text: str, labels: Mapping[str, Outcome]) -> Outcome | None:
 def _names(rest: str, labels: Mapping[str, Outcome], outcome: Outcome) -> bool:
     """Return whether an explanation names another outcome than the label's, or negates the label's own."""
     for word, other in labels.items():
-        # The letters of a list are words of their own. A small "a" before another word is the article.
+        # Letters of a list count as words. A lower-case "a" before another word is the article.
         letter = rf"\b(?:{word.upper()}|{word}(?!\s+\w))\b" if len(word) == 1 else rf"(?i:\b{re.escape(word)})"
         if other != outcome and (re.search(letter, rest) or re.search(NAMES[other], rest, re.I)):
             return True

@@ -94,7 +94,7 @@ class CachedJudge(Judge):
         return found
 
     def unread(self, items: Iterable[str] | None = None) -> dict[str, Any]:
-        """Return how many verdicts of some items (all that were read) are missing: n, of, share, and the reason of one as `example`.
+        """Return how many verdicts on these items (by default all items read) are absent: n, of, share, and one reason as `example`.
 
         `unassigned` is the mean share of votes or of probability on no label, over the other verdicts.
         """
@@ -111,7 +111,7 @@ class CachedJudge(Judge):
         }
 
     def _check_first(self, part: Sequence[Item], readings: Sequence[Reading]) -> None:
-        """Raise Stopped if none of the first replies could be read. Texts without words do not count: no judge is asked for them."""
+        """Raise Stopped if none of the first replies could be read. Texts without words do not count: no judge asks about them."""
         asked = {item.key for item in part if re.search(r"\w", item.text)}
         failed = [reading for reading in readings if reading.item in asked and reading.probs is None]
         if self._n_unread is None or len(failed) < len(asked):
@@ -142,9 +142,9 @@ class CachedJudge(Judge):
             self.store.add_readings(readings)
 
     def _stored(self, wanted: set[str]) -> dict[str, Reading]:
-        """Return the stored readings of this judge on some items: all but `judge_error`, which another try may mend.
+        """Return the stored readings of these items, except `judge_error`, which is asked again.
 
-        Replies that no verdict or an earlier rule was found for are read again by today's rule, and nothing is paid.
+        Stored replies without a verdict, or with one by an earlier rule, are read again by the present rule at no cost.
         """
         if not wanted or self.store is None:
             return {}
@@ -165,7 +165,7 @@ class CachedJudge(Judge):
 
 
 def unread_notes(unread: Mapping[str, Any], what: str) -> list[str]:
-    """Return what a reader must know of the verdicts that are missing."""
+    """Return notes on absent verdicts and on unassigned mass."""
     notes = []
     if unread["n"]:
         notes.append(

@@ -1,7 +1,6 @@
-"""Log-probabilities of a few short continuations of many prompts that begin alike: the beginning is computed once.
+"""Log-probs of a few short continuations of many prompts with a common beginning, which is computed once.
 
-Results depend on a prompt and the continuations only, never on the prompts beside it: batching moves them by float rounding (about
-1e-6 in float32).
+Results depend only on a prompt and the continuations. Batching changes them by float rounding (about 1e-6 in float32).
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ Ids = tuple[int, ...]
 def log_probs(model: Any, prompts: Sequence[Ids], continuations: Sequence[Ids], batch_rows: int, share: bool = True) -> Tensor:
     """Return log P(continuation | prompt), shape (prompts, continuations) float64: the sum of the log-probs of its tokens.
 
-    `share` computes what all prompts begin with once. Models that keep something else than keys and values (recurrent ones) are always
-    given whole prompts, because their state cannot be continued by several tokens.
+    `share` computes the common beginning once. Recurrent models, which have no cache of keys and values, always read whole prompts,
+    because their state cannot be continued by several tokens.
     """
     logps_NC = torch.empty(len(prompts), len(continuations), dtype=torch.float64)
     forward = _Forward(model)
@@ -43,9 +42,9 @@ def log_probs(model: Any, prompts: Sequence[Ids], continuations: Sequence[Ids], 
 
 
 def log_probs_of_engine(engine: Any, prompts: Sequence[Ids], continuations: Sequence[Ids]) -> list[list[float]]:
-    """Return what `log_probs` does, from a vLLM engine: one request per prompt and beginning of a continuation, for the tokens that follow.
+    """Return the result of `log_probs` from a vLLM engine, with one request per prompt and beginning of a continuation.
 
-    The engine's cache of prefixes spares it the prompt from the second on.
+    The engine's prefix cache holds the prompt from the second request on.
     """
     from vllm import SamplingParams
 
@@ -65,21 +64,21 @@ def log_probs_of_engine(engine: Any, prompts: Sequence[Ids], continuations: Sequ
 
 
 def _shared(prompts: Sequence[Ids]) -> int:
-    """Return how many tokens all prompts begin with; each is left at least one of its own."""
-    first, last = min(prompts), max(prompts)  # in the order of a dictionary the outermost two have the least in common
+    """Return the length of the common beginning; each prompt keeps at least one token of its own."""
+    first, last = min(prompts), max(prompts)  # in lexicographic order the first and the last have the least in common
     alike = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
     return min(alike, min(map(len, prompts)) - 1)
 
 
 def _padded(rows: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return token ids with padding behind them, and the lengths. Behind, because attention windows count places, padding included."""
+    """Return right-padded token ids and the lengths. Right, because attention windows count padding too."""
     length = max(map(len, rows))
     ids_BT = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in rows], device=device)
     return ids_BT, torch.tensor([len(ids) for ids in rows], device=device)
 
 
 class _Forward:
-    """A model, asked for log-probs at given places only."""
+    """Computes a model's log-probs at given positions only."""
 
     def __init__(self, model: Any):
         self.model, self.device = model, model.device
@@ -89,14 +88,14 @@ class _Forward:
         self.keeps_keys_and_values = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
     def beginning(self, ids: Ids) -> DynamicCache:
-        """Return the keys and values of the tokens that all prompts begin with. All are kept: windows are left to the mask."""
+        """Return the keys and values of the common beginning. All are kept; the mask applies attention windows."""
         cache = DynamicCache()
         ids_1T = torch.tensor([ids], device=self.device)
         self._logps(ids_1T, torch.ones_like(ids_1T), torch.zeros_like(ids_1T[:, :1]), cache)
         return cache
 
     def behind(self, beginning: DynamicCache, ends: Sequence[Ids], continuations: Sequence[Ids]) -> Tensor:
-        """Return log P of the continuations (rows, continuations): one pass over the ends, then one per continuation of several tokens."""
+        """Return log P, shape (rows, continuations): one pass over the ends, then one per continuation of several tokens."""
         shared, rows = beginning.get_seq_length(), len(ends)
         cache = _expanded(beginning, rows)
         ids_BT, length_B = _padded(ends, self.device)
@@ -116,7 +115,7 @@ class _Forward:
         return logps_BC.cpu()
 
     def whole(self, prompts: Sequence[Ids], continuations: Sequence[Ids]) -> Tensor:
-        """Return the same without a cache: one pass over whole prompts for all continuations of one token, and one for each other."""
+        """Return the same without a cache: one pass for all one-token continuations together, and one for each longer one."""
         logps_BC = torch.empty(len(prompts), len(continuations), dtype=torch.float64)
         for said in sorted({ids[:-1] for ids in continuations}):
             ids_BT, length_B = _padded([(*prompt, *said) for prompt in prompts], self.device)
@@ -129,13 +128,13 @@ class _Forward:
         return logps_BC
 
     def _logps(self, ids_BT: Tensor, mask_BT: Tensor, at_BK: Tensor, cache: DynamicCache | None = None) -> Tensor:
-        """Return the log-probs of the vocabulary behind the tokens numbered `at_BK` of the new ones, (rows, K, vocabulary) float32."""
+        """Return the next-token log-probs after the new tokens with index `at_BK`, shape (rows, K, vocabulary) float32."""
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp_(min=0)[:, -ids_BT.shape[1] :]
         arguments = {"attention_mask": mask_BT, "position_ids": positions_BT, self.cache_name: cache, "use_cache": cache is not None}
         arguments = {name: value for name, value in arguments.items() if name in self.accepted}
         rows_B1 = torch.arange(len(ids_BT), device=self.device)[:, None]
         head = self.model.get_output_embeddings()
-        # Only the wanted places go through the output layer, which for a large vocabulary costs as much as the model's own layers
+        # Only these positions go through the output layer: for a large vocabulary it costs as much as the other layers
         hook = head.register_forward_pre_hook(lambda _, states: (states[0][rows_B1, at_BK], *states[1:]))
         try:
             return self.model(input_ids=ids_BT, **arguments).logits.float().log_softmax(-1)
@@ -144,7 +143,7 @@ class _Forward:
 
 
 def _of(logps_BTV: Tensor, ids: Ids) -> Tensor:
-    """Return the summed log-prob of one token per place, shape (rows,) float64."""
+    """Return the summed log-prob of one token per position, shape (rows,) float64."""
     return logps_BTV[:, range(len(ids)), ids].double().sum(-1)
 
 
@@ -153,7 +152,7 @@ def _layers(cache: DynamicCache) -> list[Any]:
 
 
 def _expanded(beginning: DynamicCache, rows: int) -> DynamicCache:
-    """Return a cache that begins as `beginning` in every row; nothing is copied until a layer is written to."""
+    """Return a cache with `beginning` in every row. Nothing is copied until a layer is written to."""
     cache = DynamicCache()
     for layer in _layers(beginning):
         own = copy.copy(layer)
@@ -164,7 +163,7 @@ def _expanded(beginning: DynamicCache, rows: int) -> DynamicCache:
 
 
 def _to_the_end(cache: DynamicCache, filled_BT: Tensor) -> Tensor:
-    """Move each row's tokens to the end of its places, so that what follows stands right behind them; return which places are filled."""
+    """Shift each row's tokens to the right end, so that new tokens follow directly; return which positions are filled."""
     length = filled_BT.shape[1]
     padding_B = length - filled_BT.sum(-1)
     source_BT = (torch.arange(length, device=filled_BT.device) - padding_B[:, None]) % length

@@ -1,4 +1,4 @@
-"""A transparent rule judge: counts the words of cues.txt. Weak, and says so; for trying real text offline."""
+"""Read the stance from counts of the words in cues.txt: a weak, transparent judge to try real text offline."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ SECTIONS = ("refusal", "agree", "disagree", "balance", "hedge", "praise", "blame
 
 # Chosen on half A of IssueBench (see docs/cues.md) by macro-F1 over a small grid; the digest of the judge covers them.
 OPENING = 400
-"""Characters in which a refusal or a plain yes or no is looked for: later on such words are mostly quoted."""
+"""Characters searched for a refusal or a plain yes or no. Later in a text such words are mostly quoted."""
 OWN_VOICE = 3.0
-"""An "I agree" weighs as much as this many words of praise."""
+"""Weight of an "I agree", in words of praise."""
 DOUBT = 3.0
-"""Counts that both sides together must outweigh before a lean is believed."""
+"""Added to the counts of both sides, so that few words give a small lean."""
 SHARPNESS = 4.0
 NEUTRAL = 0.5
 BALANCE = 0.25
 MOST_BALANCE = 3.0
-"""More marks of balance than this do not count: long texts hold many."""
+"""Further marks of balance do not count, because long texts hold many."""
 HEDGE = 0.25
-"""A "perhaps" weighs as much as this many "on the other hand"."""
+"""Weight of a "perhaps", in marks of balance."""
 REFUSED = 0.9
-"""Probability of a refusal where one is found, in line with how often that was right; the rest follows the other cues."""
+"""Probability of a refusal if one is found, which matches how often that was right. The other cues share the rest."""
 
 NEGATED = re.compile(r"(?:\b(?:not|no|never|hardly|without|lack of|nor|less)|n't)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
 DENIED = re.compile(r"\b(?:not|never|no|nobody|nothing)\b|n't\b", re.IGNORECASE)
 RULE = (2, OPENING, OWN_VOICE, DOUBT, SHARPNESS, NEUTRAL, BALANCE, MOST_BALANCE, HEDGE, REFUSED, NEGATED.pattern, DENIED.pattern)
-"""What decides a verdict beside the words; the number stands for the code of `counts` and `probabilities`."""
+"""Everything besides the words that decides a verdict. The number is the version of `counts` and `probabilities`."""
 
 
 class Counts(NamedTuple):
-    """What was found in a text: for and against the claim, marks of balance, and whether its opening refuses."""
+    """Counts in a text: for and against the claim, marks of balance, and whether the opening refuses."""
 
     pro: float
     con: float
@@ -60,19 +60,19 @@ class Judge(judge.Judge):
         self.note = note(self.agreement)
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order; a text without readable words is `invalid`, one without cues leans to neutral."""
+        """Return one reading per item, in order. A text without readable words is invalid; one without cues leans to neutral."""
         return [Reading(item.key, self.identity, probabilities(item.claim, item.text)) for item in items]
 
 
 def measured(identity: str) -> dict[str, Any] | None:
-    """Return the agreement with people that is stored for exactly these words and rules: on texts about issues it was not made on."""
+    """Return the stored agreement with human labels of this identity, on issues that its rules were not chosen on; None if absent."""
     rows = [json.loads(line) for line in AGREEMENT.read_text().splitlines()] if AGREEMENT.exists() else []
     fits = (row for row in rows if row["judge"] == identity and row["gold"] == "issuebench-stance" and row["part"] == "half B")
     return next(fits, None)
 
 
 def note(agreement: dict[str, Any] | None) -> str:
-    """Return the warning that goes with every figure of this judge."""
+    """Return the warning printed with every figure of this judge."""
     if agreement is None:
         return "The judge 'cues' is weak: it counts words. Its agreement with human labels was not measured for this version of its words."
     low, high = agreement["intervals"]["macro_f1"]
@@ -111,10 +111,10 @@ def garbled(text: str) -> bool:
 
 
 def counts(claim: str, text: str) -> Counts:
-    """Return what was found for and against the claim.
+    """Return the counts for and against the claim.
 
-    Praise and blame are about the subject of the claim: they change sides where the claim itself blames ("X is harmful", "X should be
-    banned") or, without praise or blame of its own, denies ("X should not …"). Words of the claim are not counted in the text.
+    Praise and blame concern the subject of the claim. They change sides if the claim itself blames ("X is harmful", "X should be banned")
+    or, without praise or blame of its own, denies ("X should not …"). Words of the claim are not counted in the text.
     """
     text, claim = text.replace("’", "'"), claim.replace("’", "'")
     praise, blame = _praise_and_blame(text, frozenset(re.findall(r"[\w']+", claim.lower())))

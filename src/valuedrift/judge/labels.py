@@ -1,13 +1,13 @@
-"""Reads stance off the label probabilities of any causal language model: `labels:PATH_OR_ID?wording=NAME&rotate=1`.
+"""Read the stance from the label probabilities of any causal language model: `labels:PATH_OR_ID?wording=NAME&rotate=1`.
 
-A wording of labels.toml asks the model for one label per outcome. The verdict is how likely the model is to go on with each of them, which
-takes one forward pass and no sampling. P(label) is the probability that the model's next tokens are those of the label, as the tokenizer
-writes them in a reply to the prompt; other spellings ("Support") are not counted and are part of `missing`.
+A wording of labels.toml asks the model for one label per outcome. The verdict is the probability of each label as the continuation of the
+prompt, which takes one forward pass and no sampling. P(label) is the probability that the next tokens are those of the label, as the
+tokenizer writes them in a reply to the prompt. Other spellings ("Support") do not count; they are part of the unassigned mass (`missing`).
 
-frame=plain   the prompt is running text (with the tokenizer's BOS where it has one), and a space stands between prompt and label.
-frame=chat    the prompt is one user message in the model's own template, and the label is written as the template writes a reply: behind
-              a space if the template puts one there, and without the thinking block that it would open.
-frame=auto    chat where the model has a template, else plain.
+frame=plain   The prompt is running text, with the tokenizer's BOS if it has one. A space separates prompt and label.
+frame=chat    The prompt is one user message in the model's chat template. The label is written as the template writes a reply: after a
+              space if the template puts one there, and without a thinking block.
+frame=auto    chat if the model has a template, else plain.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ CHOICES = {
     "frame": ("auto", "plain", "chat"),
 }
 ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for first in range(len(OUTCOMES))]
-"""The cyclic rotations of the list: each outcome stands once at each place."""
+"""The cyclic rotations of the list: each outcome has each position once."""
 LEAST = 1e-4
-"""Five tokens of a vocabulary of 50,000 have this probability by chance: with less on all its labels, a model does not answer at all."""
+"""Probability on all labels below which the model gives no verdict. By chance, five tokens of 50,000 have this much."""
 GAP = "\n[... the middle of the text is left out here ...]\n"
 RULE = (3, LEAST, GAP, DIGITS)
-"""To be changed with every change of how a verdict comes about: old verdicts are then not taken for new ones."""
+"""Part of the identity. Change the number whenever verdicts change, so that old ones are not reused."""
 PROBES = (Item("Is it so?", "It is so.", "Yes."), Item("", "", ""))
 
 Ids = tuple[int, ...]
@@ -49,9 +49,9 @@ Probs = tuple[float, float, float, float, float]
 
 
 class Judge(judge.Judge):
-    """The probabilities of the labels, scaled to sum to 1; what they lacked is `missing`.
+    """Gives the probabilities of the labels, scaled to sum to 1; the rest is `missing`.
 
-    With rotate=1 the labels are listed in five orders and the verdict is the mean of the five, since models favour places of a list.
+    With rotate=1 the labels are listed in five orders and the verdict is the mean of the five, because models favour positions in a list.
     """
 
     batch_size = 512
@@ -82,14 +82,15 @@ class Judge(judge.Judge):
         return list(wordings(WORDS))
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order; a text without a visible character is invalid, and no model is asked."""
+        """Return one reading per item, in order. A text without a visible character is invalid, without asking the model."""
         return [self._mean(item, readings) for item, readings in zip(items, self._by_order(items, self.orders), strict=True)]
 
     def position_bias(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Return what the order of the listed labels does: n, total_variation, changed; None where no item is readable in all orders.
+        """Return how far verdicts depend on the order of the labels. Numbers are None if no item is readable in all five orders.
 
-        total_variation   mean over items and orders of sum |p - mean| / 2, where p is the verdict in one order and mean that of all five
-        changed           share of verdicts in one order whose likeliest outcome is another than that of the mean
+        n                 items read
+        total_variation   mean over items and orders of sum |p - mean| / 2, with p the verdict in one order and mean that of all five
+        changed           share of the verdicts in one order whose likeliest outcome is not the mean's
         """
         asked = [item for item in items if item.text.strip()]
         read = [[reading.probs for reading in readings if reading.probs] for readings in self._by_order(asked, ORDERS)]
@@ -101,7 +102,7 @@ class Judge(judge.Judge):
         return {"n": len(pairs) // len(ORDERS), "total_variation": variation / len(pairs), "changed": changed / len(pairs)}
 
     def _mean(self, item: Item, readings: Sequence[Reading]) -> Reading:
-        """Return the verdict of all orders; where one of them has none there is none."""
+        """Return the mean reading of all orders, or the first failure among them."""
         if failed := [reading for reading in readings if reading.probs is None]:
             return failed[0]
         missing = [reading.missing for reading in readings if reading.missing is not None]
@@ -119,7 +120,7 @@ class Judge(judge.Judge):
         return [self._reading(item, scored.get(item)) for item in items]
 
     def _reading(self, item: Item, logps: Sequence[float] | str | None) -> Reading:
-        """Return a reading from the log-probs of the labels, from the reason why there are none, or (None) of a text without words."""
+        """Return a reading from log-probs of the labels, from a reason for their absence, or from None for a text without words."""
         if logps is None:
             return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
         if isinstance(logps, str):
@@ -151,7 +152,7 @@ def _mean(probs_RO: Sequence[Probs]) -> Probs:
 
 
 class _Model:
-    """A language model and how its prompts are written; loaded when it is first asked."""
+    """A language model and its prompt format. The model is loaded on first use."""
 
     def __init__(self, path: str, settings: dict[str, str]):
         import torch
@@ -165,7 +166,7 @@ class _Model:
             raise BadInput(f"labels:{path} has no chat template; leave out frame=chat, or give the model a template")
         self.parts = [loading.weights_digest(path), frame_digest(template), self.dtype, self.max_tokens]
         self.parts += ["vllm"] if self.engine == "vllm" else []
-        """What decides a verdict besides the wording."""
+        """Everything besides the wording that decides a verdict."""
 
     @functools.cached_property
     def loaded(self) -> tuple[Any, Any]:
@@ -194,7 +195,7 @@ class _Model:
         return continuations.log_probs(self.loaded[0], prompts, labels, self.batch).tolist()
 
     def scores(self, wording: Wording, order: Sequence[Outcome], items: Sequence[Item]) -> list[list[float] | str]:
-        """Return of each item the log-probs of the labels in the order of OUTCOMES, or the reason why it cannot be asked."""
+        """Return for each item the log-probs of the labels in the order of OUTCOMES, or the reason why it cannot be asked."""
         labels = self.label_ids(wording, order)
         prompts = self.prompts(wording, order, items, self._limit() - max(map(len, labels)))
         fitting = [prompt for prompt in prompts if not isinstance(prompt, str)]
@@ -202,7 +203,7 @@ class _Model:
         return [prompt if isinstance(prompt, str) else next(scores) for prompt in prompts]
 
     def label_ids(self, wording: Wording, order: Sequence[Outcome]) -> list[Ids]:
-        """Return the tokens of the labels behind a prompt. Raises BadInput where they cannot be told from the prompt or from each other."""
+        """Return the labels' tokens after a prompt. Raises BadInput if they merge with the prompt or one begins another."""
         words = wording.words(order)
         found = set()
         for probe in PROBES:
@@ -223,7 +224,7 @@ class _Model:
         return labels
 
     def prompts(self, wording: Wording, order: Sequence[Outcome], items: Sequence[Item], room: int) -> list[Ids | str]:
-        """Return the tokens of each item's prompt, or the reason why it has none; a text that is too long loses its middle."""
+        """Return the tokens of each item's prompt, or the reason why it has none. A text that is too long loses its middle."""
         safe = [self._safe(item) for item in items]
         prompts = self._tokens(self._before_reply([wording.prefix(order) + wording.suffix(item) for item in safe]))
         return [ids if len(ids) <= room else self._cut(wording, order, item, room) for ids, item in zip(prompts, safe, strict=True)]
@@ -234,7 +235,7 @@ class _Model:
 
         least, kept, text = len(prompt(GAP)), len(item.text), item.text
         while (excess := len(ids := prompt(text)) - room) > 0:
-            # By the text's mean of characters per token, and a few more, so that two or three rounds do
+            # Estimated from the mean characters per token, with a few more, so that two or three rounds suffice
             kept -= math.ceil(kept * excess / max(1, len(ids) - least)) + 8
             if kept < 2:
                 return f"the prompt without the text takes {least} tokens, and {room} are allowed with it; raise max_tokens"
@@ -247,7 +248,7 @@ class _Model:
         return min(self.max_tokens, loading.context_of(self.loaded[0]) or self.max_tokens)
 
     def _safe(self, item: Item) -> Item:
-        """Return an item in which no words are read as the end of a message: a quoted "<|end|>" must not end it."""
+        """Return the item with special tokens broken up: a quoted "<|end|>" must not end the message."""
         special = [*self.prompt_format.special, *(stop.text for stop in self.prompt_format.stops if self.prompt_format.chat)]
 
         def plain(text: str) -> str:

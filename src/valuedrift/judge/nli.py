@@ -1,4 +1,4 @@
-"""Zero-shot entailment: does an answer entail that it supports the claim? `nli:PATH_OR_ID?wording=answer&batch=32`."""
+"""Read the stance by zero-shot entailment: does the answer entail that it supports the claim? `nli:PATH_OR_ID?wording=answer&batch=32`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from . import DIGITS, rounded
 
 WORDS = Path(__file__).with_name("nli.toml")
 RULE = 1
-"""To be raised with every change of `verdict` or of how a premise is cut: old verdicts are then not taken for new ones."""
+"""Part of the identity. Raise it whenever `verdict` or the truncation of premises changes, so that old verdicts are not reused."""
 ENTAILMENT = ("entailment", "entail", "entails")
 LONGEST = 512
-"""Tokens of premise and hypothesis where a model names no limit: NLI models are trained on no more."""
+"""Tokens of premise and hypothesis if the model sets no limit. NLI models are trained on no more."""
 
 
 class Wording(NamedTuple):
-    """The premise and, in the order of OUTCOMES, the hypotheses that an item is put in."""
+    """Templates of the premise and, in the order of OUTCOMES, of the hypotheses."""
 
     premise: str
     hypotheses: tuple[str, ...]
@@ -35,7 +35,7 @@ class Wording(NamedTuple):
 
 
 class Judge(judge.Judge):
-    """Weighs the outcomes by how likely a natural-language-inference model finds each of their hypotheses to follow from the answer."""
+    """Weighs each outcome by the probability, from an NLI model, that the answer entails the outcome's hypothesis."""
 
     def __init__(self, argument: str):
         path, settings = registry.query(argument, f"nli:{argument}")
@@ -67,7 +67,7 @@ class Judge(judge.Judge):
         return list(wordings())
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order; an answer without any letter or digit is `invalid` without asking the model."""
+        """Return one reading per item, in order. An answer without a letter or digit is invalid, without asking the model."""
         worded = [item for item in items if re.search(r"\w", item.text)]
         if not worded:
             return [self._invalid(item) for item in items]
@@ -93,7 +93,7 @@ class Judge(judge.Judge):
         return Reading(item.key, self.identity, probs, missing=missing)
 
     def _encoded(self, item: Item) -> list[dict[str, list[int]]] | None:
-        """Return the token ids per outcome, the end of the premise cut off where it is too long; None where no premise fits."""
+        """Return the token ids per outcome, with a long premise truncated at its end; None if no premise fits."""
         _, tokenizer, longest = self._model()
         rows = [(whole_characters(premise), whole_characters(hypothesis)) for premise, hypothesis in self.wording.rows(item)]
         room = longest - tokenizer.num_special_tokens_to_add(pair=True)
@@ -102,7 +102,7 @@ class Judge(judge.Judge):
         return [dict(tokenizer(*row, truncation="only_first", max_length=longest)) for row in rows]
 
     def _logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Any]:
-        """Return the logits of each row. Rows of like length share a batch, which saves padding."""
+        """Return the logits of each row. Rows of similar length share a batch, which saves padding."""
         import torch
 
         model, tokenizer, _ = self._model()
@@ -119,18 +119,18 @@ class Judge(judge.Judge):
 
 
 def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float, float], float]:
-    """Return the probabilities of the outcomes, and what the model puts on none of them.
+    """Return the probabilities of the outcomes and the unassigned mass, rounded to DIGITS.
 
-    p(outcome) = e(outcome) / sum of e, with e the probability that the outcome's hypothesis follows from the answer; the likeliest one is
+    p(outcome) = e(outcome) / sum of e, with e the probability that the answer entails the outcome's hypothesis. The likeliest outcome is
     the label of Yin et al. 2019 (arXiv 1909.00161). The zero-shot pipeline of transformers takes the softmax of the raw entailment logits
-    instead, which lets a hypothesis win by a large logit although the model finds its contradiction likelier still.
-    Missing is 1 - sum of e where that is positive. All are rounded to DIGITS.
+    instead: a hypothesis may win by a large logit although the model finds its contradiction still likelier.
+    The unassigned mass is max(0, 1 - sum of e).
     """
     return rounded(entailed), round(max(0.0, 1 - sum(entailed)), DIGITS)
 
 
 def entailment_label(path: str) -> int:
-    """Return the number of the label that means entailment: models order their labels differently, names tell. Raises BadInput."""
+    """Return the index of the label named entailment; models order their labels differently. Raises BadInput if there is none."""
     labels = loading.config_of(loading.local_folder(path)).label2id
     found = [number for name, number in labels.items() if name.lower() in ENTAILMENT]
     if len(found) != 1:
@@ -142,22 +142,22 @@ def entailment_label(path: str) -> int:
 
 
 def dtype_here() -> str:
-    """Return what a model is loaded in on this machine: its own dtype where there is an accelerator, else float32."""
+    """Return the dtype to load a model in: its own if this machine has an accelerator, else float32."""
     import torch
 
     return "auto" if torch.accelerator.current_accelerator() else "float32"
 
 
 def load_classifier(path: str) -> tuple[Any, Any, int]:
-    """Return (sequence classifier in eval mode, tokenizer, tokens it reads at most). Raises BadInput where something is missing."""
+    """Return (sequence classifier in eval mode, tokenizer, maximum number of tokens). Raises BadInput if something is missing."""
     import torch
 
     device = str(torch.accelerator.current_accelerator() or "cpu")
     tokenizer, model = loading.load_tokenizer(path), loading.load_classifier(path, dtype_here())
-    if tokenizer.pad_token is None:  # decoder models: what pads is masked, any token will do
+    if tokenizer.pad_token is None:  # decoder models: padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    named = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else LONGEST  # transformers' word for "not said" is 10**30
+    named = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else LONGEST  # transformers writes 10**30 for "unknown"
     return model.to(device), tokenizer, min(named, getattr(model.config, "max_position_embeddings", None) or named)
 
 

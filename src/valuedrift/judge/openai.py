@@ -1,6 +1,6 @@
-"""A chat model behind an OpenAI-compatible address as judge: `openai:MODEL?mode=auto&votes=5&wording=NAME`. Needs OPENAI_API_KEY.
+"""Ask a chat model behind an OpenAI-compatible address: `openai:MODEL?mode=auto&votes=5&wording=NAME`. Needs OPENAI_API_KEY.
 
-OPENAI_BASE_URL names another server than OpenAI's. The money part (prices, --max-cost) stands in models/endpoint.py.
+OPENAI_BASE_URL names another server than OpenAI's. models/endpoint.py and models/budget.py handle prices and --max-cost.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MODES = ("auto", "logprobs", "votes")
 SETTINGS = ("mode", "votes", "wording", "max_tokens", "concurrency", "timeout")
 
 RULES: dict[str, tuple[int, ...]] = {"logprobs": (1,), "votes": (2,)}
-"""The versions of how replies become verdicts, the newest last: add one with every change. Old verdicts are then not taken for new ones,
-and replies that are stored since an earlier version are read again."""
+"""The versions of the rule that turns replies into verdicts, newest last. Add one with every change: old verdicts are then not reused,
+and replies stored under an earlier version are read again by the new rule."""
 TOP = 20
-"""Likeliest first tokens asked for: the most that OpenAI gives."""
+"""Number of top log-probs to request: the most that OpenAI gives."""
 FEWEST = len(OUTCOMES)
-"""An endpoint that returns fewer first tokens than there are labels does not show enough to read them all."""
+"""An endpoint that returns fewer top log-probs than there are labels cannot show all labels."""
 LEAST = 0.05
-"""Probability on the labels below which a model did not answer the question; what is left over is no basis for a verdict."""
+"""Probability on all labels below which the reply gives no verdict."""
 MARKS = " \t\r\n\u0120\u010a\u2581'\"`*_#.,:;!()[]-\u2018\u2019\u201c\u201d"
-"""Spaces (also as tokenizers write them), quotes and punctuation round a label. No "<" and "/": "</s>" ends a text and begins no label."""
+"""Spaces (also as tokenizers write them), quotes and punctuation around a label. Not "<" and "/", because "</s>" begins no label."""
 PROBE = Item(
     "Should shops close on Sundays?",
     "Shops should close on Sundays.",
@@ -45,14 +45,14 @@ PROBE = Item(
 )
 """The item of the probe request."""
 N_PROBES = 3
-"""Replies without log-probs after which an endpoint counts as one that gives none: a single one may come from a server that is ailing."""
+"""Replies without log-probs after which the endpoint counts as giving none. A single one may be a server's hiccup."""
 
 Verdict = tuple[tuple[float, float, float, float, float] | None, float | None, str]
-"""Probabilities or None, the mass on no label, and the reason where there are none."""
+"""Probabilities or None, the unassigned mass, and the reason if there are no probabilities."""
 
 
 class Settings(NamedTuple):
-    """What stands behind the "?"; `timeout` in seconds, `max_tokens` per vote."""
+    """The settings after the "?"; `timeout` in seconds, `max_tokens` per vote."""
 
     mode: str = "auto"
     votes: int = 5
@@ -63,7 +63,7 @@ class Settings(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What a probe found, the dollars it cost and the budget they were paid from."""
+    """The mode that a probe found, its cost in dollars, and the budget that paid."""
 
     mode: Mode
     cost: float
@@ -71,13 +71,13 @@ class Probe(NamedTuple):
 
 
 PROBED: dict[tuple[str, str], Probe] = {}
-"""(URL, model) -> its probe, so that a judge that is made twice in a process asks once."""
+"""(URL, model) -> its probe, so that each process probes once."""
 
 
 class Judge(judge.Judge):
-    """Reads the stance off the model's probabilities of the five labels, or counts its votes where an endpoint hides those.
+    """Reads the stance from the model's probabilities of the five labels, or from its votes if the endpoint hides log-probs.
 
-    One request finds out which, when the identity is first needed; from then on the two are never mixed.
+    One probe decides the mode, when the identity is first needed. The two modes are never mixed.
     """
 
     batch_size = 64
@@ -100,17 +100,17 @@ class Judge(judge.Judge):
 
     @functools.cached_property
     def mode(self) -> Mode:
-        """Return how it reads; asks the endpoint where the settings leave it open."""
+        """Return the mode; asks the endpoint if the setting is "auto"."""
         return self._probed() if self.settings.mode == "auto" else self.settings.mode  # type: ignore[return-value]
 
     @property
     def identity(self) -> str:  # type: ignore[override]
-        """Return the name of its verdicts. May send a paid request to find out the mode: raises BadInput, or Stopped at the budget."""
+        """Return the identity. May send a paid probe for the mode. Raises BadInput, or Stopped at the budget."""
         return self._named(RULES[self.mode][-1])
 
     @property
     def earlier(self) -> Sequence[str]:  # type: ignore[override]
-        """Return the names of the same judge under earlier rules, whose stored replies `reread` reads."""
+        """Return the identities of this judge under earlier rules."""
         return [self._named(rule) for rule in RULES[self.mode][:-1]]
 
     def _named(self, rule: int) -> str:
@@ -129,12 +129,12 @@ class Judge(judge.Judge):
 
     @property
     def spent(self) -> float:  # type: ignore[override]
-        """Return the dollars that this judge has paid, and the probe also where an earlier judge of this process sent it."""
+        """Return the dollars that this judge spent, including a probe that an earlier judge of this process sent."""
         return self.endpoint.spent
 
     @property
     def max_cost(self) -> float | None:
-        """Return the dollars it may spend at most. Setting it raises BadInput where the model has no price."""
+        """Return the dollars that it may spend. Setting it raises BadInput if the model has no price."""
         return self.endpoint.max_cost
 
     @max_cost.setter
@@ -142,9 +142,9 @@ class Judge(judge.Judge):
         self.endpoint.max_cost = dollars
 
     def worst_cost(self, items: Sequence[Item]) -> float | None:
-        """Return the dollars that reading some items costs at most, in the dearer mode where none is named; None without a price.
+        """Return the most dollars that reading these items can cost, without the probe; None if the price is unknown.
 
-        The probe is not part of it.
+        In the mode "auto" the more expensive mode counts.
         """
         if not self.endpoint.price:
             return None
@@ -155,9 +155,9 @@ class Judge(judge.Judge):
         return self.endpoint.worst(request) * request.n
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order. Raises Stopped with what was read at the budget, on Ctrl-C, and where the server is gone.
+        """Return one reading per item, in order. A blank text is invalid and is not sent.
 
-        A blank text is invalid and is not sent.
+        Raises Stopped with the readings so far at the budget, on Ctrl-C, and if the server is gone.
         """
         asked = [item for item in items if item.text.strip()]
         requests = [self._request(item, self.mode) for item in asked]
@@ -170,7 +170,7 @@ class Judge(judge.Judge):
         return [self._reading(item, by_key.get(item.key)) for item in items]
 
     def stop(self) -> None:
-        """Let a `read` in another thread send nothing more and raise Stopped with what was read."""
+        """Make a `read` in another thread send nothing more; it raises Stopped with the readings so far."""
         self.endpoint.stop()
 
     def _request(self, item: Item, mode: Mode) -> Request:
@@ -180,7 +180,7 @@ class Judge(judge.Judge):
         return Request(messages, max_tokens=self.settings.max_tokens, n=self.settings.votes)
 
     def _reading(self, item: Item, reply: Reply | Failed | None) -> Reading:
-        """Return the verdict of a reply, or why there is none; None stands for a blank text."""
+        """Return the reading of a reply, of a failed request, or of a blank text (None)."""
         if reply is None:
             return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
         if isinstance(reply, Failed):
@@ -191,7 +191,7 @@ class Judge(judge.Judge):
         return self.reread(item.key, json.dumps(kept))
 
     def reread(self, item: str, reply: str) -> Reading:
-        """Return the verdict of a reply as it is stored (Reading.reply); sends nothing."""
+        """Return the reading of a stored reply (Reading.reply); sends nothing."""
         kept = json.loads(reply)
         if self.mode == "logprobs":
             probs, missing, reason = from_logprobs(kept["logprobs"], self.labels)
@@ -203,7 +203,7 @@ class Judge(judge.Judge):
         return Reading(item, self.identity, probs, None if probs else "unparsed", reason, missing, reply)
 
     def _probed(self) -> Mode:
-        """Return the mode that the endpoint allows. Raises BadInput where it does not answer at all, Stopped at the budget."""
+        """Return the mode that the endpoint allows. Raises BadInput if it does not answer, Stopped at the budget."""
         where = (self.endpoint.address, self.endpoint.model)
         if where not in PROBED:
             PROBED[where] = Probe(*self._probe(), self.endpoint.budget)
@@ -212,7 +212,7 @@ class Judge(judge.Judge):
         return PROBED[where].mode
 
     def _probe(self) -> tuple[Mode, float]:
-        """Return the mode, and the dollars that finding out cost."""
+        """Return the mode, and the dollars that the probe cost."""
         before, why = self.endpoint.spent, "the endpoint gives no log-probs"
         for _ in range(N_PROBES):
             try:
@@ -246,7 +246,7 @@ class Judge(judge.Judge):
 
 
 def _settings(given: dict[str, str]) -> Settings:
-    """Return the checked settings. Raises BadInput for an unknown key and for a value that cannot be used."""
+    """Return the checked settings. Raises BadInput for an unknown key or a wrong value."""
     for key in given:
         if key not in SETTINGS:
             raise BadInput(f"judge openai: unknown setting {key!r}{among(key, SETTINGS)}")
@@ -268,7 +268,7 @@ def _settings(given: dict[str, str]) -> Settings:
 
 
 def labels(wording: Wording) -> dict[str, Outcome]:
-    """Return label -> outcome, in small letters. Raises BadInput where two labels begin alike: a first token would fit both."""
+    """Return lower-case label -> outcome. Raises BadInput if two labels begin with the same letter: a first token would fit both."""
     found = {word.lower(): outcome for outcome, word in wording.words().items()}
     if len({word[0] for word in found}) < len(OUTCOMES):
         raise BadInput(f"{WORDS}: labels of the wording {wording.name!r} begin with the same letter ({', '.join(found)}); choose others")
@@ -276,14 +276,14 @@ def labels(wording: Wording) -> dict[str, Outcome]:
 
 
 def bare(text: str) -> str:
-    """Return a text in small letters without what may stand round a label."""
+    """Return a text in lower case without the marks that may surround a label."""
     return text.strip(MARKS).lower()
 
 
 def from_logprobs(top_logprobs: Sequence[tuple[str, float]], labels: dict[str, Outcome]) -> Verdict:
-    """Return P(outcome) = mass of the first tokens that begin its label, divided by the mass on all labels; the rest is missing.
+    """Return P(outcome) = mass of the first tokens that begin its label, divided by the mass on all labels; the rest is unassigned.
 
-    A token that begins no label ("The"), or holds more than a label ("supports"), is missing mass, as is what is not among the top.
+    A token that begins no label ("The") or holds more than a label ("supports") is unassigned mass, and so are tokens below the top ones.
     """
     mass = dict.fromkeys(OUTCOMES, 0.0)
     for token, logprob in top_logprobs:
@@ -301,9 +301,9 @@ def from_logprobs(top_logprobs: Sequence[tuple[str, float]], labels: dict[str, O
 
 
 def from_votes(texts: Sequence[str], labels: dict[str, Outcome]) -> Verdict:
-    """Return the share of each outcome among the votes that give a label (`label_of`); the share of the others is missing.
+    """Return the share of each outcome among the votes that give a label (`label_of`); the share of the others is unassigned.
 
-    Fewer than half readable votes are no verdict.
+    If fewer than half of the votes give a label, there is no verdict.
     """
     votes = [label_of(text, labels) for text in texts]
     n_read = len(votes) - votes.count(None)

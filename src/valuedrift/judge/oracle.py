@@ -1,4 +1,4 @@
-"""The sandbox's judge: reads sandbox texts back by their grammar, so that its error is zero by construction."""
+"""Read sandbox texts by their grammar. The error is zero by construction."""
 
 from __future__ import annotations
 

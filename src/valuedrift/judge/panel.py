@@ -1,4 +1,4 @@
-"""Several judges at once: their mean is the verdict, and each of them is reported beside it. `panel:cues,labels:PATH`."""
+"""Combine several judges: the verdict is their mean, and each member is reported too. `panel:cues,labels:PATH`."""
 
 from __future__ import annotations
 

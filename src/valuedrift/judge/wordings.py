@@ -1,4 +1,4 @@
-"""Wordings: how a language model is asked for the stance of a text. They are read from TOML files; labels.toml explains the format."""
+"""Wordings: how a language model is asked for the stance of a text. TOML files hold them; labels.toml explains the format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Wording:
     listed: dict[Outcome, str] = field(default_factory=dict)
     """How an outcome appears in the list, with {label} for its word; an outcome that is not here is listed by its word alone."""
     by_place: bool = False
-    """Whether the words belong to the places of the list (A comes first) and not to the outcomes."""
+    """Whether the words belong to positions in the list (A comes first) and not to outcomes."""
 
     def words(self, order: Sequence[Outcome] = OUTCOMES) -> dict[Outcome, str]:
         """Return the word for each outcome if the outcomes are listed in this order."""
