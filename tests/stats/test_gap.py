@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from valuedrift.cli.data import show_gap
+from valuedrift.judge import Judge
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.nouns import Example, Pair, Prompt, Reading
@@ -34,7 +35,7 @@ PROBS = {
 }
 
 
-class Scripted:
+class Scripted(Judge):
     """A judge that knows the first word of each text and fails on any other."""
 
     identity, note = "scripted/1", "a note"
