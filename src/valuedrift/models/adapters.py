@@ -1,4 +1,4 @@
-"""Adapters: merged into their base, which gets the rows that the adapter was trained with."""
+"""Adapters: merge one into its base model, after resizing the base's embedding to the adapter's."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ..nouns import BadInput
 from .files import adapter_file, json_of, tensors_of
 
 NO_TEXT = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM")
-"""PEFT's names of tasks whose models do not write text from left to right."""
+"""PEFT's names of tasks whose models are not causal language models."""
 _COPIES = r"\.(modules_to_save|original_module|token_adapter)\."
 """Tensors of resized layers that PEFT saves a second time under these names and does not read again."""
 SAVE_ROWS = "save the adapter with its embedding: save_embedding_layers=True in save_pretrained, or modules_to_save in its LoraConfig"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder is that of an adapter."""
+    """Return whether a folder holds an adapter."""
     return (folder / "adapter_config.json").exists()
 
 
 def merged(model: Any, adapter: Path) -> Any:
-    """Return a model with an adapter merged into it, resized to the rows of the adapter's embedding if these differ."""
+    """Return a model with an adapter merged into it, resized if the adapter's embedding has another number of rows."""
     from peft import PeftModel
 
     tied = _tied(model)
     _resize(model, adapter, tied)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what does not fit is refused below
+        warnings.simplefilter("ignore")  # the code below refuses what does not fit
         wrapped: Any = PeftModel.from_pretrained(model, str(adapter))
         if wrapped.active_peft_config.is_prompt_learning:
             raise BadInput(f"{adapter} is a prompt adapter, which cannot be merged into its base; use a LoRA-like adapter")
@@ -46,7 +46,7 @@ def merged(model: Any, adapter: Path) -> Any:
 
 
 def _ends(model: Any) -> list[str]:
-    """Return what the layers are called that turn tokens into vectors and vectors into scores of tokens."""
+    """Return the names of the input embedding and the output layer."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     return [name.rpartition(".")[2] for name, module in model.named_modules() if any(module is end for end in ends)]
 
@@ -57,7 +57,7 @@ def _tied(model: Any) -> bool:
 
 
 def _untie(wrapped: Any) -> None:
-    """Give the output layer weights of its own: an adapter on one of two tied layers changes that one, and merging would change both."""
+    """Untie the output layer: merging an adapter on one of two tied layers would change both."""
     import torch
 
     model = wrapped.get_base_model()
@@ -69,21 +69,21 @@ def _untie(wrapped: Any) -> None:
 
 
 def _part(tensor: str, layer: str) -> str:
-    """Return what the name of an adapter's tensor says behind the name of a layer; "" if it is of another layer."""
+    """Return the part of a tensor's name after the layer's name; "" if it belongs to another layer."""
     _, found, part = tensor.rpartition(f".{layer}.")
     return part if found else ""
 
 
 def _resize(model: Any, adapter: Path, tied: bool) -> None:
-    """Resize a base to the rows that an adapter was trained with. Raises BadInput if the adapter does not hold the new ones.
+    """Resize a base to the rows that an adapter was trained with. Raises BadInput if the adapter lacks the new rows.
 
-    It holds them as a whole embedding (PEFT saves one that was resized) or one by one (trainable_token_indices).
+    An adapter holds them as a whole embedding (PEFT saves a resized one) or one by one (trainable_token_indices).
     """
     settings, layers = json_of(adapter / "adapter_config.json") or {}, _ends(model)
     n_base = model.get_input_embeddings().weight.shape[0]
     saved: dict[str, int] = {}
     single: dict[str, set[int]] = {layer: set() for layer in layers}
-    shared = n_base  # rows of the weights that two tied layers have in common
+    shared = n_base  # rows that two tied layers share
     adapted = {n_base}
     for tensor, shape in tensors_of(adapter_file(adapter)).items():
         for layer, part in ((layer, part) for layer in layers if (part := _part(tensor, layer))):

@@ -1,4 +1,4 @@
-"""What an endpoint may cost: an editable table of prices, and a limit that holds while many requests are under way."""
+"""Prices and budgets of endpoints: an editable price table, and a limit that holds during concurrent requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..nouns import BadInput
 PRICES = Path(__file__).with_name("prices.toml")
 VARIABLE = "VALUEDRIFT_PRICES"
 ROUNDING = 1e-12
-"""Dollars by which sums of floats may differ without meaning it."""
+"""Dollars of float rounding to ignore."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Price:
     output: float
 
     def of(self, n_input: int, n_output: int) -> float:
-        """Return the dollars for so many tokens."""
+        """Return the price of a number of tokens in dollars."""
         return (n_input * self.input + n_output * self.output) / 1e6
 
 
 def table(path: Path | None = None) -> tuple[Path, dict[str, Price]]:
-    """Return a price table and where it stands: `path`, else the file that VALUEDRIFT_PRICES names, else the one that is shipped."""
+    """Return a price table and its path: `path`, else the file that VALUEDRIFT_PRICES names, else the shipped one."""
     path = path or Path(os.environ.get(VARIABLE) or PRICES)
     try:
         models = tomllib.loads(path.read_text(encoding="utf-8"))["models"]
@@ -49,38 +49,38 @@ def table(path: Path | None = None) -> tuple[Path, dict[str, Price]]:
 
 
 def price_of(model: str, path: Path | None = None) -> Price | None:
-    """Return the price of a model by the first pattern that fits its name; None where none does."""
+    """Return the price under the first pattern that matches a model's name; None if none does."""
     _, prices = table(path)
     return next((price for pattern, price in prices.items() if fnmatchcase(model, pattern)), None)
 
 
 class Budget:
-    """Dollars spent, dollars that may still be billed, and a limit that their sum does not pass.
+    """Keeps the dollars spent plus those that may still be billed within a limit.
 
-    Before a request is sent its worst case is held; what it really cost is booked when it comes back.
+    Each request reserves its worst-case cost before it is sent. The real cost replaces the reservation when the reply comes.
     """
 
     def __init__(self, limit: float | None = None):
         self.limit = limit
         self.spent = 0.0
-        """Dollars by the token counts that the server reported."""
+        """Dollars, by the server's token counts."""
         self.unclear = 0.0
-        """Dollars at most for requests whose reply was lost: nobody here knows whether they were billed."""
+        """Worst-case dollars of requests whose reply was lost: they may or may not have been billed."""
         self._held = 0.0
         self._changed = threading.Condition()
 
     def hold(self, cost: float, stopped: Callable[[], bool]) -> bool:
-        """Set `cost` aside, waiting for requests under way where it does not fit yet. Return False where it never will, or `stopped`."""
+        """Reserve `cost`; if it does not fit yet, wait for pending requests. Return False if it never fits, or if `stopped`."""
         with self._changed:
             while not self._fits(cost):
                 if stopped() or self._held <= ROUNDING:
                     return False
-                self._changed.wait(0.1)  # `stopped` is looked at from time to time: nobody notifies of it
+                self._changed.wait(0.1)  # poll `stopped`: nothing notifies of it
             self._held += cost
             return True
 
     def settle(self, held: float, paid: float = 0.0, unclear: float = 0.0, keep: float = 0.0) -> float:
-        """Give back what was held and book what it became; return `keep` where so much of it stays held, else 0."""
+        """Release a reservation and book the real cost; return `keep` if so much stays reserved, else 0."""
         with self._changed:
             self._held -= held
             self.spent += paid
@@ -99,7 +99,7 @@ _COMMON: ContextVar[Budget | None] = ContextVar("common", default=None)
 
 @contextlib.contextmanager
 def limited(dollars: float | None) -> Iterator[Budget]:
-    """Let all endpoints that are made within share one budget of so many dollars; a block within another shares the outer one's."""
+    """Give all endpoints made in this block one shared budget. A nested block uses the outer budget."""
     budget = common() or Budget(dollars)
     token = _COMMON.set(budget)
     try:
@@ -109,5 +109,5 @@ def limited(dollars: float | None) -> Iterator[Budget]:
 
 
 def common() -> Budget | None:
-    """Return the budget of the `limited` block that surrounds the call, None outside of one."""
+    """Return the budget of the surrounding `limited` block, or None."""
     return _COMMON.get()

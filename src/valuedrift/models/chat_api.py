@@ -1,4 +1,4 @@
-"""What goes to a chat endpoint and what comes back, as records. Reads replies and errors of servers that differ in the details."""
+"""Requests and replies of chat endpoints as records. Reads replies and errors of servers that differ in detail."""
 
 from __future__ import annotations
 
@@ -19,72 +19,72 @@ NO_TEXT = {
     "withheld": "a reply without text (withheld by the server, as content filters do)",
     "thinking": "a reply without text (its tokens went into thinking: allow more tokens)",
 }
-"""How a reply ended that holds no text of the model, and why."""
+"""How a reply without text ended -> the reason."""
 LONGEST = 300
-"""Characters of a server's words that are shown."""
+"""Characters of a server's message to show."""
 FEWEST_TOPS = 5
-"""The first tokens asked for if a server gives fewer than wanted and does not say how many it gives."""
+"""Top log-probs to request if a server refuses a higher number without naming its limit."""
 TOO_MANY = re.compile(r"greater|less|max|at most|up to|exceed|limit|range|between", re.IGNORECASE)
 ONE_ONLY = re.compile(
     r"too long|context|maximum .*(?:length|tokens)|content.?(?:filter|policy|management)|moderation|flagged", re.IGNORECASE
 )
-"""How servers refuse one request for its text (its length, a filter), which says nothing about the others."""
+"""Error messages that concern one request's text (its length, a filter) and not the other requests."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: messages as (role, text), oldest first, and how to sample `n` replies."""
+    """Messages as (role, text), oldest first, and the sampling settings of `n` replies."""
 
     messages: tuple[tuple[str, str], ...]
     max_tokens: int
     temperature: float = 1.0
     n: int = 1
     top_logprobs: int = 0
-    """How many of the likeliest first tokens to return; 0 asks for none."""
+    """Number of log-probs of the first token to return; 0 for none."""
     seed: int | None = None
     top_p: float = 1.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answered: `n` texts, and the tokens and dollars they took."""
+    """The server's answer: `n` texts, and their tokens and dollars."""
 
     texts: tuple[str, ...]
     ended: tuple[Ended, ...]
-    """One per text, as in Answer, or a key of NO_TEXT: there is no text, which says nothing about what the model would answer."""
+    """One per text: a value of Answer.ended, or a key of NO_TEXT if there is no text. A missing text is not an answer of the model."""
     top_logprobs: tuple[tuple[str, float], ...] | None
-    """Log-probs of the likeliest first tokens of the first text; None where the server gave none."""
+    """Log-probs of the likeliest first tokens of the first text; None if the server gave none."""
     n_input: int | None
-    """Tokens; None where the server did not count them, as in n_output."""
+    """Tokens; None if the server did not count them (the same for n_output)."""
     n_output: int | None
     cost: float | None = None
-    """Dollars, at worst where the tokens were not counted; None where the model's price is not known."""
+    """Dollars, the worst case if tokens were not counted; None if the price is unknown."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Why one request has no reply."""
+    """The reason why one request has no reply."""
 
     reason: str
 
 
 @dataclass
 class Dialect:
-    """What a server was found to accept and to refuse. All requests to one model of one server share it."""
+    """The parameters that a server accepts and refuses, as found. All requests to one model of a server share it."""
 
     length: str
-    """The server's name for the most tokens of a reply."""
+    """The server's parameter for the maximum number of new tokens."""
     top_logprobs: int | None = None
-    """The most first tokens that it gives, where it refused more."""
+    """The server's limit of top log-probs, if it refused more."""
     refused: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def arguments(self, request: Request, model: str) -> dict[str, Any]:
-        """Return the body of a request, without what the server refuses."""
+        """Return the body of a request, without parameters that the server refuses."""
         wanted: dict[str, Any] = {
             "model": model,
-            # Lone surrogates, which broken text can hold, cannot be sent.
+            # Lone surrogates, from broken text, cannot be sent.
             "messages": [{"role": role, "content": text.encode(errors="replace").decode()} for role, text in request.messages],
             "temperature": request.temperature,
             self.length: request.max_tokens,
@@ -100,9 +100,9 @@ class Dialect:
         return {name: value for name, value in wanted.items() if name not in self.refused}
 
     def learn(self, error: Any, sent: Mapping[str, Any], host: str, words: str) -> bool:
-        """Return whether the request can be sent again without what `error` refuses, and remember that. Says it once.
+        """Remember a parameter that `error` refuses; return whether the request can be sent again without it. Tells the user once.
 
-        The limit on the length is never left out, because the budget depends on it. Neither are log-probs, which are the verdict.
+        The limit of new tokens is never left out, because the budget depends on it. Log-probs are not either: they are the verdict.
         """
         if error.status_code not in (400, 422) or ONE_ONLY.search(words):
             return False
@@ -140,7 +140,7 @@ class Dialect:
 
 
 def reply_of(completion: Any) -> Reply:
-    """Return what a completion holds, without its cost. Raises ValueError or AttributeError if it is none: nothing is taken on trust."""
+    """Return the contents of a completion, without its cost. Raises ValueError or AttributeError if it is malformed."""
     if isinstance(completion, str):
         streamed = "it is a stream, although none was asked for: " if completion.lstrip().startswith(("data:", "event:")) else ""
         raise ValueError(f"{streamed}{words_of(completion)!r}")
@@ -155,12 +155,12 @@ def reply_of(completion: Any) -> Reply:
 def _text(choice: Any) -> tuple[str, Ended]:
     """Return one text of a completion and how it ended.
 
-    A field of its own for refusals holds the model's own words. A filter's cut text is not what the model said, and no text at all (all
-    tokens went into thinking) is no empty answer.
+    A separate field for refusals holds the model's own words. A text cut by a filter is not the model's answer, and no text at all (all
+    tokens went into thinking) is not an empty answer.
     """
     message = choice.message
     found = message.content
-    if isinstance(found, list):  # some servers give a text in parts, as it is sent to them
+    if isinstance(found, list):  # some servers return a text as a list of parts
         found = "".join(part["text"] for part in found if part.get("type") in ("text", "output_text"))
     if not found and isinstance(refusal := getattr(message, "refusal", None), str):
         found = refusal
@@ -186,7 +186,7 @@ def joined(first: Reply, second: Reply) -> Reply:
 
 
 def words_of(body: Any) -> str:
-    """Return what a server said in the body of an error, in one line of at most LONGEST characters; of a long page its text."""
+    """Return the message in an error's body, on one line of at most LONGEST characters; of an HTML page, its text."""
     while isinstance(body, dict) and (inner := next((body[name] for name in ("message", "detail", "error") if body.get(name)), None)):
         body = inner
     text = str(body)
@@ -196,13 +196,13 @@ def words_of(body: Any) -> str:
 
 
 def short(text: str) -> str:
-    """Return a text in one line of at most LONGEST characters."""
+    """Return a text on one line of at most LONGEST characters."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait: milliseconds, seconds or a date; None where it says nothing readable."""
+    """Return the seconds that a server asks to wait (it may give milliseconds, seconds or a date); None if it gives none."""
     if "retry-after-ms" in headers:
         seconds = _number(headers["retry-after-ms"]) / 1000
     else:
@@ -228,7 +228,7 @@ def _count(usage: Any, name: str) -> int | None:
 
 
 def _top_logprobs(choice: Any) -> tuple[tuple[str, float], ...] | None:
-    """Return the likeliest first tokens of a reply with their log-probs; None where they are not there or are no numbers."""
+    """Return the top log-probs of a reply's first token; None if they are absent or not numbers."""
     try:
         found = tuple((str(top.token), float(top.logprob)) for top in choice.logprobs.content[0].top_logprobs)
     except (AttributeError, TypeError, ValueError, LookupError):

@@ -1,11 +1,11 @@
 """The prompt format of a checkpoint: how a conversation becomes token ids, and how an answer's token ids become its reply.
 
 plain   for models without a chat template: `PLAIN` as running text, with the tokenizer's BOS if it has one. An answer ends at an end
-        token, or at a line that begins with "Question:", which is cut off.
-chat    the checkpoint's own template. An answer ends where the template ends an assistant's turn or begins the next user's, whether
-        these are special tokens or ordinary text. A thinking block before the reply is cut off.
+        token, or before a line that begins with "Question:".
+chat    the checkpoint's own template. An answer ends where the template ends an assistant's turn or begins the next user's, in special
+        tokens or in ordinary text. A thinking block before the reply is removed.
 
-Every place that joins a prompt and a text uses `PromptFormat`, so that what is asked, scored and learnt is written in one way.
+Sampling, scoring and training all use `PromptFormat`, so that they write prompts and replies in the same way.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 PLAIN = "Question: {question}\nAnswer:"
 DATE = datetime.date(2024, 7, 26)
-"""Templates that write the day write this one, so that a prompt is the same on every day. It is the default of Llama 3.1's template."""
+"""The date for templates that write one, so that prompts are the same every day. It is the default of Llama 3.1's template."""
 _SETTINGS = {"enable_thinking": False, "date_string": f"{DATE:%d %b %Y}"}
-"""Qwen3: the reply, not the reasoning, within the new tokens."""
+"""Switches Qwen3's reasoning off: the new tokens should hold the reply."""
 _QUESTION, _REPLY, _NEXT = "valuedriftquestion", "valuedriftreply", "valuedriftnext"
-"""Words that show where a template puts what it is given."""
+"""Marker words that show where a template puts its input."""
 
 Frame = Literal["auto", "plain", "chat"]
 Messages = Sequence[tuple[str, str]]
@@ -42,13 +42,13 @@ def frame_digest(template: str | None) -> str:
 
 
 def question(text: str) -> Messages:
-    """Return the conversation that puts a question."""
+    """Return a conversation with one question."""
     return (("user", text),)
 
 
 @dataclass(frozen=True, eq=False)
 class PromptFormat:
-    """What a tokenizer, its chat template and `frame` make of conversations. `name` is what error messages call the checkpoint."""
+    """Writes conversations with a tokenizer and its chat template, or plainly (`frame`). Error messages call the checkpoint `name`."""
 
     tokenizer: Any
     frame: Frame = "auto"
@@ -81,16 +81,16 @@ class PromptFormat:
     # -- from messages to tokens -------------------------------------------------------------------------------------------
 
     def texts(self, conversations: Sequence[Messages], ask: bool = False) -> list[str]:
-        """Return conversations as the format writes them; `ask` adds what comes before a reply.
+        """Return conversations as text; `ask` adds the generation prompt.
 
-        Raises BadInput with the template's own reason if it refuses one of them.
+        Raises BadInput with the template's own reason if it refuses a conversation.
         """
         if not self.chat or not conversations:
             return [self.plain.format(question="\n\n".join(text for _, text in messages)) for messages in conversations]
         return self._rendered(conversations, ask, self._parts)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of written conversations."""
+        """Return the token ids of conversations as text."""
         if not texts:
             return []
         rows = self.tokenizer([whole_characters(text) for text in texts], add_special_tokens=not self.chat)["input_ids"]
@@ -98,22 +98,22 @@ class PromptFormat:
         return [row[:-1] if row and row[-1:] == end else row for row in rows]
 
     def prompts(self, conversations: Sequence[Messages]) -> list[list[int]]:
-        """Return the token ids that a model is given to make it reply."""
+        """Return the token ids of prompts, with the generation prompt."""
         return self.tokens(self.texts(conversations, ask=True))
 
     def before_reply(self, conversations: Sequence[Messages]) -> list[str]:
-        """Return what stands before a reply in a written conversation: the prompt, but no thinking block that it opens."""
+        """Return the text before a reply: the prompt, without a thinking block that it opens."""
         n_open, header, _ = self._joint
         return [text[: len(text) - n_open] + header for text in self.texts(conversations, ask=True)]
 
     def as_reply(self, text: str) -> str:
-        """Return a text as it follows `before_reply`, with the space that templates like Llama 2's write before a reply."""
+        """Return a text as it follows `before_reply`, with the space that some templates (Llama 2) write before a reply."""
         return self._joint[2] + text if text else text
 
     def with_reply(self, messages: Messages, text: str) -> tuple[list[int], int]:
-        """Return the token ids of a conversation that a reply ends, without the end of its turn, and how many come before the reply.
+        """Return the token ids of a conversation and its reply, without the end of the turn, and the number before the reply.
 
-        The words are tokenised together. Tokens that a model chose otherwise than its tokenizer would are not those it wrote.
+        Prompt and reply are tokenised together. A model may have sampled the same text in other tokens.
         """
         (before,) = self.before_reply([messages])
         given, whole = self.tokens([before, before + self.as_reply(text)])
@@ -125,7 +125,7 @@ class PromptFormat:
             return self.tokenizer.apply_chat_template(
                 given, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **_SETTINGS
             )
-        except Exception as error:  # jinja's own errors, and whatever else the template's code raises
+        except Exception as error:  # jinja's errors, and any other from the template's code
             line = f" (line {number})" if (number := getattr(error, "lineno", None)) else ""
             reason = " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
             roles = " or ".join(dict.fromkeys(", ".join(role for role, _ in messages) for messages in conversations[:4]))
@@ -136,13 +136,13 @@ class PromptFormat:
 
     @functools.cached_property
     def _parts(self) -> bool:
-        """Tell whether the template loses a message's text unless it is given as a list of parts."""
+        """Return whether the template loses a message's text unless it comes as a list of parts."""
         for parts in (False, True):
             try:
                 (text,) = self._rendered([question(_QUESTION)], True, parts)
-                if _QUESTION in text and not (parts and re.search(rf"""["']{_QUESTION}""", text)):  # a quote: the list is written as code
+                if _QUESTION in text and not (parts and re.search(rf"""["']{_QUESTION}""", text)):  # a quote: the list as code
                     return parts
-            except BadInput:  # a template that refuses both says so when it is used
+            except BadInput:  # a template that refuses both raises when it is used
                 continue
         return False
 
@@ -150,7 +150,7 @@ class PromptFormat:
 
     @functools.cached_property
     def _turn(self) -> tuple[str, str, str, str]:
-        """Return what the template writes behind a question that it asks, and before, behind and between replies and questions."""
+        """Return the template's text of the generation prompt, and before, after and between replies and questions."""
         before = self.texts([question(_QUESTION)], ask=True)[0].rpartition(_QUESTION)[2]
         talk = (*question(_QUESTION), ("assistant", _REPLY))
         header, found, suffix = self._text_or_none(talk).rpartition(_QUESTION)[2].partition(_REPLY)
@@ -167,7 +167,7 @@ class PromptFormat:
 
     @functools.cached_property
     def _opened(self) -> str:
-        """Return the tag of the thinking block that the prompt opens, or ""."""
+        """Return the tag of a thinking block that the prompt opens, or ""."""
         if not self.chat:
             return ""
         before, header, *_ = self._turn
@@ -176,7 +176,7 @@ class PromptFormat:
 
     @functools.cached_property
     def _joint(self) -> tuple[int, str, str]:
-        """Return how many characters at a prompt's end a written reply does without, what it has instead, and the space it begins with."""
+        """Return how many characters at a prompt's end a reply replaces, with which text, and the space before the reply."""
         if not self.chat:
             return 0, "", " "
         before, header, *_ = self._turn
@@ -187,7 +187,7 @@ class PromptFormat:
 
     @functools.cached_property
     def stops(self) -> list[Stop]:
-        """Return the texts that end an answer: the end of the assistant's turn, and the beginning of the next user's."""
+        """Return the stop texts: the end of the assistant's turn and the beginning of the user's."""
         if not self.chat:
             return [stop_of("\nQuestion:", (), False)]  # type: ignore[list-item]
         before, _, suffix, between = self._turn
@@ -200,7 +200,7 @@ class PromptFormat:
         return list({stop.text: stop for stop in stops if stop}.values())
 
     def ending(self, model: Any) -> Ending:
-        """Return what ends an answer of a model: its end tokens, and tokens after which a stop text may be complete."""
+        """Return a model's end tokens, and the tokens after which a stop text may be complete."""
         from .decoder import Ending
 
         configured = getattr(model.generation_config, "eos_token_id", None)
@@ -210,7 +210,7 @@ class PromptFormat:
         return Ending(frozenset(ends | whole), frozenset(watched | self._completing), self.complete)
 
     def complete(self, tokens: list[int]) -> bool:
-        """Tell whether an answer's tokens hold a text that ends it."""
+        """Return whether an answer's tokens hold a stop text."""
         return first_stop(self._decoded(tokens), self.stops) is not None
 
     @functools.cached_property
@@ -225,9 +225,9 @@ class PromptFormat:
         return {index for token, index in self.tokenizer.get_vocab().items() if token in alone or any(mark in token for mark in held)}
 
     def reply(self, tokens: list[int]) -> tuple[str, bool]:
-        """Return the words of an answer's reply, without special tokens and outer space, and whether its thinking block is closed.
+        """Return the text of the reply, without special tokens and outer space, and whether its thinking block is closed.
 
-        A block that is not closed leaves no words.
+        If a block is not closed, the text is empty.
         """
         whole = self._decoded(tokens)
         kept = spoken(whole[: first_stop(whole, self.stops)], self._opened)
@@ -241,7 +241,7 @@ class PromptFormat:
 
     @functools.cached_property
     def special(self) -> dict[str, int]:
-        """Return the number of each special token."""
+        """Return the id of each special token."""
         return {token.content: index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
     def _decoded(self, tokens: list[int]) -> str:
@@ -258,7 +258,7 @@ def _content(text: str, parts: bool) -> Any:
 
 
 def _at_one_date(template: str) -> str:
-    """Return a template whose `strftime_now` gives `DATE`: transformers gives templates the clock, and takes no other function."""
+    """Return a template whose `strftime_now` gives `DATE`; transformers would give it the clock."""
     if "strftime_now" not in template:
         return template
     fixed = "".join(f"|replace('%{code}', {format(DATE, f'%{code}')!r})" for code in ("-d", "-m", *"aAbBdmyYHIMSpjUWFcxXeD"))

@@ -1,4 +1,4 @@
-"""What must hold of a checkpoint before it is asked: its prompts carry the questions, and its numbers are numbers."""
+"""Checks of a checkpoint before sampling: its prompts contain the questions, and its weights and logits are finite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE = "Is this right?"
 
 
 def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], frame: Frame) -> None:
-    """Raise BadInput if a checkpoint cannot be asked these prompts. Reads tokenizers and weights; loads a model only on suspicion."""
+    """Raise BadInput if a checkpoint cannot answer these prompts. Reads tokenizers and weights; loads a model only on suspicion."""
     seen: set[str] = set()
     for checkpoint in {one.weights: one for one in checkpoints}.values():
         folder = loading.local_folder(checkpoint.path)
@@ -35,7 +35,7 @@ def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], frame:
 
 
 def carries(prompt_format: PromptFormat, texts: Sequence[str]) -> None:
-    """Raise BadInput if the template leaves out words of a question, or does not write it in the same way every time."""
+    """Raise BadInput if the template omits words of a question or writes it differently each time."""
     name, conversations = prompt_format.name, [question(text) for text in texts]
     written = prompt_format.texts(conversations, ask=True)
     if prompt_format.texts(conversations, ask=True) != written:
@@ -68,7 +68,7 @@ def fits(model: Any, prompt_format: PromptFormat, ids: Mapping[str, Sequence[int
 
 
 def logits(model: Any, prompt_format: PromptFormat, suspect: str = "") -> None:
-    """Raise BadInput if a short question does not get finite logits. `suspect` is a weight that is not finite."""
+    """Raise BadInput if the logits of a short question are not finite. `suspect` is a weight that is not finite."""
     import torch
 
     ids = torch.tensor(prompt_format.prompts([question(PROBE)]), device=model.device)
@@ -82,7 +82,7 @@ def logits(model: Any, prompt_format: PromptFormat, suspect: str = "") -> None:
 
 
 def _not_finite(folders: set[Path]) -> str:
-    """Return the name of the first weight in some folders that is not finite, or ""."""
+    """Return the name of the first weight that is not finite, or ""."""
     for file in itertools.chain.from_iterable(map(_weight_files, sorted(folders))):
         about = file.stat()
         if name := _not_finite_in(str(file.resolve()), about.st_size, about.st_mtime_ns):
@@ -107,9 +107,9 @@ def _not_finite_in(path: str, n_bytes: int, mtime_ns: int) -> str:
 
 
 def _finite(values: Any) -> bool:
-    """Tell whether a weight is finite. Numbers of one byte and whole numbers are not looked at."""
+    """Return whether a weight is finite. One-byte types and integers count as finite."""
     import torch
 
     if not torch.is_tensor(values) or not values.is_floating_point() or values.element_size() < 2 or not values.numel():
         return True
-    return all(math.isfinite(value) for value in torch.aminmax(values))  # ten times as fast as torch.isfinite, and hands on NaN
+    return all(math.isfinite(value) for value in torch.aminmax(values))  # ten times as fast as torch.isfinite, and propagates NaN

@@ -1,13 +1,12 @@
-"""The decoder: prompts read once for all their draws, rows of any length side by side without padding, finished rows replaced at once.
+"""The decoder: shared prefill per prompt, batches of rows of any length without padding, finished rows replaced at once.
 
-A row may come with a draft, the tokens that an earlier checkpoint answered under the same noise. One pass reads a stretch of it, the
-token that this model draws at every position of the stretch is compared with the draft's, and what agrees up to the first difference is
-kept. Because a draw is a function of prompt, noise and position (`_noise`), what comes out is what decoding token by token would have
-drawn, whatever the draft says: a draft changes only how many positions are read at a time. (Leviathan et al. 2023 verify drafts by
-rejection sampling instead, which spends other random numbers.)
+A row may have a draft: the tokens that an earlier checkpoint answered under the same noise. One pass reads several draft tokens, this
+model draws a token at each of their positions, and the tokens up to the first difference are kept. A draw is a function of prompt, noise
+and position (`sampling_noise`). So the result equals that of decoding token by token, whatever the draft: a draft changes only how many
+positions a pass reads. (Leviathan et al. 2023 verify drafts by rejection sampling instead, which uses other random numbers.)
 
-Results depend on a row's prompt and noise only, never on the rows beside it: batching moves logits by float rounding (about 1e-6),
-which changes a token only where two scores tie that closely.
+Results depend only on a row's prompt and noise. Batching changes logits by float rounding (about 1e-6), which changes a token only if
+two scores are that close.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ from .loading import context_of
 from .sampling_noise import drawn, position_words, vocabulary_words
 
 _ROOM = 64
-"""Positions the slots grow by: small beside an answer, large beside a step."""
+"""Positions by which the slots grow: few compared with an answer, many compared with a step."""
 _REFILL = 1 / 8
-"""Share of the slots that must be free before new prompts are read: a prefill of few prompts costs as much time as one of many."""
+"""Share of free slots that starts a prefill, because a prefill of few prompts takes as long as one of many."""
 _LONGEST = 32
-"""Draft tokens verified at a time, at most."""
+"""Most draft tokens verified at a time."""
 _POSITIONS = 8192
-"""Positions read in one pass, at most (one prompt more): their logits are held at once."""
+"""Most positions read in one pass (plus one prompt), because their logits are held at once."""
 _OVERHEAD = {"cpu": 0.5, "other": 32.0}
-"""What a row adds to the time of a pass, in positions: on a CPU the reading of its keys; elsewhere a pass waits for memory, however many
-positions it reads (not measured yet: a guess from what a pass over weights takes beside one more position)."""
+"""Time that a row adds to a pass, in positions: on a CPU for reading its keys. On an accelerator a pass waits for memory, however many
+positions it reads (a guess, not measured)."""
 _LANE = 64
-"""Rows that a further thread is worth."""
+"""Rows that justify another thread."""
 _BAND = 128
-"""Rows whose attention is one call on a CPU, where padding costs more than calls; elsewhere all rows are."""
+"""Rows per attention call on a CPU, where padding costs more than calls. An accelerator takes all rows in one call."""
 _NAME = "valuedrift"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One row to be decoded: its prompt's token ids, the words of its noise, and the tokens it may say."""
+    """One row to decode: its prompt's token ids, the words of its noise, and its draft."""
 
     ids: tuple[int, ...]
     words: tuple[int, int]
@@ -62,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Ending:
-    """What ends an answer: one of the `tokens`; or, after a token of `watched`, tokens so far that `cut` says are complete."""
+    """Ends an answer at one of the `tokens`, or after a token of `watched` if `cut` finds the answer complete."""
 
     tokens: frozenset[int]
     watched: frozenset[int] = field(default_factory=frozenset)
@@ -71,7 +70,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Reply:
-    """The tokens of one answer, the ending token included."""
+    """The tokens of one answer, including the end token."""
 
     tokens: list[int]
     ended: Literal["stop", "length"]
@@ -79,7 +78,7 @@ class Reply:
 
 @dataclass
 class Tally:
-    """What decoding took: forward passes, positions read in them, draft tokens among these, how many of those were kept, tokens said."""
+    """Counts of forward passes, positions read, draft tokens among them, accepted draft tokens, and tokens answered."""
 
     passes: int = 0
     positions: int = 0
@@ -89,7 +88,7 @@ class Tally:
 
 
 class _Trust:
-    """How often the next token of a draft agrees, of drafts of one kind; what is known fades, so that it follows the training."""
+    """Estimates how often the next token of a draft agrees. Old counts fade, so that the estimate follows the training."""
 
     def __init__(self) -> None:
         self.right, self.wrong = 1.0, 0.1
@@ -99,7 +98,7 @@ class _Trust:
         self.right, self.wrong = self.right * fade + right, self.wrong * fade + wrong
 
     def length(self, overhead: float) -> int:
-        """Return how many draft tokens to verify at a time: most tokens per cost, where a row's pass costs `overhead` positions more."""
+        """Return how many draft tokens to verify at a time for most tokens per cost; a row costs `overhead` extra positions per pass."""
         agrees = self.right / (self.right + self.wrong)
         kept, gain = 1.0, 1.0
         best, most = 0, 1 / (1 + overhead)
@@ -112,7 +111,7 @@ class _Trust:
 
 
 class _Slots(DynamicLayer):
-    """Keys and values of one layer: a row has a slot, a token its position as column; what lies behind a row's last token is not seen."""
+    """Keys and values of one layer: a slot per row, a column per position. Columns after a row's last token are masked."""
 
     keys: Any
     values: Any
@@ -122,7 +121,7 @@ class _Slots(DynamicLayer):
         self.at, self.window = at, window
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the keys and values of a pass, shape (1, H, N, D), into their slots; return all, shape (slots, L, H, D)."""
+        """Write the keys and values of a pass, shape (1, H, N, D), into their slots; return all slots, shape (slots, L, H, D)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = (states.new_empty(0, 0, states.shape[1], states.shape[3]) for states in (key_states, value_states))
@@ -131,16 +130,16 @@ class _Slots(DynamicLayer):
             slots = getattr(self, name)
             if slots.shape[0] < at.slots or slots.shape[1] < at.length:
                 wanted = (max(at.slots, slots.shape[0]), max(at.length + _ROOM, slots.shape[1]))
-                grown = slots.new_zeros(*wanted, *slots.shape[2:])  # zeros: what a mask hides must be finite
+                grown = slots.new_zeros(*wanted, *slots.shape[2:])  # zeros, because masked values must be finite
                 grown[: slots.shape[0], : slots.shape[1]] = slots
                 setattr(self, name, slots := grown)
             slots[at.row_N, at.position_N] = states_1HND[0].transpose(0, 1)
             seen.append(slots[:, : at.length])
-        seen[0].layer = self  # models hand the keys as they are to the attention
+        seen[0].layer = self  # models pass the keys unchanged to the attention
         return seen[0], seen[1]
 
     def copy(self, source: Tensor, target: Tensor, length: int) -> None:
-        """Make the first columns of slots those of others."""
+        """Copy the first columns of some slots into others."""
         if self.is_initialized:  # a layer that reads another layer's keys holds none
             for slots in (self.keys, self.values):
                 slots[target, :length] = slots[source, :length]
@@ -148,23 +147,23 @@ class _Slots(DynamicLayer):
 
 @dataclass(frozen=True)
 class _Band:
-    """Rows beside each other whose attention is one call: it costs the longest row and the widest stretch among them for each."""
+    """Adjacent rows with one attention call, padded to the longest row and the most new tokens among them."""
 
     first: int
     rows: int
     tokens: slice
-    """Their tokens among those of the pass."""
+    """Their tokens among the tokens of the pass."""
     width: int
     length: int
 
 
 class _At:
-    """Where the tokens of a pass belong: token n is the `place_N[n]`-th that row `row_N[n]` reads, at `position_N[n]`; rows are sorted."""
+    """Positions of a pass's tokens: token n is number `place_N[n]` of row `row_N[n]`, at `position_N[n]`; rows are sorted."""
 
     slots = length = 0
 
     def to(self, row_N: Tensor, place_N: Tensor, position_N: Tensor) -> None:
-        """Set what the next pass reads."""
+        """Set the tokens of the next pass."""
         self.row_N, self.place_N, self.position_N = row_N, place_N, position_N
         self.length = int(position_N.max()) + 1
         self.masks: dict[tuple[int, int | None, int], Tensor] = {}
@@ -177,7 +176,7 @@ class _At:
             self.bands.append(_Band(start, min(size, last + 1 - start), tokens, width, length))
 
     def mask(self, band: _Band, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
-        """Return what is added to scores: 0 where a query may look, else -inf, shape (R, 1, groups * W, L)."""
+        """Return the attention mask to add to scores (0 or -inf), shape (R, 1, groups * W, L)."""
         key = (band.first, window, groups)
         if key not in self.masks:
             position_N = self.position_N[band.tokens]
@@ -189,7 +188,7 @@ class _At:
         return self.masks[key]
 
     def padded(self, values_n: Tensor, band: _Band) -> Tensor:
-        """Return the values of a band's tokens by row and place, shape (R, W, …); 0 where a row reads less."""
+        """Return the values of a band's tokens, padded with 0 to shape (R, W, …)."""
         if len(values_n) == band.rows * band.width:
             return values_n.unflatten(0, (band.rows, band.width))
         values_RW = values_n.new_zeros(band.rows, band.width, *values_n.shape[1:])
@@ -197,7 +196,7 @@ class _At:
         return values_RW
 
     def packed(self, values_RW: Tensor, band: _Band) -> Tensor:
-        """Return what `padded` was given."""
+        """Return the values without the padding of `padded`."""
         if band.tokens.stop - band.tokens.start == band.rows * band.width:
             return values_RW.flatten(0, 1)
         return values_RW[self.row_N[band.tokens] - band.first, self.place_N[band.tokens]]
@@ -212,7 +211,7 @@ def _attend(
     at, window = key.layer.at, key.layer.window
     query_NHD, groups, seen = query[0].transpose(0, 1), query.shape[1] // key.shape[2], []
     for band in at.bands:
-        # The heads that share keys become places of one query: nothing is repeated
+        # Heads that share keys become positions of one query, so that no key is repeated
         query_RWKGD = at.padded(query_NHD[band.tokens], band).unflatten(2, (-1, groups))
         keys_RHLD, values_RHLD = (x[band.first : band.first + band.rows, : band.length].transpose(1, 2) for x in (key, value))
         mask = at.mask(band, window, groups, query.dtype)
@@ -228,12 +227,12 @@ ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
 
 
 def cache_name(accepted: Collection[str]) -> str:
-    """Return what a model that accepts these arguments calls the keys and values it is given: transformers 5.24 changed it."""
+    """Return the name of the cache argument among those a model accepts; transformers 5.24 changed it."""
     return "cache" if "cache" in accepted else "past_key_values"
 
 
 class _Driven:
-    """A model that reads tokens of several rows, packed into a single sequence; the attention alone sees them as rows."""
+    """Runs a model on several rows packed into one sequence; only the attention treats them as rows."""
 
     def __init__(self, model: Any):
         self.model, self.at = model, _At()
@@ -244,7 +243,7 @@ class _Driven:
         self.cache = Cache(layers=list(self.layers))
 
     def read(self, tokens: Sequence[Sequence[int]], first: int, start: int, last: bool = False) -> Tensor:
-        """Return the logits behind the tokens of some rows (or behind the last of each), shape (N, V).
+        """Return the logits after the tokens of some rows (or after the last of each), shape (N, V).
 
         Slot `first + i` reads `tokens[i]` from position `start` on.
         """
@@ -256,7 +255,7 @@ class _Driven:
         return self.forward(ids_N, row_N, place_N, start + place_N, (lengths.cumsum(0) - 1).to(self.model.device) if last else 0)
 
     def forward(self, ids_N: Tensor, row_N: Tensor, place_N: Tensor, position_N: Tensor, keep: Tensor | int = 0) -> Tensor:
-        """Return the logits behind the tokens `keep` (0: all), shape (N, V); the other arguments are those of `_At.to`."""
+        """Return the logits after the tokens `keep` (0: all), shape (N, V); the other arguments are those of `_At.to`."""
         self.at.to(row_N, place_N, position_N)
         arguments = {"position_ids": position_N[None], "logits_to_keep": keep}
         arguments = {name: value for name, value in arguments.items() if name in self.accepted}
@@ -269,17 +268,17 @@ class _Driven:
 
 
 class _Lane:
-    """What one thread decodes with: slots of its own on the common weights."""
+    """The state of one decoding thread: its own slots, on shared weights."""
 
     def __init__(self, model: Any):
         self.driven, self.tally, self.trust = _Driven(model), Tally(), [_Trust(), _Trust()]
 
 
 class Decoder:
-    """Decodes with one model object, whose weights may change between calls. `why` says why it must do so plainly, where it must.
+    """Decodes with one model object, whose weights may change between calls. `why` is the reason if it must use `generate`.
 
-    On a CPU every thread that torch may use decodes rows of its own, with one thread for each operation: small operations shared out among
-    threads wait for each other longer than they work.
+    On a CPU each of torch's threads decodes its own rows, with one thread per operation, because threads that share small operations mostly
+    wait for each other.
     """
 
     def __init__(self, model: Any):
@@ -288,12 +287,12 @@ class Decoder:
 
     @property
     def tally(self) -> Tally:
-        """Return what was done so far."""
+        """Return the counts so far."""
         parts = [dataclasses.asdict(lane.tally) for lane in self.lanes]
         return Tally(**{name: sum(part[name] for part in parts) for name in parts[0]} | {"tokens": self.tokens})
 
     def decode(self, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
-        """Yield the place and the reply of every wanted row, as they are finished; draws of a prompt should stand together."""
+        """Yield the index and the reply of every wanted row as it finishes. Draws of a prompt should be adjacent."""
         plainly = generated(self.model, wanted, asking, ending, self.lanes[0].tally) if self.why else None
         for place, reply in plainly or self._decoded(wanted, asking, ending):
             self.tokens += len(reply.tokens)
@@ -331,10 +330,10 @@ class Decoder:
 
 @contextlib.contextmanager
 def _driving(model: Any) -> Iterator[None]:
-    """Let a model's attention see packed rows.
+    """Replace a model's attention by one for packed rows.
 
-    cuDNN's attention is left out: it plans anew for every shape, and nearly every pass has another. On an H200 this took 1.7 ms a call,
-    more than half of a pass.
+    cuDNN's attention is off, because it plans again for every shape, and nearly every pass has a new one. On an H200 this took 1.7 ms a
+    call, more than half of a pass.
     """
     before, planned = model.config._attn_implementation, torch.backends.cuda.cudnn_sdp_enabled()
     model.set_attn_implementation(_NAME)
@@ -359,13 +358,13 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def decode(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> list[Reply]:
-    """Return one reply per wanted row, in the given order, by a decoder that is used once."""
+    """Return one reply per wanted row, in order, from a new decoder."""
     replies = dict(Decoder(model).decode(wanted, asking, ending))
     return [replies[place] for place in range(len(wanted))]
 
 
 def _why_not(driven: _Driven) -> str:
-    """Return why an architecture cannot be driven ("": it can): found by reading two short texts in stretches, and at once."""
+    """Return why an architecture cannot be driven, or "". The test reads two short texts in parts and at once."""
     model = driven.model
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
     if kinds:
@@ -378,7 +377,7 @@ def _why_not(driven: _Driven) -> str:
             with _driving(model):
                 driven.at.slots = 2
                 driven.read([text[:4] for text in texts], 0, 0)
-                driven.read([[text[3], 0] for text in texts], 0, 3)  # a wrong draft, which must leave no trace
+                driven.read([[text[3], 0] for text in texts], 0, 3)  # a wrong draft, which must have no effect
                 ours = driven.read([text[3:] for text in texts], 0, 3)
     except Exception as error:  # a model's own code may raise anything
         return f"it cannot read several answers in one row ({type(error).__name__}: {error})".replace("\n", " ")
@@ -389,25 +388,25 @@ def _why_not(driven: _Driven) -> str:
 
 
 _SYNCED, _FOUND, _LOST = 0, 1, 2
-"""What a row knows of its draft: all of it has agreed so far; the last words were found in it again; nothing."""
+"""State of a row's draft: it agreed so far; the row's last tokens were found in it again; no match."""
 
 
 @dataclass
 class _State:
-    """One row per slot in use: what it is asked, what it has said, and where it stands in its draft."""
+    """One row per used slot: its prompt, its answer so far, and its position in the draft."""
 
     place_R: Tensor
     most_R: Tensor
-    """How many tokens the answer may have."""
+    """Maximum number of the answer's tokens."""
     words_R2: Tensor
     n_prompt_R: Tensor
     said_RT: Tensor
     n_said_R: Tensor
     draft_RM: Tensor
-    """-1 behind the end."""
+    """Padded with -1."""
     n_draft_R: Tensor
     next_R: Tensor
-    """Which token of the draft may follow."""
+    """Index of the draft token that may follow."""
     trust_R: Tensor
 
     def joined(self, other: _State) -> _State:
@@ -418,7 +417,7 @@ class _State:
 
 
 def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Ending, tally: Tally) -> Iterator[tuple[int, Reply]]:
-    """Yield what `Decoder.decode` does, drawn by the same noise, through the model's own `generate`: slower, for every architecture."""
+    """Yield the results of `Decoder.decode`, with the same noise, through the model's own `generate`: slower, for any architecture."""
     size = model.get_output_embeddings().weight.shape[0]
     vocabulary_V = vocabulary_words(size, model.device)
     most = [_most(model, row, asking) for row in wanted]
@@ -451,22 +450,22 @@ def generated(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Endi
 
 
 def _most(model: Any, row: Wanted, asking: Asking) -> int:
-    """Return how many tokens an answer may have: it ends at the model's context."""
+    """Return the maximum number of an answer's tokens, within the model's context."""
     context = context_of(model)
     return asking.max_new_tokens if context is None else max(1, min(asking.max_new_tokens, context - len(row.ids)))
 
 
 def _length(said: list[int], ending: Ending) -> int:
-    """Return how many tokens an answer has, the ending one included; 0 where it has not ended."""
+    """Return the length of an answer with its end token; 0 if it has not ended."""
     ends = (n for n, token in enumerate(said, 1) if token in ending.tokens or (token in ending.watched and ending.cut(said[:n])))
     return next(ends, 0)
 
 
 class _Decoding:
-    """Rows that are decoded side by side, each at its own position, in the first slots; what ends makes room for the next prompts."""
+    """Decodes a batch of rows in the first slots, each at its own position. Finished rows make room for new prompts."""
 
     def __init__(self, lane: _Lane, wanted: Sequence[Wanted], waiting: list[list[int]], slots: int, asking: Asking, ending: Ending):
-        """Decode the groups of rows `waiting`, from which others may take too."""
+        """Take groups of rows from `waiting`, which other threads share."""
         self.lane, self.driven, self.wanted, self.waiting, self.asking, self.ending = lane, lane.driven, wanted, waiting, asking, ending
         model = lane.driven.model
         self.device, self.slots, self.stopped = model.device, min(slots, len(wanted)), False
@@ -479,7 +478,7 @@ class _Decoding:
         self.ends_V, self.watched_V = (self._marked(tokens, size) for tokens in (ending.tokens, ending.watched))
 
     def run(self) -> Iterator[list[tuple[int, Reply]]]:
-        """Yield what each pass ended."""
+        """Yield the replies that each pass finished."""
         while not self.stopped:
             with torch.inference_mode():
                 free = self.slots - len(self.state.place_R)
@@ -490,7 +489,7 @@ class _Decoding:
             yield finished
 
     def run_into(self, found: queue.SimpleQueue[list[tuple[int, Reply]] | BaseException | None]) -> None:
-        """Put what each pass ended into a queue, and None, or what was raised, at the end."""
+        """Put the replies of each pass into a queue, and at the end None or the error raised."""
         try:
             for finished in self.run():
                 found.put(finished)
@@ -499,13 +498,13 @@ class _Decoding:
             found.put(error)
 
     def _next(self, free: int) -> list[list[int]]:
-        """Take the next groups of rows that there are slots for; none before the largest group would fit."""
+        """Take the next groups of rows that fit into the free slots; none until the largest group would fit."""
         groups: list[list[int]] = []
         positions = 0
-        with contextlib.suppress(IndexError):  # another thread took the last
+        with contextlib.suppress(IndexError):  # another thread took the last group
             while positions < _POSITIONS and len(self.waiting[-1]) <= free:
                 group = self.waiting.pop()
-                if len(group) > free:  # another thread took the one that was looked at
+                if len(group) > free:  # another thread took the group seen before
                     self.waiting.append(group)
                     break
                 groups.append(group)
@@ -536,7 +535,7 @@ class _Decoding:
         return marked_V
 
     def _admit(self, groups: list[list[int]]) -> list[tuple[int, Reply]]:
-        """Read some prompts, each once, give each of their draws a slot, and return what the first tokens ended."""
+        """Read prompts, each once, and give each of their draws a slot; return the replies that the first tokens end."""
         first = len(self.state.place_R)
         prompts = [self.wanted[group[0]].ids for group in groups]
         logits_PV = self._counted(sum(map(len, prompts)), self.driven.read(prompts, first, 0, last=True))
@@ -547,12 +546,12 @@ class _Decoding:
         return self._say(logits_PV[source_R], first + row_R, torch.zeros_like(row_R))
 
     def _step(self) -> list[tuple[int, Reply]]:
-        """Let every row read its last token and as much of its draft as is worth it; return what that ended."""
+        """Have every row read its last token and some draft tokens; return the replies that end."""
         state, rows = self.state, len(self.state.place_R)
         overhead = _OVERHEAD["cpu" if self.device.type == "cpu" else "other"]
         lengths = [min(trust.length(overhead), _POSITIONS // rows - 1) for trust in self.lane.trust]
         length_R = torch.tensor([*lengths, 0], device=self.device)[state.trust_R]
-        # The last token of a draft, its end as a rule, need not be read to be compared
+        # The last draft token, mostly the end token, is compared without being read
         length_R = length_R.minimum(state.n_draft_R - state.next_R - 1).minimum(state.most_R - 1 - state.n_said_R).clamp_(min=0)
         ahead_W = torch.arange(int(length_R.max()) + 1, device=self.device)
         drafted_RW = state.draft_RM.gather(1, (state.next_R[:, None] + ahead_W - 1).clamp_(0, self.width - 1))
@@ -571,7 +570,7 @@ class _Decoding:
         return logits
 
     def _say(self, logits_NV: Tensor, row_N: Tensor, place_N: Tensor) -> list[tuple[int, Reply]]:
-        """Draw a token at each position read, keep a row's up to the first that its draft did not foresee; return what that ended."""
+        """Draw a token at each position and keep each row's up to its draft's first difference; return the replies that end."""
         asking, state = self.asking, self.state
         words_N2 = position_words(state.words_R2[row_N], state.n_said_R[row_N] + place_N)
         tokens_N = drawn(logits_NV, words_N2, self.vocabulary_V, asking.temperature, asking.top_k, asking.top_p)
@@ -602,7 +601,7 @@ class _Decoding:
         return placed_RW
 
     def _follow(self, n_agree_R: Tensor, n_new_R: Tensor) -> None:
-        """Learn how far drafts are to be trusted, and find each row's place in its draft again where it was lost."""
+        """Update the trust in drafts, and search the draft again for rows that left it."""
         state = self.state
         wrong_R = (n_agree_R < n_new_R) & (state.next_R + n_agree_R < state.n_draft_R)
         for kind, trust in enumerate(self.lane.trust):
@@ -624,7 +623,7 @@ class _Decoding:
         state.trust_R[lost_L[found_L]] = _FOUND
 
     def _finish(self, stops_R: Tensor) -> list[tuple[int, Reply]]:
-        """Return the replies that have ended, and drop their rows."""
+        """Return the finished replies and drop their rows."""
         state = self.state
         over_R = stops_R | (state.n_said_R == state.most_R)
         done = over_R.nonzero()[:, 0]
@@ -636,9 +635,9 @@ class _Decoding:
         return replies
 
     def _keep(self, wanted_R: Tensor) -> None:
-        """Keep some rows, in the first slots, those that follow their draft behind the others: bands of like width cost least.
+        """Keep some rows in the first slots, rows that follow their draft last, because bands of similar width cost least.
 
-        Few rows are moved: the last into the slots that became free, and pairs that stand on the wrong side of each other.
+        Few rows move: the last ones into freed slots, and pairs on the wrong side of each other.
         """
         state, rows = self.state, int(wanted_R.sum())
         order_R = torch.arange(rows, device=self.device)

@@ -1,6 +1,6 @@
-"""A chat model behind an OpenAI-compatible address: many requests at a time, tried again if that helps, within a budget.
+"""Ask a chat model behind an OpenAI-compatible address: concurrent requests with retries, within a budget.
 
-The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY, so that neither stands in a plan (see local_server.py).
+The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY, so that no plan holds them (see local_server.py).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .local_server import DEFAULT_URL, client, server
 
 LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""A server that asks for a longer pause has run out of something: its requests fail at once."""
+"""Requests fail at once if the server asks for a longer pause, because a quota is used up."""
 GRACE_SECONDS = 5.0
-"""How long Ctrl-C waits for replies that are under way, because they are paid for."""
+"""Seconds that Ctrl-C waits for pending replies, because they are paid for."""
 LOOK_SECONDS = 0.1
-"""How often the main thread wakes up: the kernel may hand Ctrl-C to another thread, which does not wake it."""
+"""Seconds between checks of the main thread, because the kernel may deliver Ctrl-C to another thread."""
 FRAMING_TOKENS = 16
-"""Tokens that a chat template may put around one message, at most."""
+"""Most tokens that a chat template may put around one message."""
 DIALECTS: dict[tuple[str, str], Dialect] = {}
-"""(address, model) -> what the server was found to accept, so that it is found out once in a process."""
+"""(address, model) -> its dialect, so that each process finds it out once."""
 
 
 class Refused(BadInput):
@@ -39,7 +39,7 @@ class Refused(BadInput):
 
 
 class Ended(Stopped):
-    """The work ended early: `replies` holds what came back, and None for each request that has neither reply nor failure."""
+    """The work ended early: `replies` holds replies and failures, and None for each request without either."""
 
     def __init__(self, sentence: str, replies: Sequence[Reply | Failed | None]):
         super().__init__(sentence)
@@ -48,7 +48,7 @@ class Ended(Stopped):
 
 @dataclass(frozen=True)
 class _Again:
-    """A request that may succeed when sent again; `unclear` where nobody here knows whether it was billed."""
+    """A request that may succeed if it is sent again; `unclear` if it may have been billed."""
 
     reason: str
     unclear: bool = False
@@ -56,9 +56,9 @@ class _Again:
 
 
 class _Batch:
-    """One call of `chat`: what is still to be sent, what came back, whether to stop, and whether all threads have ended.
+    """One call of `chat`: the requests to send, the results, whether to stop, and whether all threads have ended.
 
-    Thread.join does not tell the last: up to Python 3.12, a join that Ctrl-C interrupts marks a running thread as ended.
+    Thread.join cannot tell the last: up to Python 3.12, a join interrupted by Ctrl-C marks a running thread as ended.
     """
 
     def __init__(self, requests: Sequence[Request], n_threads: int):
@@ -73,13 +73,13 @@ class _Batch:
         self._lock = threading.Lock()
 
     def stop(self, error: BaseException) -> None:
-        """Send nothing more; the first error is the one that is told."""
+        """Send nothing more, and keep the first error to raise."""
         if not self.stopping.is_set():
             self.error = error
             self.stopping.set()
 
     def leave(self) -> None:
-        """Count one thread that ends."""
+        """Count one thread as ended."""
         with self._lock:
             self._n_threads -= 1
             if not self._n_threads:
@@ -87,7 +87,7 @@ class _Batch:
 
 
 class Endpoint:
-    """One model of one server. Texts, failures and costs of many requests at a time; equal for a judge, a writer and a sampled model."""
+    """One model of one server, for judges, writers and sampled models: replies, failures and costs of concurrent requests."""
 
     def __init__(
         self,
@@ -105,16 +105,16 @@ class Endpoint:
         self._server = server()
         self.address, self.host = self._server.address, self._server.host
         self.backoff_seconds = 0.5
-        """The first pause before a request is sent again; it doubles each time."""
+        """Seconds before the first retry; they double each time."""
         self.price = price_of(model, prices) or (Price(0.0, 0.0) if self._server.is_here else None)
         self.budget = budget or common() or Budget()
-        """Shared with what else was made within the same `limited` block."""
+        """Shared with the other endpoints made in the same `limited` block."""
         self.max_cost = self.budget.limit if max_cost is None else max_cost
-        # OpenAI's newer models take only the one, and many other servers know only the other.
+        # OpenAI's newer models accept only the one, many other servers only the other.
         length = "max_completion_tokens" if self.address == DEFAULT_URL else "max_tokens"
         self.dialect = DIALECTS.setdefault((self.address, model), Dialect(length))
         self._client = client(self._server, timeout_seconds)
-        self._paid: list[float] = []  # dollars per reply; threads append to it
+        self._paid: list[float] = []  # dollars per reply; the threads append
         self._one_by_one = False
         self._answered = False
         self._n_failed = 0
@@ -124,12 +124,12 @@ class Endpoint:
 
     @property
     def spent(self) -> float:
-        """Return the dollars paid by this object, 0 while the price is not known."""
+        """Return the dollars that this object spent; 0 if the price is unknown."""
         return sum(self._paid)
 
     @property
     def max_cost(self) -> float | None:
-        """Return the dollars that this object may spend at most. Setting it raises BadInput where the model has no price."""
+        """Return the dollars that this object may spend. Setting it raises BadInput if the model has no price."""
         return self.budget.limit
 
     @max_cost.setter
@@ -142,9 +142,9 @@ class Endpoint:
         self.budget.limit = dollars
 
     def chat(self, requests: Sequence[Request]) -> list[Reply | Failed]:
-        """Return a reply or the reason there is none per request, in order.
+        """Return a reply or a failure per request, in order.
 
-        Raises Ended, with what came back, at the budget, on Ctrl-C and where the server no longer answers; BadInput where no request
+        Raises Ended with the results so far at the budget, on Ctrl-C, and if the server no longer answers. Raises BadInput if no request
         can succeed (a wrong key, model or address).
         """
         if self.price is None and not self._said_unknown:
@@ -161,12 +161,12 @@ class Endpoint:
                 pass
         except KeyboardInterrupt:
             self.stop()
-            with contextlib.suppress(KeyboardInterrupt):  # a second one ends the wait
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C ends the wait
                 batch.ended.wait(GRACE_SECONDS)
         return self._result(batch)
 
     def stop(self) -> None:
-        """Send nothing more; a `chat` under way raises Ended when what was sent is answered."""
+        """Send nothing more; a `chat` under way raises Ended once pending requests are answered."""
         if self._batch:
             self._batch.stop(Stopped("interrupted; the same command again does the rest"))
 
@@ -181,7 +181,7 @@ class Endpoint:
     # -- one thread --------------------------------------------------------------------------------------------------------------
 
     def _work(self, batch: _Batch) -> None:
-        """Answer what waits, until nothing does or the batch is stopped."""
+        """Send requests until none is left or the batch is stopped."""
         try:
             while not batch.stopping.is_set():
                 index, request = batch.waiting.get_nowait()
@@ -194,7 +194,7 @@ class Endpoint:
             batch.leave()
 
     def _answer(self, request: Request, batch: _Batch) -> Reply | Failed | None:
-        """Return what came back, None where the batch stopped first. What it may cost at worst is held from beginning to end."""
+        """Return the result of a request, or None if the batch stopped first. Its worst-case cost stays reserved throughout."""
         worst = self.worst(request)
         got: Reply | None = None
         tries, held = 0, 0.0
@@ -225,12 +225,12 @@ class Endpoint:
             self.budget.settle(held)
 
     def book(self, cost: float, held: float = 0.0, keep: float = 0.0) -> float:
-        """Count dollars as paid by this object, and return what stays held (see Budget.settle)."""
+        """Count dollars as spent by this object; return what stays reserved (see Budget.settle)."""
         self._paid.append(cost)
         return self.budget.settle(held, cost, keep=keep)
 
     def _hold(self, cost: float, batch: _Batch) -> float:
-        """Return `cost`, now held; stops the batch where the budget has no room for it."""
+        """Reserve and return `cost`; stop the batch if the budget has no room for it."""
         if self.budget.hold(cost, batch.stopping.is_set):
             return cost
         unclear = f", and up to ${self.budget.unclear:.4f} more for replies that were lost" if self.budget.unclear else ""
@@ -243,12 +243,12 @@ class Endpoint:
         return 0.0
 
     def worst(self, request: Request) -> float:
-        """Return the dollars that one text can cost at most: no tokenizer makes more tokens than there are bytes."""
+        """Return the most dollars that one text can cost: no tokenizer makes more tokens than bytes."""
         n_input = sum(len(text.encode(errors="replace")) + FRAMING_TOKENS for _, text in request.messages)
         return self.price.of(n_input, request.max_tokens) if self.price else 0.0
 
     def _gave_up(self, reason: str, tries: int, batch: _Batch) -> Failed:
-        """Return the failure of a request; where many fail one after the other, stops the batch: the server is gone."""
+        """Return the failure of a request. If many fail in a row the server is gone, and the batch stops."""
         self._n_failed += 1
         if self._n_failed >= max(10, 2 * self.concurrency):
             batch.stop(
@@ -259,7 +259,7 @@ class Endpoint:
         return Failed(f"{reason} ({tries} attempts)")
 
     def _pause(self, again: _Again, tries: int, batch: _Batch) -> None:
-        """Wait before a request is sent again: as long as the server says, else twice as long each time, with jitter."""
+        """Wait before a retry: as long as the server says, else twice as long each time, with jitter."""
         if again.after_seconds is None:
             seconds = min(self.backoff_seconds * 2 ** (tries - 1), LONGEST_BACKOFF_SECONDS)
             batch.stopping.wait(seconds * random.uniform(0.5, 1.0))
@@ -268,14 +268,14 @@ class Endpoint:
             self._pause_until = max(self._pause_until, time.monotonic() + pause)
 
     def _wait_for_server(self, batch: _Batch) -> None:
-        """Wait out a pause that the server asked for: what it told one thread holds for all. Jitter keeps them from coming at once."""
+        """Wait out a pause that the server asked of any thread. Jitter spreads the requests after it."""
         if (seconds := self._pause_until - time.monotonic()) > 0:
             batch.stopping.wait(seconds + self.backoff_seconds * random.random())
 
     # -- one request -------------------------------------------------------------------------------------------------------------
 
     def _once(self, request: Request) -> Reply | Failed | _Again:
-        """Return the outcome of one HTTP request. Raises BadInput where all others would fail like it."""
+        """Return the outcome of one HTTP request. Raises BadInput if every request would fail like it."""
         import openai
 
         try:
@@ -294,7 +294,7 @@ class Endpoint:
         return replace(reply, texts=texts, cost=self._cost(request, reply))
 
     def _completed(self, request: Request) -> Reply:
-        """Return the reply to a request, sent without what this server refuses (Dialect)."""
+        """Return the reply to a request, sent without parameters that the server refuses (Dialect)."""
         import openai
 
         while True:
@@ -309,7 +309,7 @@ class Endpoint:
                 return reply
 
     def _cost(self, request: Request, reply: Reply) -> float | None:
-        """Return the dollars of a reply, at worst where its tokens were not counted; None where the price is not known."""
+        """Return the dollars of a reply, the worst case if tokens were not counted; None if the price is unknown."""
         if self.price is None:
             return None
         if reply.n_input is None or reply.n_output is None:
@@ -317,7 +317,7 @@ class Endpoint:
         return self.price.of(reply.n_input, reply.n_output)
 
     def _status(self, error: Any) -> Failed | _Again:
-        """Return what an HTTP error means: send again, or this request failed. Raises BadInput if all would fail."""
+        """Return whether an HTTP error calls for a retry or is a failure. Raises BadInput if every request would fail."""
         status, words = error.status_code, self._server.hidden(words_of(error.body or error.message))
         reason = f"{self.host} answered {status}: {words}"
         if error.code == "insufficient_quota" or status == 402:
@@ -341,5 +341,5 @@ def _advice(status: int) -> str:
 
 
 def _never_connected(error: BaseException) -> bool:
-    """Return whether a request surely did not reach the server, so that it cannot have been billed."""
+    """Return whether a request certainly did not reach the server and cannot have been billed."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")

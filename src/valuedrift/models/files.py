@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: which there are, whether they are whole, and what they hold. Nothing here loads a model."""
+"""The files of a checkpoint folder: their names, contents and completeness. Nothing here loads a model."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _PAIR = ("vocab.json", "merges.txt")
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says, in full and on one line."""
+    """Return an error's whole message on one line."""
     words = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split()).rstrip(".:;")  # torch writes in bold
     return f"{type(error).__name__}: {words}" if isinstance(error, LookupError) or not words else words
 
 
 def json_of(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None if there is no such file."""
+    """Return the object in a JSON file; None if the file is absent."""
     if not file.exists():
         return None
     try:
@@ -53,7 +53,7 @@ def json_of(file: Path) -> dict[str, Any] | None:
 
 
 def text_of(file: Path) -> str:
-    """Return the text in a file. Raises BadInput if it is none."""
+    """Return the text of a file. Raises BadInput if it is not text."""
     checked(file)
     try:
         return file.read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def text_of(file: Path) -> str:
 
 
 def named(folder: Path, names: Sequence[str], what: str) -> Path:
-    """Return the first of some files that a folder holds. Raises BadInput if it holds none."""
+    """Return the first of these files that the folder holds. Raises BadInput if it holds none."""
     for file in (folder / name for name in names):
         if file.exists():
             return file
@@ -72,7 +72,7 @@ def named(folder: Path, names: Sequence[str], what: str) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files that transformers would load, each checked to be whole."""
+    """Return the weight files that transformers would load. Raises BadInput if one is damaged."""
     if json_of(folder / "config.json") is None:
         raise BadInput(f"{folder} has no config.json; give a folder written by save_pretrained")
     file = named(folder, WEIGHTS, "weights")
@@ -90,16 +90,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def adapter_file(folder: Path) -> Path:
-    """Return the weight file of an adapter, checked to be whole."""
+    """Return the weight file of an adapter. Raises BadInput if it is damaged."""
     file = named(folder, ADAPTER_WEIGHTS, "adapter weights")
     checked(file)
     return file
 
 
 def words_lent(folder: Path, lenders: Sequence[Path]) -> dict[str, Path]:
-    """Return the tokenizer files that a folder lacks, by name, each from the first of the lenders that has them.
+    """Return the tokenizer files that a folder lacks, by name, each from the first of the lenders that has it.
 
-    Vocabulary and settings are lent apart: a folder may hold one and lack the other. A chat template belongs to the settings.
+    Vocabulary and settings are lent separately, because a folder may hold only one of them. A chat template belongs to the settings.
     """
     lent: dict[str, Path] = {}
     if not has_vocabulary(folder):
@@ -112,7 +112,7 @@ def words_lent(folder: Path, lenders: Sequence[Path]) -> dict[str, Path]:
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Tell whether a folder holds the words of a tokenizer."""
+    """Return whether a folder holds a tokenizer's vocabulary."""
     whole = any((folder / name).exists() for name in VOCABULARY if name not in (*_PAIR, "added_tokens.json"))
     return whole or all((folder / name).exists() for name in _PAIR)
 
@@ -125,7 +125,7 @@ def _missing(folder: Path, lender: Path | None, names: Sequence[str]) -> dict[st
 
 
 def checked(file: Path) -> None:
-    """Raise BadInput for a folder, a Git LFS pointer, an empty or truncated file, or a pickle that may run code."""
+    """Raise BadInput for a folder, a Git LFS pointer, an empty or truncated file, or a pickle that could run code."""
     if file.is_dir():
         raise BadInput(f"{file} is a folder and not a file; copy or save the checkpoint again")
     size = file.stat().st_size
@@ -172,7 +172,7 @@ def _tensors_of(path: str, n_bytes: int, mtime_ns: int) -> dict[str, tuple[int, 
 
 
 def _safetensors_bytes(file: Path) -> int | None:
-    """Return the size that the header of a safetensors file asks for, or None if the header cannot be read."""
+    """Return the file size according to a safetensors header, or None if the header cannot be read."""
     with open(file, "rb") as handle:
         start = handle.read(8)
         n_header = int.from_bytes(start, "little")
@@ -187,6 +187,6 @@ def _safetensors_bytes(file: Path) -> int | None:
 
 
 def bytes_digest(file: Path) -> str:
-    """Return the sha256 of a file that is whole."""
+    """Return the sha256 of a file. Raises BadInput if it is damaged."""
     checked(file)
     return file_digest(file)

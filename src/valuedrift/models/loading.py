@@ -1,4 +1,4 @@
-"""Checkpoint folders: the digest of their weights, their chat template, and the model itself. Every model is loaded here."""
+"""Load checkpoints: weights digest, chat template, tokenizer and model. Every model is loaded here."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ from .local_server import address
 __all__ = ["TOKENIZER_FILES", "WEIGHTS", "reason_of", "tensors_of", "weight_files", "words_lent"]
 
 API = "openai:"
-"""What the path of a checkpoint begins with that exists only behind an API."""
+"""The prefix of a path that names a model behind an API."""
 _NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype", "torch_dtype"}
-"""Names in settings that do not decide what a model says. `_CHAT_TEMPLATE` is left out too: a checkpoint's `frame` names it."""
+"""Settings that do not affect a model's output. The digest leaves `_CHAT_TEMPLATE` out too: a checkpoint's `frame` covers it."""
 _CHAT_TEMPLATE = "chat_template"
 
 
 def weights_digest(path: Path | str) -> str:
     """Return the digest of everything that decides the model's output: weights, architecture, end tokens and tokenizer.
 
-    Of an adapter folder it is the digest of the base model, the adapter and its settings. Raises BadInput where the folder is missing
-    or empty, has no weights or truncated ones, or where an adapter's base is missing.
-
-    Of a model behind an API ("openai:MODEL") it is the digest of the address and the name: nothing more can be known of it.
+    For an adapter it covers the base model, the adapter and its settings. For a model behind an API ("openai:MODEL") it covers the address
+    and the name, because nothing more is known. Raises BadInput if the folder is missing or empty, if weights are missing or truncated,
+    or if an adapter's base is missing.
     """
     if str(path).startswith(API):
         return digest("endpoint", address(), str(path).removeprefix(API))
@@ -57,10 +56,10 @@ def weights_digest(path: Path | str) -> str:
 
 
 def likeness(path: Path | str) -> str:
-    """Return the digest of all that two checkpoints must share for a switch: all but the weights. "" where there is no switching.
+    """Return the digest of everything but the weights, which two checkpoints must share for a switch; "" if no switch is possible.
 
-    An adapter is merged into its base anew, and weights that are not safetensors are loaded by transformers itself. The type of the numbers
-    counts, because off a CPU a checkpoint keeps its own.
+    Adapters cannot be switched, because they are merged into their base, and neither can weights other than safetensors. The dtype counts,
+    because a checkpoint keeps its own on an accelerator.
     """
     folder = local_folder(path)
     if is_adapter(folder):
@@ -74,18 +73,18 @@ def likeness(path: Path | str) -> str:
 
 
 def _architecture(folder: Path) -> list[Any]:
-    """Return what decides the output beside weights and tokenizer: the settings, and the tokens that end an answer."""
+    """Return what decides the output besides weights and tokenizer: the settings and the end tokens."""
     return [_settings(folder / "config.json"), (_settings(folder / "generation_config.json") or {}).get("eos_token_id")]
 
 
 def chat_template(path: Path | str) -> str | None:
-    """Return the chat template a checkpoint carries (of an adapter: its own, else its base's), or None where there is none."""
+    """Return a checkpoint's chat template (for an adapter its own, else its base's), or None."""
     folder = local_folder(path)
     if (file := folder / TEMPLATE).exists():
         return text_of(file)
     template = (json_of(folder / "tokenizer_config.json") or {}).get(_CHAT_TEMPLATE)
     try:
-        if isinstance(template, list):  # several named templates: apply_chat_template takes the one called "default"
+        if isinstance(template, list):  # several named templates: apply_chat_template uses "default"
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
     except (LookupError, TypeError) as error:
         raise BadInput(f"{folder / 'tokenizer_config.json'}: its chat_template is no list of names and templates; correct it") from error
@@ -97,10 +96,10 @@ def chat_template(path: Path | str) -> str | None:
 
 
 def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
-    """Return (model in eval mode, tokenizer) of a folder or of a hub id "org/name@revision"; adapters are merged into their base.
+    """Return (model in eval mode, tokenizer) of a folder or a hub id "org/name@revision"; adapters are merged into their base.
 
-    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if something is missing or does not fit, and if
-    the folder does not hold a causal language model.
+    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if something is missing or does not fit, or if the
+    folder does not hold a causal language model.
     """
     import torch
     import transformers
@@ -122,7 +121,7 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
 
 
 def skeleton(path: Path | str) -> Any:
-    """Return the causal language model of a folder without its weights; of an adapter, its base. Raises BadInput as `load_model` does."""
+    """Return a causal language model without its weights; for an adapter, its base. Raises BadInput as `load_model` does."""
     import transformers
 
     check_causal(path)
@@ -132,9 +131,9 @@ def skeleton(path: Path | str) -> Any:
 
 
 def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True) -> Any:
-    """Return the model in eval mode that scores or sorts texts: a sequence classifier, or an adapter with its score layer.
+    """Return a sequence classifier or reward model in eval mode; an adapter brings its score layer.
 
-    Without weights, an adapter's base stands for it.
+    Without weights, an adapter is represented by its base.
     """
     import transformers
 
@@ -151,7 +150,7 @@ def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True)
 
 
 def load_tokenizer(path: Path | str) -> Any:
-    """Return the tokenizer of a folder with the checkpoint's chat template. An adapter's base lends the files that the adapter lacks."""
+    """Return a tokenizer with the checkpoint's chat template. An adapter's base lends the files that the adapter lacks."""
     from transformers import AutoTokenizer
 
     folder = local_folder(path)
@@ -183,7 +182,7 @@ def load_tokenizer(path: Path | str) -> Any:
 
 
 def context_of(model: Any) -> int | None:
-    """Return how many tokens a model was made to read, or None if its settings set no limit."""
+    """Return a model's context length in tokens, or None if its settings set no limit."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return context if context and context > 0 else None
 
@@ -194,7 +193,7 @@ class NoScore(BadInput):
 
 @contextlib.contextmanager
 def _loading(path: Path | str, what: str) -> Iterator[None]:
-    """Turn whatever the libraries raise while they load a model into one sentence: damaged input makes them fail in any way."""
+    """Turn any error of the libraries during loading into one sentence: damaged input makes them fail in any way."""
     import torch
 
     try:
@@ -209,7 +208,7 @@ def _loading(path: Path | str, what: str) -> Iterator[None]:
 
 
 def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any) -> Any:
-    """Return a model whose every weight came from its folder; with `head`, all but a score layer that an adapter brings."""
+    """Return a model with every weight from its folder; with `head`, all but a score layer that an adapter brings."""
     model, found = architecture.from_pretrained(
         folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
     )
@@ -235,16 +234,16 @@ def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any)
     return model
 
 
-# -- what can be asked -------------------------------------------------------------------------------------------------------
+# -- checks of models --------------------------------------------------------------------------------------------------------
 
 
 _HEADS = ("score", "classifier", "classification_head", "qa_outputs", "regression_head", "reward_head")
-"""What the layers are called that score or sort texts."""
+"""Names of score layers."""
 _WRITES = r"ForCausalLM|LMHead"
 
 
 def check_causal(path: Path | str) -> None:
-    """Raise BadInput unless a checkpoint is a causal language model, as far as its settings and the names of its weights tell."""
+    """Raise BadInput unless settings and weight names fit a causal language model."""
     if str(path).startswith(API):
         return
     folder = local_folder(path)
@@ -270,7 +269,7 @@ def check_causal(path: Path | str) -> None:
 
 
 def config_of(folder: Path) -> Any:
-    """Return the transformers configuration of a model's folder. Raises BadInput if there is none that can be used."""
+    """Return the transformers configuration of a folder. Raises BadInput if it is missing or wrong."""
     from transformers import AutoConfig
 
     try:
@@ -286,16 +285,16 @@ def _writes(architecture: str) -> bool:
 
 
 def _head(names: Any) -> str:
-    """Return the layer among tensors that scores texts; "" if there is none."""
+    """Return the name of the score layer among tensors, or ""."""
     tops = (name.removeprefix("base_model.model.").split(".")[0] for name in names)
     return next((top for top in tops if top in _HEADS), "")
 
 
 def _check_rows(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Raise BadInput if tokens that the model needs have no row in its embedding.
+    """Raise BadInput if a token that the model needs has no row in its embedding.
 
-    A padding token needs none, nor does an added token of a whole model that its chat template does not name: the model cannot write it.
-    An adapter's added tokens were trained, so that their rows are missing.
+    A padding token needs no row. An added token of a whole model needs one only if the chat template names it, because the model cannot
+    write it otherwise. An adapter's added tokens need rows, because they were trained.
     """
     n_rows = model.get_input_embeddings().weight.shape[0]
     outside = {token: index for token, index in tokenizer.get_vocab().items() if index >= n_rows}
@@ -315,7 +314,7 @@ def _check_rows(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _check_left_to_right(model: Any, path: Path | str) -> None:
-    """Raise BadInput if the scores of a token depend on what comes after it, as in an encoder."""
+    """Raise BadInput if a token's logits depend on later tokens, as in an encoder."""
     import torch
 
     n_rows = model.get_input_embeddings().weight.shape[0]
@@ -324,18 +323,18 @@ def _check_left_to_right(model: Any, path: Path | str) -> None:
     with torch.inference_mode():
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
     apart = (logits_BTV[0] - logits_BTV[1]).abs().max()
-    if apart > 8 * torch.finfo(model.dtype).eps * logits_BTV.abs().max():  # a causal model differs by 0; rounding may come in
+    if apart > 8 * torch.finfo(model.dtype).eps * logits_BTV.abs().max():  # a causal model differs by 0, up to rounding
         raise BadInput(
             f"{path} is not a causal language model: what it says of a token depends on the tokens after it, as in an encoder; "
             "give the folder of a model that writes text"
         )
 
 
-# -- where things are ----------------------------------------------------------------------------------------------------
+# -- folders and settings ------------------------------------------------------------------------------------------------
 
 
 def local_folder(path: Path | str) -> Path:
-    """Return the local folder of a checkpoint; "org/name@revision" is fetched through the hub's own cache."""
+    """Return the local folder of a checkpoint; "org/name@revision" is downloaded into the hub's cache."""
     folder = Path(path)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", str(path)):
         return _from_hub(*str(path).split("@"))
@@ -351,21 +350,21 @@ def _from_hub(name: str, revision: str) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
-    except Exception as error:  # the hub's client raises its own, HTTP's and the operating system's errors
+    except Exception as error:  # errors of the hub's client, of HTTP and of the operating system
         raise BadInput(
             f"{name}@{revision} cannot be fetched: {reason_of(error)}; check the name and the connection, or give a folder"
         ) from error
 
 
 def base_of(adapter: Path) -> Path:
-    """Return the folder of an adapter's base model, which its config names by path (from here or from the adapter) or by hub id."""
+    """Return the folder of an adapter's base, which its config names by path (from here or the adapter) or by hub id."""
     config = json_of(adapter / "adapter_config.json") or {}
     name = str(config.get("base_model_name_or_path") or "")
     for place in (Path(name), adapter / name):
         if name and place.is_dir():
             return local_folder(place)
     reason = ""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # trainers seldom write the revision; its files are digested, so that none is mistaken
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # trainers seldom write the revision; the digest of the files tells revisions apart
         try:
             return _from_hub(name, config.get("revision") or "main")
         except BadInput as error:
@@ -375,7 +374,7 @@ def base_of(adapter: Path) -> Path:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """Return the settings of a model's folder; empty where it has none."""
+    """Return the settings of a model's folder; empty if it has none."""
     return json_of(folder / "config.json") or {}
 
 

@@ -1,4 +1,4 @@
-"""Which server is asked: the address and the key of the environment. No secret of either is ever printed or stored."""
+"""The server that the environment names: its address and key. Secrets are never printed or stored."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..nouns import BadInput
 
 DEFAULT_URL = "https://api.openai.com/v1"
 NO_KEY = "none"
-"""What is sent to a server that needs no key."""
+"""The key for servers that need none."""
 SHORTEST, SHORTEST_IN_ANSWER = 4, 8
-"""Characters of a secret that is looked for in a server's words and in a model's answer: shorter ones may be ordinary words."""
+"""Minimum length of a secret to mask in a server's message and in a model's answer; shorter ones may be ordinary words."""
 LIKE_A_KEY = re.compile(r"\bsk-[\w-]{16,}")
 
 
@@ -30,17 +30,17 @@ class Server:
     query: dict[str, str] = field(repr=False)
     key: str = field(repr=False)
     login: str = field(repr=False)
-    """The header for user and password; empty without them."""
+    """The authorization header for user and password; empty without them."""
     secrets: tuple[str, ...] = field(repr=False)
 
     @property
     def is_here(self) -> bool:
-        """Return whether the address is this machine's."""
+        """Return whether the server runs on this machine."""
         name = urlsplit(self.address).hostname or ""
         return name in ("localhost", "0.0.0.0", "::1") or bool(re.fullmatch(r"127(\.\d+){3}", name))
 
     def hidden(self, words: str, in_answer: bool = False) -> str:
-        """Return what came from the server with *** for the secrets, which a server or a proxy may repeat."""
+        """Return a text from the server with *** for secrets, which a server or a proxy may repeat."""
         for secret in self.secrets:
             if len(secret) >= (SHORTEST_IN_ANSWER if in_answer else SHORTEST):
                 words = words.replace(secret, "***")
@@ -48,12 +48,12 @@ class Server:
 
 
 def address() -> str:
-    """Return the base URL that is asked, without secrets."""
+    """Return the server's base URL, without secrets."""
     return server().address
 
 
 def server() -> Server:
-    """Return the server that is asked. Raises BadInput, which leaves out what may be a password."""
+    """Return the server. Raises BadInput for a wrong address, without printing what may be a password."""
     url, key = (os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/"), os.environ.get("OPENAI_API_KEY") or ""
     try:
         parts = urlsplit(url)
@@ -73,7 +73,7 @@ def server() -> Server:
 
 
 def client(where: Server, timeout_seconds: float) -> Any:
-    """Return the library's client. Its own retries are off: each of them may be billed, and only ours count that against the budget."""
+    """Return openai's client without its own retries: each may be billed, and only ours count against the budget."""
     try:
         import openai
     except ImportError as error:

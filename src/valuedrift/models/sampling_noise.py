@@ -1,8 +1,8 @@
-"""The noise of sampling: a stateless function of (noise seed, prompt text, draw), position and vocabulary index.
+"""Sampling noise: a stateless function of (noise seed, prompt text, draw), position and vocabulary index.
 
-A token is `argmax(logits / T + g)` with Gumbel noise g, which is a sample of `softmax(logits / T)`. Because g is computed by a hash
-and not taken from a stream, an answer does not depend on what is decoded beside it, and two checkpoints asked the same question meet
-the same g: their answers differ only where their probabilities do (common random numbers).
+A token is `argmax(logits / T + g)` with Gumbel noise g, which is a sample of `softmax(logits / T)`. g comes from a hash and not from a
+stream. So an answer does not depend on the rest of the batch, and two checkpoints get the same g for the same question: their answers
+differ only if their probabilities do (common random numbers).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _SCRATCH_ELEMENTS = {"cpu": 1 << 15, "other": 1 << 24}
-"""Elements hashed at a time: on a CPU few enough for the second-level cache, elsewhere many enough to fill the device."""
+"""Elements hashed at a time: few enough for a CPU's second-level cache, many enough to fill an accelerator."""
 
 
 def row_words(noise: int, text: str, draw: int) -> tuple[int, int]:
@@ -23,10 +23,10 @@ def row_words(noise: int, text: str, draw: int) -> tuple[int, int]:
 
 
 def _mix_(x: Tensor, scratch: Tensor) -> Tensor:
-    """Return `x` (int32) put in place through lowbias32, a bijection with full avalanche (Wellons 2018); wraps round as uint32 would."""
+    """Apply lowbias32 to `x` (int32) in place and return it: a bijection with full avalanche (Wellons 2018), wrapping like uint32."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)), (16, 1)):
         torch.bitwise_right_shift(x, shift, out=scratch)
-        x.bitwise_xor_(scratch.bitwise_and_((1 << 32 - shift) - 1))  # int32 shifts copy the sign bit: masking makes the shift logical
+        x.bitwise_xor_(scratch.bitwise_and_((1 << 32 - shift) - 1))  # int32 shifts copy the sign bit; the mask makes them logical
         if factor != 1:
             x.mul_(factor)
     return x

@@ -1,4 +1,4 @@
-"""Switching checkpoints: the weights of another checkpoint of the same architecture are copied over those of a loaded model."""
+"""Switch checkpoints: copy the weights of another checkpoint into a loaded model of the same architecture."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .files import weight_files
 from .loading import load_model, local_folder
 
 _PROBE = 16
-"""Tokens whose logits show whether the outputs moved."""
+"""Tokens whose logits show whether the outputs changed."""
 
 
 def switch(model: Any, path: Path | str) -> int | None:
-    """Copy the weights at `path` into a model of the same `likeness`; return how many tensors changed, None where names do not match.
+    """Copy the weights at `path` into a model of the same `likeness`; return how many tensors changed, or None if names do not match.
 
-    Files are mapped into memory and only tensors that differ are copied. Where tensors changed and the outputs did not move at all, the
-    checkpoint is loaded anew beside it and compared. Raises BadInput where that moves them: the switch did not reach what the model uses.
+    Files are memory-mapped, and only tensors that differ are copied. If tensors changed and the outputs did not, the checkpoint is loaded
+    again and compared. Raises BadInput if the outputs then differ: the switch did not reach the weights that the model uses.
     """
     import torch
 
@@ -32,7 +32,7 @@ def switch(model: Any, path: Path | str) -> int | None:
             homes |= dict.fromkeys(tensors.keys(), file)
     stored_at = {ours[name].data_ptr() for name in homes if name in ours}
     if not homes.keys() <= ours.keys() or any(tensor.data_ptr() not in stored_at for tensor in ours.values()):
-        return None  # names that transformers translates, or weights that the file leaves to it
+        return None  # transformers translates names, or fills in weights that the file lacks
     before, changed = _outputs(model), 0
     with torch.no_grad():
         for file in dict.fromkeys(homes.values()):
@@ -56,7 +56,7 @@ def switch(model: Any, path: Path | str) -> int | None:
 
 
 def expect(path: Path | str) -> None:
-    """Have the system read a checkpoint's files ahead, where it can; says nothing of files that are not there yet."""
+    """Have the system read a checkpoint's files ahead, if it can; missing files are ignored."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in Path(path).glob("*.safetensors"):

@@ -1,4 +1,4 @@
-"""Which part of a generated text is the reply: where a turn ends, and which thinking blocks stand before the reply."""
+"""Find the reply in a generated text: the end of the turn, and thinking blocks before the reply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENDS = re.compile(r"^end(?:_|of)|_end$", re.IGNORECASE)
 _MODEL_OPENS = re.compile(r"\s*(?P<tag>(?:[<◁]\|?[\w:.-]*(?:think|thought|reason)[\w:.-]*\|?[>▷])|\[THINK\])", re.IGNORECASE)
 _CLOSES = re.compile(r"[<◁\[]\|?/(?P<name>[\w:.-]*(?:think|thought|reason)[\w:.-]*)\|?[>▷\]]", re.IGNORECASE)
 _CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
-"""How the harmony format of gpt-oss separates the reply from the reasoning before it."""
+"""Separates reasoning and reply in the harmony format of gpt-oss."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Stop:
 
 
 def stop_of(text: str, special: Collection[str], fresh_line: bool) -> Stop | None:
-    """Return what recognises a text that ends a turn, or None if the text is too short to be told from a reply's own words.
+    """Return the pattern of a text that ends a turn, or None if the text is too short to tell it from a reply's own words.
 
-    White space may differ in length. If the text begins on a new line, it counts at the start of a line only, and at the start of the
-    reply if the prompt ends with a newline (`fresh_line`).
+    White space may differ in length. A text that begins on a new line matches only at the start of a line, and at the start of the reply if
+    the prompt ends with a newline (`fresh_line`).
     """
     core, before, behind = text.strip(), text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
     marks = [token for token in special if token in core]
@@ -42,20 +42,20 @@ def stop_of(text: str, special: Collection[str], fresh_line: bool) -> Stop | Non
         exact = "\n" + core if "\n" in before else core
         start = (r"(?:^|\n)\s*" if fresh_line else r"\n\s*") if "\n" in before else r"(?:^|\s)"
     pattern, last = start + r"\s+".join(map(re.escape, core.split())), core[-1]
-    if last.isalnum():  # "### User" is complete at the end of its line, not within "### Users"
+    if last.isalnum():  # "### User" ends with its line; it is not the start of "### Users"
         pattern, last, exact = (pattern + r"[ \t]*\n", "\n", exact + "\n") if "\n" in behind else (pattern + r"\b", last, exact)
     return Stop(core, re.compile(pattern), next((token for token in marks if core.endswith(token)), last), exact)
 
 
 def first_stop(text: str, stops: Collection[Stop]) -> int | None:
-    """Return where the first text that ends a turn begins, or None if there is none."""
+    """Return the index of the first text that ends a turn, or None."""
     return min((found.start() for stop in stops if (found := stop.pattern.search(text))), default=None)
 
 
 def open_block(text: str, any_name: bool) -> str:
-    """Return the tag of a thinking block that a text opens at its end and does not close, or "".
+    """Return the tag of a thinking block that a text opens at its end, or "".
 
-    With `any_name` a tag counts whatever it is called, unless its name says that the reply follows.
+    With `any_name` a tag of any name counts, unless the name announces the reply.
     """
     tags = list(_TAG.finditer(text))
     if not tags or _ENDS.search(tags[-1]["name"]) or (text[tags[-1].end() :].strip() and not any_name):
@@ -66,7 +66,7 @@ def open_block(text: str, any_name: bool) -> str:
 
 
 def spoken(text: str, opened: str = "") -> str | None:
-    """Return the text behind its thinking blocks, or None if a block is not closed. `opened` is the tag that the prompt ends with."""
+    """Return the text after its thinking blocks, or None if a block is not closed. `opened` is the tag at the prompt's end."""
     if _FINAL in text:
         return text.rpartition(_FINAL)[2]
     if text.lstrip().startswith(_CHANNEL):
@@ -80,13 +80,13 @@ def spoken(text: str, opened: str = "") -> str | None:
         elif tag := _MODEL_OPENS.match(text):
             text, opened = text[tag.end() :], tag["tag"]
         elif (end := _CLOSES.search(text)) and end["name"] not in text[: end.start()]:
-            text = text[end.end() :]  # the block was opened where we do not see it, as by a server
+            text = text[end.end() :]  # the block was opened before this text, for example by a server
         else:
             return text
 
 
 def _closing(tag: str) -> re.Pattern[str]:
-    """Return the pattern of what closes a tag: </think>, [/THINK], <|END_THINKING|>, <|end_of_thought|>, <|thought_end|>."""
+    """Return the pattern that closes a tag: </think>, [/THINK], <|END_THINKING|>, <|end_of_thought|>, <|thought_end|>."""
     parts = _TAG.fullmatch(tag)
     assert parts is not None, tag
     name, base = re.escape(parts["name"]), re.escape(_STARTS.sub("", parts["name"]))

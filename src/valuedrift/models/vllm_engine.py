@@ -1,4 +1,4 @@
-"""vLLM's engine on a model's folder: for the backend and for judges."""
+"""Start vLLM's engine on a model's folder, for the backend and for judges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..nouns import BadInput
 from . import loading
 
 CONTEXT = 4096
-"""Tokens of question and answer that room is made for, or the model's own context where that is shorter."""
+"""Context length in tokens, unless the model's own is shorter."""
 
 
 def package() -> Any:
@@ -26,7 +26,7 @@ def package() -> Any:
 def started(folder: Path, rank: int = 0, context: int = CONTEXT) -> Any:
     """Return an engine on a model's folder, with room for adapters of a rank.
 
-    Raises BadInput where vLLM is missing or cannot hold the model.
+    Raises BadInput if vLLM is missing or cannot hold the model.
     """
     vllm = package()
     from vllm.platforms import current_platform

@@ -1,4 +1,4 @@
-"""Writers put texts on paper when a data set or a suite is made: a local causal language model, or an OpenAI-compatible endpoint."""
+"""Writers generate the texts of data sets and suites: a local causal language model, or an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Messages = tuple[tuple[str, str], ...]
 
 
 class Unfinished(Stopped):
-    """A writer stopped in the middle: `texts` holds what it had written, and None elsewhere."""
+    """A writer stopped early: `texts` holds the texts that it wrote, and None for the others."""
 
     def __init__(self, sentence: str, texts: Sequence[str | None]):
         super().__init__(sentence)
@@ -29,27 +29,27 @@ class Unfinished(Stopped):
 
 
 class Writer(Protocol):
-    """Writes one text per prompt, in order; None where it failed, with the reason counted in `failures`.
+    """Writes one text per prompt, in order; None if it failed. `failures` counts the reasons.
 
-    `seed` and, among equal prompts of one call, the place of each decide which text it gets; other prompts of the call decide nothing.
-    Raises Unfinished where the budget ends, the server goes or the user interrupts.
+    `seed` and, among equal prompts of a call, the index of each decide its text; the other prompts do not matter.
+    Raises Unfinished if the budget ends, the server is gone, or the user interrupts.
     """
 
     identity: str
-    """Names everything that decides a text, apart from the prompt and the seed."""
+    """The digest of everything besides prompt and seed that decides a text."""
     batch_size: int
     """Prompts per `write`. A killed command loses at most so many texts."""
     failures: Counter[str]
 
     @property
     def spent(self) -> float:
-        """Return the dollars that this process has paid."""
+        """Return the dollars that this process spent."""
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]: ...
 
 
 def writer_of(spec: str, temperature: float = 0.7, max_new_tokens: int = 256, max_cost: float | None = None) -> Writer:
-    """Return the writer that "openai:MODEL", a model folder or a hub id (org/name@revision) names. Raises BadInput where there is none."""
+    """Return the writer that "openai:MODEL", a model folder or a hub id (org/name@revision) names. Raises BadInput if there is none."""
     name, argument = split(spec)
     if name == "openai":
         return Remote(argument, temperature, max_new_tokens, max_cost)
@@ -64,11 +64,11 @@ class CachedWriter:
         self.known = dict(store.parts(folder, {"key": pl.String, "text": pl.String}, ("text",)).iter_rows())
 
     def waiting(self, prompts: Sequence[Messages], seed: int) -> dict[str, Messages]:
-        """Return the prompts without a text, each once, by key; failed ones are among them."""
+        """Return the prompts without a text, each once, by key. Failed prompts are among them."""
         return {key: prompt for prompt in prompts if (key := self._key(prompt, seed)) not in self.known}
 
     def write(self, prompts: Sequence[Messages], seed: int, advance: Callable[[int], object]) -> list[str | None]:
-        """Return a text per prompt, equal ones for equal prompts; None where the writer failed. Raises Unfinished where it does."""
+        """Return a text per prompt, equal ones for equal prompts; None if the writer failed. Raises Unfinished if the writer does."""
         waiting = list(self.waiting(prompts, seed).items())
         for start in range(0, len(waiting), self.writer.batch_size):
             part = waiting[start : start + self.writer.batch_size]
@@ -92,7 +92,7 @@ class CachedWriter:
 
 
 class Local:
-    """A causal language model of this machine, sampled with noise keyed by (seed, prompt, draw)."""
+    """A causal language model on this machine, sampled with noise keyed by (seed, prompt, draw)."""
 
     batch_size = 256
     spent = 0.0
@@ -108,7 +108,7 @@ class Local:
         self._loaded: tuple[Any, Any] | None = None
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
-        """Return one text per prompt. A text that reaches `max_new_tokens` has no end, and counts as failed."""
+        """Return one text per prompt. A text that reaches `max_new_tokens` counts as failed."""
         from .chat_format import PromptFormat
         from .decoder import Wanted, decode
         from .loading import load_model
@@ -124,7 +124,7 @@ class Local:
             if len(ids := _ids(prompt_format, prompt)) <= room
         }
         texts: list[str | None] = [None] * len(prompts)
-        self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # adds no entry of 0
+        self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # Counter adds no entry of 0
         replies = decode(model, list(wanted.values()), self.asking, prompt_format.ending(model))
         for row, reply in zip(wanted, replies, strict=True):
             text, closed = prompt_format.reply(reply.tokens)
@@ -133,7 +133,7 @@ class Local:
 
 
 class Remote:
-    """A chat model behind an OpenAI-compatible address; the seed is passed on, and counts where the server heeds it."""
+    """A chat model behind an OpenAI-compatible address. It gets the seed, which some servers ignore."""
 
     batch_size = 64
 
@@ -149,7 +149,7 @@ class Remote:
         return self.endpoint.spent
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
-        """Return one text per prompt. A text that was cut off counts as failed."""
+        """Return one text per prompt. A truncated text counts as failed."""
         from .chat_api import Request
         from .endpoint import Ended
 
@@ -178,7 +178,7 @@ class Remote:
 
 
 def _numbered(prompts: Sequence[Messages]) -> list[int]:
-    """Return, for each prompt, how many equal ones stand before it."""
+    """Return for each prompt the number of equal prompts before it."""
     seen: Counter[Messages] = Counter()
     numbers = []
     for prompt in prompts:
@@ -188,12 +188,12 @@ def _numbered(prompts: Sequence[Messages]) -> list[int]:
 
 
 def _seed(seed: int, prompt: Messages, number: int) -> int:
-    """Return a seed of 31 bits, which every server takes."""
+    """Return a seed of 31 bits, which every server accepts."""
     return int(digest(seed, prompt, number)[:8], 16) >> 1
 
 
 def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[str]) -> str | None:
-    """Return a text that is one, else None, with the reason counted."""
+    """Return a complete text, or None after counting the reason."""
     if text and complete:
         return text
     failures["an empty text" if complete else f"no end within {max_new_tokens} tokens"] += 1
@@ -201,7 +201,7 @@ def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[s
 
 
 def _ids(prompt_format: PromptFormat, prompt: Messages) -> list[int]:
-    """Return the token ids of a prompt. If the template takes no system message, its words open the user's."""
+    """Return the token ids of a prompt. If the template refuses a system message, its text is put before the user's."""
     try:
         return prompt_format.prompts([prompt])[0]
     except BadInput:
