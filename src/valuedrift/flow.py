@@ -91,7 +91,7 @@ def _train_all(
             try:
                 key, trained[key] = engine.next()
             except Failed as failure:  # whatever stops one stage of a night's work must not stop the others
-                if processes.n() > 1:  # the others wait in the middle of it
+                if processes.world_size() > 1:  # the others wait in the middle of it
                     raise failure.error from failure
                 key = failure.key
                 if not isinstance(failure.error, BadInput | Stopped):

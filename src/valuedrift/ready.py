@@ -82,7 +82,7 @@ class _Sources:
     def records(self, node: Node) -> Any:
         """Return what a stage trains on; None if it is not on this machine and is not to be fetched."""
         source = node.stage.data
-        key = registry.algorithm(node.stage.algorithm).eats, source, str(node.stage.max_bad_rows)
+        key = registry.algorithm(node.stage.algorithm).data_format, source, str(node.stage.max_bad_rows)
         if key not in self.read:
             on_hub = source.startswith("hf:") and not os.path.exists(source.removeprefix("hf:").partition("?")[0])
             # a folder that is not there yet may be another command's to make; in one that is there, a missing file is a slip

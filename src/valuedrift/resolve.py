@@ -21,8 +21,8 @@ def records_of(node: Node) -> Any:
     """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either."""
     from .records import records
 
-    eats = registry.algorithm(node.stage.algorithm).eats
-    return records.read(node.stage.data, None if eats == "prompts" else eats, node.stage.max_bad_rows)
+    data_format = registry.algorithm(node.stage.algorithm).data_format
+    return records.read(node.stage.data, None if data_format == "prompts" else data_format, node.stage.max_bad_rows)
 
 
 def anchored_of(node: Node) -> list[Anchored]:

@@ -86,7 +86,7 @@ def test_pairs_are_collated_chosen_first():
 
 def crossed(records, order, step, max_length=99):
     """Return (prompt's tokens, answer's tokens) of the chosen answer at each place."""
-    others = collation.mismatched(records, order, step, max_length)
+    others = collation.kl_records(records, order, step, max_length)
     return [(chosen.ids[: chosen.n_prompt].tolist(), chosen.ids[chosen.n_prompt :].tolist()) for chosen, _ in others]
 
 
@@ -106,7 +106,7 @@ def test_mismatched_answers_are_those_of_the_place_before_in_the_step():
     ]
     # a lone last place looks back to the step before
     assert crossed(records, np.array([4, 3, 2]), 2) == [([4, 4], [13]), ([3, 3], [14]), ([2, 2], [13])]
-    _, rejected = collation.mismatched(records, np.array([1, 4]), 2, 3)[0]
+    _, rejected = collation.kl_records(records, np.array([1, 4]), 2, 3)[0]
     assert (rejected.ids.tolist(), rejected.n_prompt) == ([1, 1, 24], 2)  # rejected with rejected, cut to three tokens
     with pytest.raises(BadInput, match="a step of one record"):
         crossed(records, np.array([4, 3]), 1)

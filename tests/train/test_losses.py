@@ -132,10 +132,10 @@ def test_kto_measures_rises_and_bounds_the_reference_point(rise, z0):
     reference = {"reference_chosen_B": torch.tensor([-4.0, -3.0]), "reference_rejected_B": torch.tensor([-2.0, -9.0])}
     algorithm = kto.Algorithm(kto.Algorithm.Settings(beta=0.5, desirable_weight=2, undesirable_weight=4))
     # rises: chosen -2 + 4 = 2 and -6 + 3 = -3; rejected -5 + 2 = -3 and -3 + 9 = 6; means per pair -0.5 and 1.5
-    assert algorithm.mismatched(reference, logps_RT)["mismatched_rise"].tolist() == [-0.5, 1.5]
-    loss_B, metrics = algorithm.loss(reference | {"mismatched_rise": torch.tensor(rise)}, logps_RT)
+    assert algorithm.kl_estimate(reference, logps_RT)["kl"].tolist() == [-0.5, 1.5]
+    loss_B, metrics = algorithm.loss(reference | {"kl": torch.tensor(rise)}, logps_RT)
     expected = kto.kto_loss(torch.tensor([2.0, -3.0]), torch.tensor([-3.0, 6.0]), torch.tensor(z0), 0.5, 2, 4)
     assert loss_B.tolist() == pytest.approx(expected.tolist())
     assert metrics["reward_margin"].tolist() == pytest.approx([0.5 * 5, 0.5 * -9])
     assert metrics["reward_accuracy"].tolist() == [1, 0]
-    assert metrics["mismatched_rise"].tolist() == [rise, rise]
+    assert metrics["kl"].tolist() == [rise, rise]

@@ -18,7 +18,7 @@ from valuedrift.plan import Stage, load
 from valuedrift.train import saved_stage, stage_trainer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-# The last step of dpo and kto holds 6 of 8 places, so that in its last batch the second process has no record.
+# The last step of dpo and kto holds 6 of 8 samples, so that in its last batch the second process has no record.
 PLAN = """model = "{model}"
 judge = "oracle"
 topics = ["work"]
@@ -234,19 +234,19 @@ def test_ppo_is_trained_in_shards(monkeypatch, more):
     stage_trainer.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
 
 
-@pytest.mark.parametrize(("n", "size", "n_places"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])
-def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch, n, size, n_places):
+@pytest.mark.parametrize(("n", "size", "n_samples"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])
+def test_every_record_is_seen_once_and_all_have_equally_many_batches(monkeypatch, n, size, n_samples):
     seen, batches, shares, together = [], set(), {}, {}
     for rank in range(n):
-        monkeypatch.setattr(processes, "n", lambda: n)
-        monkeypatch.setattr(processes, "number", lambda rank=rank: rank)
-        places = processes.Places(n_places, size)
-        batches.add(len(places))
-        for number, batch in enumerate(places):
-            assert len(batch) == max(1, places.share(number))
-            seen += batch[: places.share(number)]
-            shares[number] = [*shares.get(number, []), places.share(number)]
-            together[number] = places.together(number)
-    assert sorted(seen) == list(range(n_places))
-    assert batches == {-(-n_places // (n * size))}
+        monkeypatch.setattr(processes, "world_size", lambda: n)
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        sampler = processes.DistributedBatchSampler(n_samples, size)
+        batches.add(len(sampler))
+        for number, batch in enumerate(sampler):
+            assert len(batch) == max(1, sampler.n_local(number))
+            seen += batch[: sampler.n_local(number)]
+            shares[number] = [*shares.get(number, []), sampler.n_local(number)]
+            together[number] = sampler.n_global(number)
+    assert sorted(seen) == list(range(n_samples))
+    assert batches == {-(-n_samples // (n * size))}
     assert together == {number: sum(share) for number, share in shares.items()}

@@ -125,15 +125,15 @@ def test_kto(tmp_path, kind, turns):
     algorithm = kto.Algorithm(kto.Algorithm.Settings(**weights))
     records, _ = collation.tokenised(words, data, 100)
     assert 2 * len(records) == len(trainer.train_dataset)
-    others = collation.mismatched(records, np.arange(7), 7, 100)
+    others = collation.kl_records(records, np.arange(7), 7, 100)
     with torch.no_grad():
-        seen = algorithm.mismatched(*views(algorithm, others, model, reference))
+        seen = algorithm.kl_estimate(*views(algorithm, others, model, reference))
     means = {name: values.mean() for name, values in seen.items()}
     batch, logps_RT = views(algorithm, records, model, reference)
     loss_B, metrics = algorithm.loss(batch | means, logps_RT)
     (kl,) = trainer._metrics["train"]["kl"]
     assert kl > 1
-    assert metrics["mismatched_rise"].tolist() == pytest.approx([kl] * 7, rel=1e-5)
+    assert metrics["kl"].tolist() == pytest.approx([kl] * 7, rel=1e-5)
     assert metrics["reward_margin"].mean().item() == pytest.approx(trainer._metrics["train"]["rewards/margins"][0], rel=1e-4)
     assert_same(loss_B.mean(), theirs, model, other)
 

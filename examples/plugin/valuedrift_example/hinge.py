@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from valuedrift import plan
-from valuedrift.train import Averages, Batch, Eats
+from valuedrift.train import BaseAlgorithm, Batch
 
 
 def hinge_loss(chosen_B: Tensor, rejected_B: Tensor, delta: float) -> Tensor:
@@ -20,24 +20,15 @@ def hinge_loss(chosen_B: Tensor, rejected_B: Tensor, delta: float) -> Tensor:
     return F.relu(delta - chosen_B + rejected_B)
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Push the chosen answer's log-prob `delta` above the rejected one's, and stop there."""
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
 
     class Settings(plan.Settings):
         """`delta` is the margin, in nats, from which on a pair teaches nothing more."""
 
         delta: Annotated[float, Field(gt=0)] = 10.0
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return nothing: the hinge has no reference."""
-        return {}
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs how many pairs have reached the margin."""

@@ -1,7 +1,7 @@
-"""Several processes that train together, as `accelerate launch` and `torchrun` start them: all were given one command, the first carries it
-out, and the others wait until it trains a stage, train it with it, and wait again.
+"""Several processes that train together, as `accelerate launch` and `torchrun` start them.
 
-What they tell each other here goes over the CPU; gradients and shards are the Trainer's.
+All of them get the same command. Rank 0 carries it out; the other ranks wait until it trains a stage, train that stage with it, and wait
+again. Messages between ranks here go over the CPU (gloo); the Trainer moves gradients and shards.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST_WAIT = timedelta(days=30)
-"""The others wait while the first asks every checkpoint of a grid."""
+"""The other ranks wait while rank 0 evaluates every checkpoint of a grid."""
 
 
-def n() -> int:
-    """Return how many processes there are. Only launchers number those of a machine: clusters set the rest for whatever is run on them."""
+def world_size() -> int:
+    """Return the number of processes. Clusters set WORLD_SIZE for any program; only launchers also set LOCAL_RANK."""
     return int(os.environ.get("WORLD_SIZE", "1")) if {"MASTER_ADDR", "LOCAL_RANK"} <= os.environ.keys() else 1
 
 
-def number() -> int:
-    """Return this process's number; the first is 0."""
-    return int(os.environ["RANK"]) if n() > 1 else 0
+def rank() -> int:
+    """Return this process's rank."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
-def shards() -> str:
-    """Return by what the launcher was told to cut weights into shards: DeepSpeed, FSDP1 or FSDP2; empty where it was not."""
+def sharding() -> str:
+    """Return what shards the weights by the launcher's settings: "DeepSpeed", "FSDP1", "FSDP2", or "" if nothing does."""
     for kind, name in {"DEEPSPEED": "DeepSpeed", "FSDP": f"FSDP{os.environ.get('FSDP_VERSION', '1')}"}.items():
         if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true":
             return name
     return ""
 
 
-def checkpoints() -> bool:
-    """Tell whether the launcher was told to have FSDP keep no activations of layers and compute them twice."""
-    return shards().startswith("FSDP") and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true"
+def activation_checkpointing() -> bool:
+    """Tell whether the launcher's settings ask FSDP for activation checkpointing."""
+    return sharding().startswith("FSDP") and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true"
 
 
 @contextlib.contextmanager
 def reading_all() -> Iterator[None]:
-    """Have every process read the weights of models, where FSDP was told to spare the others that."""
+    """Load weights on every rank, even if FSDP is set to load them on rank 0 only."""
     key = "FSDP_CPU_RAM_EFFICIENT_LOADING"
     before = os.environ.get(key)
     try:
@@ -64,67 +64,67 @@ def reading_all() -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Let the first process do what stands in the block; the others help it to train and then leave the program.
+    """Run the block on rank 0 only; the other ranks train with it when it calls `run_on_all`, and exit after it.
 
-    Where the block raises, the first process leaves too, and the launcher ends the others, wherever they wait.
+    If the block raises, rank 0 exits and the launcher ends the other ranks.
     """
-    if n() == 1:
+    if world_size() == 1:
         yield
         return
     import torch.distributed
 
     _group()
-    if number():
+    if rank():
         code = _follow()
     else:
         yield
-        _tell(None)
+        _send(None)
     _group.cache_clear()
     torch.distributed.destroy_process_group()
-    if number():
+    if rank():
         sys.exit(code)
 
 
 def _follow() -> int:
-    """Do what the first process does with the others, until it has nothing more; return the exit code. Bad input is said by the first."""
+    """Run the functions that rank 0 sends until it is done; return the exit code. Rank 0 reports bad input."""
     waiting = True
     try:
-        while (told := _tell(None)) is not None:
-            waiting, (function, given) = False, told
-            _done(function, *given)
+        while (call := _send(None)) is not None:
+            waiting, (function, arguments) = False, call
+            _call(function, *arguments)
             waiting = True
     except (BadInput, Stopped, KeyboardInterrupt):
         return 1
     except BaseException:
-        if not waiting:  # while it waits, only the first can have gone, and that one says why
+        if not waiting:  # while this rank waits only rank 0 can fail, and it prints why
             traceback.print_exc()
         return 1
     return 0
 
 
-def with_all(function: Callable[..., Any], *given: Any, **here: Any) -> Any:
-    """Call a function in all processes at once, and return what it returns in the first, which alone is given what is named.
+def run_on_all(function: Callable[..., Any], *arguments: Any, **on_rank_0: Any) -> Any:
+    """Call a function on all ranks and return what it returns on rank 0. Only rank 0 passes the keyword arguments.
 
-    The function and the other arguments can be pickled.
+    The function and its positional arguments must be picklable.
     """
-    _tell((function, given))
-    return _done(function, *given, **here)
+    _send((function, arguments))
+    return _call(function, *arguments, **on_rank_0)
 
 
-def _done(function: Callable[..., Any], *given: Any, **here: Any) -> Any:
-    """Return what a function returns; DeepSpeed's settings do not outlive it, because one process alone cannot read a model in shards."""
+def _call(function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    """Call a function, then unset DeepSpeed's settings: under them a single rank cannot load a model."""
     try:
-        return function(*given, **here)
+        return function(*arguments, **more)
     finally:
-        if shards() == "DeepSpeed":
+        if sharding() == "DeepSpeed":
             from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
             unset_hf_deepspeed_config()
 
 
-def _tell(told: tuple[Callable[..., Any], tuple[Any, ...]] | None) -> Any:
-    """Return what the first process tells: what to call with which arguments, or None where there is nothing more to do."""
-    return first(lambda: told)
+def _send(call: tuple[Callable[..., Any], tuple[Any, ...]] | None) -> Any:
+    """Return the call that rank 0 sends, a function and its arguments, or None if it is done."""
+    return broadcast(lambda: call)
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def _group() -> Any:
     import torch.distributed
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=1))  # meets the others, as accelerate's settings say
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=1))  # starts the process group by accelerate's settings
     return torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
 
@@ -144,42 +144,42 @@ def device() -> torch.device:
     return PartialState(cpu=not torch.accelerator.is_available()).device
 
 
-def first(make: Callable[[], Any]) -> Any:
-    """Return in all processes what `make` returns in the first; the others do not call it."""
-    if n() == 1:
+def broadcast(make: Callable[[], Any]) -> Any:
+    """Call `make` on rank 0 only and return its result on all ranks."""
+    if world_size() == 1:
         return make()
     import torch.distributed
 
-    made = [None if number() else make()]
+    made = [None if rank() else make()]
     torch.distributed.broadcast_object_list(made, src=0, group=_group())
     return made[0]
 
 
-def gathered(own: Any) -> list[Any]:
-    """Return what each process gives, in the order of their numbers."""
-    if n() == 1:
+def all_gather(own: Any) -> list[Any]:
+    """Return every rank's value, in the order of ranks."""
+    if world_size() == 1:
         return [own]
     import torch.distributed
 
-    found: list[Any] = [None] * n()
+    found: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(found, own, group=_group())
     return found
 
 
-def shared(work: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
-    """Return what `work` makes of all items, one of each, in their order; each process does a part.
+def map_across(work: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
+    """Split the items over the ranks, and return `work`'s result for each item, in order, on all ranks.
 
-    All are given equally many, some the first item once more: sharded weights need equally many passes.
+    Every rank gets equally many items, padded with the first one: sharded weights need equally many passes on every rank.
     """
-    own = [*items[number() :: n()]]
-    own += [*items[:1]] * (-(-len(items) // n()) - len(own))
-    made = gathered(list(work(own)))
-    return [made[place % n()][place // n()] for place in range(len(items))]
+    own = [*items[rank() :: world_size()]]
+    own += [*items[:1]] * (-(-len(items) // world_size()) - len(own))
+    made = all_gather(list(work(own)))
+    return [made[index % world_size()][index // world_size()] for index in range(len(items))]
 
 
-def alike(model: Any) -> Any:
-    """Give a model in all processes the weights that it has in the first, and return it; launchers may have the others read none."""
-    if n() > 1:
+def broadcast_weights(model: Any) -> Any:
+    """Copy rank 0's weights to all ranks and return the model; launchers may load them on rank 0 only."""
+    if world_size() > 1:
         import torch.distributed
 
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -187,8 +187,8 @@ def alike(model: Any) -> Any:
     return model
 
 
-def whole(weights: Tensor) -> Tensor:
-    """Return weights that all processes may hold in shards (FSDP2, DeepSpeed) as they are together; all ask for them at once."""
+def full_tensor(weights: Tensor) -> Tensor:
+    """Return a tensor unsharded, if FSDP2 or DeepSpeed shards it. All ranks must call this together."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(weights, DTensor):
@@ -202,42 +202,42 @@ def whole(weights: Tensor) -> Tensor:
 
 
 def means(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Return the mean over all entries of all parts of all processes, by name; a process may have no part."""
+    """Return by name the mean over all entries of all parts on all ranks. A rank may have no part."""
     own = {name: (sum(part[name].sum().item() for part in parts), sum(part[name].numel() for part in parts)) for name in (parts or [{}])[0]}
     found: dict[str, tuple[float, int]] = {}
-    for each in gathered(own):
+    for each in all_gather(own):
         for name, (total, count) in each.items():
             before = found.get(name, (0.0, 0))
             found[name] = before[0] + total, before[1] + count
     return {name: total / count for name, (total, count) in found.items()}
 
 
-class Places:
-    """The places of the records that this process learns from, batch by batch: its share of each batch of `n()` * `size` places.
+class DistributedBatchSampler:
+    """Yields this rank's indices of each batch of `world_size()` * `size` samples, in order.
 
-    All processes have equally many batches. Where the last ones are too short for all, a process without a share gets the batch's first
-    place, which counts for nothing (`share` is 0): every process must take part in every pass.
+    All ranks yield equally many batches. A rank without a sample in the last batches yields the batch's first index and ignores its result
+    (`n_local` is 0): every rank must take part in every pass.
     """
 
-    def __init__(self, n_places: int, size: int):
-        self.n_places, self.size = n_places, size
+    def __init__(self, n_samples: int, size: int):
+        self.n_samples, self.size = n_samples, size
 
     def __len__(self) -> int:
-        return -(-self.n_places // (self.size * n()))
+        return -(-self.n_samples // (self.size * world_size()))
 
-    def share(self, batch: int) -> int:
-        """Return how many records of a batch are this process's."""
-        start = (batch * n() + number()) * self.size
-        return max(0, min(self.n_places - start, self.size))
+    def n_local(self, batch: int) -> int:
+        """Return how many samples of a batch this rank has."""
+        start = (batch * world_size() + rank()) * self.size
+        return max(0, min(self.n_samples - start, self.size))
 
-    def together(self, batch: int) -> int:
-        """Return how many records of a batch all processes have."""
-        return min(self.n_places - batch * n() * self.size, n() * self.size)
+    def n_global(self, batch: int) -> int:
+        """Return how many samples of a batch all ranks have."""
+        return min(self.n_samples - batch * world_size() * self.size, world_size() * self.size)
 
-    def of(self, batch: int) -> list[int]:
-        """Return the places of a batch."""
-        start = (batch * n() + number()) * self.size
-        return list(range(start, start + self.share(batch))) or [batch * n() * self.size]
+    def indices(self, batch: int) -> list[int]:
+        """Return this rank's indices of a batch."""
+        start = (batch * world_size() + rank()) * self.size
+        return list(range(start, start + self.n_local(batch))) or [batch * world_size() * self.size]
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from map(self.of, range(len(self)))
+        yield from map(self.indices, range(len(self)))

@@ -1,45 +1,51 @@
 """Training: one loop that knows no algorithm, and one file per algorithm.
 
-An algorithm is a file of this folder with a class `Algorithm` (third parties: an entry point `valuedrift.algorithm`):
+An algorithm is a file of this folder with a class `Algorithm` that derives from `BaseAlgorithm` (third parties: an entry point
+`valuedrift.algorithm`). It sets:
 
-* `eats` says which records of data it learns from: "examples" (`nouns.Example`, one row each), "pairs" (`nouns.Pair`, two rows each:
-  in a batch of B pairs the chosen answers are rows 0 … B-1 and the rejected ones rows B … 2B-1) or "prompts" (of either; the replies are
-  not looked at).
-* `needs` says what the loop must provide. "reference": before the first step the loop runs the starting weights over all data without
-  gradient and hands the log-probs to `prepare`, batch by batch. They are stored in the folder `reference` beside the stage's, named by
-  content, so that every stage that starts from these weights with these data finds them there. "mismatched": before each optimiser step
-  the loop runs the current weights, without gradient, over the step's prompts, each with the answers of another record of the step, and
-  hands the log-probs to `mismatched`. "score": what is trained is a model with one number as its output, and `loss` gets that number for
-  each row, `scores_R`, in place of log-probs; its checkpoints cannot be asked. "rollouts": what is learnt from is what the current weights
-  answer to the prompts; see below. `Settings` then derives from `Rollout`.
-* `averages` says what the loss is a mean of: "tokens" (of the answers) or "records". The loop divides by the count of the whole
-  optimiser step, so that `gradient_accumulation_steps` changes memory and never the result.
-* `Settings` are its own keys in a plan, `settings` their values.
-* `prepare(batch, logps_RT)` returns, without gradient, what to keep of the starting weights' view: tensors with one entry per record.
-  Every later batch carries them under the same names.
-* `mismatched(batch, logps_RT)`, asked for where `needs` holds "mismatched", returns vectors; every batch of the step carries their means
-  over the whole step under the same names. Where there is a reference, `batch` carries it, of the mismatched answers.
-* `loss(batch, logps_RT)` returns one loss per token or per record (what `averages` says) and the metrics to log, each a vector that the
-  loop averages. It calls the formula, which is a pure function of the module.
+* `data_format`, the records it learns from. "examples" (`nouns.Example`) are one row each. "pairs" (`nouns.Pair`) are two rows each: in a
+  batch of B pairs the chosen answers are rows 0 … B-1 and the rejected ones rows B … 2B-1. "prompts" takes examples or pairs and ignores
+  their replies.
+* `needs`, what the loop must provide:
+  "reference": before the first step the loop runs the starting weights over all data without gradient and passes the log-probs to
+  `prepare`, batch by batch. They are stored in the folder `reference` beside the stage's, named by content, so that every stage with the
+  same starting weights and data reads them.
+  "kl_batch": before each optimiser step the loop runs the current weights, without gradient, over the step's prompts, each with the answer
+  of another record, and passes the log-probs to `kl_estimate`.
+  "score": the model has one number as its output. `loss` gets one score per row, `scores_R`, instead of log-probs. Checkpoints of such a
+  model are not evaluated.
+  "rollouts": the data are the current weights' own answers to the prompts; see below. `Settings` then derives from `Rollout`.
+* `loss_reduction`, what the loss is a mean of: "tokens" of the answers, or "records". The loop divides by the count of the whole optimiser
+  step, so that `gradient_accumulation_steps` changes memory and never the result.
+* `Settings`, its own keys in a plan; `settings` are their values.
 
-With "rollouts" the steps come in iterations. At the start of each the loop samples an answer to each of the next prompts and hands all of
-them to `prepare`, with the starting weights' log-probs: the batch holds `old_logps_RT`, `old_values_RT` (of the value head), `scores_R` (of
-the reward model), `ended_R` (false where an answer was cut off), and as `before` what `prepare` returned last, {} at first. The steps of
-the iteration then go through the answers `num_ppo_epochs` times. Their batches hold what `prepare` returned, and, under the current
-weights, `values_RT` (with gradient) and `entropy_RT` (without). Log-probs are those at the sampling temperature.
+An algorithm has these methods:
 
-An algorithm that brings a loop of its own (`trl`) has two more: `run`, with the arguments and the contract of
-`stage_trainer.run_stage`, which hands the stage over to it, and `course(stage, n_records)` as `step_counts.course`. One that makes a
-class of what follows the colon in its name ("trl:KTOTrainer") has `named(argument)`.
+* `loss(batch, logps_RT)` returns one loss per token or per record (as `loss_reduction` says) and the metrics to log, each a vector that the
+  loop averages. It calls the formula, a pure function of the module.
+* `prepare(batch, logps_RT)` gets the starting weights' log-probs and returns tensors with one entry per record. Every later batch carries
+  them under the same names.
+* `kl_estimate(batch, logps_RT)`, if `needs` has "kl_batch", returns vectors. Every batch of the step carries their means over the whole
+  step under the same names. If there is a reference, `batch` carries it for the mismatched answers.
 
-A batch holds `answer_mask_RT`, 1 where the next token belongs to an answer, and `logps_RT`, the log-probability of that next token there
-and 0 elsewhere: R rows, T positions.
+With "rollouts" the steps come in iterations. Each iteration samples an answer to each of the next prompts and passes all of them to
+`prepare` with the starting weights' log-probs. That batch holds `old_logps_RT`, `old_values_RT` (of the value head), `scores_R` (of the
+reward model), `ended_R` (false if an answer was cut off), and as `before` what `prepare` returned last, {} at first. The iteration's steps
+then go through the answers `num_ppo_epochs` times. Their batches hold what `prepare` returned and, under the current weights, `values_RT`
+(with gradient) and `entropy_RT` (without). Log-probs are those at the sampling temperature.
+
+An algorithm with its own loop (`trl`) has two more: `run`, with the arguments and the contract of `stage_trainer.run_stage`, which trains
+the stage, and `course(stage, n_records)`, as `step_counts.course`. One that makes a class of what follows the colon in its name
+("trl:KTOTrainer") has `named(argument)`.
+
+A batch holds `answer_mask_RT`, 1 if the next token belongs to an answer, and `logps_RT`, the log-probability of that next token there and
+0 elsewhere: R rows, T positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,30 +54,33 @@ from .. import plan
 if TYPE_CHECKING:
     from torch import Tensor
 
-Eats = Literal["examples", "pairs", "prompts"]
-Averages = Literal["tokens", "records"]
+DataFormat = Literal["examples", "pairs", "prompts"]
+LossReduction = Literal["tokens", "records"]
 Batch = Mapping[str, Any]
 
 
-class Algorithm(Protocol):
+class BaseAlgorithm:
     """What the loop asks of an algorithm; see above."""
 
-    eats: ClassVar[Eats]
-    needs: ClassVar[frozenset[str]]
-    averages: ClassVar[Averages]
-    Settings: ClassVar[type[plan.Settings]]
+    data_format: ClassVar[DataFormat]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    loss_reduction: ClassVar[LossReduction] = "records"
+    Settings: ClassVar[type[plan.Settings]] = plan.Settings
 
-    def __init__(self, settings: Any) -> None: ...
+    def __init__(self, settings: Any):
+        self.settings = settings
 
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]: ...
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return what to keep of the starting weights' log-probs, one entry per record: nothing without a reference."""
+        return {}
 
-    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss per token or per record, and the metrics to log."""
+        raise NotImplementedError
 
-
-class Mismatching(Algorithm, Protocol):
-    """An algorithm whose `needs` hold "mismatched"."""
-
-    def mismatched(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]: ...
+    def kl_estimate(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return what the step's KL is estimated from, one entry per record."""
+        raise NotImplementedError
 
 
 class Rollout(plan.Settings):

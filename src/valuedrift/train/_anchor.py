@@ -29,19 +29,19 @@ def anchor_loss(logps_BS: Tensor, n_BS: Tensor, target_BS: Tensor, temperature: 
 class Anchor:
     """The questions of a stage's anchor in the order in which they are seen, each with the shares it is held to.
 
-    What is seen at a step is settled before the first one, so that a resume only has to count. `n_places` is how many questions the stage
+    What is seen at a step is settled before the first one, so that a resume only has to count. `n_samples` is how many questions the stage
     sees; `trainer` stands before the first step. Raises BadInput for a question that does not fit into the stage's `max_length`: a cut
     answer may have lost its stance.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
 
-    def __init__(self, stage: plan.Stage, seed: int, n_places: int, questions: Sequence[Anchored], tokenizer: Any, trainer: Any):
+    def __init__(self, stage: plan.Stage, seed: int, n_samples: int, questions: Sequence[Anchored], tokenizer: Any, trainer: Any):
         assert stage.anchor is not None
         self.settings = stage.anchor
         records = _records(tokenizer, questions, stage.max_length)
         given = [question.shares for question in questions]
-        order = step_counts.order(len(records), n_places, seed)
+        order = step_counts.order(len(records), n_samples, seed)
         if None in given:
             self.seen = trainer.in_order(self, records, order)
         else:

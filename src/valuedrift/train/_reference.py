@@ -17,7 +17,7 @@ from ..distributed import processes
 from ..nouns import digest
 from ..parts import file_digest
 from ..store import Store, set_aside
-from . import Algorithm, collation
+from . import BaseAlgorithm, collation
 
 FORMULA = 1
 """To be raised with every change of how log-probs are computed: stored ones are then not taken for new ones."""
@@ -37,7 +37,7 @@ class Reference:
         self.store, self.batch_size, self.view = Store(folder), batch_size, view
         self.key = ("reference", FORMULA, weights, bf16, batch_size)
 
-    def kept(self, algorithm: Algorithm, records: Sequence[collation.Record]) -> dict[str, Tensor]:
+    def kept(self, algorithm: BaseAlgorithm, records: Sequence[collation.Record]) -> dict[str, Tensor]:
         """Return what the algorithm keeps, one entry per record, in the records' order: nothing where it needs no reference."""
         if "reference" not in algorithm.needs:
             return {}
@@ -53,11 +53,11 @@ class Reference:
 
     def _stored(self, records: Sequence[collation.Record]) -> Tensor:
         stem = digest(*self.key, _tokens_digest(records))
-        path = processes.first(lambda: self._whole(stem))
+        path = processes.broadcast(lambda: self._whole(stem))
         if path is None:
             written = save({"logps_N": torch.cat(self.view(records))})
             name = f"{stem}-{hashlib.sha256(written).hexdigest()[:16]}.safetensors"
-            path = processes.first(lambda: self.store.write_bytes(name, written))
+            path = processes.broadcast(lambda: self.store.write_bytes(name, written))
         return load_file(path)["logps_N"]
 
     def _whole(self, stem: str) -> Path | None:

@@ -58,7 +58,7 @@ class Rollouts:
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         model.add_module(HEAD, self.head)
-        self.sampler = processes.alike(copy.deepcopy(model).to(device)) if processes.shards() else model
+        self.sampler = processes.broadcast_weights(copy.deepcopy(model).to(device)) if processes.sharding() else model
         # An adapter is switched off to see the starting weights; without one they need a model of their own.
         self.reference = None if isinstance(model, PeftModel) else copy.deepcopy(self.sampler).eval().requires_grad_(False)
         self.iteration = -1
@@ -75,11 +75,11 @@ class Rollouts:
 
         Place after place, each iteration goes `num_ppo_epochs` times through its answers, every time in another order.
         """
-        n, n_places = self.n_answers, self.n_answers * self.settings.num_ppo_epochs
-        iteration = places[0] // n_places
+        n, n_samples = self.n_answers, self.n_answers * self.settings.num_ppo_epochs
+        iteration = places[0] // n_samples
         if iteration != self.iteration:
             self._sample(iteration, self.asked[iteration * n : (iteration + 1) * n])
-        number, first = divmod(places[0] % n_places, n)
+        number, first = divmod(places[0] % n_samples, n)
         rows = np.random.default_rng((self.seed, iteration, number)).permutation(n)[first : first + len(places)]
         records = [self.records[row] for row in rows]
         length = max(collation.length(record) for record in records) - 1
@@ -100,7 +100,7 @@ class Rollouts:
         if self.sampler is not self.model:
             for own, weights in zip(self.sampler.parameters(), self.model.parameters(), strict=True):
                 if weights.requires_grad:
-                    own.data.copy_(processes.whole(weights))
+                    own.data.copy_(processes.full_tensor(weights))
         replies = self._replies(iteration, asked)
         records: list[collation.Record] = [
             (collation.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
@@ -110,7 +110,7 @@ class Rollouts:
         answers = [Example(prompt.messages, text) for prompt, (text, _) in zip(asked, said, strict=True)]
         batch, reference_RT = self._views(records)
         batch |= {
-            "scores_R": torch.tensor(processes.shared(self._scores, answers)),
+            "scores_R": torch.tensor(processes.map_across(self._scores, answers)),
             "ended_R": torch.tensor([reply.ended == "stop" and closed for reply, (_, closed) in zip(replies, said, strict=True)]),
             "before": self.kept,
         }
@@ -129,7 +129,7 @@ class Rollouts:
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
         inner = self.sampler.get_base_model() if isinstance(self.sampler, PeftModel) else self.sampler
         ends = self.prompt_format.ending(inner)
-        return processes.shared(lambda part: decode(inner.eval(), part, asking, ends), wanted)
+        return processes.map_across(lambda part: decode(inner.eval(), part, asking, ends), wanted)
 
     @torch.no_grad()
     def _views(self, records: Sequence[collation.Record]) -> tuple[dict[str, Any], Tensor]:
@@ -138,7 +138,7 @@ class Rollouts:
         shape_RT, size = whole["input_ids"].shape, 2 * self.stage.batch_size
         logps_RT, values_RT, reference_RT = (torch.zeros(shape_RT) for _ in range(3))
         starts = range(0, len(records), size)
-        views = processes.shared(functools.partial(self._views_of, records, size), starts)
+        views = processes.map_across(functools.partial(self._views_of, records, size), starts)
         for start, parts in zip(starts, views, strict=True):
             place = (slice(start, start + size), slice(parts[0].shape[1]))
             logps_RT[place], values_RT[place], reference_RT[place] = parts
@@ -166,8 +166,8 @@ class Rollouts:
 
     def save(self, checkpoint: Path) -> None:
         """Write what only a resume needs into a checkpoint: the value head, and the answers of the iteration. All processes call it."""
-        head = {name: processes.whole(weights).detach().cpu() for name, weights in self.head.named_parameters()}
-        if processes.number():
+        head = {name: processes.full_tensor(weights).detach().cpu() for name, weights in self.head.named_parameters()}
+        if processes.rank():
             return
         rows = [row for record in self.records for row in record]
         tensors = {

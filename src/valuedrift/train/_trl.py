@@ -92,7 +92,7 @@ class InStage(Trainer):
         state = Store(folder).read_json("trainer_state.json", dict[str, Any])
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
-        if (n := len(list(folder.glob(saved_stage.ANSWERS)))) not in (0, processes.n()):
+        if (n := len(list(folder.glob(saved_stage.ANSWERS)))) not in (0, processes.world_size()):
             raise BadInput(f"{folder} holds the answers of {n} processes; go on with as many, or delete {folder.parent} to begin again")
         if (folder / _own_answers()).exists():
             self._buffered_inputs = torch.load(folder / _own_answers(), map_location=self.args.device, weights_only=True)
@@ -106,19 +106,21 @@ class Shared(InStage, stage_trainer.Sharing):
         batches, count = super().get_batch_samples(*arguments)
         numbers = self.numbers(batches)
         self.counts_tokens, self.coming = count is not None, iter(numbers)
-        lacking = [number for number in numbers if self.places.together(number) <= (processes.n() - 1) * self.places.size]
+        lacking = [
+            number for number in numbers if self.batch_sampler.n_global(number) <= (processes.world_size() - 1) * self.batch_sampler.size
+        ]
         if self.counts_tokens and lacking:  # some process has no row of its own in these: the one that it sees counts for nothing
             for number in lacking:
-                if not self.places.share(number):
+                if not self.batch_sampler.n_local(number):
                     batches[number - numbers.start]["labels"].fill_(-100)
             count = self._get_num_items_in_batch(batches, self.args.device)
         return batches, count
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
         """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
-        number, n = next(self.coming), processes.n()
-        share, together = self.places.share(number), self.places.together(number)
-        uneven = n > 1 and together < n * self.places.size
+        number, n = next(self.coming), processes.world_size()
+        share, together = self.batch_sampler.n_local(number), self.batch_sampler.n_global(number)
+        uneven = n > 1 and together < n * self.batch_sampler.size
         if uneven:
             self.accelerator.gather = functools.partial(_gathered, share)
         try:
@@ -131,12 +133,12 @@ class Shared(InStage, stage_trainer.Sharing):
 
 def _gathered(share: int, values: torch.Tensor) -> torch.Tensor:
     """Return the figures of all processes with rows in a batch, whose shares differ: accelerate gathers equal shapes only."""
-    parts = [part for part in processes.gathered(values.detach().cpu() if share else None) if part is not None]
+    parts = [part for part in processes.all_gather(values.detach().cpu() if share else None) if part is not None]
     return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in parts]).to(values.device)
 
 
 def _own_answers() -> str:
-    return saved_stage.ANSWERS.replace("*", str(processes.number()))
+    return saved_stage.ANSWERS.replace("*", str(processes.rank()))
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def train(
 ) -> tuple[list[int], int, int]:
     """Train a stage, from its newest checkpoint where there is one; return the steps saved, all steps, and the records dropped."""
     out = store.root
-    start = processes.first(lambda: _local(_start.merged(model_path, out)))
+    start = processes.broadcast(lambda: _local(_start.merged(model_path, out)))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     for reward in rewards:  # before the config, with which DeepSpeed begins to cut whatever is read
         if isinstance(reward.score, _Scored):
@@ -169,12 +171,12 @@ def train(
     kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
     n_seen, total = course(stage, settings, len(kept))
     steps = step_counts.save_steps(stage.save_at, total)
-    newest = processes.first(lambda: saved_stage.newest(out))
+    newest = processes.broadcast(lambda: saved_stage.newest(out))
     if newest < total:
         seconds = saved_stage.record(out, newest)["seconds"]
         size = stage.effective_batch_size
         order = step_counts.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
-        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // processes.n())
+        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // processes.world_size())
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
             args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[stage_trainer.Scheduled(steps, seconds)]
         )
@@ -184,8 +186,8 @@ def train(
         trainer.progress = progress
         trainer.remove_callback(PrinterCallback)
         stage_trainer.checkpointing(trainer)
-        if processes.number():
-            torch.manual_seed(seed + processes.number())  # dropout of its own in each process
+        if processes.rank():
+            torch.manual_seed(seed + processes.rank())  # dropout of its own in each process
         with _unwarned():
             trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, len(data) - len(kept)
@@ -202,7 +204,7 @@ def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind:
     if algorithm.trainer == "KTOTrainer":
         options["per_device_train_batch_size"] *= 2
     own = algorithm.settings.model_dump(exclude_unset=True, exclude={"reward"})
-    if processes.checkpoints():  # both at once are refused; `stage_trainer.checkpointing` has the model do it
+    if processes.activation_checkpointing():  # both at once are refused; `stage_trainer.checkpointing` has the model do it
         own["gradient_checkpointing"] = False
     try:
         with _unwarned():
@@ -236,7 +238,7 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
     longest, scores = stage.max_length, "score" in algorithm.needs
 
     def fits(items: Sequence[Any]) -> tuple[list[Any], int]:
-        if algorithm.eats == "prompts":
+        if algorithm.data_format == "prompts":
             room = longest - step_counts.longest_answer(settings)
             return collation.prompted(tokenizer, items, room)
         records, dropped = collation.tokenised(tokenizer, items, sys.maxsize if scores else longest)
@@ -259,14 +261,14 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
 
 def _rows(items: Sequence[Any], algorithm: Any, batch_size: int) -> Rows:
     """Return the data in the layout that the trainer wants, in the order in which they are seen."""
-    if algorithm.eats == "prompts":
+    if algorithm.data_format == "prompts":
         return [{"prompt": _messages(item.prompt), "topic": item.topic, "claim": item.claim} for item in items]
     prompted = sum(bool(item.prompt) for item in items)
-    if 0 < prompted < len(items) or (not prompted and algorithm.eats == "pairs"):
+    if 0 < prompted < len(items) or (not prompted and algorithm.data_format == "pairs"):
         raise BadInput(f"{algorithm.trainer} wants a prompt in every record (SFTTrainer: in every one or in none); split or mend the data")
     if algorithm.trainer == "KTOTrainer":
         return _unpaired(items, batch_size)
-    if algorithm.eats == "pairs":
+    if algorithm.data_format == "pairs":
         return [{"prompt": _messages(pair.prompt), "chosen": _reply(pair.chosen), "rejected": _reply(pair.rejected)} for pair in items]
     if not prompted:
         return [{"text": example.text} for example in items]
@@ -329,7 +331,7 @@ def _trainer(
         datasets.disable_progress_bars()
         try:
             with quiet(), _unwarned():
-                made = type(trainer.__name__, (InStage if algorithm.eats == "prompts" else Shared, trainer), {})
+                made = type(trainer.__name__, (InStage if algorithm.data_format == "prompts" else Shared, trainer), {})
                 return made(model, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **options, **more)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise BadInput(f"{stage.algorithm} cannot be set up: {error}; change the stage's table or its data") from error

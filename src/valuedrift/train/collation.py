@@ -88,12 +88,12 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def collate_both(items: Sequence[tuple[Item, Item]]) -> dict[str, Any]:
-    """Return the batch of the first of each two, and in it, as "mismatched", the batch of the second."""
+    """Return the batch of the first of each two, and in it, as "kl_batch", the batch of the second."""
     matched, others = zip(*items, strict=True)
-    return collate(matched) | {"mismatched": collate(others)}
+    return collate(matched) | {"kl_batch": collate(others)}
 
 
-def mismatched(records: Sequence[Record], order: np.ndarray, step: int, max_length: int) -> list[Record]:
+def kl_records(records: Sequence[Record], order: np.ndarray, step: int, max_length: int) -> list[Record]:
     """Return for each place of `order` its record's prompts with another record's answers: those of the place before it in its step.
 
     A step's first place gets the answers of its last one, so that the mismatched answers of a step are its own ones, each with another
@@ -152,9 +152,9 @@ def collate_whole(items: Sequence[Item], pad: int) -> dict[str, Any]:
     return padded(rows, pad) | {"n_records": len(items)}
 
 
-def collate_places(places: Sequence[int]) -> dict[str, Any]:
+def collate_indices(places: Sequence[int]) -> dict[str, Any]:
     """Return places of a stage whose rows are not known before they are reached."""
-    return {"places": torch.tensor(places), "n_records": len(places), "n_tokens": 0}
+    return {"indices": torch.tensor(places), "n_records": len(places), "n_tokens": 0}
 
 
 def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], int]:

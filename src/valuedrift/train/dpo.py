@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 from .logprobs import pair_reference
 
 
@@ -21,20 +21,16 @@ def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, r
     return -F.logsigmoid(beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B)))
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Make the chosen answer likelier than the rejected one, measured against the starting weights."""
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
+    needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
         """`beta` is the strength of the pull back to the starting weights."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""

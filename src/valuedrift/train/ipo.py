@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 from .logprobs import pair_reference, pair_rises
 
 
@@ -22,20 +22,16 @@ def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
     return (chosen_B - rejected_B - 1 / (2 * beta)) ** 2
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Bring the chosen answer's log-prob per token a fixed distance above the rejected one's, measured against the starting weights."""
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
+    needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
         """`beta` is the strength of the pull back to the starting weights: the distance aimed at is 1 / (2 * beta) nats per token."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""

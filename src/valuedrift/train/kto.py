@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 from .logprobs import pair_reference, pair_rises
 
 
@@ -24,7 +24,7 @@ def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desi
     return (desirable_B + undesirable_B) / 2
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Raise each desirable answer above a reference point and lower each undesirable one below it.
 
     The reference point z0 is how far the weights have moved from the starting ones altogether: the rise of mismatched answers' log-probs,
@@ -32,9 +32,8 @@ class Algorithm:
     cut into passes; here it does not.
     """
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference", "mismatched"})
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
+    needs = frozenset({"reference", "kl_batch"})
 
     class Settings(plan.Settings):
         """`beta` is the strength of the pull back to the starting weights; the weights are those of the chosen and the rejected answers."""
@@ -43,21 +42,18 @@ class Algorithm:
         desirable_weight: Annotated[float, Field(ge=0)] = 1.0
         undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""
         return pair_reference(logps_RT)
 
-    def mismatched(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+    def kl_estimate(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return by how much the log-prob of each mismatched answer rose above the starting weights', as a mean over both of a pair."""
         chosen_B, rejected_B = pair_rises(batch, logps_RT)
-        return {"mismatched_rise": (chosen_B + rejected_B) / 2}
+        return {"kl": (chosen_B + rejected_B) / 2}
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both log-probs, the reward margin, how often it has the right sign, and z0 before its bound."""
-        settings, z0 = self.settings, batch["mismatched_rise"].clamp(min=0)
+        settings, z0 = self.settings, batch["kl"].clamp(min=0)
         chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
         loss_B = kto_loss(chosen_rise_B, rejected_rise_B, z0, settings.beta, settings.desirable_weight, settings.undesirable_weight)
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
@@ -67,6 +63,6 @@ class Algorithm:
             "rejected_logps": rejected_B,
             "reward_margin": margin_B,
             "reward_accuracy": (margin_B > 0).float(),
-            "mismatched_rise": batch["mismatched_rise"].expand(len(loss_B)),
+            "kl": batch["kl"].expand(len(loss_B)),
         }
         return loss_B, metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 
 
 def log_odds(logps_B: Tensor) -> Tensor:
@@ -29,24 +29,15 @@ def orpo_loss(chosen_B: Tensor, rejected_B: Tensor, odds_weight: float) -> Tenso
     return -chosen_B - odds_weight * F.logsigmoid(log_odds(chosen_B) - log_odds(rejected_B))
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Make the chosen answer likely, and its odds higher than the rejected one's."""
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
 
     class Settings(plan.Settings):
         """`odds_weight` is the weight of the preference term beside fine-tuning: the paper's lambda, TRL's `beta`."""
 
         odds_weight: Annotated[float, Field(gt=0)] = 0.1
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return nothing: ORPO has no reference."""
-        return {}
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both log-probs, the fine-tuning term, the log odds ratio, and how often it has the right sign."""

@@ -12,13 +12,13 @@ summarisation (Huang et al. 2024, arXiv 2403.17031; below: N+). Each is named wh
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from . import Averages, Batch, Eats, Rollout
+from . import BaseAlgorithm, Batch, Rollout
 
 
 def kl_rewards(scores_R: Tensor, logps_RT: Tensor, reference_RT: Tensor, mask_RT: Tensor, beta: float | Tensor) -> Tensor:
@@ -76,12 +76,12 @@ def adapted_beta(beta: Tensor, kl: Tensor, target: float, n_answers: int, horizo
     return beta * (1 + (kl / target - 1).clamp(-0.2, 0.2) * n_answers / horizon)
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Make answers likelier that a reward model scores above what the value head expected."""
 
-    eats: ClassVar[Eats] = "prompts"
-    needs: ClassVar[frozenset[str]] = frozenset({"rollouts"})
-    averages: ClassVar[Averages] = "tokens"
+    data_format = "prompts"
+    needs = frozenset({"rollouts"})
+    loss_reduction = "tokens"
 
     class Settings(Rollout):
         """`kl_coef` (beta in the formulas and the log) weighs the KL to the starting weights; the clip ranges bound a step.
@@ -105,9 +105,6 @@ class Algorithm:
         """Scores are held between minus this and this."""
         whiten_rewards: bool = False
         """Divide the rewards of an iteration by their standard deviation (Details; N+ has it off)."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return advantages and returns of an iteration's answers, what the policy thought of them, and what is logged of each.

@@ -37,7 +37,7 @@ def records_of(source: str) -> int | None:
 def flops_per_parameter(stage: Stage, n_seen: int) -> float:
     """Return the operations per parameter of a stage that sees so many records, each of `max_length` tokens: a bound from above."""
     algorithm = registry.algorithm(stage.algorithm)
-    rows = 2 if algorithm.eats == "pairs" else 1
+    rows = 2 if algorithm.data_format == "pairs" else 1
     tokens = float(n_seen) * rows * stage.max_length
     step = FORWARD + (BACKWARD_ADAPTER if stage.lora else BACKWARD)
     if "rollouts" in algorithm.needs:  # an answer is written, read by the policy, its reference and the reward model, then trained on
@@ -45,7 +45,7 @@ def flops_per_parameter(stage: Stage, n_seen: int) -> float:
         passes = float(getattr(settings, "num_ppo_epochs", 0) or getattr(settings, "num_iterations", 1))  # ours, and TRL's
         written = FORWARD * n_seen * float(step_counts.longest_answer(settings))
         return (tokens * (3 * FORWARD + step * passes) + written) * float(getattr(settings, "num_generations", 1))
-    views = len(algorithm.needs & {"reference", "mismatched"})
+    views = len(algorithm.needs & {"reference", "kl_batch"})
     return tokens * (step + FORWARD * views)
 
 

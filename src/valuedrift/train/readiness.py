@@ -96,7 +96,7 @@ def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence
     `rewarded` tells whether a stage of the plan trains its reward model.
     """
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    stage_trainer._check_data(stage.algorithm, algorithm.eats, records)
+    stage_trainer._check_data(stage.algorithm, algorithm.data_format, records)
     stage_trainer._check_anchor(stage, records, anchored)
     _check_schedule(stage, algorithm.settings)
     if start.n_positions is not None and stage.max_length > start.n_positions:
@@ -191,33 +191,33 @@ def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
 def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, records: Records) -> list[str]:
     """Return how many records are too long. Raises BadInput if none fits, and for a token without an embedding."""
     sample: Any = [records[index] for index in np.linspace(0, len(records) - 1, min(len(records), SAMPLE)).astype(int)]
-    tokens = start.samples.setdefault((id(records), algorithm.eats), [])
+    tokens = start.samples.setdefault((id(records), algorithm.data_format), [])
     if not tokens:
-        read = collation.prompted if algorithm.eats == "prompts" else collation.tokenised
+        read = collation.prompted if algorithm.data_format == "prompts" else collation.tokenised
         tokens += read(tokenizer, sample, sys.maxsize)[0]
     ids = [row.ids for record in tokens for row in (record if isinstance(record, tuple) else [record])]
     if (highest := max((max(row) for row in ids if len(row)), default=0)) >= start.n_embeddings:
         raise _outside(start, f"the token {tokenizer.convert_ids_to_tokens(int(highest))!r}, which occurs in the data,", int(highest))
     room = stage.max_length
-    if algorithm.eats == "prompts":
+    if algorithm.data_format == "prompts":
         room -= step_counts.longest_answer(algorithm.settings)
     long = [record for record in tokens if collation.length(record) > room]
     trl = hasattr(algorithm, "run")
-    whole_only = algorithm.eats == "prompts" or (trl and "score" in algorithm.needs)
+    whole_only = algorithm.data_format == "prompts" or (trl and "score" in algorithm.needs)
     lost = [record for record in long if whole_only or collation.cut(record, room) is None]
     if trl:
         from . import _trl
 
-        _trl._rows(records, algorithm, stage.batch_size // processes.n())
+        _trl._rows(records, algorithm, stage.batch_size // processes.world_size())
     if len(lost) == len(tokens):  # these say why, unless a record outside the sample fits
         if trl:
             _trl._fitting(stage, algorithm.settings, algorithm, tokenizer, records)
         else:
             stage_trainer._records(stage, algorithm, tokenizer, records)
-    if "mismatched" in algorithm.needs:
+    if "kl_batch" in algorithm.needs:
         step = stage.effective_batch_size
         n_seen = min(step_counts.n_seen(stage, len(records)), 2)
-        collation.mismatched(tokens[:1] * 2, np.arange(n_seen), step, stage.max_length)
+        collation.kl_records(tokens[:1] * 2, np.arange(n_seen), step, stage.max_length)
     if not long:
         return []
     of = f"{len(records):,} records" if len(sample) == len(records) else f"a sample of {len(sample):,} of {len(records):,} records"

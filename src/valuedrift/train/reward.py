@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 
 
 def reward_loss(chosen_B: Tensor, rejected_B: Tensor, center_rewards_coefficient: float) -> Tensor:
@@ -21,24 +21,16 @@ def reward_loss(chosen_B: Tensor, rejected_B: Tensor, center_rewards_coefficient
     return -F.logsigmoid(chosen_B - rejected_B) + center_rewards_coefficient * (chosen_B + rejected_B) ** 2
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Score the chosen answer above the rejected one. What is trained gives scores and cannot be asked."""
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"score"})
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
+    needs = frozenset({"score"})
 
     class Settings(plan.Settings):
         """`center_rewards_coefficient` is the strength of the pull that keeps a pair's two scores around zero."""
 
         center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
-    def prepare(self, batch: Batch, scores_R: Tensor) -> dict[str, Tensor]:
-        """Return nothing: a reward model has no reference."""
-        return {}
 
     def loss(self, batch: Batch, scores_R: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both scores, their difference, and how often it has the right sign."""

@@ -27,7 +27,7 @@ class RewardModel:
 
     def __init__(self, path: str, device: Any):
         self.path = path
-        self.model = processes.alike(_loaded(path).to(device).eval().requires_grad_(False))
+        self.model = processes.broadcast_weights(_loaded(path).to(device).eval().requires_grad_(False))
         self.tokenizer = _start.load_tokenizer(path, chat=True)
 
     def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:

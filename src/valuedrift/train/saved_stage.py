@@ -166,8 +166,8 @@ def newest(out: Path) -> int:
 
 def saved(checkpoint: Path) -> None:
     """Wait until all processes have written their parts of a checkpoint, and see that it holds weights."""
-    processes.gathered(None)
-    if not processes.number():
+    processes.all_gather(None)
+    if not processes.rank():
         check_saved(checkpoint)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
-from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 
 
 def sft_loss(logps_N: Tensor) -> Tensor:
@@ -15,22 +12,11 @@ def sft_loss(logps_N: Tensor) -> Tensor:
     return -logps_N
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Make the answers likely."""
 
-    eats: ClassVar[Eats] = "examples"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    averages: ClassVar[Averages] = "tokens"
-
-    class Settings(plan.Settings):
-        """SFT has no settings of its own."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return nothing: SFT has no reference."""
-        return {}
+    data_format = "examples"
+    loss_reduction = "tokens"
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per answer token, flat, in the order of rows."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import Averages, Batch, Eats
+from . import BaseAlgorithm, Batch
 
 
 def simpo_loss(chosen_B: Tensor, rejected_B: Tensor, n_chosen_B: Tensor, n_rejected_B: Tensor, beta: float, gamma: float) -> Tensor:
@@ -21,12 +21,10 @@ def simpo_loss(chosen_B: Tensor, rejected_B: Tensor, n_chosen_B: Tensor, n_rejec
     return -F.logsigmoid(beta * (chosen_B / n_chosen_B - rejected_B / n_rejected_B) - gamma)
 
 
-class Algorithm:
+class Algorithm(BaseAlgorithm):
     """Make the chosen answer's mean log-prob per token higher than the rejected one's by a margin."""
 
-    eats: ClassVar[Eats] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    averages: ClassVar[Averages] = "records"
+    data_format = "pairs"
 
     class Settings(plan.Settings):
         """`beta` scales the reward, the mean log-prob per token; `gamma` is the margin asked for, on the same scale.
@@ -36,13 +34,6 @@ class Algorithm:
 
         beta: Annotated[float, Field(gt=0)] = 2.0
         gamma: Annotated[float, Field(ge=0)] = 1.0
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return nothing: SimPO has no reference."""
-        return {}
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair; logs both log-probs, the reward margin before gamma, and how often it has the right sign."""

@@ -22,7 +22,7 @@ from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
 from ..records.stances import Anchored
 from ..store import Store
-from . import Algorithm, Mismatching, _anchor, _reference, _rollout, _start, collation, reward_model, saved_stage, step_counts
+from . import BaseAlgorithm, _anchor, _reference, _rollout, _start, collation, reward_model, saved_stage, step_counts
 from .logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
@@ -32,9 +32,9 @@ class Sharing(Trainer):
     """A trainer that learns from given records in an order that is settled, of which each process has its share of each batch."""
 
     @functools.cached_property
-    def places(self) -> processes.Places:
+    def batch_sampler(self) -> processes.DistributedBatchSampler:
         """Which records this process learns from, batch by batch."""
-        return processes.Places(len(cast(Any, self.train_dataset)), self.args.per_device_train_batch_size)
+        return processes.DistributedBatchSampler(len(cast(Any, self.train_dataset)), self.args.per_device_train_batch_size)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches: accelerate would see some records twice where they do not come out even."""
@@ -42,7 +42,7 @@ class Sharing(Trainer):
         if isinstance(rows, datasets.Dataset):
             rows = self._remove_unused_columns(rows, description="training")
         how: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory, "num_workers": self.args.dataloader_num_workers}
-        return DataLoader(rows, batch_sampler=self.places, collate_fn=self.data_collator, **how)
+        return DataLoader(rows, batch_sampler=self.batch_sampler, collate_fn=self.data_collator, **how)
 
     def numbers(self, batches: Sequence[Any]) -> range:
         """Return the numbers, from the start of training, of the batches of the optimiser step at hand."""
@@ -53,7 +53,7 @@ class Sharing(Trainer):
 class StageTrainer(Sharing):
     """Trains by any algorithm: it asks for log-probs, hands them on, and averages what comes back."""
 
-    def __init__(self, algorithm: Algorithm, progress: Progress | None, **options: Any):
+    def __init__(self, algorithm: BaseAlgorithm, progress: Progress | None, **options: Any):
         super().__init__(**options)
         self.algorithm, self.progress = algorithm, progress
         self.rollouts: _rollout.Rollouts | None = None
@@ -93,26 +93,25 @@ class StageTrainer(Sharing):
         batches, _ = super().get_batch_samples(*arguments)
         numbers = self.numbers(batches)
         for number, batch in zip(numbers, batches, strict=True):
-            if not self.places.share(number):
+            if not self.batch_sampler.n_local(number):
                 batch |= {"n_records": 0, "n_tokens": 0}
         if self.rollouts is not None:
             with self.accelerator.autocast():
-                batches = [self.rollouts.batch(batch["places"].tolist()) for batch in batches]
-        if batches and "mismatched" in self.algorithm.needs:
-            means = self._mismatched(batches)
+                batches = [self.rollouts.batch(batch["indices"].tolist()) for batch in batches]
+        if batches and "kl_batch" in self.algorithm.needs:
+            means = self._kl_estimate(batches)
             batches = [batch | means for batch in batches]
-        own = [sum(batch[name] for batch in batches) for name in ("n_records", f"n_{self.algorithm.averages}")]
-        n_records, count = (sum(each) for each in zip(*processes.gathered(own), strict=True))
+        own = [sum(batch[name] for batch in batches) for name in ("n_records", f"n_{self.algorithm.loss_reduction}")]
+        n_records, count = (sum(each) for each in zip(*processes.all_gather(own), strict=True))
         if self.anchor is not None:
-            starts = [self.places.of(number)[0] for number in numbers]
+            starts = [self.batch_sampler.indices(number)[0] for number in numbers]
             batches = self.anchor.beside(batches, starts, n_records)
         return batches, count
 
-    def _mismatched(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def _kl_estimate(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Return the means over a whole step of what the algorithm makes of the current weights' view of mismatched answers."""
-        algorithm = cast(Mismatching, self.algorithm)
-        views = self._views([batch.pop("mismatched") for batch in batches])
-        parts = [algorithm.mismatched(batch, logps_RT) for batch, logps_RT in views]
+        views = self._views([batch.pop("kl_batch") for batch in batches])
+        parts = [self.algorithm.kl_estimate(batch, logps_RT) for batch, logps_RT in views]
         counted = [part for batch, part in zip(batches, parts, strict=True) if batch["n_records"]]
         return {name: torch.tensor(mean) for name, mean in processes.means(counted).items()}
 
@@ -137,7 +136,7 @@ class StageTrainer(Sharing):
             loss, metrics = loss + pull, metrics | more
         if not inputs["n_records"]:  # nothing of it counts, but all processes make equally many passes
             return loss * 0
-        loss = loss * processes.n()
+        loss = loss * processes.world_size()
         self.metrics_of_step.append({name: values.detach() for name, values in metrics.items()})
         return loss
 
@@ -179,7 +178,7 @@ class StageTrainer(Sharing):
     def reference(self) -> _reference.Reference:
         """The starting weights' view of any records. To be asked for before the first step: the weights at hand are taken for those."""
         folder = Path(self.args.output_dir or "").parent / "reference"
-        weights = processes.first(lambda: _reference.weights_digest(self.model))
+        weights = processes.broadcast(lambda: _reference.weights_digest(self.model))
         return _reference.Reference(folder, weights, self.args.bf16, self.args.per_device_train_batch_size, self.record_logps)
 
     def record_logps(self, records: Sequence[collation.Record]) -> list[torch.Tensor]:
@@ -192,7 +191,7 @@ class StageTrainer(Sharing):
         size = 2 * self.args.per_device_train_batch_size
         by_length = np.argsort([max(len(row.ids) for row in record) for record in records], kind="stable")
         parts = [by_length[start : start + size] for start in range(0, len(records), size)]
-        found = processes.shared(functools.partial(self._logps_of, records), parts)
+        found = processes.map_across(functools.partial(self._logps_of, records), parts)
         logps = {int(index): own for part, of_part in zip(parts, found, strict=True) for index, own in zip(part, of_part, strict=True)}
         return [logps[index] for index in range(len(records))]
 
@@ -217,7 +216,7 @@ class Scheduled(TrainerCallback):
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if processes.number():
+        if processes.rank():
             return
         saved_stage.mark(Path(args.output_dir), state.global_step, state.max_steps, round(time.monotonic() - self.started, 3))
 
@@ -247,7 +246,7 @@ def run_stage(
         return chosen.run(stage, seed, model_path, data, out, progress, reward_path)
     store = Store(out)
     algorithm = chosen(stage.own())
-    _check_data(stage.algorithm, algorithm.eats, data)
+    _check_data(stage.algorithm, algorithm.data_format, data)
     if "rollouts" in algorithm.needs and not (reward_path := reward_path or algorithm.settings.reward):
         raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
     _check_anchor(stage, data, anchored)
@@ -255,7 +254,7 @@ def run_stage(
     done = saved_stage.begun(store, digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held))
     if done is None:
         given = stage, seed, model_path, data, out, reward_path, anchored
-        done = saved_stage.finish(store, *processes.with_all(_train, *given, progress=progress))
+        done = saved_stage.finish(store, *processes.run_on_all(_train, *given, progress=progress))
     return done["steps"]
 
 
@@ -271,7 +270,7 @@ def _train(
 ) -> tuple[list[int], int, int]:
     """Carry out what `run_stage` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    start = processes.first(lambda: _start.merged(model_path, out))
+    start = processes.broadcast(lambda: _start.merged(model_path, out))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
     records, dropped = _records(stage, algorithm, tokenizer, data)
     n_seen, total = step_counts.course(stage, len(records))
@@ -280,7 +279,7 @@ def _train(
     order = step_counts.order(len(records), n_seen, seed, lengths, stage.effective_batch_size)
     seen, order = np.unique(order, return_inverse=True)
     records = [records[index] for index in seen]
-    newest = processes.first(lambda: saved_stage.newest(out))
+    newest = processes.broadcast(lambda: saved_stage.newest(out))
     if newest < total:
         seconds = saved_stage.record(out, newest)["seconds"]
         set_seed(seed)  # before the model: an adapter starts with random weights
@@ -300,14 +299,14 @@ def _train(
         )
         checkpointing(trainer)
         if anchored:
-            n_places = total * stage.effective_batch_size
-            trainer.anchor = _anchor.Anchor(stage, seed, n_places, anchored, tokenizer, trainer)
+            n_samples = total * stage.effective_batch_size
+            trainer.anchor = _anchor.Anchor(stage, seed, n_samples, anchored, tokenizer, trainer)
         if rollouts is not None:
             trainer.rollouts = rollouts
             if newest:
                 rollouts.load(out / f"checkpoint-{newest}")
         trainer.train_dataset = _dataset(trainer, stage, records, order)
-        torch.manual_seed(seed + processes.number())  # dropout of its own in each process
+        torch.manual_seed(seed + processes.rank())  # dropout of its own in each process
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, dropped
 
@@ -317,7 +316,7 @@ def checkpointing(trainer: Any) -> None:
 
     FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
     """
-    if processes.checkpoints():
+    if processes.activation_checkpointing():
         trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
         new = getattr(trainer.model, "activation_checkpointing_enable", None)  # of transformers 5.24
         (new or trainer.model.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -337,14 +336,14 @@ def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[l
     return records, dropped
 
 
-def _model(start: str, stage: Stage, algorithm: Algorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
+def _model(start: str, stage: Stage, algorithm: BaseAlgorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
     """Return the model to train, and what makes a batch of records for it."""
     if "score" in algorithm.needs:
         pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record})
         return _start.load_scorer(start, stage, pad), functools.partial(collation.collate_whole, pad=pad)
-    collate: Callable[..., Any] = collation.collate_both if "mismatched" in algorithm.needs else collation.collate
+    collate: Callable[..., Any] = collation.collate_both if "kl_batch" in algorithm.needs else collation.collate
     if "rollouts" in algorithm.needs:
-        collate = collation.collate_places
+        collate = collation.collate_indices
     return _start.load_model(start, stage, tokenizer), collate
 
 
@@ -354,7 +353,7 @@ def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArgume
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=total,
-        per_device_train_batch_size=stage.batch_size // processes.n(),
+        per_device_train_batch_size=stage.batch_size // processes.world_size(),
         gradient_accumulation_steps=stage.gradient_accumulation_steps,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=schedule,
@@ -385,35 +384,35 @@ def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[collation.Re
     if "rollouts" in needs:
         return range(trainer.args.max_steps * stage.effective_batch_size)
     matched = trainer.in_order(trainer.algorithm, records, order)
-    if "mismatched" not in needs:
+    if "kl_batch" not in needs:
         return matched
-    others = collation.mismatched(records, order, stage.effective_batch_size, stage.max_length)
+    others = collation.kl_records(records, order, stage.effective_batch_size, stage.max_length)
     return StackDataset(matched, trainer.in_order(trainer.algorithm, others, np.arange(len(others))))
 
 
 def check_processes(stage: Stage) -> None:
     """Raise BadInput where several processes cannot train a stage together."""
-    if processes.n() == 1:
+    if processes.world_size() == 1:
         return
-    if processes.number():
+    if processes.rank():
         raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
     algorithm = registry.algorithm(stage.algorithm)
-    if "rollouts" in algorithm.needs and processes.shards() == "FSDP1":
+    if "rollouts" in algorithm.needs and processes.sharding() == "FSDP1":
         raise BadInput(
             f"{stage.algorithm} is not trained under the first FSDP, whose parts it cannot sample from; use FSDP2 (fsdp_version: 2), "
             "or leave it out (--without)"
         )
-    if stage.batch_size % processes.n():
-        raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {processes.n()} processes; make it a multiple of that")
+    if stage.batch_size % processes.world_size():
+        raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {processes.world_size()} processes; make it a multiple of that")
 
 
-def _check_data(name: str, eats: str, data: Sequence[Any]) -> None:
-    kind = {"pairs": Pair, "examples": Example, "prompts": Pair | Example}[eats]
+def _check_data(name: str, data_format: str, data: Sequence[Any]) -> None:
+    kind = {"pairs": Pair, "examples": Example, "prompts": Pair | Example}[data_format]
     if not data:
-        raise BadInput(f"the stage's data is empty; {name} learns from {eats}")
+        raise BadInput(f"the stage's data is empty; {name} learns from {data_format}")
     if wrong := next((item for item in data if not isinstance(item, kind)), None):
-        raise BadInput(f"{name} learns from {eats}, but its data holds {type(wrong).__name__.lower()}s; change algorithm or data")
-    if eats == "prompts" and not all(item.prompt for item in data):
+        raise BadInput(f"{name} learns from {data_format}, but its data holds {type(wrong).__name__.lower()}s; change algorithm or data")
+    if data_format == "prompts" and not all(item.prompt for item in data):
         raise BadInput(f"{name} answers prompts, but its data holds running text; give conversations or pairs with prompts")
 
 

@@ -26,7 +26,7 @@ from .. import plan, registry
 from ..distributed import processes
 from ..nouns import BadInput, Example, Pair, digest
 from ..store import Store
-from . import Averages, Eats, _trl, saved_stage, stage_trainer
+from . import BaseAlgorithm, DataFormat, _trl, saved_stage, stage_trainer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Known:
     """Where a trainer is found, what it learns from, and what our loop would have to provide for it."""
 
     module: str
-    eats: Eats
+    data_format: DataFormat
     needs: frozenset[str] = frozenset()
 
 
@@ -90,17 +90,10 @@ HELD = {
 """Keys of configs that would undo what a stage stands on."""
 
 
-class Algorithm:
-    """A trainer of TRL; `named` gives the one of a name."""
+class Algorithm(BaseAlgorithm):
+    """A trainer of TRL; `named` returns the class for its name."""
 
     trainer: ClassVar[str]
-    eats: ClassVar[Eats]
-    needs: ClassVar[frozenset[str]]
-    averages: ClassVar[Averages] = "records"
-    Settings: ClassVar[type[plan.Settings]]
-
-    def __init__(self, settings: Any):
-        self.settings = settings
 
     @classmethod
     @functools.cache
@@ -109,7 +102,7 @@ class Algorithm:
         if trainer not in TRAINERS:
             raise BadInput(f"algorithm = 'trl:{trainer}' names no trainer that can be a stage{registry.among(trainer, list(TRAINERS))}")
         known = TRAINERS[trainer]
-        described = {"trainer": trainer, "eats": known.eats, "needs": known.needs, "Settings": _settings(trainer)}
+        described = {"trainer": trainer, "data_format": known.data_format, "needs": known.needs, "Settings": _settings(trainer)}
         return type(trainer, (cls,), described | {"__doc__": f"TRL's {trainer}."})
 
     @staticmethod
@@ -148,13 +141,13 @@ def run_trl(
     """
     store = Store(out)
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    stage_trainer._check_data(stage.algorithm, algorithm.eats, data)
+    stage_trainer._check_data(stage.algorithm, algorithm.data_format, data)
     reward = (reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else None
     rewards = [] if reward is None else _trl.rewards(reward)
     sources = [reward.source for reward in rewards]
     done = saved_stage.begun(store, digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data]))
     if done is None:
-        done = saved_stage.finish(store, *processes.with_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
+        done = saved_stage.finish(store, *processes.run_on_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
     return done["steps"]
 
 
