@@ -72,7 +72,7 @@ def test_everything_is_asked_without_a_target(folders, tmp_path):
     result = traced(folders, tmp_path, "run")
     assert result["effort"] is None
     assert not (tmp_path / "run" / "effort.json").exists()
-    assert "boost" not in Store(tmp_path / "run").read_table("scores").columns
+    assert "weight" not in Store(tmp_path / "run").read_table("scores").columns
     assert result["n_answers"] == len(STEPS) * N_PROMPTS * 5
 
 
@@ -92,7 +92,7 @@ def test_a_wide_target_takes_the_pilot_at_both_ends_and_the_middle(folders, tmp_
     assert any("3 of 6 checkpoints were asked, and 48 answers instead of 240" in note for note in result["notes"])
     scores = Store(tmp_path / "run").read_table("scores")
     assert sorted(scores["step"].unique()) == [0, 3, 5]
-    assert scores["boost"].is_null().all()
+    assert scores["weight"].is_null().all()
 
 
 def test_a_narrow_target_takes_all_draws_and_says_what_is_missing(folders, tmp_path):

@@ -30,7 +30,7 @@ def scores(verdicts_TPD, topic="tea"):
 def asked(table, design):
     """Return what a design holds of all draws, with its column."""
     kept = [draw < design.draws_of(0, prompt) for prompt, draw in table.select("prompt", "draw").iter_rows()]
-    return design.boosted(table.filter(pl.Series(kept)))
+    return design.weighted(table.filter(pl.Series(kept)))
 
 
 def means(table):
@@ -72,8 +72,8 @@ def test_stopping_where_draws_agree_is_biased_and_the_design_is_not():
     naive_N = np.where(differ_N, draws_ND.mean(1), draws_ND[:, :2].mean(1))
     assert naive_N.mean() == pytest.approx(0.1424, abs=0.003)
     pi_N = np.where(differ_N, 1, effort.SHARE)
-    boost_N = (rng.random(len(pi_N)) < pi_N) * 0.6 / pi_N
-    ours_N = draws_ND[:, :2].mean(1) + boost_N * (draws_ND[:, 2:].mean(1) - draws_ND[:, :2].mean(1))
+    weight_N = (rng.random(len(pi_N)) < pi_N) * 0.6 / pi_N
+    ours_N = draws_ND[:, :2].mean(1) + weight_N * (draws_ND[:, 2:].mean(1) - draws_ND[:, :2].mean(1))
     assert ours_N.mean() == pytest.approx(0.2, abs=0.003)
 
 

@@ -265,7 +265,7 @@ class Asker:
         """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
         verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
         scores = asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
-        return self.design.boosted(scores) if self.design else scores
+        return self.design.weighted(scores) if self.design else scores
 
 
 def within(design: Design, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

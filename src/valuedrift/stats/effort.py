@@ -71,13 +71,13 @@ class Design:
         """Return how many draws of a prompt are asked."""
         return self.draws if (seed, prompt) in self.further else self.pilot
 
-    def boosted(self, scores: pl.DataFrame) -> pl.DataFrame:
-        """Return the scores with the column `boost`: lambda / pi on further draws, null on those of the pilot."""
+    def weighted(self, scores: pl.DataFrame) -> pl.DataFrame:
+        """Return the scores with the column `weight`: lambda / pi on further draws, null on those of the pilot."""
         share = 1 - self.pilot / self.draws
         rows = [(seed, prompt, share / probability) for (seed, prompt), probability in self.further.items()]
-        table = pl.DataFrame(rows, schema={"seed": scores.schema["seed"], "prompt": pl.String, "boost": pl.Float64}, orient="row")
+        table = pl.DataFrame(rows, schema={"seed": scores.schema["seed"], "prompt": pl.String, "weight": pl.Float64}, orient="row")
         joined = scores.join(table, on=["seed", "prompt"], how="left", maintain_order="left")
-        return joined.with_columns(boost=pl.when(pl.col("draw") >= self.pilot).then("boost"))
+        return joined.with_columns(weight=pl.when(pl.col("draw") >= self.pilot).then("weight"))
 
     def to_json(self) -> dict[str, Any]:
         further: dict[str, dict[str, float]] = {}

@@ -41,8 +41,8 @@ def pairing(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str
     than 5 prompts have two draws read at both steps, or where no draw differs (W = 0). Topic "all": the mean over topics.
     """
     rows = viewed(scores.filter(~pl.col("repeat") & pl.col("support").is_not_null()), view)
-    if "boost" in rows.columns:
-        rows = rows.filter(pl.col("boost").is_null())
+    if "weight" in rows.columns:
+        rows = rows.filter(pl.col("weight").is_null())
     found = []
     for name in dict.fromkeys(entry["name"] for entry in stages):
         of_stage = rows.filter(pl.col("stage") == name)
