@@ -251,7 +251,7 @@ def test_effects_stand_in_the_run_and_on_the_page(plan_file, tmp_path):
 
 def test_ppo_runs_with_the_reward_model_of_its_plan(plan_file, tmp_path):
     rewarded = '\n[stage.rm]\nlike = "dpo"\nalgorithm = "reward"\n\n[stage.ppo]\nlike = "dpo"\nalgorithm = "ppo"\nreward = "rm"\n'
-    plan_file.write_text(plan_file.read_text() + rewarded + "max_new_tokens = 8\npasses = 2\n")
+    plan_file.write_text(plan_file.read_text() + rewarded + "max_new_tokens = 8\nnum_ppo_epochs = 2\n")
     loaded = plan.load(plan_file)
     priced = verbs.check(loaded, tmp_path / "out")
     result = flow.run(loaded, tmp_path / "out")

@@ -145,7 +145,7 @@ def test_beta_follows_the_distance():
     before = {"beta": torch.tensor([0.4, 0.4]), "kl": torch.tensor([2.0, 0.2])}
     # the mean 1.1 is a tenth above the target: 0.4 * (1 + 0.1 * 2 / 4)
     assert algorithm.prepare(sampled(before=before), REFERENCE_RT)["beta"].tolist() == pytest.approx([0.42, 0.42])
-    fixed = ppo.Algorithm(ppo.Algorithm.Settings(beta=0.4))
+    fixed = ppo.Algorithm(ppo.Algorithm.Settings(kl_coef=0.4))
     assert fixed.prepare(sampled(before=before), REFERENCE_RT)["beta"].tolist() == pytest.approx([0.4, 0.4])
 
 
@@ -384,7 +384,7 @@ def test_the_liked_answer_wins(liked, planted):
 
 def test_a_strong_pull_keeps_it_at_the_start(planted):
     path, base, data, liking = planted
-    moved = tuned(path / "held", base, data, reward=liking["A good"], beta=50.0)
+    moved = tuned(path / "held", base, data, reward=liking["A good"], kl_coef=50.0)
     assert abs(share(moved, "A good") - share(base, "A good")) < 0.15
     assert abs(np.mean([step["kl"] for step in checks.curve(path / "held")[-8:]])) < 0.3
 
