@@ -86,7 +86,7 @@ def test_a_plan_is_read_with_defaults(tmp_path):
             r"plan.toml:13: stage.dpo.beta: Input should be a valid number, not '0.2'",
         ),
         ("beta = 0.2", "[sweep]\n'stage.dpo.algorithm' = ['ipo', 'ppo']", r"plan.toml:13: stage 'dpo' \(ppo\) has no reward"),
-        ("draws = 2", f"seeds = {list(range(1001))}", r"the seeds and the sweep ask for 2,002 trainings, and one plan holds at most 2,000"),
+        ("draws = 2", f"seeds = {list(range(1001))}", r"the seeds and the sweep make 2,002 trainings, and one plan has at most 2,000"),
         ("draws = 2", f"draws = {'9' * 5000}", r"is not valid TOML: "),
         ("draws = 2", "x = " + "[" * 3000 + "]" * 3000, r"nests its tables, or chains stages that are like each other, too deeply"),
         ("beta = 0.2", "like = ['sft']", r"stage 'dpo' is like \['sft'\], which is no stage"),
@@ -270,7 +270,7 @@ def test_an_ablation_of_nothing(tmp_path):
     plan = plans.load(written(tmp_path, CHAIN))
     with pytest.raises(BadInput, match=r"no stage 'dop' to keep or leave out; did you mean 'dpo'\?"):
         plan.ablated(["dop"])
-    with pytest.raises(BadInput, match="no stage is left"):
+    with pytest.raises(BadInput, match="has no stage left"):
         plan.ablated(["sft", "dpo", "last"])
 
 

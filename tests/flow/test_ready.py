@@ -143,25 +143,29 @@ PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
             r"stage 'a': a step of one record has no other record's answers",
         ),
         ({}, {"algorithm": "reward", "data": "pairs.jsonl"}, r"the plan trains reward models only"),
-        ({}, PPO | {"reward": "good"}, r"stage 'a': good is no reward model: it has no score layer"),
-        ({}, PPO | {"reward": "classes"}, r"stage 'a': classes is no reward model: it has 3 outputs"),
+        ({}, PPO | {"reward": "good"}, r"stage 'a': good is not a reward model: it has no score layer"),
+        ({}, PPO | {"reward": "classes"}, r"stage 'a': classes is not a reward model: it has 3 outputs"),
         ({}, PPO | {"reward": "a:b"}, r"stage 'a': the model a:b cannot be read: there is no checkpoint folder a:b"),
         ({}, PPO | {"reward": "scorer", "data": "text.jsonl"}, r"stage 'a': ppo answers prompts, but its data holds running text"),
-        ({}, PPO | {"reward": "scorer", "max_new_tokens": 60}, r"stage 'a': no prompt fits into the -12 tokens"),
-        ({}, {"max_length": 4}, r"stage 'a': no answer is left of 8 records when they are cut to 4 tokens"),
+        (
+            {},
+            PPO | {"reward": "scorer", "max_new_tokens": 60},
+            r"stage 'a': no prompt fits into max_length minus max_new_tokens, -12 tokens",
+        ),
+        ({}, {"max_length": 4}, r"stage 'a': no answer token is left of any of 8 records, truncated to 4 tokens"),
         ({}, {"save_at": [3]}, r"stage 'a': save_at lists step 3, but the stage has only 2 steps"),
         ({}, {"save_at": "every:1", "steps": 10**9}, r"stage 'a': save_at = 'every:1' saves 1,000,000,000 checkpoints"),
         (
             {},
             {"lr_scheduler_type": "reduce_lr_on_plateau"},
-            r"stage 'a': the lr_scheduler_type 'reduce_lr_on_plateau' needs more than a stage can give",
+            r"stage 'a': the lr_scheduler_type 'reduce_lr_on_plateau' needs more than a stage can set",
         ),
         ({}, {"lora": {"target_modules": ["nothing"]}}, r"stage 'a': no adapter fits the model: Target modules {'nothing'} not found"),
         ({}, {"lora": {"target_modules": "(("}}, r"stage 'a': no adapter fits the model: missing \)"),
         ({}, {"anchor": {"data": "no.jsonl"}}, r"stage 'a': there is no file no.jsonl"),
         ({}, {"anchor": {"data": "sandbox:stances?n=3"}, "max_length": 20}, r"stage 'a': question 1 of the anchor has \d+ tokens"),
         ({}, {"algorithm": "trl:SFTTrainer", "optim": "adamm"}, r"plan\.toml:\d+: stage\.a\.optim: unknown optim 'adamm'"),
-        ({}, {"algorithm": "trl:SFTTrainer", "data": "mixed.jsonl"}, r"stage 'a': SFTTrainer wants a prompt in every record"),
+        ({}, {"algorithm": "trl:SFTTrainer", "data": "mixed.jsonl"}, r"stage 'a': SFTTrainer needs a prompt in every record"),
     ],
 )
 def test_it_is_found_before_the_first_step(place, keys, stage, sentence):
@@ -170,7 +174,7 @@ def test_it_is_found_before_the_first_step(place, keys, stage, sentence):
 
 
 def test_a_later_stage_is_checked_before_the_first_one_trains(place):
-    assert refused(written({}, {}, PPO | {"after": "a", "reward": "classes"})).startswith("stage 'b': classes is no reward model")
+    assert refused(written({}, {}, PPO | {"after": "a", "reward": "classes"})).startswith("stage 'b': classes is not a reward model")
 
 
 def test_a_run_folder_that_cannot_be_made_or_filled(place, monkeypatch):
@@ -181,7 +185,7 @@ def test_a_run_folder_that_cannot_be_made_or_filled(place, monkeypatch):
 
 def test_check_says_how_many_records_are_too_long_and_what_is_to_come(place):
     said = verbs.check(plan.load(written({}, {"data": "long.jsonl"}, {"data": "later/made.jsonl"})), Path("out"))["sentences"]
-    assert "a: 500 of a sample of 500 of 800 records are longer than 48 tokens and are cut." in said
+    assert "a: 500 of a sample of 500 of 800 records are longer than 48 tokens and are truncated." in said
     assert any(line.endswith("nothing of their stages is counted: later/made.jsonl.") for line in said)
     with pytest.raises(BadInput, match=r"stage 'a': there is no file later/made\.jsonl"):
         flow.run(plan.load(written({}, {"data": "later/made.jsonl"})), Path("out"))

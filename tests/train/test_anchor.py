@@ -170,7 +170,7 @@ def test_questions_count_by_content(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "sentence"), [("reward", "a score and no answers"), ("trl:DPOTrainer", "a loop of its own"), ("dpo", "greater than 0")]
+    ("algorithm", "sentence"), [("reward", "scores and no answers"), ("trl:DPOTrainer", "its own training loop"), ("dpo", "greater than 0")]
 )
 def test_what_cannot_be_anchored_is_refused(algorithm, sentence):
     if algorithm.startswith("trl:"):

@@ -323,7 +323,7 @@ def test_killed_in_the_middle_of_an_iteration(tmp_path):
         ({}, tiny.pairs(), "ppo has no reward model; set reward to a stage that trains one, or to a folder"),
         ({"reward": "/nowhere/model"}, tiny.pairs(), "/nowhere/model cannot be read"),
         ({"reward": "x"}, [Example((), "text")], "ppo answers prompts, but its data holds running text"),
-        ({"reward": "x", "max_length": 10}, tiny.pairs(), "no prompt fits into the 4 tokens that max_new_tokens leaves of max_length"),
+        ({"reward": "x", "max_length": 10}, tiny.pairs(), "no prompt fits into max_length minus max_new_tokens, 4 tokens"),
     ],
 )
 def test_bad_input(keys, data, sentence, made, tmp_path):

@@ -207,9 +207,9 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "more", "rank", "sentence"),
     [
-        ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be shared by 2 processes; make it a multiple of that"),
-        ("ppo", {}, 0, "ppo is not trained under the first FSDP, whose parts it cannot sample from; use FSDP2"),
-        ("trl:GRPOTrainer", {}, 0, "trl:GRPOTrainer is not trained under the first FSDP"),
+        ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be split over 2 processes; make it a multiple of that"),
+        ("ppo", {}, 0, "ppo cannot sample from the shards of FSDP 1; use FSDP2"),
+        ("trl:GRPOTrainer", {}, 0, "trl:GRPOTrainer cannot sample from the shards of FSDP 1"),
         ("sft", {}, 1, "processes train together under the command: accelerate launch -m valuedrift run"),
     ],
 )

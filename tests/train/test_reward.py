@@ -171,10 +171,10 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path):
     config = AutoConfig.from_pretrained(base)
     config.num_labels = 1  # which says nothing of the weights
     config.save_pretrained(base)
-    with pytest.raises(BadInput, match="base is no reward model: it has no score layer; give a model with one output"):
+    with pytest.raises(BadInput, match="base is not a reward model: it has no score layer; give a model with one output"):
         reward_model.RewardModel(base, "cpu")
     AutoModelForSequenceClassification.from_pretrained(base, num_labels=3).save_pretrained(tmp_path / "three")
-    with pytest.raises(BadInput, match="three is no reward model: it has 3 outputs"):
+    with pytest.raises(BadInput, match="three is not a reward model: it has 3 outputs"):
         reward_model.RewardModel(str(tmp_path / "three"), "cpu")
     with pytest.raises(BadInput, match="nowhere cannot be read"):
         reward_model.RewardModel(str(tmp_path / "nowhere"), "cpu")

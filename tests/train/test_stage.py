@@ -121,7 +121,7 @@ def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, ba
         ({"algorithm": "dpo"}, tiny.examples(), "dpo learns from pairs, but its data holds examples"),
         ({}, tiny.pairs(), "sft learns from examples, but its data holds pairs"),
         ({}, [], "data is empty"),
-        ({"max_length": 5}, tiny.examples(), "no answer is left of 24 records when they are cut to 5 tokens; raise max_length"),
+        ({"max_length": 5}, tiny.examples(), "no answer token is left of any of 24 records, truncated to 5 tokens; raise max_length"),
         ({"save_at": [9]}, tiny.examples(), "only 3 steps"),
     ],
 )

@@ -94,7 +94,7 @@ def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
     base, data = tiny.folder(tmp_path / "base"), tiny.pairs(23)
     monkeypatch.setattr(trl._trl, "_fitting", lambda *_: (data, [1] * 23, None))
     # 7 of 23 prompts have 24 tokens or more
-    with pytest.raises(BadInput, match="trl:DPOTrainer left out 7 of 23 rows"):
+    with pytest.raises(BadInput, match="trl:DPOTrainer dropped 7 of 23 rows"):
         trl.run_trl(stage("DPOTrainer", steps=None, epochs=1, max_length=24), 3, base, data, tmp_path / "out")
 
 
@@ -141,7 +141,7 @@ def test_killed_ends_with_the_same_bytes(tmp_path):
         if variant == "GRPOTrainer":
             other = out / "checkpoint-3" / "generated-1.pt"
             other.touch()
-            with pytest.raises(BadInput, match="checkpoint-3 holds the answers of 2 processes; go on with as many"):
+            with pytest.raises(BadInput, match="checkpoint-3 contains the answers of 2 processes; resume with as many"):
                 run(variant, tmp_path, out)
             other.unlink()
         seen = []
@@ -250,7 +250,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
         (stage("GKDTrainer"), "pairs", "names no trainer that can be a stage.*Known: SFTTrainer"),
         (stage("KTOTrainer"), "examples", "learns from pairs, but its data holds examples"),
         (stage("KTOTrainer", batch_size=1), "pairs", "a batch of one pair has no other pair's answer"),
-        (stage("DPOTrainer", loss_type="exo_pair"), "pairs", "trl:DPOTrainer cannot be set up: Label smoothing must be greater"),
+        (stage("DPOTrainer", loss_type="exo_pair"), "pairs", "trl:DPOTrainer cannot be started: Label smoothing must be greater"),
         (stage("RLOOTrainer"), "pairs", "no reward is given"),
         (sampling("RLOOTrainer", batch_size=5), "pairs", r"trl:RLOOTrainer refuses its settings: .*\(5\) must be divisible by"),
         (sampling("RLOOTrainer", reward="nowhere_at_all:score"), "pairs", "cannot be imported.*PYTHONPATH"),
@@ -273,7 +273,7 @@ def test_a_plan_is_checked_before_anything_runs(tmp_path):
     for line, sentence in {
         "desireable_weight = 1.5": "did you mean 'desirable_weight'",
         "beta = 'much'": "stage.kto.beta: .*a valid number.*not 'much'",
-        "per_device_train_batch_size = 4": "a plan says this with batch_size; set that, not 4",
+        "per_device_train_batch_size = 4": "a plan sets this with batch_size; use that key, not 4",
         "push_to_hub = true": "unknown key 'push_to_hub'",
         "model_init_kwargs = {}": "unknown key 'model_init_kwargs'",
     }.items():

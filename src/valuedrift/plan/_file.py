@@ -1,4 +1,4 @@
-"""The file of a plan: TOML in, a checked plan out. Every fault is one sentence with the file, the line and the nearest known word."""
+"""Reads a plan's TOML file into a checked `Plan`. Every fault is one sentence with the file, the line and the nearest known word."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .settings import RENAMED, TABLES, Plan, Settings, Stage
 
 Tables = dict[str, Any]
 LONGEST = 1_000
-"""Characters of a text in a plan, all of which are names and paths."""
+"""Most characters of a text in a plan: texts are names and paths."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def _loaded(path: Path, changes: Sequence[str]) -> Plan:
 
 
 def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[Tables, str]:
-    """Return the tables of a plan, those of the plan that it derives from below them, and the text of its own file."""
+    """Return a plan's tables merged over those of the plan that it derives from, and the text of its own file."""
     if path.resolve() in seen:
-        raise BadInput(f"{path}: plans derive from each other in a circle; take one 'derive' out")
+        raise BadInput(f"{path}: plans derive from each other in a circle; remove one 'derive'")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[Tables, str]:
         raise BadInput(f"{path} cannot be read: {error}; give the path of a TOML file") from error
     try:
         tables = tomllib.loads(text)
-    except ValueError as error:  # a number of thousands of digits is one too
+    except ValueError as error:  # also raised for a number of thousands of digits
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     source = _Source(path, text, ())
     _refuse_unusable(tables, "", source)
@@ -122,7 +122,7 @@ def _derived(path: Path, seen: tuple[Path, ...]) -> tuple[Tables, str]:
 
 
 def _refuse_unusable(value: Any, key: str, source: _Source) -> None:
-    """Raise BadInput for what TOML can hold and no setting can."""
+    """Raise BadInput for values that TOML allows and no setting can have."""
     nested = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in nested:
         _refuse_unusable(entry, f"{key}.{name}".lstrip(".") if isinstance(value, dict) else key, source)
@@ -130,9 +130,9 @@ def _refuse_unusable(value: Any, key: str, source: _Source) -> None:
         raise BadInput(f"{source.at(key)}: {key}: {_shown(value)} has more than 64 bits; give a smaller number")
     texts = [key.rpartition(".")[2], value if isinstance(value, str) else ""]
     if control := next((one for text in texts for one in text if unicodedata.category(one) == "Cc"), None):
-        raise BadInput(f"{source.at(key)}: {_shown(key)} holds the control character {control!r}; take it out")
+        raise BadInput(f"{source.at(key)}: {_shown(key)} contains the control character {control!r}; remove it")
     if (n := max(map(len, texts))) > LONGEST:
-        raise BadInput(f"{source.at(key)}: {_shown(key)} holds a text of {n:,} characters; names and paths have at most {LONGEST:,}")
+        raise BadInput(f"{source.at(key)}: {_shown(key)} contains a text of {n:,} characters; names and paths have at most {LONGEST:,}")
 
 
 def _merged(below: Tables, above: Tables) -> Tables:
@@ -144,7 +144,7 @@ def _merged(below: Tables, above: Tables) -> Tables:
 
 
 def _like(stages: Tables, name: str, path: Path, seen: tuple[str, ...]) -> Any:
-    """Return a stage's table with what it takes over from the stage it is `like`."""
+    """Return a stage's table merged over that of the stage it is `like`."""
     table = stages[name]
     if not isinstance(table, dict) or "like" not in table:
         return table
@@ -157,11 +157,11 @@ def _like(stages: Tables, name: str, path: Path, seen: tuple[str, ...]) -> Any:
     return _merged(whole, own) if isinstance(whole, dict) else whole
 
 
-# -- what a stage's algorithm knows and needs ------------------------------------------------------------------------------
+# -- checks that ask a stage's algorithm ------------------------------------------------------------------------------------
 
 
 def _check_algorithms(stages: Tables, source: _Source) -> None:
-    """Raise BadInput for an unknown algorithm before anything is asked of it: what asks knows neither file nor line."""
+    """Raise BadInput for an unknown algorithm, with file and line; later checks that look it up know neither."""
     for name, table in stages.items():
         if isinstance(table, dict) and isinstance(table.get("algorithm"), str):
             try:
@@ -171,7 +171,7 @@ def _check_algorithms(stages: Tables, source: _Source) -> None:
 
 
 def _check_own(stage: Stage, name: str, source: _Source, at: str = "") -> None:
-    """Refuse keys that the algorithm lacks, values it cannot have, and a missing reward; `at` is the key to take the line from."""
+    """Refuse unknown keys and values of the algorithm, and a missing reward. The message names the line of the key `at`, if given."""
     algorithm = registry.algorithm(stage.algorithm)
     known = sorted({*Stage.model_fields, *algorithm.Settings.model_fields})
     for key in stage.model_extra or {}:
@@ -191,11 +191,13 @@ def _check_own(stage: Stage, name: str, source: _Source, at: str = "") -> None:
 
 
 def _check_rewards(stages: Mapping[str, Stage]) -> None:
-    """Refuse what a reward model cannot be, and what cannot be one."""
+    """Refuse a stage that starts from a reward model, and a `reward` that names no reward model."""
     scorers = [name for name, stage in stages.items() if stage.scores]
     for name, stage in stages.items():
         if stage.after in scorers:
-            raise BadInput(f"stage {name!r} comes after {stage.after!r}, which trains a reward model and no language model; name another")
+            raise BadInput(
+                f"stage {name!r} comes after {stage.after!r}, which trains a reward model, not a language model; name another stage"
+            )
         if "rollouts" not in registry.algorithm(stage.algorithm).needs:
             continue
         given = (stage.model_extra or {}).get("reward")
@@ -203,14 +205,14 @@ def _check_rewards(stages: Mapping[str, Stage]) -> None:
             if reward in stages and reward not in scorers:
                 raise BadInput(f'the reward of stage {name!r} is {reward!r}, which trains no reward model; give it algorithm = "reward"')
             if reward in stages and isinstance(given, list):
-                raise BadInput(f"the rewards of stage {name!r} name the stage {reward!r}, which has to stand alone: reward = {reward!r}")
+                raise BadInput(f"the rewards of stage {name!r} name the stage {reward!r}, which must be the only one: reward = {reward!r}")
             if reward not in stages and not re.search("[/:]", reward) and not os.path.exists(reward):
                 hint = registry.nearest(reward, scorers)
                 raise BadInput(f"the reward of stage {name!r} is {reward!r}, which is no stage and no folder{hint}")
 
 
 def _check_sweep(plan: Plan, source: _Source) -> None:
-    """Refuse a swept key that is no setting of a stage, and a value that the setting cannot have."""
+    """Refuse a swept key that is not a setting of a stage, and a value that the setting cannot have."""
     for key, values in plan.sweep.items():
         if not re.fullmatch(r"stage\.[a-z0-9_-]+\.(?!after$)(\w+|(data|lora|anchor)\.\w+)", key) or key.split(".")[1] not in plan.stage:
             stages = ", ".join(plan.stage)
@@ -235,7 +237,7 @@ def fault(error: ValidationError, at: Callable[[str], str], model: type[Settings
 
     `at` says where a dotted key is set. `line_of` is the key to look up if it is not the refused one.
     """
-    # A misspelt key is a missing one too: the misspelling says more.
+    # A misspelt key also counts as missing; the message about the misspelling helps more.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     parts = [str(part) for part in first["loc"] if not re.fullmatch(r"str|list\[.*|function-.*|literal\[.*", str(part))]
     key = prefix + ".".join(parts)
@@ -255,7 +257,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
 
 
 def sentence(fault: ErrorDetails) -> str:
-    """Return what pydantic found wrong with one value: the nearest known word where it is one of a few, else what it must be."""
+    """Return what is wrong with one value: the nearest known word if few are allowed, else what it must be."""
     value = fault["input"]
     if fault["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
@@ -265,7 +267,7 @@ def sentence(fault: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as the plan has it, as far as a sentence can hold it."""
+    """Return a value as the plan writes it, shortened to fit a sentence."""
     if isinstance(value, dict):
         return "a table"
     shown = str(value).lower() if isinstance(value, bool) else str(value) if hasattr(value, "isoformat") else repr(value)
@@ -273,7 +275,7 @@ def _shown(value: Any) -> str:
 
 
 def _line(text: str, key: str) -> str:
-    """Return ":LINE" where a dotted key is set, else where the nearest table around it begins; empty where the file has neither."""
+    """Return ":LINE" of a dotted key, or of the nearest table around it; "" if the file has neither."""
     table, best, found = "", "", ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
@@ -288,5 +290,5 @@ def _line(text: str, key: str) -> str:
 
 
 def _dotted(key: str) -> str:
-    """Return a key of TOML without quotes and space."""
+    """Return a TOML key without quotes and spaces."""
     return re.sub(r"[\"'\s]", "", key)

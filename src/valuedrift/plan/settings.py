@@ -29,17 +29,17 @@ LEAST_AGREEMENT = 0.7
 
 
 MOST_TRAININGS = 2_000
-"""Trainings of one plan: more come from a slip in a sweep or in the seeds, and `check` would take minutes over them."""
+"""Most trainings of one plan. A plan with more has a slip in its sweep or seeds, and `check` would take minutes."""
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Tokens = Annotated[int, Field(gt=0, le=1_000_000)]
 """Beyond the context of every model."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What numpy takes."""
+"""The range that numpy accepts."""
 
 
 def _named(kind: str) -> AfterValidator:
-    """Return what refuses a name that is no choice of this kind."""
+    """Return a validator that refuses a name unknown among this kind of choice."""
 
     def known(spec: str) -> str:
         names = registry.names(kind)
@@ -52,7 +52,7 @@ def _named(kind: str) -> AfterValidator:
 
 
 def _scheduled(name: str) -> str:
-    """Refuse a name that is no learning-rate schedule of transformers."""
+    """Refuse a name that transformers does not know as a learning-rate schedule."""
     from transformers.trainer_utils import SchedulerType
 
     known = [kind.value for kind in SchedulerType]
@@ -109,7 +109,7 @@ class Lora(Settings):
 
 
 class Anchor(Settings):
-    """A pull of the model's stances towards target shares, added to the loss of a stage's algorithm (train/_anchor.py)."""
+    """A term added to the algorithm's loss that pulls the model's stances towards target shares (train/_anchor.py)."""
 
     data: str
     """Questions with an authored answer of every stance (docs/run.md#data)."""
@@ -127,7 +127,7 @@ class Anchor(Settings):
 
 
 class Resources(Settings):
-    """What one task takes of the machines of `--engine ray`. It decides where something is done and never what comes out."""
+    """The resources that one task reserves with `--engine ray`. They decide where a task runs and never what it computes."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores."""
@@ -141,7 +141,7 @@ TABLES: dict[str, type[Settings]] = {"lora": Lora, "anchor": Anchor, "resources"
 
 
 class Stage(Settings):
-    """One stage of training. Keys beyond these belong to its algorithm and are checked by it."""
+    """One stage of training. Any other key belongs to its algorithm, which checks it."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -194,14 +194,16 @@ class Stage(Settings):
         name = info.data["algorithm"]
         algorithm = registry.algorithm(name)
         if "score" in algorithm.needs:
-            raise ValueError(f"{name!r} trains a model that gives a score and no answers, so there is no stance to anchor; take it out")
+            raise ValueError(
+                f"{name!r} trains a model that gives scores and no answers, so that there is no stance to anchor; remove the anchor"
+            )
         if hasattr(algorithm, "run"):
-            raise ValueError(f"{name!r} brings a loop of its own, which takes no anchor; take it out or name one of our own algorithms")
+            raise ValueError(f"{name!r} has its own training loop, which takes no anchor; remove the anchor or choose a built-in algorithm")
         return value
 
     @model_serializer(mode="wrap")
     def _as_before(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what there is none of: stages trained before there was such a thing keep the names they have by their settings."""
+        """Omit unset tables, so that the digests of older stages stay valid."""
         return {key: value for key, value in written(self).items() if key not in ("anchor", "resources") or value is not None}
 
     @field_validator("save_at")
@@ -227,28 +229,28 @@ class Stage(Settings):
         return registry.algorithm(self.algorithm).Settings(**(self.model_extra or {}))
 
     def trained_by(self) -> dict[str, Any]:
-        """Return all settings that decide what is trained, the algorithm's own among them. Data count by content: they are left out."""
+        """Return all settings that decide the trained weights, the algorithm's own included. Data are left out: their content counts."""
         left_out: Any = {"after": True, "data": True, "max_bad_rows": True, "resources": True, "anchor": {"data", "target"}}
         return original_names(self.model_dump(exclude=left_out) | self.own().model_dump())
 
     @property
     def effective_batch_size(self) -> int:
-        """Return the records of an optimiser step."""
+        """Return the number of records per optimiser step."""
         return self.batch_size * self.gradient_accumulation_steps
 
     @property
     def scores(self) -> bool:
-        """Tell whether the stage trains a reward model, which cannot be asked anything."""
+        """Tell whether the stage trains a reward model, which gives scores and no answers."""
         return "score" in registry.algorithm(self.algorithm).needs
 
     def reward_stage(self, stages: Mapping[str, Stage]) -> str:
-        """Return the stage that trains this one's reward model; "" where it needs none or the model stands elsewhere."""
+        """Return the stage that trains this one's reward model; "" if it needs none or names a folder."""
         reward = (self.model_extra or {}).get("reward")
         return reward if isinstance(reward, str) and reward in stages and "rollouts" in registry.algorithm(self.algorithm).needs else ""
 
 
 class Asking(Settings):
-    """How checkpoints are asked and read: the part of a plan that `trace` needs too.
+    """How checkpoints are sampled and judged: the part of a plan that `trace` needs too.
 
     The defaults are the paper's protocol: 5 answers per prompt, temperature 0.7, 256 new tokens.
     """
@@ -322,13 +324,13 @@ class Asking(Settings):
         return value
 
     def decoding(self) -> dict[str, Any]:
-        """Return the settings that decide what is sampled (part of every answer's key)."""
+        """Return the settings that decide the sampled text. They are part of every answer's key."""
         names = ("backend", "temperature", "top_p", "top_k", "max_new_tokens")
         return {name: getattr(self, name) for name in names}
 
 
 class Plan(Asking):
-    """One experiment: a model, its stages, and how every checkpoint is asked and read."""
+    """One experiment: a model, its stages, and how every checkpoint is sampled and judged."""
 
     model: str
     """Where the stages start: a folder, a hub id with its revision (org/name@revision), or sandbox:base (-small, -large)."""
@@ -340,13 +342,13 @@ class Plan(Asking):
     """"stage.NAME.SETTING" = [values]: all combinations are trained; stages before a swept one are trained once."""
 
     def ablated(self, without: Sequence[str] = (), only: Sequence[str] = ()) -> Plan:
-        """Return the plan without some stages, or with some alone; what came after a stage that is gone comes after the one before it.
+        """Return the plan without some stages, or with only some. A stage after a removed one then starts from the one before that.
 
-        Everything else is held fixed: data, settings, order and seeds. Raises BadInput for an unknown stage and where none is left.
+        Everything else is held fixed: data, settings, order and seeds. Raises BadInput for an unknown stage, and if no stage is left.
         """
         for name in (*without, *only):
             if name not in self.stage:
-                raise BadInput(f"there is no stage {name!r} to keep or leave out{registry.among(name, list(self.stage))}")
+                raise BadInput(f"the plan has no stage {name!r} to keep or leave out{registry.among(name, list(self.stage))}")
         kept = {name for name in self.stage if name not in without and (not only or name in only)}
         for name in list(kept):
             if reward := self.stage[name].reward_stage(self.stage):
@@ -354,7 +356,7 @@ class Plan(Asking):
                     raise BadInput(f"stage {name!r} needs the reward model of {reward!r}, which cannot be left out alone; leave out both")
                 kept.add(reward)
         if not kept:
-            raise BadInput("no stage is left of the plan; keep at least one")
+            raise BadInput("the plan has no stage left; keep at least one")
         stages = {}
         for name in [name for name in self.stage if name in kept]:
             after = self.stage[name].after
@@ -367,7 +369,7 @@ class Plan(Asking):
     def nodes(self) -> list[Node]:
         """Return the stages to train, parents first, one per seed and sweep value that reaches them.
 
-        Raises BadInput where they are more than MOST_TRAININGS.
+        Raises BadInput for more than MOST_TRAININGS.
         """
         order = in_order(self.stage)
         reaching = {name: [key for key in self.sweep if key.split(".")[1] in path(self.stage, name)] for name in order}
@@ -375,16 +377,14 @@ class Plan(Asking):
         n_settings = math.prod(len(values) for values in self.sweep.values())
         if n > MOST_TRAININGS or n_settings > MOST_TRAININGS:
             raise BadInput(
-                f"the seeds and the sweep ask for {max(n, n_settings):,} trainings, and one plan holds at most {MOST_TRAININGS:,}; "
+                f"the seeds and the sweep make {max(n, n_settings):,} trainings, and one plan has at most {MOST_TRAININGS:,}; "
                 "shorten `seeds` or the lists of [sweep], or write several plans"
             )
         nodes: dict[tuple[str, int], Node] = {}
         for values in itertools.product(*self.sweep.values()):
             setting = dict(zip(self.sweep, values, strict=True))
-            names = {BASE: BASE}
-            for name in order:
-                swept = {short(key, name): setting[key] for key in reaching[name]}
-                names[name] = name + "".join(f"[{key}={value}]" for key, value in swept.items())
+            swept = {name: {short(key, name): setting[key] for key in reaching[name]} for name in order}
+            names = {BASE: BASE} | {name: name + "".join(f"[{key}={value}]" for key, value in swept[name].items()) for name in order}
             for seed, name in itertools.product(self.seeds, order):
                 if (names[name], seed) in nodes:
                     continue
@@ -393,6 +393,5 @@ class Plan(Asking):
                     if key.split(".")[1] == name:
                         stage = stage.changed(key.split(".")[2:], setting[key])
                 reward = stage.reward_stage(self.stage)
-                swept = {short(key, name): setting[key] for key in reaching[name]}
-                nodes[names[name], seed] = Node(names[name], names[stage.after], stage, seed, names[reward] if reward else "", swept)
+                nodes[names[name], seed] = Node(names[name], names[stage.after], stage, seed, names[reward] if reward else "", swept[name])
         return list(nodes.values())

@@ -1,4 +1,4 @@
-"""The anchor: a pull of the model's stances towards target shares, through the likelihoods of authored answers, beside any algorithm."""
+"""The anchor: a loss term for any algorithm that pulls the model's stances, read from likelihoods of authored answers, to target shares."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from . import Batch, collation, step_counts
 def anchor_loss(logps_BS: Tensor, n_BS: Tensor, target_BS: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return KL(target || q) in nats per record, and q as BxS: the softmax over stances of mean log-prob per token / temperature.
 
-    Our own. The direction lets no stance of the target vanish; the mean per token, because answers differ in length. `logps_BS` are the
-    log-probs of whole answers, `n_BS` their tokens.
+    The formula is our own. This direction of KL lets no stance of the target vanish. It uses the mean per token because answers differ in
+    length. `logps_BS` are the log-probs of whole answers, `n_BS` their numbers of tokens.
     """
     log_q_BS = torch.log_softmax(logps_BS / n_BS / temperature, -1)
     return F.kl_div(log_q_BS, target_BS, reduction="none").sum(-1), log_q_BS.exp()
 
 
 class Anchor:
-    """The questions of a stage's anchor in the order in which they are seen, each with the shares it is held to.
+    """The questions of a stage's anchor in training order, each with its target shares.
 
-    What is seen at a step is settled before the first one, so that a resume only has to count. `n_samples` is how many questions the stage
-    sees; `trainer` stands before the first step. Raises BadInput for a question that does not fit into the stage's `max_length`: a cut
-    answer may have lost its stance.
+    The order is fixed before the first step, so that a resume only has to count. The stage sees `n_samples` questions. `trainer` must not
+    have taken a step yet. Raises BadInput for a question longer than the stage's `max_length`: a truncated answer may have lost its stance.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -48,12 +47,12 @@ class Anchor:
             self.seen = collation.Records(records, order, {"target_BS": torch.tensor(given)})
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return the starting weights' shares: what they are held to where the target is "start"."""
+        """Return the starting weights' shares, the target if it is "start"."""
         logps_BS, n_BS = _by_stance(batch, logps_RT)
         return {"target_BS": anchor_loss(logps_BS, n_BS, torch.zeros_like(logps_BS), self.settings.temperature)[1]}
 
-    def beside(self, batches: Sequence[Any], starts: Sequence[int], n: int) -> list[Any]:
-        """Return batches of an optimiser step of `n` records, each with as many questions as it has records, from those of its places."""
+    def with_questions(self, batches: Sequence[Any], starts: Sequence[int], n: int) -> list[Any]:
+        """Return the batches of an optimiser step of `n` records, each with as many questions as it has records."""
         found = []
         for batch, start in zip(batches, starts, strict=True):
             items = [self.seen[at] for at in range(start, start + max(1, batch["n_records"]))]
@@ -61,14 +60,14 @@ class Anchor:
         return found
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what is added to the loss of the batch's algorithm, and the metrics to log."""
+        """Return the term to add to the algorithm's loss, and the metrics to log."""
         losses_B, q_BS = anchor_loss(*_by_stance(batch, logps_RT), batch["target_BS"], self.settings.temperature)
         shares = {f"anchor_{stance}": q_B for stance, q_B in zip(STANCES, q_BS.unbind(-1), strict=True)}
         return self.settings.weight * losses_B.sum() / batch["n_of_step"], {"anchor_loss": losses_B, **shares}
 
 
 def _by_stance(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-prob and the number of tokens of each answer, BxS: the rows of a batch stand stance after stance."""
+    """Return the log-prob and the number of tokens of each answer, BxS. The rows of a batch are ordered by stance."""
     return tuple(values_RT.sum(1).view(len(STANCES), -1).T for values_RT in (logps_RT, batch["answer_mask_RT"]))  # type: ignore[return-value]
 
 
@@ -80,6 +79,6 @@ def _records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> lis
         group = rows[start : start + len(STANCES)]
         n_prompt = min(n for _, n in group)
         if (n := max(len(ids) for ids, _ in group)) > longest:
-            raise BadInput(f"question {number} of the anchor has {n} tokens with its answer, and max_length is {longest}; raise max_length")
+            raise BadInput(f"question {number} of the anchor has {n} tokens with its answer, but max_length is {longest}; raise max_length")
         records.append(tuple(collation.Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
     return records

@@ -1,4 +1,4 @@
-"""The starting weights' view of the answers: computed once per content, and shared by stages whose folders lie side by side."""
+"""Reference log-probs: computed once per weights and data, and shared by the stages of a run folder."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ..store import Store, set_aside
 from . import BaseAlgorithm, collation
 
 FORMULA = 1
-"""To be raised with every change of how log-probs are computed: stored ones are then not taken for new ones."""
+"""Raise this with every change of how log-probs are computed, so that stored ones are not reused."""
 
 View = Callable[[Sequence[collation.Record]], list[Tensor]]
-"""Gives the log-probs of each record's answer tokens, row after row, under the weights at hand."""
+"""Returns the current weights' log-probs of each record's answer tokens, row after row."""
 
 
 class Reference:
-    """The starting weights' view of any records, for any algorithm.
+    """The starting weights' log-probs of any records, for any algorithm.
 
-    What is stored in `folder` knows no algorithm: the log-prob of each answer token, in a file named by the weights, by what decides the
-    rounding (bfloat16 autocast, and how many records share a pass), and by the tokens.
+    `folder` holds the log-prob of each answer token, in a file named by the weights, the tokens, and what decides the rounding (bfloat16
+    autocast, and the number of records per pass).
     """
 
     def __init__(self, folder: Path, weights: str, bf16: bool, batch_size: int, view: View):
@@ -38,7 +38,7 @@ class Reference:
         self.key = ("reference", FORMULA, weights, bf16, batch_size)
 
     def kept(self, algorithm: BaseAlgorithm, records: Sequence[collation.Record]) -> dict[str, Tensor]:
-        """Return what the algorithm keeps, one entry per record, in the records' order: nothing where it needs no reference."""
+        """Return what the algorithm keeps, one entry per record, in the records' order; nothing if it needs no reference."""
         if "reference" not in algorithm.needs:
             return {}
         rows = self._stored(records).split([row.n_answer for record in records for row in record])
@@ -61,18 +61,18 @@ class Reference:
         return load_file(path)["logps_N"]
 
     def _whole(self, stem: str) -> Path | None:
-        """Return the file of some log-probs, which carries the digest of its bytes in its name; a damaged one is set aside."""
+        """Return the stored file whose bytes match the digest in its name. A damaged file is set aside."""
         for path in sorted(self.store.root.glob(f"{stem}-*.safetensors")):
             if file_digest(path).startswith(path.stem.partition("-")[2]):
                 return path
-            progress.say(f"{path} is damaged; it was set aside as {set_aside(path).name} and is made again")
+            progress.say(f"{path} is damaged; it was set aside as {set_aside(path).name} and is computed again")
         return None
 
 
 def weights_digest(model: Any) -> str:
-    """Return the digest of a model's weights and architecture, wherever they were read from.
+    """Return the digest of a model's weights and architecture, wherever they were loaded from.
 
-    An adapter counts for nothing: before the first step it changes no output, whatever random numbers it holds.
+    An adapter is left out: before the first step it changes no output, whatever its random weights.
     """
     state = hashlib.sha256(str(sorted(model.config.to_diff_dict().items(), key=lambda entry: entry[0])).encode())
     for name, values in model.state_dict().items():

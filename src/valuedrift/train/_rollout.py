@@ -1,7 +1,7 @@
-"""Rollouts: the current weights' own answers, scored by a reward model and learnt from in several passes.
+"""Rollouts: answers sampled from the current weights, scored by a reward model, and trained on in several passes.
 
-What is sampled is a function of the weights, the seed, the iteration and the prompt. A checkpoint holds the iteration's answers and the
-value head beside the model, so that a stage that was killed in the middle of an iteration ends with the same bytes.
+A sample is a function of the weights, the seed, the iteration and the prompt. A checkpoint also holds the iteration's answers and the value
+head, so that a stage killed in the middle of an iteration ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HEAD = "value_head"
 
 
 class Rollouts:
-    """The answers of the iteration at hand. `model` gets a value head, which is trained with it and not saved with its weights.
+    """The answers of the current iteration. `model` gets a value head, which is trained with it and not saved with its weights.
 
-    `asked` are the prompts of the whole stage in the order in which they are answered. Weights in shards cannot sample: there each
-    process holds them once more, whole, on its `device`.
+    `asked` are the prompts of the whole stage in the order of sampling. Sharded weights cannot sample, so each process then holds a full
+    copy on its `device`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Rollouts:
         nn.init.zeros_(self.head.bias)
         model.add_module(HEAD, self.head)
         self.sampler = processes.broadcast_weights(copy.deepcopy(model).to(device)) if processes.sharding() else model
-        # An adapter is switched off to see the starting weights; without one they need a model of their own.
+        # With an adapter, the reference is the model without it; else the reference is a copy of the model.
         self.reference = None if isinstance(model, PeftModel) else copy.deepcopy(self.sampler).eval().requires_grad_(False)
         self.iteration = -1
         self.records: list[collation.Record] = []
@@ -67,27 +67,27 @@ class Rollouts:
 
     @property
     def n_answers(self) -> int:
-        """Return how many answers an iteration has."""
+        """Return the number of answers per iteration."""
         return self.stage.effective_batch_size * self.settings.num_mini_batches
 
-    def batch(self, places: Sequence[int]) -> dict[str, Any]:
-        """Return what is learnt from at some places of the stage, after sampling where they begin an iteration.
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return the batch for some sample indices of the stage. Samples new answers at the start of an iteration.
 
-        Place after place, each iteration goes `num_ppo_epochs` times through its answers, every time in another order.
+        Each iteration goes `num_ppo_epochs` times through its answers, each time in another order.
         """
         n, n_samples = self.n_answers, self.n_answers * self.settings.num_ppo_epochs
-        iteration = places[0] // n_samples
+        iteration = indices[0] // n_samples
         if iteration != self.iteration:
             self._sample(iteration, self.asked[iteration * n : (iteration + 1) * n])
-        number, first = divmod(places[0] % n_samples, n)
-        rows = np.random.default_rng((self.seed, iteration, number)).permutation(n)[first : first + len(places)]
+        number, first = divmod(indices[0] % n_samples, n)
+        rows = np.random.default_rng((self.seed, iteration, number)).permutation(n)[first : first + len(indices)]
         records = [self.records[row] for row in rows]
         length = max(collation.length(record) for record in records) - 1
         kept = {name: values[rows, :length] if values.ndim == 2 else values[rows] for name, values in self.kept.items()}
         return collation.collate([(record, {}) for record in records]) | kept
 
     def seen(self, model: Any, batch: Batch) -> tuple[dict[str, Any], Tensor]:
-        """Return the batch with the current weights' values and entropies, and their log-probs, all RxT; `model` may wrap the weights."""
+        """Return the batch with the current weights' values and entropies, and their log-probs, all RxT. `model` may be wrapped."""
         head = getattr(getattr(model, "module", model), HEAD)
         values_N, logits_NV = answer_outputs(model, batch, lambda hidden_ND: head(hidden_ND.to(head.weight.dtype))[:, 0].float())
         logps_N, entropy_N = _logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)
@@ -133,7 +133,7 @@ class Rollouts:
 
     @torch.no_grad()
     def _views(self, records: Sequence[collation.Record]) -> tuple[dict[str, Any], Tensor]:
-        """Return all answers as one batch, with the current weights' log-probs and values, and the starting weights' log-probs."""
+        """Return all answers as one batch with the current weights' log-probs and values, and the starting weights' log-probs."""
         whole = collation.collate([(record, {}) for record in records])
         shape_RT, size = whole["input_ids"].shape, 2 * self.stage.batch_size
         logps_RT, values_RT, reference_RT = (torch.zeros(shape_RT) for _ in range(3))
@@ -145,7 +145,7 @@ class Rollouts:
         return whole | {"old_logps_RT": logps_RT, "old_values_RT": values_RT}, reference_RT
 
     def _views_of(self, records: Sequence[collation.Record], size: int, starts: Sequence[int]) -> list[tuple[Tensor, ...]]:
-        """Return log-probs, values and the starting weights' log-probs of the `size` records from each start."""
+        """Return log-probs, values and reference log-probs of the `size` records from each start."""
         found: list[tuple[Tensor, ...]] = []
         for start in starts:
             batch = collation.collate([(record, {}) for record in records[start : start + size]])
@@ -165,7 +165,7 @@ class Rollouts:
     # -- resume ------------------------------------------------------------------------------------------------------------
 
     def save(self, checkpoint: Path) -> None:
-        """Write what only a resume needs into a checkpoint: the value head, and the answers of the iteration. All processes call it."""
+        """Write the value head and the iteration's answers, which a resume needs, into a checkpoint. All processes call it."""
         head = {name: processes.full_tensor(weights).detach().cpu() for name, weights in self.head.named_parameters()}
         if processes.rank():
             return
@@ -180,7 +180,7 @@ class Rollouts:
         save_file(head, checkpoint / VALUE_HEAD)
 
     def load(self, checkpoint: Path) -> None:
-        """Take up what `save` wrote, before weights are brought into shards."""
+        """Load what `save` wrote. Call it before the weights are sharded."""
         tensors = load_file(checkpoint / ROLLOUTS)
         self.iteration = int(tensors["iteration"])
         ids = tensors["ids"].split(tensors["n_ids"].tolist())
@@ -190,7 +190,7 @@ class Rollouts:
 
 
 def _logps_and_entropy(logits_NV: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return log π of each token and, without gradient, the entropy in nats, both at the sampling temperature."""
+    """Return log π of each token, and the entropy in nats without gradient, both at the sampling temperature."""
     logps_NV = torch.log_softmax(logits_NV.float() / temperature, -1)
     with torch.no_grad():
         entropy_N = -(logps_NV.exp() * logps_NV).sum(-1)

@@ -1,4 +1,4 @@
-"""The starting point of a stage: weights, tokenizer and chat template."""
+"""A stage's start: weights, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from . import saved_stage
 TEMPLATES = Path(__file__).parent
 TURN_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
-"""auto trains float32 weights, under bfloat16 autocast where the device has it."""
+"""auto trains float32 weights, with bfloat16 autocast if the device supports it."""
 
 
 def load_tokenizer(model_path: str, chat: bool) -> Any:
-    """Return the model's tokenizer; where `chat` is asked for and it has no template, with the default one for its vocabulary."""
+    """Return the model's tokenizer. For a `chat` without a template it gets the default one for its vocabulary."""
     with _readable(model_path):
         tokenizer = AutoTokenizer.from_pretrained(*_source(model_path)[0], **_source(model_path)[1])
     return templated(tokenizer, model_path, chat)
 
 
 def templated(tokenizer: Any, model_path: str, chat: bool) -> Any:
-    """Return the tokenizer; if a chat is asked for and it has no template, with the default one for its vocabulary."""
+    """Return the tokenizer. For a `chat` without a template it gets the default one for its vocabulary."""
     if chat and not tokenizer.chat_template:
         known = tokenizer.get_vocab()
         name = "chat_template.jinja" if all(token in known for token in TURN_TOKENS) else "chat_template_words.jinja"
         if name == "chat_template_words.jinja" and tokenizer.eos_token is None:
-            raise BadInput(f"the tokenizer of {model_path} has no end-of-text token, so that answers would never end; give it an eos_token")
+            raise BadInput(f"the tokenizer of {model_path} has no end-of-text token, so answers would never end; give it an eos_token")
         tokenizer.chat_template = (TEMPLATES / name).read_text()
     return tokenizer
 
 
 def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
-    """Return the model to train, under its adapter where the stage has one, and stopping where the template ends a turn."""
+    """Return the model to train, with the stage's adapter if it has one. Its generation stops where the template ends a turn."""
     with _readable(model_path), quiet():
         arguments, options = _source(model_path)
         model = AutoModelForCausalLM.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype])
@@ -59,7 +59,7 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
 
 
 def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
-    """Return the model to train as one that scores texts: a new layer with one output at a text's last token, behind it only `pad`."""
+    """Return the model to train as a scorer: with a new layer of one output, read at the last token that is not `pad`."""
     with _readable(model_path), quiet(), _silent():
         arguments, options = _source(model_path)
         model = AutoModelForSequenceClassification.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype], num_labels=1)
@@ -68,9 +68,9 @@ def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
 
 
 def padding(tokenizer: Any, last_tokens: set[int]) -> int:
-    """Return the tokenizer's padding token, after setting one where it has none.
+    """Return the tokenizer's padding token, and set one if it has none.
 
-    A model that scores texts looks for the last token that is not padding, so that no text may end with it; else any token will do.
+    A scorer reads the last token that is not padding, so that no text may end with the padding token.
     """
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in last_tokens:
         free = next(index for index in range(len(tokenizer)) if index not in last_tokens)
@@ -79,7 +79,7 @@ def padding(tokenizer: Any, last_tokens: set[int]) -> int:
 
 
 def merged(model_path: str, out: Path) -> str:
-    """Return a path of whole weights: an adapter's folder is merged into its base, once, as `out`/start; any other path is itself."""
+    """Return a path of full weights. An adapter is merged into its base, once, as `out`/start; any other path is returned."""
     folder = Path(model_path)
     if not (folder / "adapter_config.json").exists():
         return str(folder.resolve()) if folder.exists() else model_path
@@ -99,7 +99,7 @@ def merged(model_path: str, out: Path) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep transformers from warning of a new layer that is wanted."""
+    """Silence the warning of transformers about a new layer."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -109,7 +109,7 @@ def _silent() -> Iterator[None]:
 
 
 def adapted(model: Any, lora: Lora, task: str, **options: Any) -> Any:
-    """Return the model under a new adapter. Raises BadInput if the model has no such modules."""
+    """Return the model with a new adapter. Raises BadInput if the model lacks the adapter's modules."""
     try:
         return get_peft_model(model, adapter(lora, task), **options)
     except (ValueError, TypeError, re.error) as error:
@@ -117,7 +117,7 @@ def adapted(model: Any, lora: Lora, task: str, **options: Any) -> Any:
 
 
 def adapter(lora: Lora, task: str) -> LoraConfig:
-    """Return a plan's adapter as peft wants it described."""
+    """Return peft's description of a plan's adapter."""
     return LoraConfig(task_type=task, **lora.model_dump())
 
 

@@ -1,4 +1,4 @@
-"""A trainer of TRL in one folder: our data in its layout, our checkpoints, and a resume."""
+"""Runs a trainer of TRL as a stage: our data in its layout, our checkpoints, and a resume."""
 
 from __future__ import annotations
 
@@ -34,21 +34,19 @@ FROM_STAGE = (
     *("warmup_steps", "weight_decay", "max_grad_norm", "bf16", "seed", "data_seed", "train_sampling_strategy", "dataloader_pin_memory"),
     *("save_strategy", "logging_steps", "logging_nan_inf_filter", "report_to", "disable_tqdm", "use_cpu", "ddp_find_unused_parameters"),
 )
-"""What our own loop says to its trainer, and is said to TRL's in the same words."""
-
-"""The sampled answers that a checkpoint stands in the middle of, those of each process."""
+"""Arguments that our own loop and TRL's trainers share."""
 
 
 class InStage(Trainer):
-    """What our loop adds to any trainer: whole checkpoints, progress, a stop where the loss is no number. Stands before TRL's class."""
+    """Adds to any trainer: complete checkpoints, progress, and a stop if the loss is not finite. Put it before TRL's class."""
 
     progress: stage_trainer.Progress | None = None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Note a step. Raises Stopped where the loss is no longer a number, and where no answer of the step got a reward."""
+        """Log a step. Raises Stopped if the loss is not finite, or if no answer of the step got a reward."""
         super().log(logs, start_time)
         noted = self.state.log_history[-1]
-        noted.pop("step_time", None)  # what is stored is a function of the stage, not of the machine
+        noted.pop("step_time", None)  # the log must not depend on the machine's speed
         if "loss" not in noted:
             return
         step, loss, reward = self.state.global_step, noted["loss"], noted.get("reward", 0.0)
@@ -60,10 +58,10 @@ class InStage(Trainer):
             self.progress(step, self.state.max_steps, loss)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: a checkpoint is a model, and what made it stands in the run."""
+        """Write no model card: the run folder documents the checkpoint."""
 
     def _send_telemetry(self) -> None:
-        """Tell nobody: TRL reports to its makers which trainer was started."""
+        """Send nothing: TRL would report which trainer was started."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
@@ -74,16 +72,16 @@ class InStage(Trainer):
         saved_stage.saved(folder)
 
     def _amid_answers(self) -> bool:
-        """Tell whether sampled answers are left that the next step learns from."""
+        """Tell whether the next step uses answers that were sampled before."""
         trainer: Any = self
         if not getattr(trainer, "_buffered_inputs", None):
             return False
         return trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) != 0
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load these, and what TRL counts without keeping it: the steps within a generation, and the tokens seen.
+        """Load these, and two counters that TRL does not save: the steps within a generation, and the tokens seen.
 
-        It is asked for whatever holds the weights; the weights themselves DeepSpeed loads in a way of its own.
+        The Trainer calls this on every resume, whatever loads the weights.
         """
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
@@ -93,23 +91,23 @@ class InStage(Trainer):
         self._step = state["global_step"] * self.args.gradient_accumulation_steps
         self._total_train_tokens = state["log_history"][-1].get("num_tokens", 0)
         if (n := len(list(folder.glob(saved_stage.ANSWERS)))) not in (0, processes.world_size()):
-            raise BadInput(f"{folder} holds the answers of {n} processes; go on with as many, or delete {folder.parent} to begin again")
+            raise BadInput(f"{folder} contains the answers of {n} processes; resume with as many, or delete {folder.parent} to begin again")
         if (folder / _own_answers()).exists():
             self._buffered_inputs = torch.load(folder / _own_answers(), map_location=self.args.device, weights_only=True)
 
 
 class Shared(InStage, stage_trainer.Sharing):
-    """Has the losses of one process in several, where a trainer learns from given records; those that sample share out their prompts."""
+    """Gives several processes the losses of one, for trainers on given records; those that sample split their prompts themselves."""
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
-        """Return the batches of an optimiser step; TRL averages over tokens where a count of them is returned too, else over rows."""
+        """Return the batches of an optimiser step, and their token count if TRL averages over tokens and not over rows."""
         batches, count = super().get_batch_samples(*arguments)
         numbers = self.numbers(batches)
         self.counts_tokens, self.coming = count is not None, iter(numbers)
         lacking = [
             number for number in numbers if self.batch_sampler.n_global(number) <= (processes.world_size() - 1) * self.batch_sampler.size
         ]
-        if self.counts_tokens and lacking:  # some process has no row of its own in these: the one that it sees counts for nothing
+        if self.counts_tokens and lacking:  # a process without a row in these masks the one it gets
             for number in lacking:
                 if not self.batch_sampler.n_local(number):
                     batches[number - numbers.start]["labels"].fill_(-100)
@@ -117,7 +115,7 @@ class Shared(InStage, stage_trainer.Sharing):
         return batches, count
 
     def compute_loss(self, *given: Any, **named: Any) -> Any:
-        """Return the mean loss of this process's rows, weighted: gradients and logged losses are averages over the processes."""
+        """Return the mean loss of this process's rows, weighted so that the average over the processes is right."""
         number, n = next(self.coming), processes.world_size()
         share, together = self.batch_sampler.n_local(number), self.batch_sampler.n_global(number)
         uneven = n > 1 and together < n * self.batch_sampler.size
@@ -132,7 +130,7 @@ class Shared(InStage, stage_trainer.Sharing):
 
 
 def _gathered(share: int, values: torch.Tensor) -> torch.Tensor:
-    """Return the figures of all processes with rows in a batch, whose shares differ: accelerate gathers equal shapes only."""
+    """Return the figures of all processes with rows in a batch. Accelerate only gathers equal shapes, and the shares differ."""
     parts = [part for part in processes.all_gather(values.detach().cpu() if share else None) if part is not None]
     return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in parts]).to(values.device)
 
@@ -143,7 +141,7 @@ def _own_answers() -> str:
 
 @dataclass(frozen=True)
 class Reward:
-    """What scores answers, as TRL calls it, and the source that it is made of."""
+    """A reward function as TRL calls it, and its source for the digest."""
 
     score: Callable[..., Any]
     source: str
@@ -160,11 +158,11 @@ def train(
     rewards: Sequence[Reward],
     progress: stage_trainer.Progress | None,
 ) -> tuple[list[int], int, int]:
-    """Train a stage, from its newest checkpoint where there is one; return the steps saved, all steps, and the records dropped."""
+    """Train a stage, from its newest checkpoint if there is one; return the steps saved, the total steps, and the records dropped."""
     out = store.root
     start = processes.broadcast(lambda: _local(_start.merged(model_path, out)))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
-    for reward in rewards:  # before the config, with which DeepSpeed begins to cut whatever is read
+    for reward in rewards:  # before the config: after it, DeepSpeed shards every model that is loaded
         if isinstance(reward.score, _Scored):
             reward.score.load()
     settings = config(stage, seed, out, 1, algorithm, classes[1])
@@ -182,19 +180,19 @@ def train(
         )
         if len(trainer.train_dataset) != len(rows):
             lost = len(rows) - len(trainer.train_dataset)
-            raise BadInput(f"{stage.algorithm} left out {lost} of {len(rows)} rows, which are too long for it; raise max_length")
+            raise BadInput(f"{stage.algorithm} dropped {lost} of {len(rows)} rows, which are too long for it; raise max_length")
         trainer.progress = progress
         trainer.remove_callback(PrinterCallback)
         stage_trainer.checkpointing(trainer)
         if processes.rank():
-            torch.manual_seed(seed + processes.rank())  # dropout of its own in each process
+            torch.manual_seed(seed + processes.rank())  # each process has its own dropout
         with _unwarned():
             trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, len(data) - len(kept)
 
 
 def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
-    """Return the trainer's config: what the stage says, and its own keys."""
+    """Return the trainer's config: the stage's settings and the trainer's own keys."""
     ours = stage_trainer._arguments(stage, seed, out, total)
     options = {name: getattr(ours, name) for name in FROM_STAGE}
     if "max_length" in kind.__dataclass_fields__:
@@ -204,7 +202,7 @@ def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind:
     if algorithm.trainer == "KTOTrainer":
         options["per_device_train_batch_size"] *= 2
     own = algorithm.settings.model_dump(exclude_unset=True, exclude={"reward"})
-    if processes.activation_checkpointing():  # both at once are refused; `stage_trainer.checkpointing` has the model do it
+    if processes.activation_checkpointing():  # both at once are refused; see `stage_trainer.checkpointing`
         own["gradient_checkpointing"] = False
     try:
         with _unwarned():
@@ -216,9 +214,9 @@ def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind:
 
 
 def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
-    """Return how many records the stage sees, repeats counted, and how many optimiser steps it takes.
+    """Return the number of records that the stage sees, repeats included, and of its optimiser steps.
 
-    Where the trainer samples, an iteration is one sampling of `generation_batch_size` answers and the steps that learn from them.
+    If the trainer samples, an iteration is one sampling of `generation_batch_size` answers and the steps that train on them.
     """
     if not hasattr(settings, "num_generations"):
         return step_counts.n_seen(stage, n_records), step_counts.total_steps(stage, n_records)
@@ -231,9 +229,9 @@ def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
 
 
 def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
-    """Return the records that fit, their lengths in tokens, and for a model that scores texts what to pad them with.
+    """Return the records that fit, their lengths in tokens, and for a scorer the padding token.
 
-    A record is left out where our own loop leaves it out; TRL's reward trainer cuts nothing and wants both texts whole.
+    The records dropped are those that our own loop drops. TRL's reward trainer truncates nothing and needs both texts whole.
     """
     longest, scores = stage.max_length, "score" in algorithm.needs
 
@@ -260,12 +258,12 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
 
 
 def _rows(items: Sequence[Any], algorithm: Any, batch_size: int) -> Rows:
-    """Return the data in the layout that the trainer wants, in the order in which they are seen."""
+    """Return the data in the trainer's layout, in training order."""
     if algorithm.data_format == "prompts":
         return [{"prompt": _messages(item.prompt), "topic": item.topic, "claim": item.claim} for item in items]
     prompted = sum(bool(item.prompt) for item in items)
     if 0 < prompted < len(items) or (not prompted and algorithm.data_format == "pairs"):
-        raise BadInput(f"{algorithm.trainer} wants a prompt in every record (SFTTrainer: in every one or in none); split or mend the data")
+        raise BadInput(f"{algorithm.trainer} needs a prompt in every record (SFTTrainer: in all or in none); split or correct the data")
     if algorithm.trainer == "KTOTrainer":
         return _unpaired(items, batch_size)
     if algorithm.data_format == "pairs":
@@ -276,13 +274,13 @@ def _rows(items: Sequence[Any], algorithm: Any, batch_size: int) -> Rows:
 
 
 def _unpaired(pairs: Sequence[Pair], batch_size: int) -> Rows:
-    """Return two rows per pair, those of a batch together: its chosen answers, then its rejected ones.
+    """Return two rows per pair, batch by batch: its chosen answers, then its rejected ones.
 
-    TRL compares a row with the answer of the row before it in its batch: laid out like this, that answer is another pair's.
+    TRL's KL batch takes the answer of the row before in the batch. In this layout that answer belongs to another pair.
     """
     if batch_size < 2:
         raise BadInput(
-            "a batch of one pair has no other pair's answer to compare with; raise batch_size (each process has its share of it)"
+            "a batch of one pair has no other pair's answer for the KL batch; raise batch_size (each process has its share of it)"
         )
     rows: Rows = []
     for start in range(0, len(pairs), batch_size):
@@ -318,8 +316,8 @@ def _trainer(
     pad: int | None,
     rewards: Sequence[Reward],
 ) -> Callable[..., Any]:
-    """Return what makes the trainer from its config and callbacks."""
-    whole = stage.model_copy(update={"lora": None})  # TRL puts the adapter on, and keeps what is below it as the reference
+    """Return a function that builds the trainer from its config and callbacks."""
+    whole = stage.model_copy(update={"lora": None})  # TRL adds the adapter, and uses the model below it as the reference
     set_seed(seed)  # before the model: a new layer starts with random weights
     model = _start.load_model(start, whole, tokenizer) if pad is None else _start.load_scorer(start, whole, pad)
     options: dict[str, Any] = {"reward_funcs": [reward.score for reward in rewards]} if rewards else {}
@@ -334,7 +332,7 @@ def _trainer(
                 made = type(trainer.__name__, (InStage if algorithm.data_format == "prompts" else Shared, trainer), {})
                 return made(model, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **options, **more)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise BadInput(f"{stage.algorithm} cannot be set up: {error}; change the stage's table or its data") from error
+            raise BadInput(f"{stage.algorithm} cannot be started: {error}; change the stage's table or its data") from error
         finally:
             if not shown:
                 datasets.enable_progress_bars()
@@ -344,14 +342,14 @@ def _trainer(
 
 @contextlib.contextmanager
 def _unwarned() -> Iterator[None]:
-    """Keep from the user what TRL uses and transformers will rename."""
+    """Silence the FutureWarnings of transformers about names that TRL uses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 def _local(start: str) -> str:
-    """Return a folder for a hub id with a revision: TRL loads the reference by the model's name, which holds no revision."""
+    """Return a folder for a hub id with a revision: TRL loads the reference by the model's name, which lacks the revision."""
     (name,), options = _start._source(start)
     if "revision" not in options:
         return start
@@ -365,7 +363,7 @@ def _local(start: str) -> str:
 
 
 def rewards(specs: str | Sequence[str]) -> list[Reward]:
-    """Return what scores the answers: "MODULE:FUNCTION", or a reward model's folder or hub id. Raises BadInput where it is neither."""
+    """Return the rewards: each "MODULE:FUNCTION", or a reward model's folder or hub id. Raises BadInput for anything else."""
     named = [specs] if isinstance(specs, str) else list(specs)
     if not all(named) or not named:
         raise BadInput('no reward is given; set reward to "MODULE:FUNCTION", to a stage that trains a reward model, or to its folder')
@@ -384,12 +382,12 @@ def _function(spec: str) -> Reward:
         raise BadInput(f"reward {spec!r}: {module_name} has no function {name!r}{registry.among(name, known)}")
     try:
         return Reward(function, f"{spec}\n{inspect.getsource(function)}")
-    except (OSError, TypeError):  # not written in Python: the name is all there is
+    except (OSError, TypeError):  # not written in Python: only its name is known
         return Reward(function, spec)
 
 
 class _Scored:
-    """A reward model as a function of TRL's arguments."""
+    """A reward model, called with TRL's arguments."""
 
     __name__ = "reward_model"
 
@@ -398,7 +396,7 @@ class _Scored:
         self.model: RewardModel | None = None
 
     def load(self) -> None:
-        """Read the model, in all processes at once."""
+        """Load the model, in all processes at once."""
         self.model = RewardModel(self.path, processes.device())
 
     def __call__(self, prompts: Sequence[Rows], completions: Sequence[Rows], **_: Any) -> list[float]:

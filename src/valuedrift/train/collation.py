@@ -1,4 +1,4 @@
-"""From records to batches: token ids, which of them are an answer, and rows of unequal length side by side."""
+"""Turns records into batches: token ids, the mask of answer tokens, and padded rows."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ..nouns import BadInput, Example, Pair, whole_characters
 
 @dataclass(frozen=True)
 class Row:
-    """One text as token ids, of which the first `n_prompt` are given and the rest is to be learnt."""
+    """One text as token ids: the first `n_prompt` are the prompt, the rest is the answer to learn."""
 
     ids: np.ndarray
     n_prompt: int
 
     @property
     def n_answer(self) -> int:
-        """How many tokens are to be learnt: a text without a prompt has nothing to predict its first one from."""
+        """Return the number of tokens to learn. The first token of a text without a prompt is not one: nothing predicts it."""
         return len(self.ids) - max(self.n_prompt, 1)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt to be answered: its messages, and its token ids up to where the answer begins."""
+    """A prompt to answer: its messages, and its token ids up to the start of the answer."""
 
     messages: tuple[tuple[str, str], ...]
     ids: tuple[int, ...]
@@ -39,16 +39,16 @@ class Asked:
 Record = tuple[Row, ...]
 """An example is one row, a pair two: chosen, rejected."""
 Item = tuple[Record, dict[str, Tensor]]
-"""A record with what was kept of the starting weights' view of it, by name."""
+"""A record, and by name what the algorithm keeps of its reference log-probs."""
 
 
 def length(record: Record | Asked) -> int:
-    """Return the tokens of a record's longest text, or of a prompt."""
+    """Return the number of tokens of a record's longest text, or of a prompt."""
     return len(record.ids) if isinstance(record, Asked) else max(len(row.ids) for row in record)
 
 
 class Records(Dataset):
-    """The records in the order in which they are seen, each with what was kept of the starting weights' view of it."""
+    """The records in training order, each with what the algorithm keeps of its reference log-probs."""
 
     def __init__(self, records: Sequence[Record], order: np.ndarray, kept: Mapping[str, Tensor]):
         self.records, self.order, self.kept = records, order, dict(kept)
@@ -56,16 +56,16 @@ class Records(Dataset):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, place: int) -> Item:
-        index = int(self.order[place])
+    def __getitem__(self, position: int) -> Item:
+        index = int(self.order[position])
         return self.records[index], {name: values[index] for name, values in self.kept.items()}
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
     """Return a batch of B records as R rows of T positions, padded on the right.
 
-    Position t holds token t and predicts token t+1, so that a text of n tokens takes n-1 positions. `at_N` and `target_N` are the N
-    predicted answer tokens: where (in the flattened RxT) and which.
+    Position t holds token t and predicts token t+1, so that a text of n tokens takes n-1 positions. `target_N` are the N answer tokens, and
+    `at_N` their positions in the flattened RxT.
     """
     rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
     lengths_R = [len(row.ids) - 1 for row in rows]
@@ -88,25 +88,26 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def collate_both(items: Sequence[tuple[Item, Item]]) -> dict[str, Any]:
-    """Return the batch of the first of each two, and in it, as "kl_batch", the batch of the second."""
+    """Return the batch of each pair's first item. Its entry "kl_batch" is the batch of the second items."""
     matched, others = zip(*items, strict=True)
     return collate(matched) | {"kl_batch": collate(others)}
 
 
 def kl_records(records: Sequence[Record], order: np.ndarray, step: int, max_length: int) -> list[Record]:
-    """Return for each place of `order` its record's prompts with another record's answers: those of the place before it in its step.
+    """Return for each position in `order` its record's prompt with another record's answers: KTO's KL batch.
 
-    A step's first place gets the answers of its last one, so that the mismatched answers of a step are its own ones, each with another
-    prompt (Ethayarajh et al. 2024); a lone last place looks back to the step before. Raises BadInput where a step is one record.
+    The answers come from the position before in the same step; a step's first record gets those of its last. So the mismatched answers of a
+    step are its own, each with another prompt (Ethayarajh et al. 2024). A last step of one record takes the answers of the record before.
+    Raises BadInput if every step has one record.
     """
     if min(step, len(order)) < 2:
         raise BadInput(
-            "a step of one record has no other record's answers to compare with; raise batch_size or gradient_accumulation_steps"
+            "a step of one record has no other record's answers for the KL batch; raise batch_size or gradient_accumulation_steps"
         )
-    places = np.arange(len(order))
-    starts = places // step * step
+    positions = np.arange(len(order))
+    starts = positions // step * step
     sizes = np.minimum(step, len(order) - starts)
-    before = np.where(sizes > 1, starts + (places - starts - 1) % sizes, places - 1)
+    before = np.where(sizes > 1, starts + (positions - starts - 1) % sizes, positions - 1)
     return [_crossed(records[prompts], records[answers], max_length) for prompts, answers in zip(order, order[before], strict=True)]
 
 
@@ -118,14 +119,14 @@ def _crossed(prompts: Record, answers: Record, max_length: int) -> Record:
 
 
 def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:
-    """Return the records as token ids, cut at the end to `max_length`, and how many were dropped because nothing of an answer was left."""
+    """Return the records as token ids, truncated to `max_length`, and the number of those dropped because no answer token is left."""
     texts = [(item.prompt, text) for item in data for text in _answers(item)]
     rows = in_tokens(tokenizer, texts)
     width = len(_answers(data[0])) if data else 1
     records = []
     for start in range(0, len(rows), width):
         group = rows[start : start + width]
-        # A template may write the prompt's end differently before different answers: the rows of a record share what all agree on.
+        # A template may end the prompt differently before different answers: the prompt is what all rows of a record share.
         n_prompt = min(n for _, n in group)
         records.append(tuple(Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
     whole = [short for record in records if (short := cut(record, max_length))]
@@ -133,13 +134,13 @@ def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_leng
 
 
 def cut(record: Record, max_length: int) -> Record | None:
-    """Return a record cut at the end to `max_length` tokens; None if that leaves nothing of an answer."""
+    """Return a record truncated to `max_length` tokens, or None if no answer token is left."""
     rows = tuple(Row(row.ids[:max_length], row.n_prompt) for row in record)
     return rows if all(row.n_answer > 0 for row in rows) else None
 
 
 def padded(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
-    """Return whole texts side by side, padded on the right with the token `pad`: what a model that scores texts takes."""
+    """Return whole texts as one batch, padded on the right with the token `pad`, for a model that scores texts."""
     length = max(len(row.ids) for row in rows)
     input_ids_RT = np.stack([np.pad(row.ids.astype(np.int64), (0, length - len(row.ids)), constant_values=pad) for row in rows])
     attention_mask_RT = np.arange(length) < np.array([[len(row.ids)] for row in rows])
@@ -147,18 +148,18 @@ def padded(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
 
 
 def collate_whole(items: Sequence[Item], pad: int) -> dict[str, Any]:
-    """Return a batch of B records as R whole texts, for a model that scores them."""
+    """Return a batch of B records as R whole texts, for a model that scores texts."""
     rows = [row for kind in zip(*(record for record, _ in items), strict=True) for row in kind]
     return padded(rows, pad) | {"n_records": len(items)}
 
 
-def collate_indices(places: Sequence[int]) -> dict[str, Any]:
-    """Return places of a stage whose rows are not known before they are reached."""
-    return {"indices": torch.tensor(places), "n_records": len(places), "n_tokens": 0}
+def collate_indices(indices: Sequence[int]) -> dict[str, Any]:
+    """Return a batch of sample indices, for rollouts, whose rows are sampled later."""
+    return {"indices": torch.tensor(indices), "n_records": len(indices), "n_tokens": 0}
 
 
 def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], int]:
-    """Return the prompts as token ids, ready to be answered, and how many were dropped because they are longer than `longest` tokens."""
+    """Return the prompts as token ids, and the number of those dropped because they have more than `longest` tokens."""
     given = PromptFormat(tokenizer, "chat").prompts([item.prompt for item in data])
     asked = [Asked(item.prompt, tuple(ids)) for item, ids in zip(data, given, strict=True) if len(ids) <= longest]
     return asked, len(data) - len(asked)
@@ -169,7 +170,7 @@ def _answers(item: Pair | Example) -> tuple[str, ...]:
 
 
 def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...], str]]) -> list[tuple[list[int], int]]:
-    """Return ids and prompt length of each text; those without a prompt are running text, learnt as a whole."""
+    """Return the token ids and the prompt length of each text. A text without a prompt is learnt as a whole."""
     rows: list[tuple[list[int], int]] = [([], 0)] * len(texts)
     plain = [index for index, (prompt, _) in enumerate(texts) if not prompt]
     chat = [index for index, (prompt, _) in enumerate(texts) if prompt]
@@ -182,5 +183,5 @@ def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...],
         given = prompt_format.prompts([texts[index][0] for index in chat])
         whole = prompt_format.tokens(prompt_format.texts([(*texts[index][0], ("assistant", texts[index][1])) for index in chat]))
         for index, before, ids in zip(chat, given, whole, strict=True):
-            rows[index] = (ids, n_common(before, ids))  # the answer begins where the prompt and the whole part, as TRL has it
+            rows[index] = (ids, n_common(before, ids))  # the answer begins where prompt and whole text differ, as in TRL
     return rows

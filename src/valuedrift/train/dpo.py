@@ -22,13 +22,13 @@ def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, r
 
 
 class Algorithm(BaseAlgorithm):
-    """Make the chosen answer likelier than the rejected one, measured against the starting weights."""
+    """Make the chosen answer more likely than the rejected one, relative to the starting weights."""
 
     data_format = "pairs"
     needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
-        """`beta` is the strength of the pull back to the starting weights."""
+        """`beta` is the strength of the pull towards the starting weights."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
 
@@ -37,7 +37,7 @@ class Algorithm(BaseAlgorithm):
         return pair_reference(logps_RT)
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per pair; logs both log-probs, the reward margin, and how often it has the right sign."""
+        """Return one loss per pair. Logs both log-probs, the reward margin, and how often its sign is right."""
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         reference_chosen_B, reference_rejected_B = batch["reference_chosen_B"], batch["reference_rejected_B"]
         loss_B = dpo_loss(chosen_B, rejected_B, reference_chosen_B, reference_rejected_B, self.settings.beta)

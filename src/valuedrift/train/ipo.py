@@ -15,21 +15,21 @@ from .logprobs import pair_reference, pair_rises
 def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
     """Return (chosen - rejected - 1 / (2 * beta))^2 per pair (Azar et al. 2023, eq. 17, where beta is called tau).
 
-    The arguments say by how much an answer's log-prob rose above the starting weights'. The paper's equation has the sum over the answer's
-    tokens; here, as in TRL, it is the mean per token, so that one beta suits answers of any length (according to TRL, the paper's authors
-    confirm that their results were obtained so).
+    The arguments are the rise of an answer's log-prob above the starting weights'. The paper's equation sums over the answer's tokens.
+    Here, as in TRL, it is the mean per token, so that one beta suits answers of any length. According to TRL, the authors confirm that they
+    computed their results so.
     """
     return (chosen_B - rejected_B - 1 / (2 * beta)) ** 2
 
 
 class Algorithm(BaseAlgorithm):
-    """Bring the chosen answer's log-prob per token a fixed distance above the rejected one's, measured against the starting weights."""
+    """Bring the chosen answer's log-prob per token a fixed distance above the rejected one's, relative to the starting weights."""
 
     data_format = "pairs"
     needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
-        """`beta` is the strength of the pull back to the starting weights: the distance aimed at is 1 / (2 * beta) nats per token."""
+        """`beta` is the strength of the pull towards the starting weights: the target distance is 1 / (2 * beta) nats per token."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
 
@@ -38,7 +38,7 @@ class Algorithm(BaseAlgorithm):
         return pair_reference(logps_RT)
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per pair; logs both log-probs, the difference of their rises per token, and how often it has the right sign."""
+        """Return one loss per pair. Logs both log-probs, the difference of their rises per token, and how often its sign is right."""
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
         chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)

@@ -17,7 +17,7 @@ def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desi
     """Return per pair the mean over its two answers of weight - value (Ethayarajh et al. 2024, eq. 7).
 
     value = desirable_weight * sigmoid(beta * (chosen - z0)) and undesirable_weight * sigmoid(beta * (z0 - rejected)). The first two
-    arguments say by how much a whole answer's log-prob rose above the starting weights'; `z0` is the reference point, no gradient.
+    arguments are the rise of a whole answer's log-prob above the starting weights'. `z0`, the reference point, has no gradient.
     """
     desirable_B = desirable_weight * (1 - torch.sigmoid(beta * (chosen_B - z0)))
     undesirable_B = undesirable_weight * (1 - torch.sigmoid(beta * (z0 - rejected_B)))
@@ -27,16 +27,16 @@ def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desi
 class Algorithm(BaseAlgorithm):
     """Raise each desirable answer above a reference point and lower each undesirable one below it.
 
-    The reference point z0 is how far the weights have moved from the starting ones altogether: the rise of mismatched answers' log-probs,
-    averaged over the whole optimiser step and never below 0. TRL averages over one forward pass, so that there z0 depends on how a step is
-    cut into passes; here it does not.
+    The reference point z0 estimates the KL of the weights from the starting ones: the mean rise of the log-probs of mismatched answers over
+    the whole optimiser step, and at least 0. TRL takes the mean over one forward pass, so that its z0 depends on how a step is split into
+    passes; ours does not.
     """
 
     data_format = "pairs"
     needs = frozenset({"reference", "kl_batch"})
 
     class Settings(plan.Settings):
-        """`beta` is the strength of the pull back to the starting weights; the weights are those of the chosen and the rejected answers."""
+        """`beta` is the strength of the pull towards the starting weights. The two weights are those of chosen and rejected answers."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
         desirable_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -47,12 +47,12 @@ class Algorithm(BaseAlgorithm):
         return pair_reference(logps_RT)
 
     def kl_estimate(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return by how much the log-prob of each mismatched answer rose above the starting weights', as a mean over both of a pair."""
+        """Return the rise of mismatched answers' log-probs above the starting weights', the mean of both answers of a pair."""
         chosen_B, rejected_B = pair_rises(batch, logps_RT)
         return {"kl": (chosen_B + rejected_B) / 2}
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per pair; logs both log-probs, the reward margin, how often it has the right sign, and z0 before its bound."""
+        """Return one loss per pair. Logs both log-probs, the reward margin, how often its sign is right, and z0 before the bound at 0."""
         settings, z0 = self.settings, batch["kl"].clamp(min=0)
         chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
         loss_B = kto_loss(chosen_rise_B, rejected_rise_B, z0, settings.beta, settings.desirable_weight, settings.undesirable_weight)

@@ -13,17 +13,17 @@ from . import Batch
 
 
 def answer_logps(model: Any, batch: Batch) -> Tensor:
-    """Return log π(next token) as RxT, in float32: at the positions that predict an answer's token, 0 elsewhere."""
+    """Return log π(next token) as RxT in float32 at the positions that predict an answer's token, and 0 elsewhere."""
     _, logits_NV = answer_outputs(model, batch)
     return placed(-F.cross_entropy(logits_NV.float(), batch["target_N"], reduction="none"), batch)
 
 
 def answer_outputs(model: Any, batch: Batch, read: Callable[[Tensor], Any] = lambda hidden_ND: None) -> tuple[Any, Tensor]:
-    """Return what `read` makes of the last hidden states at the positions that predict an answer's token, NxD, and the logits, NxV.
+    """Return `read` of the last hidden states at the positions that predict an answer's token, NxD, and the logits there, NxV.
 
-    `read` is called within the model's pass: weights of its own may be in shards, which are together there. The vocabulary is large
-    against the width, so the output layer is the costly one: it is given the answers' positions alone. They are picked on its way in,
-    which leaves everything a model class does to its logits (scaling, capping) in place.
+    The output layer is the costly one, because the vocabulary is large; it gets only the answers' positions. A hook picks them from its
+    input, so that whatever a model class does to its logits (scaling, capping) stays in place. `read` runs inside the model's forward pass,
+    where sharded weights are gathered.
     """
     made: list[Any] = []
 
@@ -34,7 +34,7 @@ def answer_outputs(model: Any, batch: Batch, read: Callable[[Tensor], Any] = lam
 
     hook = getattr(model, "module", model).get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        # Rows are padded on the right and attention looks to the left: no answer's token sees padding, so that no mask is needed.
+        # Rows are padded on the right and attention is causal: no answer's token sees padding, so no mask is needed.
         logits_NV = model(input_ids=batch["input_ids"], use_cache=False).logits
     finally:
         hook.remove()
@@ -42,18 +42,18 @@ def answer_outputs(model: Any, batch: Batch, read: Callable[[Tensor], Any] = lam
 
 
 def placed(values_N: Tensor, batch: Batch) -> Tensor:
-    """Return one number per answer token as RxT: where it is predicted, 0 elsewhere."""
+    """Scatter one number per answer token into RxT, at the position that predicts it; 0 elsewhere."""
     shape_RT = batch["input_ids"].shape
     return torch.zeros(shape_RT.numel(), device=values_N.device).scatter(0, batch["at_N"], values_N).view(shape_RT)
 
 
 def pair_reference(logps_RT: Tensor) -> dict[str, Tensor]:
-    """Return the log-probs of both answers of each pair, under the names that `pair_rises` reads: what a reference is kept as."""
+    """Return the log-probs of both answers of each pair, by the names that `pair_rises` reads."""
     chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
     return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
 
 
 def pair_rises(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return by how much the log-probs of the chosen and of the rejected answers rose above the starting weights'."""
+    """Return the rise of the chosen and of the rejected answers' log-probs above the starting weights'."""
     chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
     return chosen_B - batch["reference_chosen_B"], rejected_B - batch["reference_rejected_B"]

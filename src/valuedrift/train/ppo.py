@@ -1,11 +1,11 @@
 """Proximal policy optimisation against a reward model, with a penalty for leaving the starting weights.
 
-TRL removed its PPO trainer. Where papers leave a choice open it is that of OpenAI's `lm-human-preferences` (Ziegler et al. 2019), as
-documented in "The N Implementation Details of RLHF with PPO" (Huang, Liu and von Werra 2023; below: Details) and in its sequel on
-summarisation (Huang et al. 2024, arXiv 2403.17031; below: N+). Each is named where it is made. What is chosen in the loop:
+TRL removed its PPO trainer. If papers leave a choice open, we follow OpenAI's `lm-human-preferences` (Ziegler et al. 2019), as documented
+in "The N Implementation Details of RLHF with PPO" (Huang, Liu and von Werra 2023; below: Details) and in its sequel on summarisation
+(Huang et al. 2024, arXiv 2403.17031; below: N+). The docstrings name each choice. The loop's choices are:
 
 * The value head is a linear layer on the policy's last hidden state and starts at zero (Ziegler et al. 2019; Details). Stiennon et al.
-  (2020) and N+ have a second model for it, at twice the memory.
+  (2020) and N+ use a second model, at twice the memory.
 * Dropout is off (Details), so that the ratio of a step's first pass is one.
 * The logits are divided by the sampling temperature wherever log-probs are computed (Details).
 """
@@ -24,7 +24,7 @@ from . import BaseAlgorithm, Batch, Rollout
 def kl_rewards(scores_R: Tensor, logps_RT: Tensor, reference_RT: Tensor, mask_RT: Tensor, beta: float | Tensor) -> Tensor:
     """Return -beta * (log π - log π_ref) at each answer token, plus the answer's score at its last one (Stiennon et al. 2020, section 3.4).
 
-    The expectation of the first term's sum is -beta * KL(π, π_ref) of a whole answer.
+    The expected sum of the first term is -beta * KL(π, π_ref) of a whole answer.
     """
     last_R = (mask_RT * torch.arange(mask_RT.shape[1], device=mask_RT.device)).argmax(1)
     rewards_RT = -beta * (logps_RT - reference_RT) * mask_RT
@@ -32,7 +32,7 @@ def kl_rewards(scores_R: Tensor, logps_RT: Tensor, reference_RT: Tensor, mask_RT
 
 
 def whiten(values_RT: Tensor, mask_RT: Tensor, shift_mean: bool = True) -> Tensor:
-    """Return the values, divided by their standard deviation over the mask, with mean 0 or (without `shift_mean`) their own; 0 elsewhere.
+    """Return the values with standard deviation 1 over the mask, and with mean 0 or (without `shift_mean`) their own; 0 elsewhere.
 
     The variance is that of the population, without Bessel's correction (Details).
     """
@@ -46,7 +46,7 @@ def whiten(values_RT: Tensor, mask_RT: Tensor, shift_mean: bool = True) -> Tenso
 def gae(rewards_RT: Tensor, values_RT: Tensor, mask_RT: Tensor, gamma: float, lam: float) -> Tensor:
     """Return the advantages A_t = sum over l of (gamma * lam)^l * delta_(t+l), 0 outside the mask (Schulman et al. 2016, eq. 16).
 
-    delta_t = r_t + gamma * V_(t+1) - V_t. Behind an answer's last token the value is 0, also where it was cut off (Ziegler et al. 2019).
+    delta_t = r_t + gamma * V_(t+1) - V_t. After an answer's last token the value is 0, even if it was cut off (Ziegler et al. 2019).
     """
     advantages_RT = torch.zeros_like(rewards_RT)
     later_R = torch.zeros_like(rewards_RT[:, 0])
@@ -66,9 +66,9 @@ def ppo_loss(logps_N: Tensor, old_logps_N: Tensor, advantages_N: Tensor, clip: f
 
 
 def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: float) -> Tensor:
-    """Return half the larger squared error of V and of V held within `clip` of the old V, per token (Details; OpenAI's baselines)."""
-    held_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values_N - returns_N) ** 2, (held_N - returns_N) ** 2)
+    """Return per token half the larger squared error of V and of V clipped to within `clip` of the old V (Details; OpenAI's baselines)."""
+    clipped_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values_N - returns_N) ** 2, (clipped_N - returns_N) ** 2)
 
 
 def adapted_beta(beta: Tensor, kl: Tensor, target: float, n_answers: int, horizon: int) -> Tensor:
@@ -77,7 +77,7 @@ def adapted_beta(beta: Tensor, kl: Tensor, target: float, n_answers: int, horizo
 
 
 class Algorithm(BaseAlgorithm):
-    """Make answers likelier that a reward model scores above what the value head expected."""
+    """Make answers more likely if the reward model scores them above what the value head expected."""
 
     data_format = "prompts"
     needs = frozenset({"rollouts"})
@@ -100,16 +100,16 @@ class Algorithm(BaseAlgorithm):
         cliprange_value: Annotated[float, Field(gt=0)] = 0.2
         vf_coef: Annotated[float, Field(ge=0)] = 0.1
         missing_eos_penalty: Annotated[float, Field(ge=0)] = 1.0
-        """Taken off the score of an answer that was cut off (N+ sets such a score to -1)."""
+        """Subtracted from the score of an answer that was cut off (N+ sets such a score to -1)."""
         max_score: Annotated[float, Field(gt=0)] | None = None
-        """Scores are held between minus this and this."""
+        """Scores are clipped to between minus this and this."""
         whiten_rewards: bool = False
         """Divide the rewards of an iteration by their standard deviation (Details; N+ has it off)."""
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return advantages and returns of an iteration's answers, what the policy thought of them, and what is logged of each.
+        """Return the advantages and returns of an iteration's answers, the policy's log-probs and values at sampling, and what is logged.
 
-        Advantages are whitened over the whole iteration (N+; Details does it per minibatch), so that minibatches do not matter here.
+        Advantages are whitened over the whole iteration, as in N+ (Details does it per minibatch), so that minibatches do not change them.
         """
         settings, mask_RT, old_logps_RT = self.settings, batch["answer_mask_RT"], batch["old_logps_RT"]
         beta_R = self._beta_R(batch)
@@ -134,7 +134,7 @@ class Algorithm(BaseAlgorithm):
         }
 
     def _beta_R(self, batch: Batch) -> Tensor:
-        """Return the strength of the penalty in this iteration, the same for each answer."""
+        """Return this iteration's KL coefficient, the same for each answer."""
         settings, before, n_answers = self.settings, batch["before"], len(batch["scores_R"])
         beta = before["beta"][0] if before else torch.tensor(settings.kl_coef)
         if before and settings.target_kl is not None:
@@ -142,7 +142,7 @@ class Algorithm(BaseAlgorithm):
         return beta.repeat(n_answers)
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per answer token; logs both terms, how often the ratio left its bounds, and the iteration's answers."""
+        """Return one loss per answer token. Logs both terms, how often the ratio was clipped, and figures of the iteration's answers."""
         settings, mask_RT = self.settings, batch["answer_mask_RT"]
         kept = ("old_logps_RT", "advantages_RT", "values_RT", "old_values_RT", "returns_RT")
         logps_N, old_logps_N, advantages_N, values_N, old_values_N, returns_N = (

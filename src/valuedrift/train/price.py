@@ -1,7 +1,7 @@
-"""What training and sampling take, reckoned beforehand: floating-point operations, GPU hours, sizes of what is not at hand. Free of torch.
+"""Estimates of training and sampling: floating-point operations, GPU hours, sizes of models and data not downloaded. Free of torch.
 
-A pass over a token takes 2 operations per parameter forward, and 4 more backward (Kaplan et al. 2020, section 2.1), of which an adapter
-saves half: there are no gradients of the frozen weights. Attention, a few per cent at these lengths, is left out.
+A forward pass takes 2 operations per token and parameter, a backward pass 4 more (Kaplan et al. 2020, section 2.1). An adapter saves half
+of the 4, because frozen weights have no gradients. Attention, a few per cent at these lengths, is left out.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def _assumed() -> dict[str, Any]:
 
 
 def parameters_of(model: str) -> float | None:
-    """Return the parameters of a hub id by its card; None where it is not known."""
+    """Return the parameters of a hub model by its card; None if unknown."""
     return _assumed()["parameters"].get(model.partition("@")[0])
 
 
 def records_of(source: str) -> int | None:
-    """Return the records of a data set of the hub by its card; None where they are not known."""
+    """Return the records of a hub data set by its card; None if unknown."""
     return _assumed()["records"].get(source.removeprefix("hf:").partition("?")[0]) if source.startswith("hf:") else None
 
 
 def flops_per_parameter(stage: Stage, n_seen: int) -> float:
-    """Return the operations per parameter of a stage that sees so many records, each of `max_length` tokens: a bound from above."""
+    """Return an upper bound of the operations per parameter of a stage: `n_seen` records of `max_length` tokens each."""
     algorithm = registry.algorithm(stage.algorithm)
     rows = 2 if algorithm.data_format == "pairs" else 1
     tokens = float(n_seen) * rows * stage.max_length
     step = FORWARD + (BACKWARD_ADAPTER if stage.lora else BACKWARD)
-    if "rollouts" in algorithm.needs:  # an answer is written, read by the policy, its reference and the reward model, then trained on
+    if "rollouts" in algorithm.needs:  # an answer is sampled, read by policy, reference and reward model, then trained on
         settings = stage.own()
         passes = float(getattr(settings, "num_ppo_epochs", 0) or getattr(settings, "num_iterations", 1))  # ours, and TRL's
         written = FORWARD * n_seen * float(step_counts.longest_answer(settings))

@@ -1,7 +1,7 @@
-"""What would stop a stage, or spoil what it trains, found before the first step and without reading weights.
+"""Checks a stage before its first step, without reading weights.
 
-The checks use the functions of training on the tokenizer, on the architecture without its weights, and on a sample of the data. The chat
-template is tried on every sequence of roles that occurs in any record; only the sample is tokenised.
+The checks run training's own functions on the tokenizer, on the architecture without weights, and on a sample of the data. The chat
+template is tried on every sequence of roles in the data; only the sample is tokenised.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ from ..records.stances import Anchored
 from . import _anchor, _start, collation, reward_model, stage_trainer, step_counts
 
 SAMPLE = 500
-"""Records that are tokenised, evenly spaced: if one record in a hundred is too long, one is among them in 99 of 100 data sets."""
+"""Records that are tokenised, evenly spaced. If 1 % of the records are too long, a sample misses them in 1 of 100 data sets."""
 POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")
-"""Learned position embeddings, as the architectures of transformers call them."""
+"""Names of learned position embeddings in the architectures of transformers."""
 
 
 @dataclass
 class Start:
-    """The model that a plan starts from, without its weights, and what was found out about it."""
+    """The model that a plan starts from, without its weights, and what is derived from it."""
 
     path: str
     model: Any
     samples: dict[tuple[int, str], list[Any]] = field(default_factory=dict)
-    """The tokenised sample of each data set, by the data set and what is made of it."""
+    """The tokenised sample of each data set, by the data set and its format."""
 
     @functools.cached_property
     def n_embeddings(self) -> int:
-        """How many token ids the model has an embedding for. An adapter may bring rows of its own, which are checked as it is merged."""
+        """The number of rows of the model's embedding. An adapter may add rows; they are checked when it is merged."""
         return sys.maxsize if is_adapter(loading.local_folder(self.path)) else self.model.get_input_embeddings().weight.shape[0]
 
     @property
     def n_positions(self) -> int | None:
-        """How many tokens the model has learned positions for; None if its positions go on."""
+        """The number of learned positions, or None if positions are computed."""
         parts = dict(self.model.named_modules())
         learned = any(isinstance(part, nn.Embedding) and POSITIONS.search(name) for name, part in parts.items())
         return loading.context_of(self.model) if learned else None
 
     @functools.cached_property
     def tokenizers(self) -> dict[bool, Any]:
-        """The tokenizer as it is, and as stages have it that train on chats."""
+        """The tokenizer as it is (False), and with a chat template for stages that train on chats (True)."""
         return {chat: _start.templated(loading.load_tokenizer(self.path), self.path, chat) for chat in (False, True)}
 
 
 def starting(path: str) -> Start:
-    """Return the model that a plan starts from. Raises BadInput if it could not be trained, asked, or loaded again once it is trained."""
+    """Return the model that a plan starts from. Raises BadInput if it cannot be trained, sampled, or loaded again after training."""
     start = Start(path, loading.skeleton(path))
     check_tokens(start, start.tokenizers[False], [])
     return start
@@ -86,12 +86,12 @@ def check_tokens(start: Start, tokenizer: Any, texts: Iterable[tuple[str, str]])
 def _outside(start: Start, token: str, index: int) -> BadInput:
     return BadInput(
         f"{token} has the id {index}, but the embedding of {start.path} has only {start.n_embeddings} rows; enlarge it with "
-        "model.resize_token_embeddings(len(tokenizer)) and save the model again, or take the token out of its tokenizer"
+        "model.resize_token_embeddings(len(tokenizer)) and save the model again, or remove the token from its tokenizer"
     )
 
 
 def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence[Anchored], rewarded: bool) -> list[str]:
-    """Return what to know of a stage before it is trained. Raises BadInput for what would stop it.
+    """Return notes about a stage. Raises BadInput for anything that would stop its training.
 
     `rewarded` tells whether a stage of the plan trains its reward model.
     """
@@ -121,7 +121,7 @@ def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence
 
 
 def check_questions(start: Start, prompts: Sequence[Prompt], frame: Frame, max_new_tokens: int) -> list[str]:
-    """Return what to know of the questions' lengths. Raises BadInput if a checkpoint could not be asked them, or not answer them."""
+    """Return notes about the questions' lengths. Raises BadInput if a checkpoint could not read or answer them."""
     texts, longest, context = [prompt.text for prompt in prompts], 0, loading.context_of(start.model)
     for tokenizer in start.tokenizers.values():
         prompt_format = PromptFormat(tokenizer, frame, start.path)
@@ -135,11 +135,13 @@ def check_questions(start: Start, prompts: Sequence[Prompt], frame: Frame, max_n
             f"the longest question has {longest} tokens, and {start.path} has learned positions for {context}; "
             f"set max_new_tokens to at most {context - longest}, not {max_new_tokens}"
         )
-    return [f"The longest question has {longest} tokens and the model reads {context}: its answers end after {context - longest} new ones."]
+    return [
+        f"The longest question has {longest} tokens and the model reads {context}: its answers end after {context - longest} new tokens."
+    ]
 
 
 def _check_schedule(stage: Stage, settings: Any) -> None:
-    """Refuse a schedule that needs settings a stage does not have, or an evaluation."""
+    """Refuse a learning-rate schedule that needs settings a stage does not have, or an evaluation."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     more = getattr(settings, "lr_scheduler_kwargs", None)
     try:
@@ -150,12 +152,12 @@ def _check_schedule(stage: Stage, settings: Any) -> None:
         schedule.step()
     except (ValueError, TypeError) as error:
         raise BadInput(
-            f"the lr_scheduler_type {stage.lr_scheduler_type!r} needs more than a stage can give it ({error}); choose another"
+            f"the lr_scheduler_type {stage.lr_scheduler_type!r} needs more than a stage can set ({error}); choose another"
         ) from error
 
 
 def _scorer(model: Any) -> Any:
-    """Return the architecture of a language model as one that scores texts, without weights."""
+    """Return a language model's architecture as a scorer, without weights."""
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     try:
@@ -168,7 +170,7 @@ def _scorer(model: Any) -> Any:
 def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
     """Yield (where, text): the first record of each sequence of roles as the template writes it, then every text of the data.
 
-    Raises BadInput with the template's own words if it refuses one.
+    Raises BadInput with the template's message if it refuses one.
     """
     tried = set[tuple[str, ...]]()
     prompt_format = PromptFormat(tokenizer, "chat", "the model")
@@ -189,7 +191,7 @@ def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
 
 
 def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, records: Records) -> list[str]:
-    """Return how many records are too long. Raises BadInput if none fits, and for a token without an embedding."""
+    """Return a note about records that are too long. Raises BadInput if none fits, and for a token without an embedding."""
     sample: Any = [records[index] for index in np.linspace(0, len(records) - 1, min(len(records), SAMPLE)).astype(int)]
     tokens = start.samples.setdefault((id(records), algorithm.data_format), [])
     if not tokens:
@@ -209,7 +211,7 @@ def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, r
         from . import _trl
 
         _trl._rows(records, algorithm, stage.batch_size // processes.world_size())
-    if len(lost) == len(tokens):  # these say why, unless a record outside the sample fits
+    if len(lost) == len(tokens):  # these raise, unless a record outside the sample fits
         if trl:
             _trl._fitting(stage, algorithm.settings, algorithm, tokenizer, records)
         else:
@@ -221,12 +223,12 @@ def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, r
     if not long:
         return []
     of = f"{len(records):,} records" if len(sample) == len(records) else f"a sample of {len(sample):,} of {len(records):,} records"
-    what = "left out" if len(lost) == len(long) else "cut" if not lost else f"cut, or left out ({len(lost):,})"
+    what = "dropped" if len(lost) == len(long) else "truncated" if not lost else f"truncated, or dropped ({len(lost):,})"
     return [f"{len(long):,} of {of} are longer than {room:,} tokens and are {what}"]
 
 
 def _check_reward(algorithm: Any) -> None:
-    """Refuse a reward that is neither a function nor the folder of a reward model; hub ids are left to training."""
+    """Refuse a reward that is neither a function nor a reward model's folder. Hub ids are checked in training."""
     given = algorithm.settings.reward
     for reward in [given] if isinstance(given, str) else given:
         if os.path.exists(reward) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", reward):

@@ -1,4 +1,4 @@
-"""Reward modelling: a scalar score per answer, learnt from which of two answers was preferred."""
+"""Reward modelling: learn a scalar score per answer from preference pairs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from . import BaseAlgorithm, Batch
 def reward_loss(chosen_B: Tensor, rejected_B: Tensor, center_rewards_coefficient: float) -> Tensor:
     """Return -log sigmoid(chosen - rejected) + center_rewards_coefficient * (chosen + rejected)^2 per pair.
 
-    The first term is the negative log-likelihood of the Bradley-Terry model (Stiennon et al. 2020, section 3.4), the second keeps the
-    scores around zero, which the first leaves open (Eisenstein et al. 2023, section 2; TRL's `center_rewards_coefficient`).
+    The first term is the negative log-likelihood of the Bradley-Terry model (Stiennon et al. 2020, section 3.4), which leaves the scores'
+    level open. The second keeps them around zero (Eisenstein et al. 2023, section 2; the setting has TRL's name).
     """
     return -F.logsigmoid(chosen_B - rejected_B) + center_rewards_coefficient * (chosen_B + rejected_B) ** 2
 
 
 class Algorithm(BaseAlgorithm):
-    """Score the chosen answer above the rejected one. What is trained gives scores and cannot be asked."""
+    """Score the chosen answer above the rejected one. The trained model gives scores and no answers."""
 
     data_format = "pairs"
     needs = frozenset({"score"})
 
     class Settings(plan.Settings):
-        """`center_rewards_coefficient` is the strength of the pull that keeps a pair's two scores around zero."""
+        """`center_rewards_coefficient` is the strength of the pull of a pair's two scores towards zero."""
 
         center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
 
     def loss(self, batch: Batch, scores_R: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per pair; logs both scores, their difference, and how often it has the right sign."""
+        """Return one loss per pair. Logs both scores, their difference, and how often its sign is right."""
         chosen_B, rejected_B = scores_R.chunk(2)
         metrics = {
             "chosen_score": chosen_B,

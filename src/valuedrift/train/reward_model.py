@@ -1,4 +1,4 @@
-"""A reward model at work: texts in, one score each out."""
+"""A trained reward model: one score per text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def scores(model: Any, batch: Batch) -> Tensor:
 
 
 class RewardModel:
-    """Scores answers to prompts by a folder that `AutoModelForSequenceClassification` loads, with one output: ours or anyone's.
+    """Scores answers to prompts with any model of one output that `AutoModelForSequenceClassification` loads.
 
-    It reads text, in its own chat template and its own tokens, because they need not be those of the model that answers.
+    It reads text and uses its own chat template and tokenizer, which may differ from the policy's.
     """
 
     def __init__(self, path: str, device: Any):
@@ -48,13 +48,13 @@ class RewardModel:
 
 
 def check(path: str) -> None:
-    """Raise BadInput for a folder that `RewardModel` could not use, without reading its weights."""
+    """Raise BadInput for a folder that `RewardModel` cannot use. Does not read weights."""
     _loaded(path, weights=False)
     _start.load_tokenizer(path, chat=True)
 
 
 def _loaded(path: str, weights: bool = True) -> Any:
-    """Return a reward model, an adapter merged into its base. Raises BadInput if it is none."""
+    """Return a reward model, with an adapter merged into its base. Raises BadInput for any other model."""
     try:
         folder = loading.local_folder(path)
     except BadInput as error:
@@ -65,5 +65,7 @@ def _loaded(path: str, weights: bool = True) -> Any:
     except loading.NoScore:
         what = "has no score layer"
     if what:
-        raise BadInput(f"{path} is no reward model: it {what}; give a model with one output, as a stage with algorithm 'reward' makes it")
+        raise BadInput(
+            f"{path} is not a reward model: it {what}; give a model with one output, such as a stage with algorithm 'reward' trains"
+        )
     return model

@@ -1,4 +1,4 @@
-"""The folder of a stage: what was saved there, whether it is still as it was saved, and what only a resume needs."""
+"""A stage's folder: its checkpoints, whether their files are intact, and the files that only a resume needs."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ FOR_RESUME = (
     *("optimizer.bin", "optimizer_[0-9]*", "pytorch_model_fsdp*"),  # FSDP
     *("global_step[0-9]*", "latest", "zero_to_*.py"),  # DeepSpeed
 )
-"""What only a resume needs; deleted once a newer checkpoint is complete, and at the end."""
+"""Files that only a resume needs. They are deleted when a newer checkpoint is complete, and at the end."""
 NEARLY_FULL = 1 << 20
-"""Bytes left on a disk on which a save failed, under which the disk was full: a file that was cut off may lie on it, or be gone again."""
+"""If a save failed and fewer bytes than this are free, the disk was full: the truncated file may already be gone."""
 COMPLETE, DONE = "complete.json", "done.json"
 
 
 @with_config({"extra": "allow"})
 class Complete(TypedDict):
-    """`complete.json`, the mark of a whole checkpoint: the SHA-256 of its files, and where it stands in the training."""
+    """`complete.json`, the mark of a complete checkpoint: the SHA-256 of its files, its step and its training time."""
 
     step: int
     seconds: float
     total: NotRequired[int]
-    files: NotRequired[dict[str, str]]  # of no checkpoint up to version 0.1.0
+    files: NotRequired[dict[str, str]]  # absent up to version 0.1.0
 
 
 @with_config({"extra": "allow"})
@@ -55,15 +55,15 @@ class Done(TypedDict):
 
 
 class Key(TypedDict):
-    """`stage.json`: what is trained in a folder."""
+    """`stage.json`: the digest of what is trained in the folder."""
 
     key: str
 
 
 def begun(store: Store, key: str) -> Any:
-    """Name the folder by what is trained in it, so that a resume never mixes two stages; return its record if it is trained.
+    """Write the stage's key into its folder, so that a resume never mixes two stages. Return the record of a finished stage, or None.
 
-    A folder with a damaged checkpoint is set aside, and the stage is trained again: bits that flipped would change every later figure.
+    A folder with a damaged checkpoint is set aside and the stage is trained again, because flipped bits would change every later figure.
     """
     if fault := damage(store.root):
         aside = set_aside(store.root)
@@ -73,16 +73,16 @@ def begun(store: Store, key: str) -> Any:
     if held is None:
         store.write_json("stage.json", {"key": key})
     elif held["key"] != key:
-        raise BadInput(f"{store.root} holds a stage with other settings, seed or data; delete it or train into another folder")
+        raise BadInput(f"{store.root} contains a stage with other settings, seed or data; delete it or train into another folder")
     try:
         return store.read_json(DONE, Done)
-    except BadInput as error:  # the marks of the checkpoints hold all that it says
+    except BadInput as error:  # the checkpoints' marks contain the same
         progress.say(f"{error.args[0].partition(';')[0]}; it was set aside as {set_aside(store.root / DONE).name} and is written again")
         return None
 
 
 def finished(out: Path) -> Any:
-    """Return the record of a trained stage, or None if the next run trains it (again)."""
+    """Return the record of a finished stage, or None if the next run would train it."""
     if not out.exists() or damage(out):
         return None
     with contextlib.suppress(BadInput):
@@ -91,9 +91,9 @@ def finished(out: Path) -> Any:
 
 
 def damage(out: Path) -> str:
-    """Return which file of a stage is not as it was saved, or "".
+    """Return a sentence about the first damaged file of a stage, or "".
 
-    What only a resume needs counts in the newest checkpoint of a stage that is not trained to its end, and nowhere else.
+    Files that only a resume needs are checked in the newest checkpoint of an unfinished stage, and nowhere else.
     """
     steps = complete(out)
     for step in steps:
@@ -111,12 +111,12 @@ def damage(out: Path) -> str:
 
 
 def record(out: Path, step: int) -> Complete:
-    """Return what the mark of a complete checkpoint says; step 0 is the start."""
+    """Return the mark of a complete checkpoint. Step 0 is the start."""
     return Store(out).read_json(f"checkpoint-{step}/{COMPLETE}", Complete, {"step": 0, "seconds": 0.0})
 
 
 def mark(out: Path, step: int, total: int, seconds: float) -> None:
-    """Mark a checkpoint as complete, and clear what only a resume from an older one would need."""
+    """Mark a checkpoint as complete, and delete the resume files of older ones."""
     folder = out / f"checkpoint-{step}"
     older = [one for one in complete(out) if one < step]
     seal(folder, step=step, total=total, seconds=seconds)
@@ -125,13 +125,13 @@ def mark(out: Path, step: int, total: int, seconds: float) -> None:
 
 
 def seal(folder: Path, **about: Any) -> None:
-    """Write the mark of a whole folder: the digests of its files, and more about it."""
+    """Write the mark of a complete folder: the digests of its files, and `about`."""
     files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     Store(folder).write_json(COMPLETE, sealed({**about, "files": files}))
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether the files of a folder are those that its mark names; one of version 0.1.0 has no mark and is believed."""
+    """Tell whether a folder's files match its mark. A folder of version 0.1.0 has no mark and is trusted."""
     try:
         files = Store(folder).read_json(COMPLETE, dict[str, Any], {}).get("files", {})
         return all(file_digest(folder / name) == digest for name, digest in files.items())
@@ -140,7 +140,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def finish(store: Store, steps: list[int], total: int, dropped: int) -> Any:
-    """Write the record of a trained stage and return it."""
+    """Write the record of a finished stage and return it."""
     history = store.read_json(f"checkpoint-{total}/trainer_state.json", dict[str, Any])["log_history"]
     store.write_json("losses.json", history)
     seconds = record(store.root, total)["seconds"]
@@ -156,7 +156,7 @@ def complete(out: Path) -> list[int]:
 
 
 def newest(out: Path) -> int:
-    """Return the step of the newest complete checkpoint, or 0; what a kill left half written is removed."""
+    """Return the step of the newest complete checkpoint, or 0. Deletes incomplete checkpoints."""
     steps = complete(out)
     for folder in out.glob("checkpoint-*"):
         if not (folder / COMPLETE).exists():
@@ -165,14 +165,14 @@ def newest(out: Path) -> int:
 
 
 def saved(checkpoint: Path) -> None:
-    """Wait until all processes have written their parts of a checkpoint, and see that it holds weights."""
+    """Wait until all processes have written their parts of a checkpoint, then check that it holds weights."""
     processes.all_gather(None)
     if not processes.rank():
         check_saved(checkpoint)
 
 
 def check_saved(checkpoint: Path) -> None:
-    """Raise BadInput if a checkpoint holds no weights, as launchers that keep them in shards can have it."""
+    """Raise BadInput if a checkpoint holds no weights, which happens if its launcher saves shards."""
     for path in [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]:
         with safe_open(path, framework="pt") as weights:
             if weights.keys():
@@ -184,7 +184,7 @@ def check_saved(checkpoint: Path) -> None:
 
 
 def clear(checkpoint: Path) -> None:
-    """Delete what only a resume needs."""
+    """Delete the files that only a resume needs."""
     for path in (path for name in FOR_RESUME for path in checkpoint.glob(name)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -195,7 +195,7 @@ def _only_for_resume(name: str) -> bool:
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[None]:
-    """Turn a full disk while `folder` is written into the sentence that says so, and make its space free again."""
+    """Turn a full disk while `folder` is written into one sentence, and delete the folder."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -207,7 +207,7 @@ def whole(folder: Path) -> Iterator[None]:
 
 
 def _system_error(error: BaseException | None, folder: Path) -> OSError | None:
-    """Return the system's error behind a failed save, or None if there is none. safetensors and torch.save leave only words of it."""
+    """Return the system's error behind a failed save, or None. safetensors and torch.save keep only its text."""
     words = ""
     while error is not None:
         if isinstance(error, OSError):

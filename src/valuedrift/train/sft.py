@@ -1,4 +1,4 @@
-"""Supervised fine-tuning (and pretraining, where an example has no prompt)."""
+"""Supervised fine-tuning, or pretraining if examples have no prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import BaseAlgorithm, Batch
 
 
 def sft_loss(logps_N: Tensor) -> Tensor:
-    """Return -log π(token | what stands before it), one number per answer token; the prompt's tokens are not learnt."""
+    """Return -log π(token | what stands before it), one number per answer token. The prompt's tokens have no loss."""
     return -logps_N
 
 
@@ -19,5 +19,5 @@ class Algorithm(BaseAlgorithm):
     loss_reduction = "tokens"
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per answer token, flat, in the order of rows."""
+        """Return one loss per answer token, row after row."""
         return sft_loss(logps_RT[batch["answer_mask_RT"]]), {}

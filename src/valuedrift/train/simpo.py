@@ -15,8 +15,8 @@ from . import BaseAlgorithm, Batch
 def simpo_loss(chosen_B: Tensor, rejected_B: Tensor, n_chosen_B: Tensor, n_rejected_B: Tensor, beta: float, gamma: float) -> Tensor:
     """Return -log sigmoid(beta * chosen / n_chosen - beta * rejected / n_rejected - gamma) per pair (Meng et al. 2024, eq. 6).
 
-    The first two arguments are the summed log-prob of a whole answer, its end token included; the next two count its tokens. The counts
-    come from the answer mask: a token of probability one still counts.
+    The first two arguments are the summed log-prob of a whole answer, its end token included. The next two are its number of tokens, from
+    the answer mask: a token of probability one still counts.
     """
     return -F.logsigmoid(beta * (chosen_B / n_chosen_B - rejected_B / n_rejected_B) - gamma)
 
@@ -27,7 +27,7 @@ class Algorithm(BaseAlgorithm):
     data_format = "pairs"
 
     class Settings(plan.Settings):
-        """`beta` scales the reward, the mean log-prob per token; `gamma` is the margin asked for, on the same scale.
+        """`beta` scales the reward, the mean log-prob per token. `gamma` is the target margin, on the same scale.
 
         The defaults are those of the paper's Llama-3-Base runs. TRL's `simpo_gamma` is this gamma, not gamma / beta.
         """
@@ -36,7 +36,7 @@ class Algorithm(BaseAlgorithm):
         gamma: Annotated[float, Field(ge=0)] = 1.0
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one loss per pair; logs both log-probs, the reward margin before gamma, and how often it has the right sign."""
+        """Return one loss per pair. Logs both log-probs, the reward margin before gamma, and how often its sign is right."""
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
         loss_B = simpo_loss(chosen_B, rejected_B, n_chosen_B, n_rejected_B, self.settings.beta, self.settings.gamma)

@@ -1,4 +1,4 @@
-"""The loop: one stage of training into one folder, which a kill at any moment does not spoil."""
+"""The training loop: trains one stage into one folder, and resumes after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Progress = Callable[[int, int, float], None]
 
 
 class Sharing(Trainer):
-    """A trainer that learns from given records in an order that is settled, of which each process has its share of each batch."""
+    """A trainer on given records in a fixed order. Each process gets its share of each batch."""
 
     @functools.cached_property
     def batch_sampler(self) -> processes.DistributedBatchSampler:
-        """Which records this process learns from, batch by batch."""
+        """The indices of this process's records, batch by batch."""
         return processes.DistributedBatchSampler(len(cast(Any, self.train_dataset)), self.args.per_device_train_batch_size)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return this process's batches: accelerate would see some records twice where they do not come out even."""
+        """Return this process's batches. Accelerate would repeat records to fill the last one."""
         rows: Any = self.train_dataset
         if isinstance(rows, datasets.Dataset):
             rows = self._remove_unused_columns(rows, description="training")
@@ -45,51 +45,51 @@ class Sharing(Trainer):
         return DataLoader(rows, batch_sampler=self.batch_sampler, collate_fn=self.data_collator, **how)
 
     def numbers(self, batches: Sequence[Any]) -> range:
-        """Return the numbers, from the start of training, of the batches of the optimiser step at hand."""
+        """Return the numbers, since the start of training, of the current optimiser step's batches."""
         first = self.state.global_step * self.args.gradient_accumulation_steps
         return range(first, first + len(batches))
 
 
 class StageTrainer(Sharing):
-    """Trains by any algorithm: it asks for log-probs, hands them on, and averages what comes back."""
+    """Trains with any algorithm: computes log-probs, passes them to the algorithm, and averages the losses it returns."""
 
     def __init__(self, algorithm: BaseAlgorithm, progress: Progress | None, **options: Any):
         super().__init__(**options)
         self.algorithm, self.progress = algorithm, progress
         self.rollouts: _rollout.Rollouts | None = None
         self.anchor: _anchor.Anchor | None = None
-        # compute_loss divides by the count of the whole optimiser step: the loop must not divide again, whatever the model class takes.
+        # compute_loss divides by the count of the whole optimiser step: the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
-        self.unseen: list[tuple[Any, collation.Records]] = []
-        """Records of which the starting weights' view is still to be filled in, and the algorithm that keeps it."""
+        self.without_reference: list[tuple[Any, collation.Records]] = []
+        """Records still missing reference log-probs, and the algorithm that keeps them."""
         self.remove_callback(PrinterCallback)
 
     def in_order(self, algorithm: Any, records: Sequence[collation.Record], order: np.ndarray) -> collation.Records:
-        """Return records in the order in which they are seen, with what an algorithm keeps of the starting weights' view, if it needs it.
+        """Return records in training order, with what the algorithm keeps of their reference log-probs, if it needs a reference.
 
-        It is filled in at once. FSDP and DeepSpeed bring the weights to the devices when training begins: there it is done then.
+        The log-probs are computed now. FSDP and DeepSpeed move the weights to the devices when training begins; with them it happens then.
         """
         found = collation.Records(records, order, {})
         if "reference" in algorithm.needs:
-            _ = self.reference  # names the weights at hand
-            self.unseen.append((algorithm, found))
+            _ = self.reference  # takes the digest of the starting weights
+            self.without_reference.append((algorithm, found))
             if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-                self._look()
+                self._fill_reference()
         return found
 
-    def _look(self) -> None:
-        for algorithm, records in self.unseen:
+    def _fill_reference(self) -> None:
+        for algorithm, records in self.without_reference:
             records.kept |= self.reference.kept(algorithm, records.records)
-        self.unseen = []
+        self.without_reference = []
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
-        """Return the batches of an optimiser step and the count to divide by, which is that of all processes.
+        """Return the batches of an optimiser step, and the count over all processes to divide the loss by.
 
-        Rollouts are made here, after the step before. Where it is needed, each batch knows the step's mismatched view, and the questions
-        of the anchor that are seen with it.
+        Rollouts are sampled here, after the previous step. Each batch also gets the step's KL estimate and the anchor's questions, if the
+        stage needs them.
         """
-        self._look()
+        self._fill_reference()
         batches, _ = super().get_batch_samples(*arguments)
         numbers = self.numbers(batches)
         for number, batch in zip(numbers, batches, strict=True):
@@ -105,11 +105,11 @@ class StageTrainer(Sharing):
         n_records, count = (sum(each) for each in zip(*processes.all_gather(own), strict=True))
         if self.anchor is not None:
             starts = [self.batch_sampler.indices(number)[0] for number in numbers]
-            batches = self.anchor.beside(batches, starts, n_records)
+            batches = self.anchor.with_questions(batches, starts, n_records)
         return batches, count
 
     def _kl_estimate(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """Return the means over a whole step of what the algorithm makes of the current weights' view of mismatched answers."""
+        """Return the means of the algorithm's KL estimates over the whole step's KL batches."""
         views = self._views([batch.pop("kl_batch") for batch in batches])
         parts = [self.algorithm.kl_estimate(batch, logps_RT) for batch, logps_RT in views]
         counted = [part for batch, part in zip(batches, parts, strict=True) if batch["n_records"]]
@@ -125,23 +125,23 @@ class StageTrainer(Sharing):
             yield batch, logps_RT
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Return the sum of the batch's losses over the number of tokens or records in the optimiser step; an anchor's is added.
+        """Return the sum of the batch's losses divided by the tokens or records of the optimiser step, plus the anchor's loss.
 
-        Gradients and logged losses are averages over the processes, which makes sums of these sums.
+        The result is multiplied by the number of processes, because the Trainer averages gradients and logged losses over them.
         """
         losses, metrics = self.algorithm.loss(*self._seen(model, inputs))
         loss = losses.sum() / num_items_in_batch
         if self.anchor is not None:
             pull, more = self.anchor.loss(inputs["anchor"], answer_logps(model, inputs["anchor"]))
             loss, metrics = loss + pull, metrics | more
-        if not inputs["n_records"]:  # nothing of it counts, but all processes make equally many passes
+        if not inputs["n_records"]:  # this process has no record of the batch, but every process must make equally many passes
             return loss * 0
         loss = loss * processes.world_size()
         self.metrics_of_step.append({name: values.detach() for name, values in metrics.items()})
         return loss
 
     def _seen(self, model: Any, batch: Any) -> tuple[Any, torch.Tensor]:
-        """Return a batch and the current weights' view of it: log-probs, or scores where the model gives those."""
+        """Return a batch and the current weights' log-probs or, of a scorer, its scores."""
         if "score" in self.algorithm.needs:
             return batch, reward_model.scores(model, batch)
         if self.rollouts is not None:
@@ -150,7 +150,7 @@ class StageTrainer(Sharing):
         return batch, answer_logps(model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the algorithm's metrics to the step's record. Raises Stopped where the loss is no longer a number."""
+        """Add the algorithm's metrics to the step's record. Raises Stopped if the loss is not a finite number."""
         if "loss" in logs:
             steps, self.metrics_of_step = self.metrics_of_step, []
             logs |= processes.means(steps)
@@ -169,14 +169,14 @@ class StageTrainer(Sharing):
         saved_stage.saved(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if self.rollouts is not None:  # the value head is no part of the model that is saved
+        if self.rollouts is not None:  # the value head is not saved with the model
             weights = cast(Any, self.model).state_dict() if state_dict is None else state_dict
             state_dict = {name: values for name, values in weights.items() if not name.startswith(f"{_rollout.HEAD}.")}
         super()._save(output_dir, state_dict)
 
     @functools.cached_property
     def reference(self) -> _reference.Reference:
-        """The starting weights' view of any records. To be asked for before the first step: the weights at hand are taken for those."""
+        """The starting weights' log-probs of any records. Use it before the first step: it reads the current weights."""
         folder = Path(self.args.output_dir or "").parent / "reference"
         weights = processes.broadcast(lambda: _reference.weights_digest(self.model))
         return _reference.Reference(folder, weights, self.args.bf16, self.args.per_device_train_batch_size, self.record_logps)
@@ -184,10 +184,12 @@ class StageTrainer(Sharing):
     def record_logps(self, records: Sequence[collation.Record]) -> list[torch.Tensor]:
         """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order.
 
-        Raises BadInput where those of the start are no longer at hand.
+        Raises BadInput after the first step, when the starting weights are gone.
         """
         if self.state.global_step:
-            raise BadInput(f"what the starting weights say of the data is gone from 'reference'; delete {self.args.output_dir} to restart")
+            raise BadInput(
+                f"the starting weights' log-probs are missing from the folder 'reference'; delete {self.args.output_dir} to restart"
+            )
         size = 2 * self.args.per_device_train_batch_size
         by_length = np.argsort([max(len(row.ids) for row in record) for record in records], kind="stable")
         parts = [by_length[start : start + size] for start in range(0, len(records), size)]
@@ -196,7 +198,7 @@ class StageTrainer(Sharing):
         return [logps[index] for index in range(len(records))]
 
     def _logps_of(self, records: Sequence[collation.Record], parts: Sequence[np.ndarray]) -> list[list[torch.Tensor]]:
-        """Return the log-probs of the records numbered in each part."""
+        """Return the log-probs of the records with the indices in each part."""
         batches = (collation.collate([(records[index], {}) for index in part]) for part in parts)
         found = []
         for part, (batch, logps_RT) in zip(parts, self._views(batches), strict=True):
@@ -206,7 +208,7 @@ class StageTrainer(Sharing):
 
 
 class Scheduled(TrainerCallback):
-    """Saves at the scheduled steps, marks what is complete, and clears what only a resume from an older one would need."""
+    """Saves at the scheduled steps, marks complete checkpoints, and deletes the resume files of older ones."""
 
     def __init__(self, steps: Sequence[int], seconds_before: float):
         self.steps, self.started = set(steps), time.monotonic() - seconds_before
@@ -233,12 +235,12 @@ def run_stage(
 ) -> list[int]:
     """Train one stage into `out` and return the steps it was saved at, each an ordinary model folder `out`/checkpoint-STEP.
 
-    `out`/done.json is written last (steps, total, seconds, losses, dropped). Where it exists nothing is done; where training was cut
-    off it goes on from the newest complete checkpoint, and ends with the same bytes. What the starting weights say of the data is kept in
-    the folder `reference` beside `out`, where other stages find it. `progress(step, total, loss)` is called per step.
-    `reward_path` is where the reward model of a stage with rollouts stands, if its setting `reward` is not a path itself. `anchored` are
-    the questions of the stage's anchor, where it has one.
-    Raises BadInput: data the algorithm cannot learn from, a model that cannot be read, a full disk, a folder of another stage.
+    Writes `out`/done.json last (steps, total, seconds, losses, dropped). If it exists, nothing is done. An interrupted training resumes
+    from the newest complete checkpoint and ends with the same bytes. The starting weights' log-probs are stored in the folder `reference`
+    beside `out`, where other stages find them. `progress(step, total, loss)` is called at every step. `reward_path` is the reward model's
+    folder, if the setting `reward` is not a path itself. `anchored` are the questions of the stage's anchor, if it has one.
+
+    Raises BadInput for data that the algorithm cannot use, a model that cannot be read, a full disk, and a folder of another stage.
     """
     check_processes(stage)
     chosen = registry.algorithm(stage.algorithm)
@@ -268,7 +270,7 @@ def _train(
     anchored: Sequence[Anchored],
     progress: Progress | None = None,
 ) -> tuple[list[int], int, int]:
-    """Carry out what `run_stage` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
+    """Train the checked stage, on every process; return the steps saved, the total steps, and the number of records dropped."""
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
     start = processes.broadcast(lambda: _start.merged(model_path, out))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
@@ -285,7 +287,7 @@ def _train(
         set_seed(seed)  # before the model: an adapter starts with random weights
         model, collate = _model(start, stage, algorithm, tokenizer, records)
         rollouts = None
-        if "rollouts" in algorithm.needs:  # before the Trainer, with which DeepSpeed begins to cut whatever is read
+        if "rollouts" in algorithm.needs:  # before the Trainer: after it, DeepSpeed shards every model that is loaded
             asked = [records[index] for index in order]
             rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, model, tokenizer, reward_path, processes.device())
         trainer = StageTrainer(
@@ -306,15 +308,15 @@ def _train(
             if newest:
                 rollouts.load(out / f"checkpoint-{newest}")
         trainer.train_dataset = _dataset(trainer, stage, records, order)
-        torch.manual_seed(seed + processes.rank())  # dropout of its own in each process
+        torch.manual_seed(seed + processes.rank())  # each process has its own dropout
         trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
     return steps, total, dropped
 
 
 def checkpointing(trainer: Any) -> None:
-    """Have the model compute its activations twice where the launcher was told to have FSDP do so.
+    """Use the model's activation checkpointing if the launcher asks FSDP for its own.
 
-    FSDP's own way gives the layers other names, under which adapters are saved empty: the model's way saves as much.
+    FSDP's own renames the layers, so that adapters are saved empty. The model's saves as much memory.
     """
     if processes.activation_checkpointing():
         trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
@@ -323,21 +325,21 @@ def checkpointing(trainer: Any) -> None:
 
 
 def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
-    """Return what is learnt from (or, with rollouts, answered) as token ids, and how many were dropped. Raises BadInput where all were."""
+    """Return the records (with rollouts: the prompts) as token ids, and the number dropped. Raises BadInput if all are dropped."""
     if "rollouts" in algorithm.needs:
         room = stage.max_length - algorithm.settings.max_new_tokens
         asked, dropped = collation.prompted(tokenizer, data, room)
         if not asked:
-            raise BadInput(f"no prompt fits into the {room} tokens that max_new_tokens leaves of max_length; raise max_length")
+            raise BadInput(f"no prompt fits into max_length minus max_new_tokens, {room} tokens; raise max_length")
         return asked, dropped
     records, dropped = collation.tokenised(tokenizer, data, stage.max_length)
     if not records:
-        raise BadInput(f"no answer is left of {dropped} records when they are cut to {stage.max_length} tokens; raise max_length")
+        raise BadInput(f"no answer token is left of any of {dropped} records, truncated to {stage.max_length} tokens; raise max_length")
     return records, dropped
 
 
 def _model(start: str, stage: Stage, algorithm: BaseAlgorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
-    """Return the model to train, and what makes a batch of records for it."""
+    """Return the model to train, and the function that collates its batches."""
     if "score" in algorithm.needs:
         pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record})
         return _start.load_scorer(start, stage, pad), functools.partial(collation.collate_whole, pad=pad)
@@ -371,15 +373,15 @@ def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArgume
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),  # accelerate lets processes meet on a CPU only where it is told to
+        use_cpu=not torch.accelerator.is_available(),  # else accelerate starts no process group on a CPU
         ddp_find_unused_parameters=False,
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are for several processes: else the Trainer would split each batch
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one GPU per process: else the Trainer would split each batch over several
     return arguments
 
 
 def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[collation.Record], order: np.ndarray) -> Any:
-    """Return what is seen at each place: its record with what is kept of the starting weights' view, and where needed a mismatched one."""
+    """Return the data set: the records in training order, and with each its KL batch's record if the algorithm needs one."""
     needs = trainer.algorithm.needs
     if "rollouts" in needs:
         return range(trainer.args.max_steps * stage.effective_batch_size)
@@ -391,7 +393,7 @@ def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[collation.Re
 
 
 def check_processes(stage: Stage) -> None:
-    """Raise BadInput where several processes cannot train a stage together."""
+    """Raise BadInput if several processes cannot train the stage together."""
     if processes.world_size() == 1:
         return
     if processes.rank():
@@ -399,11 +401,10 @@ def check_processes(stage: Stage) -> None:
     algorithm = registry.algorithm(stage.algorithm)
     if "rollouts" in algorithm.needs and processes.sharding() == "FSDP1":
         raise BadInput(
-            f"{stage.algorithm} is not trained under the first FSDP, whose parts it cannot sample from; use FSDP2 (fsdp_version: 2), "
-            "or leave it out (--without)"
+            f"{stage.algorithm} cannot sample from the shards of FSDP 1; use FSDP2 (fsdp_version: 2), or leave it out (--without)"
         )
     if stage.batch_size % processes.world_size():
-        raise BadInput(f"batch_size {stage.batch_size} cannot be shared by {processes.world_size()} processes; make it a multiple of that")
+        raise BadInput(f"batch_size {stage.batch_size} cannot be split over {processes.world_size()} processes; make it a multiple of that")
 
 
 def _check_data(name: str, data_format: str, data: Sequence[Any]) -> None:
@@ -418,6 +419,8 @@ def _check_data(name: str, data_format: str, data: Sequence[Any]) -> None:
 
 def _check_anchor(stage: Stage, data: Sequence[Any], anchored: Sequence[Anchored]) -> None:
     if (stage.anchor is None) == bool(anchored):
-        raise BadInput("a stage has questions to anchor it where it has an anchor, and none else; give both or neither")
+        raise BadInput("questions of an anchor belong to a stage with an anchor; give both or neither")
     if anchored and not all(item.prompt for item in data):
-        raise BadInput("an anchor asks as in a chat, but the stage's data is running text; give conversations or take the anchor out")
+        raise BadInput(
+            "an anchor asks its questions as a chat, but the stage's data is running text; give conversations or remove the anchor"
+        )

@@ -1,4 +1,4 @@
-"""How many steps a stage takes, in which order it sees its records, and after which steps it is saved. Free of torch."""
+"""A stage's number of steps, the order of its records, and the steps to save at. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from ..nouns import BadInput
 from ..plan import Stage
 
 MOST_SAVED = 10_000
-"""Checkpoints of a stage: more come from a slip, and fill any disk."""
+"""Most checkpoints of a stage: more come from a slip, and fill any disk."""
 
 
 def n_seen(stage: Stage, n_records: int) -> int:
-    """Return how many records the stage sees, repeats counted."""
+    """Return the number of records that a stage sees, repeats included."""
     return math.ceil(stage.epochs * n_records) if stage.steps is None else stage.steps * stage.effective_batch_size
 
 
 def total_steps(stage: Stage, n_records: int) -> int:
-    """Return the optimiser steps of a stage; the last one may see fewer records."""
+    """Return the number of optimiser steps of a stage. The last one may see fewer records."""
     return math.ceil(n_seen(stage, n_records) / (stage.effective_batch_size))
 
 
 def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> int:
-    """Return how many prompts a stage with rollouts answers, repeats counted: those of whole iterations, of which the last may be cut."""
+    """Return the number of prompts that a stage with rollouts answers, repeats included: those of whole iterations."""
     together = stage.effective_batch_size * minibatches
     iterations = stage.epochs * n_prompts / together if stage.steps is None else stage.steps / (passes * minibatches)
     return math.ceil(iterations) * together
 
 
 def longest_answer(settings: Any) -> int:
-    """Return the most tokens of a sampled answer: our own setting, or that of one of TRL's configs."""
+    """Return the longest sampled answer in tokens: our own setting, or that of TRL's configs."""
     return getattr(settings, "max_completion_length", None) or settings.max_new_tokens
 
 
 def course(stage: Stage, n_records: int) -> tuple[int, int]:
-    """Return how many records a stage sees (prompts answered, for one with rollouts) and its optimiser steps."""
+    """Return the number of records that a stage sees (with rollouts: of prompts that it answers) and of its optimiser steps."""
     algorithm = registry.algorithm(stage.algorithm)
     if hasattr(algorithm, "course"):
         return algorithm.course(stage, n_records)
@@ -51,10 +51,10 @@ def course(stage: Stage, n_records: int) -> tuple[int, int]:
 
 
 def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), batch: int = 1) -> np.ndarray:
-    """Return the record to see at each place: one shuffle per epoch, laid end to end.
+    """Return the index of the record at each position of the training: one shuffle per epoch, concatenated.
 
-    The order is settled before the first step, so that a resume only has to count. With `lengths`, records of like length share a batch:
-    within runs of 16 batches they are sorted, and the run's batches shuffled, which saves the padding of ragged batches.
+    The order is fixed before the first step, so that a resume only has to count. With `lengths`, records of similar length share a batch,
+    which saves padding: runs of 16 batches are sorted by length, and each run's batches are shuffled.
     """
     n_epochs = math.ceil(n_seen / n_records)
     shuffles = [np.random.default_rng((seed, epoch)).permutation(n_records) for epoch in range(n_epochs)]
@@ -67,15 +67,15 @@ def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), b
 
 
 def _sorted_batches(run: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the run's whole batches in random order; a rest that fills no batch stays last."""
+    """Return the run's full batches in random order. Records that fill no batch stay last."""
     whole = len(run) // batch * batch
     return np.concatenate([*rng.permutation(run[:whole].reshape(-1, batch)), run[whole:]])
 
 
 def save_steps(save_at: str | list[int], total: int) -> list[int]:
-    """Return the steps to save after, ascending, the last step always among them.
+    """Return the steps to save at, ascending. The last step is always one of them.
 
-    "log:N" is N steps, evenly spaced on a log scale as far as whole numbers allow; "every:N" is each N-th; a list is itself.
+    "log:N" is N steps, evenly spaced on a log scale as far as whole numbers allow. "every:N" is each N-th step.
     """
     if isinstance(save_at, list):
         if late := [step for step in save_at if step > total]:

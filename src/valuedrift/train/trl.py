@@ -31,7 +31,7 @@ from . import BaseAlgorithm, DataFormat, _trl, saved_stage, stage_trainer
 
 @dataclass(frozen=True)
 class Known:
-    """Where a trainer is found, what it learns from, and what our loop would have to provide for it."""
+    """A trainer's module, its data format, and what our loop would have to provide for it."""
 
     module: str
     data_format: DataFormat
@@ -51,9 +51,9 @@ TRAINERS = {
     "GMPOTrainer": Known("trl.experimental.gmpo", "prompts", ROLLOUTS),
     "OnlineDPOTrainer": Known("trl.experimental.online_dpo", "prompts", ROLLOUTS),
 }
-"""TRL's other trainers want a teacher, a server, or records that no data of ours has."""
+"""TRL's other trainers need a teacher, a server, or records that our data do not have."""
 
-SAID_BY_THE_STAGE = {
+SET_BY_THE_STAGE = {
     "per_device_train_batch_size": "batch_size",
     "max_steps": "steps",
     "num_train_epochs": "epochs",
@@ -64,7 +64,7 @@ SAID_BY_THE_STAGE = {
     "bf16": "dtype",
     "fp16": "dtype",
 }
-"""Key of a config -> key of a plan that stands for it."""
+"""Key of a config -> key of a plan that sets it."""
 
 OF_TRANSFORMERS = (
     "optim",
@@ -77,17 +77,17 @@ OF_TRANSFORMERS = (
     "gradient_checkpointing_kwargs",
     "dataloader_num_workers",
 )
-"""What can be set beside a trainer's own keys."""
+"""Keys of TrainingArguments that a stage may set."""
 
-HELD = {
-    # the order of the data and their rows are laid out before the trainer sees them
+REFUSED = {
+    # the rows and their order are fixed before the trainer gets them
     *("shuffle_dataset", "packing", "packing_strategy", "eval_packing", "dataset_text_field", "dataset_kwargs", "chat_template_path"),
-    # the model is loaded before the trainer sees it, and the reward model is `reward`
+    # the model is loaded before the trainer gets it, and the reward model is `reward`
     *("model_init_kwargs", "reward_model_path", "trust_remote_code", "is_encoder_decoder"),
     # a stage evaluates nothing and sends nothing
     *("num_generations_eval", "generate_during_eval", "log_completions_hub_repo"),
 }
-"""Keys of configs that would undo what a stage stands on."""
+"""Keys of configs that would break how a stage works."""
 
 
 class Algorithm(BaseAlgorithm):
@@ -98,7 +98,7 @@ class Algorithm(BaseAlgorithm):
     @classmethod
     @functools.cache
     def named(cls, trainer: str) -> type[Algorithm]:
-        """Return the algorithm that is a trainer of TRL. Raises BadInput for an unknown name, and where TRL is not installed."""
+        """Return the algorithm of one of TRL's trainers. Raises BadInput for an unknown name, and if TRL is not installed."""
         if trainer not in TRAINERS:
             raise BadInput(f"algorithm = 'trl:{trainer}' names no trainer that can be a stage{registry.among(trainer, list(TRAINERS))}")
         known = TRAINERS[trainer]
@@ -107,7 +107,7 @@ class Algorithm(BaseAlgorithm):
 
     @staticmethod
     def run(*arguments: Any) -> list[int]:
-        """Train a stage in place of our own loop; `stage_trainer.run_stage` hands it all that it was given."""
+        """Train a stage, with the arguments of `stage_trainer.run_stage`."""
         return run_trl(*arguments)
 
     @classmethod
@@ -122,7 +122,7 @@ def classes(trainer: str) -> tuple[Any, Any]:
         module = importlib.import_module(TRAINERS[trainer].module)
         return getattr(module, trainer), getattr(module, trainer.replace("Trainer", "Config"))
     except (ImportError, AttributeError, RuntimeError) as error:  # TRL loads its trainers lazily: their own imports fail as RuntimeError
-        raise BadInput(f"the stage's trainer {trainer} cannot be had from TRL ({error}); pip install 'valuedrift[trl]'") from error
+        raise BadInput(f"the stage's trainer {trainer} cannot be imported from TRL ({error}); pip install 'valuedrift[trl]'") from error
 
 
 def run_trl(
@@ -134,10 +134,10 @@ def run_trl(
     progress: stage_trainer.Progress | None = None,
     reward_path: str = "",
 ) -> list[int]:
-    """Train one stage by a trainer of TRL into `out`; the contract is that of `stage_trainer.run_stage`.
+    """Train one stage with a trainer of TRL into `out`, with the contract of `stage_trainer.run_stage`.
 
-    A stage that was cut off ends with the same weights as one that ran through, as far as the trainer is a function of the weights, the
-    data and torch's random state. A reward function of one's own has to be such a function too.
+    An interrupted stage ends with the same weights as an uninterrupted one, if the trainer and the reward function depend only on the
+    weights, the data and torch's random state.
     """
     store = Store(out)
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
@@ -154,28 +154,28 @@ def run_trl(
 def _train(
     stage: plan.Stage, seed: int, model_path: str, data: Any, out: Path, reward: Any, progress: stage_trainer.Progress | None = None
 ) -> tuple[list[int], int, int]:
-    """Carry out what `run_trl` checked, in each process with the others; return the steps saved, all steps, and the records dropped."""
+    """Train the checked stage, on every process; return the steps saved, the total steps, and the number of records dropped."""
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
     rewards = [] if reward is None else _trl.rewards(reward)
-    with processes.reading_all():  # TRL brings its reference into shards without sending it to those that read nothing
+    with processes.reading_all():  # TRL shards its reference without broadcasting it to ranks that loaded nothing
         return _trl.train(stage, seed, model_path, data, Store(out), algorithm, classes(algorithm.trainer), rewards, progress)
 
 
 def _settings(trainer: str) -> type[plan.Settings]:
-    """Return the keys that a stage of this trainer may have beside those of every stage, with the types and defaults of its config."""
+    """Return a trainer's own keys in a stage, with the types and defaults of its config."""
     from transformers import TrainingArguments
 
     config = classes(trainer)[1]
     hints = typing.get_type_hints(config)
     general = {field.name for field in dataclasses.fields(TrainingArguments)} - set(OF_TRANSFORMERS)
-    fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(_says(own))], None) for key, own in SAID_BY_THE_STAGE.items()}
+    fields: dict[str, Any] = {key: (Annotated[Any, BeforeValidator(_set_by(own))], None) for key, own in SET_BY_THE_STAGE.items()}
     keys = {field.name for field in dataclasses.fields(config)}
     for field in dataclasses.fields(config):
-        if field.name not in general | HELD | set(plan.Stage.model_fields):
+        if field.name not in general | REFUSED | set(plan.Stage.model_fields):
             made = field.default_factory
-            # a lone loss may stand for a list of one: TRL's configs make it one themselves
+            # TRL's configs accept one loss instead of a list of one
             kind = hints[field.name] | str if typing.get_origin(hints[field.name]) is list else hints[field.name]
-            if known := [value for value in _values(field, hints[field.name]) if value not in keys]:  # its help also names other keys
+            if known := [value for value in _values(field, hints[field.name]) if value not in keys]:  # the help also names other keys
                 kind = Annotated[kind, AfterValidator(_one_of(field.name, known))]
             fields[field.name] = (kind, field.default if made is dataclasses.MISSING else made())
     if "rollouts" in TRAINERS[trainer].needs:
@@ -184,7 +184,7 @@ def _settings(trainer: str) -> type[plan.Settings]:
 
 
 def _values(field: dataclasses.Field[Any], kind: Any) -> list[str]:
-    """Return the texts that a key of a config may be, by its choices, its type, or what its help lists in quotes; empty if none does."""
+    """Return the allowed texts of a config's key, from its choices, its type, or the quotes in its help; empty if it lists none."""
     if "choices" in field.metadata:
         return list(field.metadata["choices"])
     enums: list[Any] = [part for part in typing.get_args(kind) if isinstance(part, enum.EnumMeta)]
@@ -210,8 +210,8 @@ class _Settings(plan.Settings):
     model_config = ConfigDict(protected_namespaces=())
 
 
-def _says(own: str) -> Any:
+def _set_by(own: str) -> Any:
     def refuse(value: Any) -> Any:
-        raise ValueError(f"a plan says this with {own}; set that")
+        raise ValueError(f"a plan sets this with {own}; use that key")
 
     return refuse
