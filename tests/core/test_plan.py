@@ -304,7 +304,7 @@ def test_a_reward_model_is_trained_before_the_stage_that_needs_it(tmp_path):
     [
         ('reward = "rm"', 'reward = "rmm"', r"the reward of stage 'ppo' is 'rmm', which is no stage and no folder; did you mean 'rm'\?"),
         ('reward = "rm"', 'reward = "dpo"', "which trains no reward model"),
-        ('after = "sft"\nalgorithm = "ppo"', 'after = "rm"\nalgorithm = "ppo"', "which trains a reward model and no language model"),
+        ('after = "sft"\nalgorithm = "ppo"', 'after = "rm"\nalgorithm = "ppo"', "which trains a reward model, not a language model"),
         ('after = "sft"\nalgorithm = "reward"', 'after = "ppo"\nalgorithm = "reward"', "in a circle"),
     ],
 )
