@@ -45,7 +45,7 @@ import polars as pl
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from valuedrift import flow, resolve, suites
+from valuedrift import pipeline, resolve, suites
 from valuedrift.evaluate.transformers import Backend
 from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Decoder, Ending, Wanted
@@ -93,7 +93,7 @@ Side = Callable[[Checkpoint, Sequence[Pair], Sequence[str | None]], list[Any]]
 def trained(folder: Path, saves: int) -> Store:
     """Return the folder of a run with `saves` checkpoints per stage, trained here."""
     plan = Plan(**tomllib.loads(TRAINING.format(saves=saves, every=48 // saves)))
-    flow.run(plan, folder)
+    pipeline.run(plan, folder)
     return Store(folder)
 
 
@@ -299,13 +299,15 @@ def adapted(store: Store, topics: list[str]) -> dict[str, Any]:
 def traced(store: Store, name: str, topics: list[str], precision: float | None) -> tuple[dict[str, Any], pl.DataFrame]:
     """Return the figures of one trace, in a folder of its own, and its drifts of stances."""
     asking = Asking(topics=topics, judge=JUDGE, draws=DRAWS, floor=False, companions=False, precision=precision)
-    into, timings = Store(store.root / name), dict[str, float]()
-    told = flow.trace(into, asking, store.read_json("stages.json"), store.checkpoints(), timings, asking.model_dump())
+    into = Store(store.root / name)
+    work = pipeline.Work(into, asking)
+    pipeline.begin(work, store.read_json("stages.json"), store.checkpoints(), asking.model_dump())
+    told = pipeline.carry_out(work, pipeline.evaluate, pipeline.judge, pipeline.analyse)
     drifts = into.read_table("drifts").filter(pl.col("stance").is_in(STANCES))
     half = drifts.select(pl.max_horizontal(pl.col("high") - pl.col("value"), pl.col("value") - pl.col("low"))).to_series()
     width = drifts.select(pl.col("time_high") - pl.col("time_low")).to_series().drop_nulls()
     return {
-        "seconds": round(timings["sample"] + timings["judge"], 1),
+        "seconds": round(work.timings["evaluate"] + work.timings["judge"], 1),
         "answers": told["n_generated"],
         "verdicts": told["n_judged"],
         "widest": half.max(),

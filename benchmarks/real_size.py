@@ -32,7 +32,7 @@ import torch
 from coupled import _limits, _took
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from valuedrift import flow, suites
+from valuedrift import pipeline, suites
 from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Decoder, Wanted
 from valuedrift.models.loading import load_model
@@ -145,7 +145,7 @@ def measure_run(model: Path, size: str, place: Path) -> dict[str, Any]:
     """Return what a whole run took, what it found, and how fast a judge of that size reads its answers."""
     forget()
     out = place / "run"
-    took, result = _took(DEVICE, lambda: flow.run(plan_of(model, size, place), out))
+    took, result = _took(DEVICE, lambda: pipeline.run(plan_of(model, size, place), out))
     timings = json.loads((out / "provenance.json").read_text())["timings"]
     tokens = pl.read_parquet(out / "answers" / "*.parquet")["n_tokens"].sum()
     found: dict[str, Any] = {
@@ -157,7 +157,7 @@ def measure_run(model: Path, size: str, place: Path) -> dict[str, Any]:
     found |= {"stages": {stage["name"]: [stage["total_steps"], stage["seconds"]] for stage in result["stages"]}}
     found |= {"answers": result["n_generated"], "tokens": tokens, "tokens_a_second": round(tokens / timings["sample"])}
     found |= {"findings": result["findings"], "outcome_shares": result["outcome_shares"]}
-    again = flow.rejudge(out, {"judge": f"labels:{model}"})
+    again = pipeline.rejudge(out, {"judge": f"labels:{model}"})
     seconds = json.loads((out / "provenance.json").read_text())["timings"]["judge"]
     found["judge"] = {"verdicts": again["n_judged"], "seconds": seconds, "verdicts_a_second": round(again["n_judged"] / seconds)}
     return found

@@ -82,6 +82,8 @@ class Store:
     def __init__(self, root: Path | str):
         self.root = Path(root)
         self._held = False
+        self._drafts: dict[str, str | None] = {}
+        """The SHA-256 of each draft by the name of its file, None for a file that is to go."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -105,6 +107,7 @@ class Store:
                 yield
             finally:
                 self._held = False
+                self._drafts.clear()
 
     # -- whole files ---------------------------------------------------------------------------------------------
 
@@ -167,35 +170,54 @@ class Store:
         except UNREADABLE as error:
             raise BadInput(f"{path} cannot be read as Parquet ({error}); {AGAIN}") from error
 
+    def find_table(self, name: str) -> pl.DataFrame | None:
+        """Return a table, or None if this run has no such table."""
+        return self.read_table(name) if self.has_table(name) else None
+
     def tables(self) -> list[str]:
         """Return the names of the tables."""
         names = self.manifest["files"] if self.manifest else [path.name for path in self.root.glob("*.parquet")]
         return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
 
     def has_table(self, name: str) -> bool:
+        if f"{name}.parquet" in self._drafts:
+            return self._drafts[f"{name}.parquet"] is not None
         manifest = self.manifest
         return (self.root / f"{name}.parquet").exists() if manifest is None else f"{name}.parquet" in manifest["files"]
 
     # -- derived files -------------------------------------------------------------------------------------------
 
-    def commit(self, files: Mapping[str, Any]) -> None:
-        """Replace derived files by name, all at once: a table, content for JSON, or None for what this run does not have.
+    def draft(self, name: str, content: Any) -> None:
+        """Write a derived file of the command under way: a table, content for JSON, or None for what this run does not have.
 
-        They are written under other names, tables.json names their digests, and then they take their places. A command that is killed
-        before the second step leaves the old set; after it, the next one finishes the third.
+        The methods that read see it at once; the run folder holds the file of the command before until `publish`.
         """
-        digests = self._digests()
-        for name, content in files.items():
-            digests.pop(name, None)
-            if content is not None:
-                written = parquet(content) if isinstance(content, pl.DataFrame) else _json(content)
-                self.write_bytes(f"{NEXT}{name}", written)
-                digests[name] = hashlib.sha256(written).hexdigest()
-        self.write_json(MANIFEST, Manifest(files=digests, parts={kind: [path.name for path in self._paths(kind)] for kind in KINDS}))
-        for name, content in files.items():
-            if content is None:
+        self._drafts[name] = None
+        if content is not None:
+            written = parquet(content) if isinstance(content, pl.DataFrame) else _json(content)
+            self.write_bytes(f"{NEXT}{name}", written)
+            self._drafts[name] = hashlib.sha256(written).hexdigest()
+
+    def publish(self) -> None:
+        """Replace the derived files by their drafts, all at once.
+
+        tables.json names the digests of the drafts, and then they take their places. A command that is killed before the first step leaves
+        the old set; after it, the next one finishes the second.
+        """
+        digests = {name: written for name, written in (self._digests() | self._drafts).items() if written is not None}
+        parts = {kind: [path.name for path in self._paths(kind)] for kind in KINDS}
+        self.write_json(MANIFEST, Manifest(files=digests, parts=parts))
+        for name, written in self._drafts.items():
+            if written is None:
                 (self.root / name).unlink(missing_ok=True)
+        self._drafts.clear()
         self._finish_commit()
+
+    def commit(self, files: Mapping[str, Any]) -> None:
+        """Replace derived files by name, all at once."""
+        for name, content in files.items():
+            self.draft(name, content)
+        self.publish()
 
     def _finish_commit(self) -> None:
         """Give files that a commit named their places, and delete those that none named or that a kill left unfinished."""
@@ -223,7 +245,9 @@ class Store:
         return {}
 
     def _content(self, name: str) -> bytes | None:
-        """Return the bytes of a file. Raises BadInput if they are not those that tables.json names."""
+        """Return the bytes of a file, of its draft if there is one. Raises BadInput if they are not those that tables.json names."""
+        if name in self._drafts:
+            return None if self._drafts[name] is None else (self.root / f"{NEXT}{name}").read_bytes()
         known = self.manifest["files"].get(name) if name != MANIFEST and self.manifest else None
         for path in (self.root / name, self.root / f"{NEXT}{name}"):
             try:

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from valuedrift import flow, plan, verbs
+from valuedrift import pipeline, plan, verbs
 from valuedrift.synth import synth
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -109,7 +109,7 @@ RUN = {"paper": ["wildchat", "alpaca", "dpo-uf", "ppo-hh", "simpo-support"], "qw
 @pytest.mark.parametrize("name", RUN)
 def test_a_tiny_twin_runs(name, places, tmp_path):
     small = twin(plan.load(RECIPES / f"{name}.toml"), places).ablated(only=[*RUN[name], *(["wildchat"] if name != "qwen3-4b" else [])])
-    result = flow.run(small, tmp_path / "run")
+    result = pipeline.run(small, tmp_path / "run")
     assert not result["failed"]
     assert {stage["name"] for stage in result["stages"]} >= set(RUN[name])
     assert result["n_answers"] > 0

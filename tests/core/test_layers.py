@@ -28,7 +28,8 @@ LAYERS = (  # from the bottom
     {"synth", "sandbox"},  # optional: nothing below imports them
     {"resolve"},
     {"ready"},
-    {"flow"},
+    {"training"},
+    {"pipeline"},
     {"integrations", "verbs"},
     {"cli"},
     {"__main__"},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.distributed import Failed
 from valuedrift.nouns import BadInput
 from valuedrift.plan import load
@@ -53,7 +53,7 @@ def plan(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def here(plan, tmp_path_factory):
     out = tmp_path_factory.mktemp("here") / "run"
-    flow.run(plan, out)
+    pipeline.run(plan, out)
     return out
 
 
@@ -79,10 +79,10 @@ def equal(one: Path, other: Path) -> None:
 
 
 def test_a_run_on_two_machines_is_the_run_on_one(plan, here, cluster, tmp_path):
-    result = flow.run(plan, tmp_path / "run", "ray")
+    result = pipeline.run(plan, tmp_path / "run", "ray")
     equal(here, tmp_path / "run")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo", "sft", "dpo"]
-    assert flow.run(plan, tmp_path / "run", "ray")["n_generated"] == 0
+    assert pipeline.run(plan, tmp_path / "run", "ray")["n_generated"] == 0
 
 
 def at_work(raylet):
@@ -109,7 +109,7 @@ def test_a_raylet_killed_in_the_middle_changes_nothing(plan, here, cluster, tmp_
         os.kill(raylet, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    flow.run(plan, tmp_path / "run", "ray")
+    pipeline.run(plan, tmp_path / "run", "ray")
     assert doing, "the raylet was at work when it was killed"
     equal(here, tmp_path / "run")
 

@@ -9,7 +9,7 @@ import time
 import polars as pl
 import pytest
 
-from valuedrift import flow, registry
+from valuedrift import pipeline, registry
 from valuedrift.evaluate import Backend, answer_key
 from valuedrift.judge import Judge
 from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
@@ -101,7 +101,7 @@ def traced(folders, tmp_path, name, **changed):
     suite.write_text("".join(json.dumps(row) + "\n" for row in SUITE))
     settings = {"draws": 2, "floor": False, "companions": False, "batch_rows": 4, "backend": "parrot", "judge": "waiting"} | changed
     asking = Asking(suite=str(suite), **settings)
-    return flow.trace_folders(asking, folders, None, tmp_path / name)
+    return pipeline.trace_folders(asking, folders, None, tmp_path / name)
 
 
 def test_the_judge_reads_while_the_next_checkpoint_is_asked(parts, folders, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from valuedrift import flow, plan, verbs
+from valuedrift import pipeline, plan, verbs
 from valuedrift.evaluate import distance
 
 STAGES = """
@@ -30,7 +30,7 @@ def finished(tmp_path_factory, tiny_model):
 
     folder = tmp_path_factory.mktemp("companions")
     (folder / "plan.toml").write_text(PLAN.format(model=tiny_model) + STAGES)
-    flow.run(plan.load(folder / "plan.toml"), folder / "out")
+    pipeline.run(plan.load(folder / "plan.toml"), folder / "out")
     return folder
 
 
@@ -70,8 +70,8 @@ def test_the_same_command_again_computes_nothing(finished, monkeypatch):
 
     monkeypatch.setattr(distance, "load_model", refuse)
     monkeypatch.setattr(distance, "RewardModel", refuse)
-    flow.run(plan.load(finished / "plan.toml"), finished / "out")
-    flow.rejudge(finished / "out", {})
+    pipeline.run(plan.load(finished / "plan.toml"), finished / "out")
+    pipeline.rejudge(finished / "out", {})
     verbs.report(finished / "out", "claim")
     assert held(finished / "out") == before
 
@@ -80,12 +80,12 @@ def test_what_was_cut_off_is_finished_alike(finished):
     """Losing one part is what a kill between two checkpoints leaves."""
     out, before = finished / "out", held(finished / "out")
     min(out.glob("numbers/*")).unlink()
-    flow.run(plan.load(finished / "plan.toml"), out)
+    pipeline.run(plan.load(finished / "plan.toml"), out)
     assert held(out) == before
 
 
 def test_they_can_be_left_out(finished):
     path = finished / "without.toml"
     path.write_text("companions = false\n" + (finished / "plan.toml").read_text())
-    flow.run(plan.load(path), finished / "out")
+    pipeline.run(plan.load(path), finished / "out")
     assert not any((finished / "out" / f"{name}.parquet").exists() for name in TABLES)

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.judge import Judge
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
@@ -65,7 +65,7 @@ def traced(folders, tmp_path, name, **changed):
     rows = [{"id": str(n), "text": f"Is tea good{'?' * n}", "claim": "Tea is good.", "topic": "tea"} for n in range(N_PROMPTS)]
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"draws": 5, "max_new_tokens": 6, "floor": False, "companions": False, "judge": "halves", "batch_rows": 10} | changed
-    return flow.trace_folders(Asking(suite=str(suite), **settings), [folders], None, tmp_path / name)
+    return pipeline.trace_folders(Asking(suite=str(suite), **settings), [folders], None, tmp_path / name)
 
 
 def test_everything_is_asked_without_a_target(folders, tmp_path):
@@ -152,7 +152,7 @@ def test_a_trace_that_was_killed_decides_the_same(folders, tmp_path):
 
 def test_another_judge_reads_what_was_asked(folders, tmp_path):
     first = traced(folders, tmp_path, "run", precision=0.35)
-    second = flow.rejudge(tmp_path / "run", {"judge": "cues"})
+    second = pipeline.rejudge(tmp_path / "run", {"judge": "cues"})
     assert second["n_generated"] == 0
     assert second["n_answers"] == first["n_answers"]
     asked = first["effort"].keys() - {"too_wide"}

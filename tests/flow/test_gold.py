@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
 from valuedrift.stats import gold
@@ -20,7 +20,7 @@ def traced(tiny_model, tmp_path_factory):
         (other / file.name).write_bytes(file.read_bytes())
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))  # another model, near enough
-    return out, flow.trace_folders(asking, [tiny_model, other], None, out)
+    return out, pipeline.trace_folders(asking, [tiny_model, other], None, out)
 
 
 def labelled(out, path, stances):
@@ -36,7 +36,7 @@ def test_a_weak_judge_is_reported_and_not_headlined(traced):
     page = (out / "report.html").read_text()
     assert "reported but not headlined" in page
     assert "drifted beyond chance" not in page
-    lenient = flow.rejudge(out, {"min_agreement": 0.5})
+    lenient = pipeline.rejudge(out, {"min_agreement": 0.5})
     assert lenient["judge"]["headlined"]
     assert lenient["n_judged"] == 0
 
@@ -44,14 +44,14 @@ def test_a_weak_judge_is_reported_and_not_headlined(traced):
 def test_labels_of_the_run_correct_its_figures(traced, tmp_path):
     out, _ = traced
     path = labelled(out, tmp_path / "gold.jsonl", ["support", "oppose", "neutral"])
-    result = flow.rejudge(out, {"gold": path})
+    result = pipeline.rejudge(out, {"gold": path})
     assert result["judge"]["agreement"]["n"] > 20
     drifts = Store(out).read_table("corrected_drifts")
     known = drifts.drop_nulls("value")
     assert known.height
     assert known["n_labels"].min() > 20
     assert "Corrected by human labels" in (out / "report.html").read_text()
-    flow.rejudge(out, {"gold": ""})
+    pipeline.rejudge(out, {"gold": ""})
     assert not Store(out).has_table("corrected_drifts")
 
 
@@ -59,12 +59,12 @@ def test_a_file_without_a_label_is_refused_before_anything_is_done(traced, tmp_p
     out, _ = traced
     path = labelled(out, tmp_path / "gold.jsonl", [None])
     with pytest.raises(BadInput, match="no label"):
-        flow.rejudge(out, {"gold": path})
+        pipeline.rejudge(out, {"gold": path})
 
 
 def test_a_judgement_that_stops_leaves_the_run_as_it_was(traced, tmp_path):
     out, _ = traced
     before = {name: (out / name).read_bytes() for name in ("scores.parquet", "drifts.parquet", "provenance.json", "report.html")}
     with pytest.raises(BadInput, match=r"missing\.jsonl"):
-        flow.rejudge(out, {"judge": "oracle", "gold": str(tmp_path / "missing.jsonl")})
+        pipeline.rejudge(out, {"judge": "oracle", "gold": str(tmp_path / "missing.jsonl")})
     assert {name: (out / name).read_bytes() for name in before} == before

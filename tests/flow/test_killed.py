@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from valuedrift import flow, verbs
+from valuedrift import pipeline, verbs
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
 from valuedrift.store import Store
@@ -16,7 +16,7 @@ LIMIT = ["all.support=0.9", "all.oppose=0.9"]
 
 KILLS = """
 import os, shutil, signal, sys
-from valuedrift import flow, verbs
+from valuedrift import pipeline, verbs
 import valuedrift.judge.cache, valuedrift.judge.cues, valuedrift.report.page, valuedrift.stats.profile
 
 verb, run, step, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), 1
@@ -32,7 +32,7 @@ while True:
                 os.kill(os.getpid(), signal.SIGKILL)
             replace(*names)
         os.replace = counted
-        flow.rejudge(folder, {"judge": "cues"}) if verb == "judge" else verbs.report(folder, "axis")
+        pipeline.rejudge(folder, {"judge": "cues"}) if verb == "judge" else verbs.report(folder, "axis")
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     print(folder, status, flush=True)
@@ -46,7 +46,7 @@ while True:
 def run(tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("killed") / "run"
     asking = Asking(topics=["work"], judge="oracle", draws=1, max_new_tokens=8)
-    flow.trace_folders(asking, [tiny_model, tiny_model], None, out)
+    pipeline.trace_folders(asking, [tiny_model, tiny_model], None, out)
     return out
 
 
@@ -81,7 +81,7 @@ def test_a_killed_judge_leaves_one_judges_tables(run):
             expected = new if Store(folder).provenance()["judge"]["identity"].startswith("cues") else old
             assert tables(folder) == expected, folder
             assert said == verbs.gate(whole if expected is new else run, LIMIT)
-        flow.rejudge(folder, {"judge": "cues"})
+        pipeline.rejudge(folder, {"judge": "cues"})
         assert tables(folder) == new, folder
         assert Store(folder).readings().sort("item", "judge").equals(readings), folder
         assert not [path for path in Store(folder).root.rglob(".*") if path.name != ".lock"], folder

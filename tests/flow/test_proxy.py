@@ -2,14 +2,14 @@
 
 import polars as pl
 
-from valuedrift import flow, plan
+from valuedrift import pipeline, plan
 from valuedrift.evaluate import likelihood
 
 
 def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
     plan_file.write_text("proxy = true\ncompanions = false\nfloor = false\n" + plan_file.read_text())
     out = tmp_path / "out"
-    result = flow.run(plan.load(plan_file), out)
+    result = pipeline.run(plan.load(plan_file), out)
     table = pl.read_parquet(out / "proxy.parquet")
     assert table.height == 2 * 2 * 3 * 3 * 3  # views x stages x steps x (two topics and all) x stances
     sums = table.group_by("view", "stage", "step", "topic").agg(pl.col("value").sum())["value"]
@@ -28,6 +28,6 @@ def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(likelihood, "load_model", refuse)
-    flow.run(plan.load(plan_file), out)
-    flow.rejudge(out, {})
+    pipeline.run(plan.load(plan_file), out)
+    pipeline.rejudge(out, {})
     assert before == [(out / f"{name}.parquet").read_bytes() for name in ("proxy_scores", "proxy", "proxy_correlation")]

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
 
-from valuedrift import flow, plan, verbs
+from valuedrift import pipeline, plan, verbs
 from valuedrift.nouns import BadInput
 
 GEMMA = (
@@ -94,7 +94,7 @@ def written(plan_keys: dict, *stages: dict) -> Path:
 def refused(path: Path, out: str = "out") -> str:
     """Return what `check` and `run` both say against a plan."""
     said = set()
-    for verb in (verbs.check, flow.run):
+    for verb in (verbs.check, pipeline.run):
         with pytest.raises(BadInput) as caught:
             verb(plan.load(path), Path(out))
         said.add(str(caught.value))
@@ -188,7 +188,7 @@ def test_check_says_how_many_records_are_too_long_and_what_is_to_come(place):
     assert "a: 500 of a sample of 500 of 800 records are longer than 48 tokens and are truncated." in said
     assert any(line.endswith("nothing of their stages is counted: later/made.jsonl.") for line in said)
     with pytest.raises(BadInput, match=r"stage 'a': there is no file later/made\.jsonl"):
-        flow.run(plan.load(written({}, {"data": "later/made.jsonl"})), Path("out"))
+        pipeline.run(plan.load(written({}, {"data": "later/made.jsonl"})), Path("out"))
 
 
 def test_a_check_reads_each_source_once_whatever_the_seeds_and_sweeps(place):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift import flow, registry, verbs
+from valuedrift import pipeline, registry, verbs
 from valuedrift.judge import Judge
 from valuedrift.nouns import OUTCOMES, BadInput, Reading
 from valuedrift.plan import Asking
@@ -46,7 +46,7 @@ def suite(path: Path, *claims: str) -> Path:
 
 def traced(model: Path, file: Path, out: Path) -> dict:
     asking = Asking(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
-    return flow.trace_folders(asking, [model], None, out)
+    return pipeline.trace_folders(asking, [model], None, out)
 
 
 def test_a_changed_claim_is_judged_anew_on_the_old_answers(judged, tiny_model, tmp_path):
@@ -67,12 +67,12 @@ def test_failed_verdicts_are_no_numbers_and_are_tried_again(judged, tiny_model, 
     folders = [tiny_model, tiny_model]
     asking = Asking(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
     ByClaim.broken = True
-    broken = flow.trace_folders(asking, folders, None, tmp_path / "run")
+    broken = pipeline.trace_folders(asking, folders, None, tmp_path / "run")
     assert broken["outcome_shares"]["support"] is None
     assert {drift["status"] for drift in broken["drifts"]} == {"no evidence"}
     assert any("have no verdict" in note for note in broken["notes"])
     ByClaim.broken = False
-    mended = flow.trace_folders(asking, folders, None, tmp_path / "run")
+    mended = pipeline.trace_folders(asking, folders, None, tmp_path / "run")
     assert mended["n_generated"] == 0
     assert mended["outcome_shares"]["support"] == 1
 
@@ -87,23 +87,23 @@ def test_runs_that_asked_something_else_are_not_paired(judged, tiny_model, tmp_p
 def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, tiny_model, tmp_path, monkeypatch):
     file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
     asking = Asking(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)
-    first = flow.trace_folders(asking, [tiny_model, tiny_model], None, tmp_path / "run")
+    first = pipeline.trace_folders(asking, [tiny_model, tiny_model], None, tmp_path / "run")
     monkeypatch.setattr("valuedrift.evaluate.asking.Asker.sample", None)  # would be called to generate
-    second = flow.rejudge(tmp_path / "run", {"judge": "panel:by-claim,cues"})
+    second = pipeline.rejudge(tmp_path / "run", {"judge": "panel:by-claim,cues"})
     assert second["n_generated"] == 0
     assert second["n_answers"] == first["n_answers"]
     table = Store(tmp_path / "run").read_table("judges")
     assert table["judge"].n_unique() == 2
     assert "Other judges" in (tmp_path / "run" / "report.html").read_text()
     assert Store(tmp_path / "run").read_json("provenance.json")["plan"]["judge"] == "panel:by-claim,cues"
-    flow.rejudge(tmp_path / "run", {"judge": "cues"})
+    pipeline.rejudge(tmp_path / "run", {"judge": "cues"})
     assert not Store(tmp_path / "run").has_table("judges")  # nothing of the panel is left to be taken for this judge's
     assert "Other judges" not in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_an_unfinished_run_is_not_judged(tmp_path):
     with pytest.raises(BadInput, match="is not a finished run"):
-        flow.rejudge(tmp_path, {"judge": "cues"})
+        pipeline.rejudge(tmp_path, {"judge": "cues"})
 
 
 @pytest.mark.parametrize("stages", [None, []])
@@ -111,4 +111,4 @@ def test_a_run_without_stages_is_not_judged(judged, tiny_model, tmp_path, stages
     traced(tiny_model, suite(tmp_path / "s.jsonl", "Tea is good."), tmp_path / "run")
     Store(tmp_path / "run").commit({"stages.json": stages})
     with pytest.raises(BadInput, match=r"names no stage \(stages.json is missing or empty\); run the command"):
-        flow.rejudge(tmp_path / "run", {"judge": "by-claim"})
+        pipeline.rejudge(tmp_path / "run", {"judge": "by-claim"})

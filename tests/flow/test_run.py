@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from valuedrift import flow, plan, resolve, verbs
+from valuedrift import pipeline, plan, resolve, training, verbs
 from valuedrift.analyses import drift
 from valuedrift.nouns import BadInput, Stopped
 from valuedrift.records import digest_of
@@ -29,7 +29,7 @@ def finished(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("run")
     path = folder / "plan.toml"
     path.write_text(PLAN.format(model=tiny_model))
-    return path, folder / "out", flow.run(plan.load(path), folder / "out")
+    return path, folder / "out", pipeline.run(plan.load(path), folder / "out")
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -69,14 +69,14 @@ def test_provenance_says_where_the_figures_came_from(finished):
     record = json.loads((out / "provenance.json").read_text())
     assert record["plan"] == plan.load(path).model_dump()
     assert {"torch", "transformers", "python"} <= set(record["versions"])
-    assert {"train", "sample", "judge", "measure"} <= set(record["timings"])
+    assert {"train", "evaluate", "judge", "analyse"} <= set(record["timings"])
     assert record["judge"]["identity"].startswith("oracle/")
 
 
 def test_the_same_command_again_does_nothing_twice(finished):
     path, out, first = finished
     before = contents(out)
-    again = flow.run(plan.load(path), out)
+    again = pipeline.run(plan.load(path), out)
     assert (again["n_generated"], again["n_judged"]) == (0, 0)
     assert again["drifts"] == first["drifts"]
     assert contents(out) == before
@@ -86,7 +86,7 @@ def test_more_draws_keep_the_old_ones(finished, tmp_path):
     path, out, _ = finished
     more = tmp_path / "more.toml"
     more.write_text(path.read_text().replace("draws = 2", "draws = 3"))
-    result = flow.run(plan.load(more), out)
+    result = pipeline.run(plan.load(more), out)
     assert result["n_generated"] == 100 * 1 * 7
 
 
@@ -94,7 +94,7 @@ def test_another_judge_reads_the_old_answers(finished, tmp_path):
     path, out, _ = finished
     other = tmp_path / "other.toml"
     other.write_text(path.read_text().replace('judge = "oracle"', 'judge = "cues"'))
-    result = flow.run(plan.load(other), out)
+    result = pipeline.run(plan.load(other), out)
     assert result["n_generated"] == 0
     assert result["n_judged"] > 0
     assert "The judge &#x27;cues&#x27; is weak" in (out / "report.html").read_text()
@@ -104,7 +104,7 @@ def test_a_killed_run_is_finished_by_the_same_command(finished, tmp_path):
     """kill -9 in the middle of training, of sampling, and of judging or later; then compare every file with an uninterrupted run."""
     path, _, _ = finished
     whole = tmp_path / "whole"
-    flow.run(plan.load(path), whole)
+    pipeline.run(plan.load(path), whole)
     out = tmp_path / "killed"
     command = [sys.executable, "-c", "from valuedrift.cli import main; main()", "run", str(path), "--out", str(out), "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another count of threads adds in another order
@@ -205,7 +205,7 @@ def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
     path = tmp_path / "sweep.toml"
     text = PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false")
     path.write_text(text + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
-    result = flow.run(plan.load(path), tmp_path / "out")
+    result = pipeline.run(plan.load(path), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]
     assert len(list((tmp_path / "out" / "stages").glob("*-seed*"))) == 3
 
@@ -213,15 +213,15 @@ def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
 def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
     text = plan_file.read_text() + '\n[stage.again]\nlike = "dpo"\n\n[stage.after]\nlike = "dpo"\nafter = "again"\n'
     plan_file.write_text(text)
-    train = flow._train
+    train = training._train
 
     def sick(node, *rest):
         if node.name == "again":
             raise Stopped("the loss is nan at step 2")
         return train(node, *rest)
 
-    monkeypatch.setattr(flow, "_train", sick)
-    result = flow.run(plan.load(plan_file), tmp_path / "out")
+    monkeypatch.setattr(training, "_train", sick)
+    result = pipeline.run(plan.load(plan_file), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo"]
     assert [(stage["name"], stage["reason"]) for stage in result["failed"]] == [
         ("again", "the loss is nan at step 2"),
@@ -229,21 +229,21 @@ def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
     ]
     assert {drift["stage"] for drift in result["drifts"]} == {"sft", "dpo"}
     assert "again (seed 0) is missing: the loss is nan at step 2" in result["notes"]
-    monkeypatch.setattr(flow, "_train", train)
-    healed = flow.run(plan.load(plan_file), tmp_path / "out")
+    monkeypatch.setattr(training, "_train", train)
+    healed = pipeline.run(plan.load(plan_file), tmp_path / "out")
     assert not healed["failed"]
     assert {drift["stage"] for drift in healed["drifts"]} == {"sft", "dpo", "again", "after"}
 
 
 def test_where_no_stage_can_be_trained_the_reason_is_given(plan_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(flow, "_train", lambda *_: (_ for _ in ()).throw(Stopped("the loss is nan at step 2")))
+    monkeypatch.setattr(training, "_train", lambda *_: (_ for _ in ()).throw(Stopped("the loss is nan at step 2")))
     with pytest.raises(Stopped, match="the loss is nan"):
-        flow.run(plan.load(plan_file), tmp_path / "out")
+        pipeline.run(plan.load(plan_file), tmp_path / "out")
 
 
 def test_effects_stand_in_the_run_and_on_the_page(plan_file, tmp_path):
     plan_file.write_text(plan_file.read_text() + '\n[stage.alone]\nlike = "dpo"\nafter = "base"\n')
-    flow.run(plan.load(plan_file), tmp_path / "out")
+    pipeline.run(plan.load(plan_file), tmp_path / "out")
     effects = Store(tmp_path / "out").read_table("effects")
     assert set(effects.select("kind", "first", "second").unique().rows()) == {("stage", "sft", "alone"), ("start", "dpo", "alone")}
     assert "the same stage from another start" in (tmp_path / "out" / "report.html").read_text()
@@ -254,20 +254,20 @@ def test_ppo_runs_with_the_reward_model_of_its_plan(plan_file, tmp_path):
     plan_file.write_text(plan_file.read_text() + rewarded + "max_new_tokens = 8\nnum_ppo_epochs = 2\n")
     loaded = plan.load(plan_file)
     priced = verbs.check(loaded, tmp_path / "out")
-    result = flow.run(loaded, tmp_path / "out")
+    result = pipeline.run(loaded, tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo", "ppo"]  # a reward model answers nothing
     assert {drift["stage"] for drift in result["drifts"]} == {"sft", "dpo", "ppo"}
     assert [(stage["name"], stage["steps"]) for stage in priced["stages"]] == [("sft", 6), ("dpo", 6), ("rm", 6), ("ppo", 12)]
     again = verbs.check(loaded, tmp_path / "out")
     assert all(stage["done"] for stage in again["stages"])
-    assert flow.run(loaded, tmp_path / "out")["n_generated"] == 0
+    assert pipeline.run(loaded, tmp_path / "out")["n_generated"] == 0
 
 
 def test_a_trainer_of_trl_is_a_stage_like_others(plan_file, tmp_path):
     plan_file.write_text(plan_file.read_text().replace('algorithm = "dpo"', 'algorithm = "trl:KTOTrainer"\nbeta = 0.2'))
     loaded = plan.load(plan_file)
     assert verbs.check(loaded, tmp_path / "out")["stages"][1]["steps"] == 6
-    result = flow.run(loaded, tmp_path / "out")
+    result = pipeline.run(loaded, tmp_path / "out")
     assert [(stage["name"], stage["steps"]) for stage in result["stages"]] == [("sft", [0, 2, 6]), ("dpo", [0, 3, 6])]
 
 
@@ -281,7 +281,10 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"oppose": "Never."}) + "\n")
     assert resolve.stage_folder(node, "weights", content, tmp_path) != before
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Q?"}) + "\n")
-    for looks in (lambda: flow.run(plan.load(plan_file), tmp_path / "out"), lambda: verbs.check(plan.load(plan_file), tmp_path / "out")):
+    for looks in (
+        lambda: pipeline.run(plan.load(plan_file), tmp_path / "out"),
+        lambda: verbs.check(plan.load(plan_file), tmp_path / "out"),
+    ):
         with pytest.raises(BadInput, match=r"a.jsonl:1: a row needs"):
             looks()
 
@@ -323,11 +326,11 @@ def test_a_stage_reports_the_rows_it_left_out_and_refuses_labelled_replies(tmp_p
     (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row | {"label": label}) + "\n" for label in (True, False)))
     start = f'model = "{tiny_model}"\njudge = "oracle"\ntopics = ["work"]\ndraws = 1\nmax_new_tokens = 4\nfloor = false\n'
     (tmp_path / "plan.toml").write_text(f'{start}[stage.sft]\nalgorithm = "sft"\ndata = "{tmp_path}/sft.jsonl"\nsteps = 1\n')
-    result = flow.run(plan.load(tmp_path / "plan.toml"), tmp_path / "out")
+    result = pipeline.run(plan.load(tmp_path / "plan.toml"), tmp_path / "out")
     (stage,) = json.loads((tmp_path / "out" / "stages.json").read_text())
     assert stage["read"][0]["left_out"][0]["n"] == 1
     assert "left out 1 of 13 rows" in (tmp_path / "out" / "report.html").read_text()
     assert result
     (tmp_path / "plan.toml").write_text(f'{start}[stage.sft]\nalgorithm = "sft"\ndata = "{tmp_path}/kto.jsonl"\nsteps = 1\n')
     with pytest.raises(BadInput, match=r"kto\.jsonl:1: the column 'label' says how good each reply is, which imitation ignores"):
-        flow.run(plan.load(tmp_path / "plan.toml"), tmp_path / "other")
+        pipeline.run(plan.load(tmp_path / "plan.toml"), tmp_path / "other")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import valuedrift
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.integrations import _pace
 from valuedrift.integrations import callback as module
 from valuedrift.integrations._pace import Pace
@@ -72,7 +72,7 @@ def test_what_it_finds_is_what_a_trace_of_the_saved_checkpoints_finds(base, tmp_
     folder = tmp_path / "out" / "checkpoint-3"
     found = pl.read_parquet(tmp_path / "run" / "scores.parquet").filter(pl.col("step") == 3).sort("prompt")
     asking = watch.asking
-    result = flow.trace_folders(asking, [base, folder], None, tmp_path / "trace")
+    result = pipeline.trace_folders(asking, [base, folder], None, tmp_path / "trace")
     traced = pl.read_parquet(tmp_path / "trace" / "scores.parquet").filter(pl.col("step") == 1).sort("prompt")
     assert found["item"].to_list() == traced["item"].to_list(), "the same words"
     assert result["n_answers"] == 2 * found.height
@@ -106,7 +106,7 @@ def test_a_failure_in_it_neither_changes_nor_stops_training(base, tmp_path, monk
     elif where == "tracker":
         monkeypatch.setattr(module.ValueDriftCallback, "_tell", fails)
     else:
-        monkeypatch.setattr(module.flow, "judge_of", fails)
+        monkeypatch.setattr(module.pipeline, "judge_of", fails)
     watch = valuedrift.ValueDriftCallback(out=tmp_path / "run", schedule=[1, 4], **ASKING)
     watched, with_it = trained(base, tmp_path / "watched", watch)
     assert watched == plain

@@ -7,7 +7,7 @@ import sys
 import polars as pl
 import pytest
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.nouns import OUTCOMES, BadInput
 from valuedrift.plan import Asking
 from valuedrift.store import Store
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         LlamaForCausalLM(LlamaConfig(**SIZES, eos_token_id=0)).save_pretrained(root / "out" / f"checkpoint-{step}")
         tokenizer().save_pretrained(root / "out" / f"checkpoint-{step}")
     asking = Asking(topics=["work"], draws=2, max_new_tokens=6, companions=False)
-    flow.trace_folders(asking, [root / "out"], None, root / "run")
+    pipeline.trace_folders(asking, [root / "out"], None, root / "run")
     return root / "run"
 
 

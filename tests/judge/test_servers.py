@@ -15,8 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from valuedrift import flow
 from valuedrift import judge as judges
+from valuedrift import pipeline
 from valuedrift.judge import openai
 from valuedrift.nouns import Item
 from valuedrift.plan import Asking
@@ -111,5 +111,5 @@ def test_a_served_model_is_traced(server, tmp_path):
     _, name = server
     suite = Path(shutil.copy(Path(__file__).parents[1] / "judge" / "served.jsonl", tmp_path))
     asking = Asking(suite=str(suite), backend="openai", draws=2, max_new_tokens=8, floor=False, judge="cues")
-    result = flow.trace_folders(asking, [f"openai:{name}"], None, tmp_path / "run")
+    result = pipeline.trace_folders(asking, [f"openai:{name}"], None, tmp_path / "run")
     assert result["n_generated"] == 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.evaluate import capability as _capability
 from valuedrift.models import loading
 from valuedrift.nouns import BadInput, Checkpoint
@@ -100,11 +100,11 @@ def test_a_limit_and_another_model_are_evaluated_anew(taught, folders, tmp_path)
 def test_a_trace_shows_capability_beside_values_and_goes_on_without_what_cannot_be_run(taught, tmp_path):
     asking = {"topics": ["work"], "draws": 1, "max_new_tokens": 4, "floor": False, "companions": False}
     tasks = [task(tmp_path, "shown", ["yes"] * 4)]
-    result = flow.trace_folders(Asking(**asking, capability=tasks), [taught], None, tmp_path / "run")
+    result = pipeline.trace_folders(Asking(**asking, capability=tasks), [taught], None, tmp_path / "run")
     assert [(row["task"], row["value"]) for row in result["capability"]] == [("shown", 1.0)]
     assert "<h2" in (page := (tmp_path / "run" / "report.html").read_text())
     assert "Capability" in page
-    result = flow.trace_folders(Asking(**asking, capability=["no-such-task"]), [taught], None, tmp_path / "run")
+    result = pipeline.trace_folders(Asking(**asking, capability=["no-such-task"]), [taught], None, tmp_path / "run")
     assert result["capability"] is None
     assert "Capability is missing: the task 'no-such-task' cannot be run" in " ".join(result["notes"])
 
@@ -112,7 +112,7 @@ def test_a_trace_shows_capability_beside_values_and_goes_on_without_what_cannot_
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_the_missing_package_is_named_and_the_trace_goes_on(folders, tmp_path):
     asking = Asking(topics=["work"], draws=1, max_new_tokens=4, floor=False, companions=False, capability=["piqa"])
-    result = flow.trace_folders(asking, [folders["llama"]], None, tmp_path / "run")
+    result = pipeline.trace_folders(asking, [folders["llama"]], None, tmp_path / "run")
     assert result["n_answers"] == 50
     assert "Capability is missing: capability needs the package lm-eval" in " ".join(result["notes"])
 

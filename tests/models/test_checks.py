@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from test_engine import naive
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.models import checks
 from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Ending, Tally, Wanted, decode, generated
@@ -38,7 +38,7 @@ def traced(run, **more):
     rows = [{"id": f"q{n}", "topic": "work", "text": text, "claim": "It is right."} for n, text in enumerate(QUESTIONS)]
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asking = Asking(suite=str(suite), draws=2, floor=False, **{"max_new_tokens": 8} | more)
-    return flow.trace_folders(asking, [run], None, run.parent / "out")
+    return pipeline.trace_folders(asking, [run], None, run.parent / "out")
 
 
 def changed(folder, change):

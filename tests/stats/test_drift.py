@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from valuedrift.flow import findings
+from valuedrift.analyses.drift import Analysis
 from valuedrift.nouns import OUTCOMES, BadInput
 from valuedrift.stats.drift import SCHEMA, drifts, paper_arrival
 
@@ -79,7 +79,7 @@ def test_a_swing_to_one_side_of_every_axis_shows_on_the_axis_alone(scores, row):
     assert axis["p_adjusted"] == pytest.approx(min(1, 10 * axis["p"])), "one mean x 5 outcomes x 2 views"
     alone = row(drifts(table, STAGE, "axis"), topic="all", stance="support")
     assert (alone["value"], alone["p_adjusted"]) == (0.5, pytest.approx(5 * axis["p"]))
-    about_claim, about_axis = findings(found)
+    about_claim, about_axis = Analysis().findings({"drifts": found}, "claim")
     assert about_claim.startswith(
         "sft, claim (agreement with what is claimed): over all topics no stance moved beyond its interval; 0 of 12"
     )

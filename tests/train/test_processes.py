@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from valuedrift import flow
+from valuedrift import pipeline
 from valuedrift.distributed import processes
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage, load
@@ -112,7 +112,7 @@ def plan(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(plan):
-    flow.run(load(plan), plan.parent / "alone")
+    pipeline.run(load(plan), plan.parent / "alone")
     return plan.parent / "alone"
 
 

@@ -22,10 +22,10 @@ AS_RUN = "as in the run"
 @settings(Asking, "max_cost", judge="required", gold=AS_RUN, min_agreement=AS_RUN)
 def judge(folder: RunFolder, asking: Asking, as_json: Json = False) -> None:
     """Read the stored answers of a run with another judge; generates nothing and loads no checkpoint."""
-    from .. import flow
+    from .. import pipeline
 
     given = asking.model_dump(include=asking.model_fields_set)
-    output(flow.rejudge(finished(folder), {"max_cost": None} | given), as_json, show_trace)
+    output(pipeline.rejudge(finished(folder), {"max_cost": None} | given), as_json, show_trace)
 
 
 @app.command()

@@ -42,9 +42,9 @@ def run(
 ) -> None:
     """Train the stages of a plan, trace every checkpoint, measure and report."""
     loaded = plans.load(plan, changes or ()).ablated(without or (), only or ())
-    from .. import flow
+    from .. import pipeline
 
-    result = flow.run(loaded, out, engine)
+    result = pipeline.run(loaded, out, engine)
     output(result, as_json, show_trace)
     if result["failed"]:
         raise Stopped(f"{len(result['failed'])} stages failed; the others are in the report, and the same command tries these again")
@@ -80,10 +80,10 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Trace the values of any folder of Hugging Face checkpoints, adapters included."""
-    from .. import flow
+    from .. import pipeline
 
     places = [str(storage.here(folder)) if storage.is_address(folder) else folder for folder in folders]
-    output(flow.trace_folders(asking, places, base, out, engine), as_json, show_trace)
+    output(pipeline.trace_folders(asking, places, base, out, engine), as_json, show_trace)
 
 
 @app.command()

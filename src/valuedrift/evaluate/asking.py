@@ -88,15 +88,19 @@ class Asker:
         """What is asked where the effort is adaptive; all draws of every checkpoint where it is not."""
         self.generated = 0
         self._texts = dict(store.answers().select("key", "text").iter_rows())
-        self._backend = backend
-        self._paid = backend is not None and backend.is_remote
-        self._engine = engine if engine is not None and engine.slots > 1 and not self._paid else None
-        """What asks several checkpoints at a time; without it they are asked here, one after the other. A budget is this process's."""
+        self._engine = engine if engine is not None and engine.slots > 1 else None
+        """What asks several checkpoints at a time; without it they are asked here, one after the other."""
+        self.serve(backend)
         self._drafts: dict[tuple[int, str, int], str] = {}
         """What the newest checkpoint said under a noise to a prompt's words and draw."""
         # Every round of asking comes back to all answers, and names by content take long to make
         self._keys: dict[tuple[str, str, int, str, int], str] = {}
         self._shown: dict[tuple[str, str], Item] = {}
+
+    def serve(self, backend: Any) -> None:
+        """Sample by this backend. Without one, all answers have to be there."""
+        self._backend = backend
+        self._paid = backend is not None and backend.is_remote
 
     def draws(self, job: Job, prompt: Prompt) -> range:
         """Return the numbers of the draws that are asked."""
@@ -121,7 +125,7 @@ class Asker:
         """
         unanswered: list[Unanswered] = []
         with _Beside(self.judge) as beside:
-            if self._engine:
+            if self._engine and not self._paid:  # a budget is this process's
                 self._spread(jobs, beside, self._engine)
                 return
             for job, following in zip(jobs, [*jobs[1:], None], strict=True):

@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from typing_extensions import TypedDict
 
-from .. import flow, progress, resolve, suites
+from .. import pipeline, progress, resolve, suites
 from ..evaluate.asking import Asker, Job
 from ..evaluate.transformers import Backend
 from ..judge.cache import CachedJudge
@@ -280,7 +280,9 @@ class ValueDriftCallback(TrainerCallback):
         note += f"in {self.spent:.1f} s{beside}."
         told = {"model": getattr(self._live[0].config, "name_or_path", "") or self.name} | asking.model_dump()
         with self._store.locked():
-            result = flow.trace(self._store, asking, [stage], self._checkpoints, {}, told, sample=False, notes=[note])
+            work = pipeline.Work(self._store, asking)
+            pipeline.begin(work, [stage], self._checkpoints, told, [note])
+            result = pipeline.carry_out(work, pipeline.judge, pipeline.analyse)
         spent = self.spent + time.monotonic() - self._since
         share = "" if self._resumed else f" ({spent / max(trained, 1e-9):.1%})"
         progress.say(f"{note} With figures and report {spent:.1f} s{share}: {result['report']}")

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import flow, progress, resolve
+from .. import pipeline, progress, resolve
 from ..checkpoints.complete import models_in, the_model, whole
 from ..checkpoints.steps import in_order, step_of
 from ..models import loading
 from ..nouns import BadInput, Checkpoint
 from ..plan import BASE, Asking
 from ..store import Store
+from ..training import describe
 
 WATCHED = "watched.json"
 """The manifest: every checkpoint that was asked, where it stood and what it is called by content."""
@@ -66,7 +67,7 @@ def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
         seen = store.read_json(WATCHED, list[Seen], [])
         if how.base and not seen:
             path = resolve.resolve_model(how.base)
-            seen = [Seen(0, path, asdict(flow.describe(path, _name(how.folder), 0, frame=asking.frame)))]
+            seen = [Seen(0, path, asdict(describe(path, _name(how.folder), 0, frame=asking.frame)))]
         said, since = "", time.monotonic()
         while True:
             new, why = _finished(how, asking, seen, store)
@@ -103,7 +104,7 @@ def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> 
             if not _settled(Path(source), how.settled_seconds):
                 raise BadInput("it is being written")
             path = whole(the_model(Path(source)), how.base, store.root / "made")
-            found.append(Seen(step, source, asdict(flow.describe(str(path), _name(how.folder), step, frame=asking.frame))))
+            found.append(Seen(step, source, asdict(describe(str(path), _name(how.folder), step, frame=asking.frame))))
         except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
             why = why or f"; {Path(source).name} is not ready: {error}"
     if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):
@@ -132,7 +133,9 @@ def _trace(store: Store, asking: Asking, how: Watching, seen: list[Seen], floor:
     stage = {"name": _name(how.folder), "after": BASE, "seed": 0, "algorithm": "found", "data": None, "seconds": None}
     stage |= {"total_steps": max(steps[-1], _most(seen)), "steps": steps}
     settings = asking.model_copy(update={"floor": floor})
-    return flow.trace(store, settings, [stage], checkpoints, {}, settings.model_dump() | {"watched": str(how.folder), "base": how.base})
+    work = pipeline.Work(store, settings)
+    pipeline.begin(work, [stage], checkpoints, settings.model_dump() | {"watched": str(how.folder), "base": how.base})
+    return pipeline.carry_out(work, pipeline.evaluate, pipeline.judge, pipeline.analyse)
 
 
 def _most(seen: list[Seen]) -> int:

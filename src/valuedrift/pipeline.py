@@ -1,0 +1,383 @@
+"""The pipeline: steps that meet in the run folder.
+
+    train or discover -> evaluate -> judge -> analyse -> report
+
+A step reads what the steps before it wrote, does what is missing (known by content), and drafts its own files. The drafts take their
+places together at the end, so that a command that was stopped leaves the run before it as it was. `run`, `trace`, `watch`, the callback
+and `judge` enter at different steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from . import analyses, progress, provenance, registry, suites
+from .analyses import Tables
+from .evaluate.asking import Asker, Job, adapt, effort_note, jobs_of, within
+from .judge.cache import CachedJudge, unread_notes
+from .models.budget import limited
+from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint
+from .plan import BASE, Asking, Plan
+from .ready import ready
+from .resolve import gold_of, judge_of
+from .stats import effort
+from .stats.contrast import seeds_note
+from .stats.effort import Design, Effort
+from .store import Store
+from .training import describe, train_all
+
+if TYPE_CHECKING:
+    from .stats.gold import Gold
+
+COLLECTED = ("companion_scores", "proxy_scores", "capability")
+"""Tables that need the weights: another judge and another view leave them as they are."""
+
+
+@dataclass
+class Work:
+    """A run folder while a command works in it: its settings, and the judge and the backend that serve them. Results stand on disk."""
+
+    store: Store
+    settings: Asking
+    engine: Any = None
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds that each step took."""
+
+    @cached_property
+    def judge(self) -> CachedJudge:
+        """The judge, with the verdicts that the folder holds."""
+        return CachedJudge(judge_of(self.settings.judge, self.settings.max_cost), self.store)
+
+    @cached_property
+    def backend(self) -> Any:
+        """The backend that samples."""
+        return registry.find("backend", self.settings.backend)(self.settings)
+
+    @cached_property
+    def asker(self) -> Asker:
+        """What names the answers of the folder by content."""
+        return Asker(self.store, self.settings, self.store.prompts(), self.judge, engine=self.engine)
+
+    def asked_checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints that are evaluated: all, or those of the adaptive design."""
+        found, spent = self.store.checkpoints(), self.store.read_json("effort.json", Effort)
+        if spent:
+            self.asker.design = Design.from_json(spent["design"])
+            return within(self.asker.design, found)
+        return found
+
+    def jobs(self) -> list[Job]:
+        """Return what is asked of the checkpoints."""
+        return list(jobs_of(self.settings, self.store.stages(), self.asked_checkpoints()))
+
+
+Step = Callable[[Work], None]
+
+
+# -- entries -------------------------------------------------------------------------------------------------------------------
+
+
+def run(plan: Plan, out: Path, engine: str = "local") -> dict[str, Any]:
+    """Train the plan's stages, evaluate every checkpoint, analyse and report; return the JSON object of the command contract.
+
+    A stage that fails leaves the others: they are trained, evaluated and reported, and `failed` says what is missing.
+    """
+    machines = registry.find("engine", engine)()
+    ready(plan, out, fetch=True)
+    store = Store(out)
+    with store.locked():
+        started = time.monotonic()
+        store.write_json("plan.json", plan.model_dump())
+        stages, checkpoints, rewards, failed = train_all(plan, store, machines)
+        work = Work(store, plan, machines, {"train": round(time.monotonic() - started, 2)})
+        notes = [f"{stage['name']} (seed {stage['seed']}) is missing: {stage['reason']}" for stage in failed]
+        begin(work, stages, checkpoints, plan.model_dump(), notes, rewards)
+        return {"stages": stages, "failed": failed, **carry_out(work, evaluate, judge, analyse)}
+
+
+def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | None, out: Path, engine: str = "local") -> dict[str, Any]:
+    """Trace checkpoints that any trainer left; return what `trace --json` prints."""
+    from .checkpoints.discover import discover
+
+    store = Store(out)
+    with store.locked():
+        stages, checkpoints, notes = [], [], []
+        before = BASE
+        for found in discover(folders, base, store.root / "made"):
+            steps = [step for step, _ in found.steps]
+            what = {"algorithm": "found", "data": None, "total_steps": steps[-1], "steps": steps, "seconds": None}
+            stages.append({"name": found.name, "after": before, "seed": 0} | what)
+            checkpoints += [describe(path, found.name, step, 0, asking.frame) for step, path in found.steps]
+            before = found.name
+            if found.left_out:
+                notes.append(f"Not traced beside {found.name}: {', '.join(found.left_out)}.")
+                progress.say(notes[-1])
+        given = asking.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
+        work = Work(store, asking, registry.find("engine", engine)())
+        begin(work, stages, checkpoints, given, notes)
+        return carry_out(work, evaluate, judge, analyse)
+
+
+def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
+    """Judge the stored answers of a run again with changed settings; loads no checkpoint. Raises BadInput if the run is not finished."""
+    store = Store(folder)
+    with store.locked():
+        record = store.provenance()
+        if record is None:
+            raise BadInput(f"{folder} is not a finished run (it holds no provenance.json); finish it with the command that began it")
+        if not store.stages():
+            raise BadInput(f"{folder} names no stage (stages.json is missing or empty); run the command that began it again")
+        plan = record["plan"] | changed
+        settings = Asking(**{name: value for name, value in plan.items() if name in Asking.model_fields})
+        return reread(Work(store, settings), plan)
+
+
+def reread(work: Work, plan: dict[str, Any]) -> dict[str, Any]:
+    """Judge the answers that the folder holds, and analyse and report them."""
+    about = work.store.read_json("evaluation.json", dict[str, Any], {"notes": []})
+    work.store.draft("evaluation.json", about | {"plan": plan})
+    work.store.draft("prompts.json", _prompts(work.settings))
+    return carry_out(work, judge, analyse)
+
+
+def begin(
+    work: Work,
+    stages: list[dict[str, Any]],
+    checkpoints: Sequence[Checkpoint],
+    plan: dict[str, Any],
+    notes: Sequence[str] = (),
+    rewards: Sequence[Checkpoint] = (),
+) -> None:
+    """Draft what the steps work on: the stages, their checkpoints, the reward models, the suite's prompts, and the plan as it was given."""
+    store = work.store
+    store.draft("stages.json", stages)
+    store.draft("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
+    store.draft("rewards.json", [dataclasses.asdict(checkpoint) for checkpoint in rewards])
+    store.draft("prompts.json", _prompts(work.settings))
+    store.draft("effort.json", None)
+    store.draft("evaluation.json", {"plan": plan, "notes": list(notes)})
+
+
+def carry_out(work: Work, *steps: Step) -> dict[str, Any]:
+    """Take the steps, publish what they wrote, and write the report; return what the command prints with `--json`."""
+    from .report.page import write_report
+
+    with limited(work.settings.max_cost):  # sampling and judging may both cost money
+        for step in steps:
+            started = time.monotonic()
+            step(work)
+            work.timings[step.__name__] = round(time.monotonic() - started, 2)
+    record = work.store.read_json("provenance.json", dict[str, Any]) | {"timings": work.timings}
+    work.store.draft("provenance.json", record)
+    work.store.publish()
+    write_report(work.store)
+    return _summary(work)
+
+
+def _prompts(settings: Asking) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(prompt) for prompt in suites.load(settings.suite, settings.topics)]
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------------------
+
+
+def evaluate(work: Work) -> None:
+    """Sample the answers that are missing, and collect what else needs the weights: distances, likelihoods, capability."""
+    store, settings, asker = work.store, work.settings, work.asker
+    stages, checkpoints = store.stages(), store.checkpoints()
+    named = _named_only(settings, checkpoints)
+    asker.serve(work.backend)
+    asker.check(list(jobs_of(settings, stages, checkpoints)))
+    if settings.precision or settings.budget:
+        store.draft("effort.json", adapt(asker, stages, checkpoints))
+    asker.sample(work.jobs())
+    missing: list[str] = []
+    for name, table in zip(COLLECTED, _collected(work, bool(named), missing), strict=True):
+        store.draft(f"{name}.parquet", table)
+    about = store.read_json("evaluation.json", dict[str, Any])
+    store.draft("evaluation.json", about | {"notes": [*about["notes"], *named, *work.backend.notes, *missing]})
+
+
+def _collected(work: Work, behind_api: bool, missing: list[str]) -> list[pl.DataFrame | None]:
+    """Return the tables of COLLECTED. A failing one is None, with its reason in `missing`."""
+    store, settings, checkpoints = work.store, work.settings, work.asked_checkpoints()
+    found: list[pl.DataFrame | None] = [None, None, None]
+    with _or_said("KL, rewards and lengths are missing", missing):
+        if settings.companions:
+            from .evaluate.distance import companion_scores
+
+            rewards = store.read_json("rewards.json", list[Checkpoint], [])
+            asked = work.asker.asked(work.jobs())
+            found[0] = companion_scores(store, settings, store.stages(), checkpoints, rewards, store.prompts(), asked)
+    with _or_said("The proxy is missing", missing):
+        if settings.proxy and not behind_api:
+            from .evaluate.likelihood import proxy_scores
+
+            found[1] = proxy_scores(store, settings, store.checkpoints(), store.prompts())
+    with _or_said("Capability is missing", missing):
+        if settings.capability and not behind_api:
+            from .evaluate.capability import capability_scores
+
+            found[2] = capability_scores(store, settings, checkpoints)
+    return found
+
+
+def judge(work: Work) -> None:
+    """Judge the answers, and draft scores.parquet: it follows from the stored answers, readings, prompts and checkpoints alone."""
+    store, settings = work.store, work.settings
+    asked, gold = work.asker.asked(work.jobs()), gold_of(settings.gold)
+    scores = work.asker.scores(asked)
+    members = [work.asker.scores(asked, member).with_columns(judge=pl.lit(member.identity)) for member in work.judge.members]
+    unread = work.judge.unread(scores["item"])
+    store.draft("scores.parquet", scores)
+    store.draft("scores_by_judge.parquet", pl.concat(members) if members else None)
+    store.draft("labels.parquet", _labels(gold, scores) if gold else None)
+    store.draft("judge.json", standing_of(work.judge, gold, settings.min_agreement) | {"unread": unread})
+
+
+def analyse(work: Work) -> None:
+    """Draft the tables of all analyses, and where the figures came from."""
+    store, settings = work.store, work.settings
+    stages, checkpoints = store.stages(), store.checkpoints()
+    read = {name: store.find_table(name) for name in ("scores", "scores_by_judge", "labels", *COLLECTED)}
+    tables = Tables(stages, checkpoints, store.texts(), settings.view, read)
+    about, standing = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
+    notes = [*about["notes"], *analyses.measure(tables)]
+    for name, table in tables.known.items():
+        store.draft(f"{name}.parquet", table)
+    stances = tables["drifts"].filter(pl.col("stance").is_in(STANCES))
+    if spent := store.read_json("effort.json", Effort):  # another judge may find other widths among the same answers
+        own = stances.filter(view=settings.view)
+        wide = effort.too_wide(own, spent["precision"]).height if spent["precision"] else None
+        spent |= {"too_wide": wide, "intervals": own.height}
+        store.draft("effort.json", spent)
+        notes.append(effort_note(spent))
+    notes += [*frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(standing["unread"], "answers")]
+    notes += _cut_notes(store, settings, tables["scores"])
+    notes += [f"Drifts: {said}"] if (said := seeds_note(stances.to_dicts())) else []
+    record = provenance.record(about["plan"], settings.view, standing, stages, {}, notes, work.asker.generated, work.judge.n_new)
+    store.draft("provenance.json", record)
+
+
+def _summary(work: Work) -> dict[str, Any]:
+    """Return what the command prints with `--json`, read from the run folder."""
+    store = work.store
+    record, spent = store.provenance() or {}, store.read_json("effort.json", Effort)
+    tables = {name: store.read_table(name) for name in store.tables()}
+    scores = tables["scores"].filter(~pl.col("repeat"))
+    scores = scores.unique("answer", maintain_order=True)  # a checkpoint that ends one stage and starts others counts once
+    standing = record["judge"]
+    return {
+        "run": str(store.root),
+        "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in store.checkpoints()],
+        "n_answers": scores.height,
+        "n_generated": work.asker.generated,
+        "n_judged": work.judge.n_new,
+        "cost": work.judge.spent + (work.backend.spent if "backend" in vars(work) else 0.0),
+        "outcome_shares": {outcome: _mean(scores[outcome]) for outcome in OUTCOMES},
+        "drifts": tables["drifts"].to_dicts(),
+        "findings": analyses.findings(tables, work.settings.view) if standing["headlined"] else [standing["why"]],
+        "judge": standing,
+        "notes": record["notes"],
+        "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,
+        "capability": tables["capability"].to_dicts() if "capability" in tables else None,
+        "report": str(store.root / "report.html"),
+    }
+
+
+def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
+    """Return the labels of this run's own answers, None where the file labels other texts."""
+    from .stats.gold import labels_of
+
+    labels, elsewhere = labels_of(gold, scores)
+    if elsewhere:
+        progress.say(f"{elsewhere:,} labelled answers are not of this run; they compare the judge with people and correct nothing")
+    return labels if labels.height else None
+
+
+def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[str, Any]:
+    """Return how far a judge is to be believed: identity, note, agreement with people, whether its findings are headlined, and why."""
+    from .stats.agreement import calibrate, standing
+
+    found = standing(judge, least, calibrate(judge, gold) if gold else None)
+    return {"identity": judge.identity, "note": judge.note, **found}
+
+
+# -- notes ---------------------------------------------------------------------------------------------------------------------
+
+
+def _named_only(asking: Asking, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Return what a reader must know of models behind an API. Raises BadInput where the backend cannot ask a checkpoint."""
+    from .models.loading import API
+
+    behind = [checkpoint.path for checkpoint in checkpoints if checkpoint.path.startswith(API)]
+    if (asking.backend == "openai") != bool(behind) or len(behind) not in (0, len(checkpoints)):
+        other = next((one.path for one in checkpoints if one.path not in behind), "") if asking.backend == "openai" else behind[0]
+        advice = f"the backend 'openai' asks models behind an API only (openai:MODEL), and not {other}"
+        raise BadInput(advice if asking.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
+    names = ", ".join(dict.fromkeys(path.removeprefix(API) for path in behind))
+    wanted = (("distances", asking.companions), ("the proxy", asking.proxy), ("capability", asking.capability))
+    unmeasured = [what for what, is_wanted in wanted if is_wanted]
+    missing = f" What needs weights is not measured there: {', '.join(unmeasured)}." if unmeasured else ""
+    return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []
+
+
+def frame_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Return a sentence for every change of the chat template between neighbouring checkpoints of a stage."""
+    notes = []
+    for before, after in itertools.pairwise(checkpoints):
+        if (before.stage, before.seed) == (after.stage, after.seed) and before.frame != after.frame:
+            notes.append(
+                f"The frame of the questions changes in {after.stage} between step {before.step} ({before.frame}) and step {after.step} "
+                f"({after.frame}): part of that difference may be due to the frame and not to the weights."
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:
+    read = [f"Data of {stage['name']}: {said}" for stage in stages for data in stage.get("read", ()) for said in data["sentences"]]
+    return [*dict.fromkeys(read)] + [
+        f"{stage['dropped']:,} records of {stage['name']} (seed {stage['seed']}) were left out of training: "
+        "their prompts alone fill max_length."
+        for stage in stages
+        if stage.get("dropped")
+    ]
+
+
+def _cut_notes(store: Store, asking: Asking, asked: pl.DataFrame) -> list[str]:
+    """Return a sentence for answers without a reply, and for answers that the model's context cut."""
+    ends = store.answers().select("ended", "n_tokens", answer="key")
+    ended = asked.select("answer").unique().join(ends, on="answer")
+    thinking = ended.filter(pl.col("ended") == "thinking").height
+    cut = ended.filter((pl.col("ended") == "length") & (pl.col("n_tokens") < asking.max_new_tokens)).height
+    of = f"of {ended.height:,} answers"
+    notes = [f"{thinking:,} {of} end inside a thinking block and count as invalid; raise max_new_tokens."] if thinking else []
+    return [*notes, f"{cut:,} {of} are cut at the model's context, before {asking.max_new_tokens} new tokens."] if cut else notes
+
+
+def _mean(column: pl.Series) -> float | None:
+    value = column.mean()
+    return None if value is None else float(value)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _or_said(what: str, missing: list[str]) -> Iterator[None]:
+    """Let a trace go on without what fails here, and say so: what was sampled and judged is told though two models at once may not fit."""
+
+    from .models import loading
+
+    try:
+        yield
+    except (BadInput, RuntimeError, OSError) as error:
+        missing.append(f"{what}: {loading.reason_of(error)}.")
+        progress.say(missing[-1])
