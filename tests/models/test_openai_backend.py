@@ -114,7 +114,7 @@ def test_a_refusal_in_a_field_of_its_own_is_what_the_model_said(server, tmp_path
 
 @pytest.mark.parametrize("trouble", ["402 says no credit left", "401 says revoked"])
 def test_what_was_paid_for_is_kept_when_the_key_is_revoked_between_two_rounds(server, tmp_path, monkeypatch, trouble):
-    monkeypatch.setattr("valuedrift.evaluate.openai.TOGETHER", 5)
+    monkeypatch.setattr("valuedrift.evaluate.openai.BATCH_SIZE", 5)
     server.trouble = lambda number, body: trouble if number >= 10 else None
     with pytest.raises(BadInput, match=trouble.split(" says ")[1]):
         pipeline.trace_folders(asking(tmp_path), ["openai:late"], None, tmp_path / "run")
