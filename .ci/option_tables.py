@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import typer
+from pydantic.fields import FieldInfo
 
-from valuedrift import plan
+from valuedrift import plan, registry
 from valuedrift.cli import app
 from valuedrift.cli.options import shown_default
 from valuedrift.synth.synth import Spec
@@ -39,21 +40,30 @@ def options(verb: str) -> str:
 
 
 def keys(name: str) -> str:
-    """Return the table of the keys that a model of plan.py or `Spec` has, without those of `Asking` in `Plan`."""
-    fields = dict((Spec if name == "Spec" else getattr(plan, name)).model_fields)
-    if name == "Plan":
-        fields = {key: field for key, field in fields.items() if key not in plan.Asking.model_fields}
+    """Return the table of the keys of a model of plan.py, of `Spec`, or of "all algorithms"; those of `Plan` without those of `Asking`."""
+    if name == "all algorithms":
+        classes = [(choice, registry.find("algorithm", choice)) for choice in registry.names("algorithm")]
+        own = [(choice, one) for choice, one in classes if one.__module__.startswith("valuedrift.") and not hasattr(one, "named")]
+        rows = [(f"`{choice}`", *row) for choice, one in own for row in rows_of(one.Settings.model_fields)]
+        return table("algorithm | key", rows)
+    fields = (Spec if name == "Spec" else getattr(plan, name)).model_fields
+    taken = plan.Asking.model_fields if name == "Plan" else {}
+    return table("key", rows_of({key: field for key, field in fields.items() if key not in taken}))
+
+
+def rows_of(fields: dict[str, FieldInfo]) -> list[tuple[str, ...]]:
+    """Return name, default and meaning of each field."""
     rows = []
     for key, field in fields.items():
         default = "required" if field.is_required() else "none" if field.default is None else f"`{json.dumps(field.default)}`"
-        rows.append((f"`{key}`", default, " ".join(field.description.partition("\n\n")[0].split())))
-    return table("key", rows)
+        rows.append((f"`{key}`", default, " ".join((field.description or "").partition("\n\n")[0].split())))
+    return rows
 
 
-def table(what: str, rows: list[tuple[str, str, str]]) -> str:
+def table(what: str, rows: list[tuple[str, ...]]) -> str:
     """Return a table in Markdown; a path like docs/judge.md in a meaning becomes a link."""
     linked = [[re.sub(r"docs/(\w+)\.md(#[\w-]+)?", r"[\1](\1.md\2)", cell).replace("|", r"\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in ([what, "default", "meaning"], ["---"] * 3, *linked))
+    return "".join(f"| {' | '.join(row)} |\n" for row in ([what, "default", "meaning"], ["---"] * len(rows[0]), *linked))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,10 @@ class Rollout(plan.Settings):
     reward: str = ""
     """The reward model: a stage of the plan that trains one, a folder, or a hub id with its revision."""
     num_ppo_epochs: Annotated[int, Field(gt=0)] = 4
+    """Passes over each iteration's answers."""
     num_mini_batches: Annotated[int, Field(gt=0)] = 1
+    """Optimiser steps per pass."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 128
+    """Longest sampled answer, in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
+    """Sampling temperature."""

@@ -28,9 +28,10 @@ class Algorithm(BaseAlgorithm):
     needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
-        """`beta` is the strength of the pull towards the starting weights."""
+        """The settings of DPO."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
+        """Strength of the pull towards the starting weights."""
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""

@@ -29,9 +29,10 @@ class Algorithm(BaseAlgorithm):
     needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
-        """`beta` is the strength of the pull towards the starting weights: the target distance is 1 / (2 * beta) nats per token."""
+        """The settings of IPO."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
+        """Strength of the pull towards the starting weights: the target distance is 1 / (2 beta) nats per token."""
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""

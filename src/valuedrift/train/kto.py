@@ -36,11 +36,14 @@ class Algorithm(BaseAlgorithm):
     needs = frozenset({"reference", "kl_batch"})
 
     class Settings(plan.Settings):
-        """`beta` is the strength of the pull towards the starting weights. The two weights are those of chosen and rejected answers."""
+        """The settings of KTO."""
 
         beta: Annotated[float, Field(gt=0)] = 0.1
+        """Strength of the pull towards the starting weights."""
         desirable_weight: Annotated[float, Field(ge=0)] = 1.0
+        """Weight of the chosen answers."""
         undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
+        """Weight of the rejected answers."""
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' log-probs of both answers of each pair."""

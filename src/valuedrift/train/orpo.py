@@ -35,9 +35,10 @@ class Algorithm(BaseAlgorithm):
     data_format = "pairs"
 
     class Settings(plan.Settings):
-        """`odds_weight` is the weight of the preference term: the paper's lambda, TRL's `beta`."""
+        """The settings of ORPO."""
 
         odds_weight: Annotated[float, Field(gt=0)] = 0.1
+        """Weight of the preference term beside fine-tuning on the chosen answer: the paper's lambda, TRL's `beta`."""
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair. Logs both log-probs, the fine-tuning term, the log odds ratio, and how often its sign is right."""

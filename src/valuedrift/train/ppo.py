@@ -84,27 +84,39 @@ class Algorithm(BaseAlgorithm):
     loss_reduction = "tokens"
 
     class Settings(Rollout):
-        """`kl_coef` (beta in the formulas and the log) weighs the KL to the starting weights; the clip ranges bound a step.
-
-        The defaults are those of Ziegler et al. (2019, their code) and, for `kl_coef` and `missing_eos_penalty`, of N+. With `target_kl`
-        (nats per answer) `kl_coef` is only the start: the loop raises and lowers it towards that distance, faster if `kl_horizon` is low.
-        """
+        """The defaults are those of Ziegler et al. (2019, their code) and, for `kl_coef` and `missing_eos_penalty`, of N+."""
 
         kl_coef: Annotated[float, Field(ge=0)] = 0.05
+        """Weight of the KL to the starting weights in the reward."""
         target_kl: Annotated[float, Field(gt=0)] | None = None
+        """Nats per answer that an adaptive `kl_coef` steers to; without it `kl_coef` is fixed."""
         kl_horizon: Annotated[int, Field(gt=0)] = 10_000
-        """While the distance is a fifth or more too large, the coefficient changes by a factor e over five times as many answers."""
+        """Answers over which an adaptive `kl_coef` changes; a low horizon adapts faster.
+
+        While the distance is a fifth or more too large, the coefficient changes by a factor e over five times as many answers.
+        """
         gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+        """Discount."""
         lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+        """Lambda of the generalised advantage estimate."""
         cliprange: Annotated[float, Field(gt=0, lt=1)] = 0.2
+        """How far the ratio of probabilities may go before it is clipped."""
         cliprange_value: Annotated[float, Field(gt=0)] = 0.2
+        """How far the value may go before it is clipped."""
         vf_coef: Annotated[float, Field(ge=0)] = 0.1
+        """Weight of the value loss."""
         missing_eos_penalty: Annotated[float, Field(ge=0)] = 1.0
-        """Subtracted from the score of an answer that was cut off (N+ sets such a score to -1)."""
+        """Subtracted from the score of an answer that was cut off.
+
+        N+ sets such a score to -1.
+        """
         max_score: Annotated[float, Field(gt=0)] | None = None
         """Scores are clipped to between minus this and this."""
         whiten_rewards: bool = False
-        """Divide the rewards of an iteration by their standard deviation (Details; N+ has it off)."""
+        """Divide the rewards of an iteration by their standard deviation.
+
+        Details does; N+ does not.
+        """
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the advantages and returns of an iteration's answers, the policy's log-probs and values at sampling, and what is logged.

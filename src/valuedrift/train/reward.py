@@ -28,9 +28,10 @@ class Algorithm(BaseAlgorithm):
     needs = frozenset({"score"})
 
     class Settings(plan.Settings):
-        """`center_rewards_coefficient` is the strength of the pull of a pair's two scores towards zero."""
+        """The settings of a reward model."""
 
         center_rewards_coefficient: Annotated[float, Field(ge=0)] = 0.0
+        """Weight of the squared sum of a pair's scores, which pulls the scores towards 0."""
 
     def loss(self, batch: Batch, scores_R: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair. Logs both scores, their difference, and how often its sign is right."""

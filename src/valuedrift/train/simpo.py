@@ -27,13 +27,12 @@ class Algorithm(BaseAlgorithm):
     data_format = "pairs"
 
     class Settings(plan.Settings):
-        """`beta` scales the reward, the mean log-prob per token. `gamma` is the target margin, on the same scale.
-
-        The defaults are those of the paper's Llama-3-Base runs. TRL's `simpo_gamma` is this gamma, not gamma / beta.
-        """
+        """The defaults are those of the paper's Llama-3-Base runs."""
 
         beta: Annotated[float, Field(gt=0)] = 2.0
+        """Scale of the reward, the mean log-prob per token."""
         gamma: Annotated[float, Field(ge=0)] = 1.0
+        """Target margin between the two rewards, on the same scale: TRL's `simpo_gamma`, not gamma / beta."""
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair. Logs both log-probs, the reward margin before gamma, and how often its sign is right."""
