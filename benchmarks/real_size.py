@@ -66,7 +66,7 @@ N_TEXTS = {"tiny": 400, "0.6b": 3200, "1.7b": 3200}
 def random_model(size: str, folder: Path) -> Path:
     """Save a Qwen3 with random bfloat16 weights and the sandbox's tokenizer, filled up to the size of the vocabulary."""
     sizes = ARCHITECTURES[size]
-    small = build._start(folder / "sandbox")
+    small = build.untrained(folder / "sandbox", build.ARCHITECTURE)
     tokenizer = json.loads((small / "tokenizer.json").read_text())
     known = tokenizer["model"]["vocab"]
     known |= {f"w{number}": number for number in range(len(known), sizes["vocab_size"])}

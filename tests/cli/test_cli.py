@@ -40,6 +40,7 @@ def test_importing_the_package_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -75,6 +76,7 @@ def test_bad_input_is_one_sentence_and_exit_code_two(arguments, sentence, tmp_pa
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_files_of_the_wrong_kind_are_one_sentence(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe n = 1")
     (tmp_path / "typo.toml").write_text('modle = "sandbox:base"\n')
@@ -105,6 +107,7 @@ def test_ctrl_c_says_what_to_do(tmp_path):
     assert done.stderr.strip().endswith("interrupted; the same command again finishes the rest")
 
 
+@pytest.mark.slow
 def test_suite_check_names_faults_and_exits_two(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"id": "a", "text": "Is tea good?"}\n{"id": "a", "text": "Is bread bad?"}\n{broken\n')
     done = valuedrift("suite", "check", "own.jsonl", cwd=tmp_path)
@@ -115,6 +118,7 @@ def test_suite_check_names_faults_and_exits_two(tmp_path):
     assert json.loads(listed.stdout)["suites"]["vaes"]["abortion"] == 50
 
 
+@pytest.mark.slow
 def test_synth_writes_pairs_that_gap_measures_as_meant(tmp_path):
     (tmp_path / "spec.toml").write_text("n = 220\ngap = 0.5\n")
     done = valuedrift("synth", "spec.toml", "--out", "pairs", "--json", cwd=tmp_path)
@@ -131,6 +135,7 @@ def test_synth_writes_pairs_that_gap_measures_as_meant(tmp_path):
     assert "unknown key 'gpa'; did you mean 'gap'?" in valuedrift("synth", "spec.toml", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HH.exists(), reason="the shared development data is not beside this checkout")
 def test_gap_reads_real_human_pairs():
     done = valuedrift("gap", HH, "--judge", "cues", "--json")

@@ -15,17 +15,14 @@ ARGUMENTS: dict[str, str] = {"panel": "oracle,cues", "openai": "m?mode=logprobs"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def parts(tmp_path_factory):
+def parts(tmp_path_factory, tiny_model):
     """Make what judges read with: two random models that know all words, and a real server."""
     import misbehaving
     from test_nli import save
 
-    from valuedrift.sandbox import build
-
     with misbehaving.Server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_BASE_URL", server.url)
-        patch.setattr(build, "VOCABULARY", 512)
-        ARGUMENTS["labels"] = f"{build._start(tmp_path_factory.mktemp('labels') / 'model')}?frame=plain"
+        ARGUMENTS["labels"] = f"{tiny_model}?frame=plain"
         ARGUMENTS["nli"] = str(save(tmp_path_factory.mktemp("nli") / "model"))
         yield
 

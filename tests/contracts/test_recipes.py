@@ -106,6 +106,7 @@ RUN = {"paper": ["wildchat", "alpaca", "dpo-uf", "ppo-hh", "simpo-support"], "qw
 """Stages that are trained: each architecture, algorithm, layout and the adapter once. All others differ by size and names alone."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_a_tiny_twin_runs(name, places, tmp_path):
     small = twin(plan.load(RECIPES / f"{name}.toml"), places).ablated(only=[*RUN[name], *(["wildchat"] if name != "qwen3-4b" else [])])

@@ -30,7 +30,7 @@ LAYERS = (  # from the bottom
     {"ready"},
     {"training"},
     {"pipeline"},
-    {"integrations", "verbs"},
+    {"integrations", "verbs", "testing"},
     {"cli"},
     {"__main__"},
 )

@@ -129,6 +129,7 @@ def traced(target, out, cache, **more):
     return subprocess.run([*command, "--no-floor", "--out", out], env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_trace_of_checkpoints_in_storage_into_storage(model, tmp_path):
     out = f"file://{tmp_path}/store/run"
     first = traced(f"file://{model.parent}/checkpoint-1", out, tmp_path / "one")

@@ -9,7 +9,7 @@ import time
 import polars as pl
 import pytest
 
-from valuedrift import pipeline, registry
+from valuedrift import pipeline, testing
 from valuedrift.evaluate import Backend, answer_key
 from valuedrift.judge import Judge
 from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
@@ -68,9 +68,6 @@ class Parrot(Backend):
 
 @pytest.fixture
 def parts(monkeypatch):
-    find, names, kinds = registry.find, registry.names, {"waiting": Waiting, "parrot": Parrot}
-    monkeypatch.setattr(registry, "find", lambda kind, name: kinds.get(name) or find(kind, name))
-    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(kinds if kind in ("judge", "backend") else [])])
     for name, value in (
         ("second_is_asked", threading.Event()),
         ("first_is_judged", threading.Event()),
@@ -80,6 +77,8 @@ def parts(monkeypatch):
         monkeypatch.setattr(Waiting, name, value)
     monkeypatch.setattr(Parrot, "drafts", [])
     monkeypatch.setattr(Parrot, "expected", [])
+    with testing.offering("judge", waiting=Waiting), testing.offering("backend", parrot=Parrot):
+        yield
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import polars as pl
 import pytest
 
-from valuedrift import pipeline, plan, verbs
+from valuedrift import pipeline, plan, testing, verbs
 from valuedrift.evaluate import distance
+
+pytestmark = pytest.mark.slow
 
 STAGES = """
 [stage.rm]
@@ -26,10 +28,9 @@ TABLES = ("companion_scores", "companions", "matched")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model):
-    from .conftest import PLAN
 
     folder = tmp_path_factory.mktemp("companions")
-    (folder / "plan.toml").write_text(PLAN.format(model=tiny_model) + STAGES)
+    (folder / "plan.toml").write_text(testing.PLAN.format(model=tiny_model) + STAGES)
     pipeline.run(plan.load(folder / "plan.toml"), folder / "out")
     return folder
 

@@ -7,8 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from valuedrift import pipeline
-from valuedrift.judge import Judge
+from valuedrift import pipeline, testing
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
 from valuedrift.stats.effort import too_wide
@@ -34,30 +33,20 @@ def folders(tmp_path_factory, tiny_model):
     return root
 
 
-class Halves(Judge):
-    """Supports where an answer has more of the letters up to m."""
+class Halves(testing.Judge):
+    """Supports if more than half of an answer's characters are letters up to m."""
 
-    identity, note = "halves/1", ""
+    identity = "halves/1"
 
-    def __init__(self, argument: str = ""):
-        pass
-
-    def read(self, items):
-        from valuedrift.nouns import Reading
-
-        early = [sum("a" <= letter <= "m" for letter in item.text.lower()) * 2 > len(item.text) for item in items]
-        return [
-            Reading(item.key, self.identity, (1.0, 0, 0, 0, 0) if up else (0, 0, 1.0, 0, 0)) for item, up in zip(items, early, strict=True)
-        ]
+    def finds(self, item):
+        early = sum("a" <= letter <= "m" for letter in item.text.lower()) * 2 > len(item.text)
+        return "support" if early else "oppose"
 
 
 @pytest.fixture(autouse=True)
-def judge(monkeypatch):
-    from valuedrift import registry
-
-    find, names = registry.find, registry.names
-    monkeypatch.setattr(registry, "find", lambda kind, name: Halves if name == "halves" else find(kind, name))
-    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(["halves"] if kind == "judge" else [])])
+def judge():
+    with testing.offering("judge", halves=Halves):
+        yield
 
 
 def traced(folders, tmp_path, name, **changed):
@@ -136,6 +125,7 @@ def test_what_else_is_measured_copes_with_checkpoints_that_were_not_asked(folder
     assert result["effort"]["answers"] == 4 * N_PROMPTS * 2
 
 
+@pytest.mark.slow
 def test_a_trace_that_was_killed_decides_the_same(folders, tmp_path):
     settings = {"precision": 0.35}
     traced(folders, tmp_path, "whole", **settings)

@@ -29,6 +29,7 @@ def labelled(out, path, stances):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_weak_judge_is_reported_and_not_headlined(traced):
     out, result = traced
     assert not result["judge"]["headlined"]  # the agreement of `cues` that is stored with it lies under 0.7

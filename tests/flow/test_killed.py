@@ -19,6 +19,8 @@ import os, shutil, signal, sys
 from valuedrift import pipeline, verbs
 import valuedrift.judge.cache, valuedrift.judge.cues, valuedrift.report.page, valuedrift.stats.profile
 
+pytestmark = pytest.mark.slow
+
 verb, run, step, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), 1
 while True:
     folder = f"{run}-{verb}-{n}"

@@ -1,11 +1,13 @@
 """The proxy of a run: every saved checkpoint is read, nothing is computed twice, and another judge leaves it as it is."""
 
 import polars as pl
+import pytest
 
 from valuedrift import pipeline, plan
 from valuedrift.evaluate import likelihood
 
 
+@pytest.mark.slow
 def test_a_run_with_its_proxy(plan_file, tmp_path, monkeypatch):
     plan_file.write_text("proxy = true\ncompanions = false\nfloor = false\n" + plan_file.read_text())
     out = tmp_path / "out"

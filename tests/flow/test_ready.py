@@ -105,6 +105,7 @@ def refused(path: Path, out: str = "out") -> str:
 PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "stage", "sentence"),
     [

@@ -5,37 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift import pipeline, registry, verbs
-from valuedrift.judge import Judge
-from valuedrift.nouns import OUTCOMES, BadInput, Reading
+from valuedrift import pipeline, testing, verbs
+from valuedrift.nouns import BadInput, Reading
 from valuedrift.plan import Asking
 from valuedrift.store import Store
 
 
-class ByClaim(Judge):
+class ByClaim(testing.Judge):
     """Supports every claim with "good" in it and opposes the others; fails on all while `broken`."""
 
-    identity, note, broken = "by-claim/1", "", False
+    identity, broken = "by-claim/1", False
 
-    def __init__(self, argument: str = ""):
-        pass
+    def finds(self, item):
+        return "support" if "good" in item.claim else "oppose"
 
     def read(self, items):
-        if ByClaim.broken:
-            return [Reading(item.key, self.identity, failure="judge_error") for item in items]
-        found = ["support" if "good" in item.claim else "oppose" for item in items]
-        return [
-            Reading(item.key, self.identity, tuple(float(name == outcome) for name in OUTCOMES))
-            for item, outcome in zip(items, found, strict=True)
-        ]
+        return [Reading(item.key, self.identity, failure="judge_error") for item in items] if ByClaim.broken else super().read(items)
 
 
 @pytest.fixture
 def judged(monkeypatch):
-    find, names = registry.find, registry.names
-    monkeypatch.setattr(registry, "find", lambda kind, name: ByClaim if name == "by-claim" else find(kind, name))
-    monkeypatch.setattr(registry, "names", lambda kind: [*names(kind), *(["by-claim"] if kind == "judge" else [])])
     monkeypatch.setattr(ByClaim, "broken", False)
+    with testing.offering("judge", **{"by-claim": ByClaim}):
+        yield
 
 
 def suite(path: Path, *claims: str) -> Path:
@@ -84,6 +76,7 @@ def test_runs_that_asked_something_else_are_not_paired(judged, tiny_model, tmp_p
         verbs.compare(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, tiny_model, tmp_path, monkeypatch):
     file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
     asking = Asking(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)

@@ -12,11 +12,13 @@ import polars as pl
 import pytest
 import torch
 
-from valuedrift import pipeline, plan, resolve, training, verbs
+from valuedrift import pipeline, plan, resolve, testing, training, verbs
 from valuedrift.analyses import drift
 from valuedrift.nouns import BadInput, Stopped
 from valuedrift.records import digest_of
 from valuedrift.store import Store
+
+pytestmark = pytest.mark.slow
 
 SAME = ("answers", "readings", "profiles.parquet", "drifts.parquet", "scores.parquet", "checkpoints.json", "stages.json", "prompts.json")
 """What an interrupted and continued run must leave exactly as an uninterrupted one does (timings live in provenance.json)."""
@@ -24,11 +26,10 @@ SAME = ("answers", "readings", "profiles.parquet", "drifts.parquet", "scores.par
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model):
-    from .conftest import PLAN
 
     folder = tmp_path_factory.mktemp("run")
     path = folder / "plan.toml"
-    path.write_text(PLAN.format(model=tiny_model))
+    path.write_text(testing.PLAN.format(model=tiny_model))
     return path, folder / "out", pipeline.run(plan.load(path), folder / "out")
 
 
@@ -200,10 +201,9 @@ def test_check_says_what_is_done_and_what_it_costs(finished, tmp_path):
 
 
 def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
-    from .conftest import PLAN
 
     path = tmp_path / "sweep.toml"
-    text = PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false")
+    text = testing.PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false")
     path.write_text(text + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
     result = pipeline.run(plan.load(path), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]

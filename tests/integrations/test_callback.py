@@ -21,6 +21,8 @@ from valuedrift.plan import Asking
 
 from .test_trace import SIZES, Texts, tokenizer
 
+pytestmark = pytest.mark.slow
+
 ASKING = {"topics": ["work"], "max_new_tokens": 6, "judge": "cues", "share": None}
 
 

@@ -23,6 +23,8 @@ from transformers import (
     TrainingArguments,
 )
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["I agree that the tax is fair.", "No, I am against that rule.", "There are two sides to this question.", "I can't help with that."]
 SIZES = {
     "vocab_size": 300,
@@ -98,9 +100,8 @@ def traced(*arguments) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kind", ["qwen", "llama"])
-def test_checkpoints_of_a_plain_trainer_are_traced(kind, request, tmp_path):
-    base, out = request.getfixturevalue(kind)
+def test_checkpoints_of_a_plain_trainer_are_traced(qwen, tmp_path):
+    base, out = qwen
     result = traced(out, "--base", base, "--out", tmp_path / "run")
     assert [(c["stage"], c["step"]) for c in result["checkpoints"]] == [("out", 0), ("out", 1), ("out", 2)]
     assert len({c["weights"] for c in result["checkpoints"]}) == 3

@@ -20,6 +20,8 @@ from valuedrift.plan import Asking
 
 from .test_trace import SIZES, tokenizer
 
+pytestmark = pytest.mark.slow
+
 ASKING = Asking(topics=["work"], draws=1, max_new_tokens=6, judge="cues")
 QUICK = {"settled_seconds": 0.0, "look_seconds": 0.05}
 

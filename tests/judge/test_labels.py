@@ -181,6 +181,7 @@ def brute_force(judge, item, order=OUTCOMES):
     return [prob / sum(probs) for prob in probs], 1 - sum(probs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
 @pytest.mark.parametrize("frame", ["plain", "bos", "chat"])
 def test_verdicts_are_those_of_whole_sequences(tmp_path, kind, frame, any_mass):

@@ -371,6 +371,7 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
     assert first.spent + judge.spent == pytest.approx(200 * verdict)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_was_paid_in_the_store(server, tmp_path):
     store = Store(tmp_path / "run")
     judge = CachedJudge(made("?mode=logprobs&concurrency=4"), store)
@@ -381,6 +382,7 @@ def test_ctrl_c_leaves_what_was_paid_in_the_store(server, tmp_path):
     assert 0 < len(stored(store)) == server.n_answered < 200
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_command_line(server, tmp_path):
     rows = [json.dumps({"claim": "c", "text": f"text {number} #oppose", "stance": "oppose"}) for number in range(200)]
     (tmp_path / "gold.jsonl").write_text("\n".join(rows))

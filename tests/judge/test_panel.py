@@ -3,7 +3,7 @@
 import pytest
 
 from valuedrift import judge as judges
-from valuedrift import registry
+from valuedrift import testing
 from valuedrift.judge.cache import CachedJudge
 from valuedrift.nouns import BadInput, Item, Reading, Stopped
 from valuedrift.store import Store
@@ -37,12 +37,16 @@ class Fixed(judges.Judge):
 FOR, AGAINST = (1.0, 0.0, 0.0, 0.0, 0.0), (0.2, 0.0, 0.8, 0.0, 0.0)
 
 
+def offered(made):
+    """Make judges known by name."""
+    return testing.offering("judge", **{name: lambda argument, judge=judge: judge for name, judge in made.items()})
+
+
 @pytest.fixture
-def panel(monkeypatch):
+def panel():
     made = {"one": Fixed("one", FOR), "two": Fixed("two", AGAINST, fails=("text 3",))}
-    find = registry.find
-    monkeypatch.setattr(registry, "find", lambda kind, name: (lambda argument: made[name]) if name in made else find(kind, name))
-    return judges.make("panel:one,two")
+    with offered(made):
+        yield judges.make("panel:one,two")
 
 
 def test_the_mean_and_the_missing_member(panel):
@@ -121,20 +125,19 @@ class Paid(Fixed):
         self.stopped = True
 
 
-def test_a_panel_costs_what_its_members_cost(monkeypatch):
+def test_a_panel_costs_what_its_members_cost():
     made = {"free": Fixed("free", FOR), "paid": Paid("paid", FOR), "unpriced": Paid("unpriced", AGAINST)}
-    find = registry.find
-    monkeypatch.setattr(registry, "find", lambda kind, name: (lambda argument: made[name]) if name in made else find(kind, name))
-    panel, cached = judges.make("panel:free,paid", max_cost=5.0), CachedJudge(judges.make("panel:free,paid"), None)
-    for judge in (panel, cached):
-        assert (judge.is_remote, judge.worst_cost(ITEMS), judge.spent) == (True, 6.0, 3.0)
-    assert judges.make("panel:free,unpriced").worst_cost(ITEMS) is None
-    assert not judges.make("panel:cues,oracle").is_remote
-    assert [member.max_cost for member in judges.make("panel:free,paid", max_cost=5.0).members] == [5.0, 5.0]
-    cached.stop()
-    assert made["paid"].stopped
-    with pytest.raises(Stopped, match="the judging was stopped"):
-        cached.read(ITEMS)
+    with offered(made):
+        panel, cached = judges.make("panel:free,paid", max_cost=5.0), CachedJudge(judges.make("panel:free,paid"), None)
+        for judge in (panel, cached):
+            assert (judge.is_remote, judge.worst_cost(ITEMS), judge.spent) == (True, 6.0, 3.0)
+        assert judges.make("panel:free,unpriced").worst_cost(ITEMS) is None
+        assert not judges.make("panel:cues,oracle").is_remote
+        assert [member.max_cost for member in judges.make("panel:free,paid", max_cost=5.0).members] == [5.0, 5.0]
+        cached.stop()
+        assert made["paid"].stopped
+        with pytest.raises(Stopped, match="the judging was stopped"):
+            cached.read(ITEMS)
 
 
 def test_a_judge_without_wordings_says_so():

@@ -1,18 +1,13 @@
 """Forced choices between short answers, against whole forward passes one at a time, and the shares they make."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from valuedrift import testing
 from valuedrift.evaluate import likelihood
 from valuedrift.evaluate.likelihood import ANSWERS, QUESTION, forced_choices, stance_shares
 from valuedrift.models.chat_format import PLAIN
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-import tiny
 
 
 def test_shares_by_hand():
@@ -23,7 +18,7 @@ def test_shares_by_hand():
 
 def test_prompts_side_by_side_are_read_as_each_alone(monkeypatch):
     monkeypatch.setattr(likelihood, "ROWS", 2)
-    tokenizer, model = tiny.tokenizer(), tiny.model(seed=0).eval()
+    tokenizer, model = testing.tokenizer(), testing.model(seed=0).eval()
     claims = ["The tax is good.", "It is good.", "A wall keeps people safe."]
     for claim, shares in zip(claims, forced_choices(model, tokenizer, claims, "plain"), strict=True):
         given = tokenizer(PLAIN.format(question=QUESTION.format(claim=claim)))["input_ids"]

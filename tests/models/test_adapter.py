@@ -12,7 +12,7 @@ from valuedrift.models.loading import load_classifier, load_model
 from valuedrift.nouns import BadInput
 
 NEW = ["<tool_call>", "</tool_call>"]
-N_BASE = 400
+N_BASE = 330
 
 
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
@@ -66,9 +66,9 @@ def test_an_adapter_on_one_of_two_tied_layers_changes_that_one(base, make_tokeni
 @pytest.mark.parametrize(
     ("settings", "saving", "says"),
     [
-        (LINEAR, {"save_embedding_layers": False}, r"2 tokens .* have no row in the embedding, which has 400: '<tool_call>' \(400\)"),
-        ({"target_modules": ["q_proj", "lm_head"]}, {"save_embedding_layers": False}, r"trained with 402 rows of embed_tokens.* 400, 401"),
-        (LINEAR | {"modules_to_save": ["embed_tokens"]}, {"save_embedding_layers": False}, r"402 rows of lm_head.* the rows 400, 401"),
+        (LINEAR, {"save_embedding_layers": False}, r"2 tokens .* have no row in the embedding, which has 330: '<tool_call>' \(330\)"),
+        ({"target_modules": ["q_proj", "lm_head"]}, {"save_embedding_layers": False}, r"trained with 332 rows of embed_tokens.* 330, 331"),
+        (LINEAR | {"modules_to_save": ["embed_tokens"]}, {"save_embedding_layers": False}, r"332 rows of lm_head.* the rows 330, 331"),
     ],
     ids=["none", "output only", "input only"],
 )

@@ -62,13 +62,14 @@ def case(request, model):
 DRAFTS = {
     "none": lambda said, rng: (),
     "right": lambda said, rng: said,
-    "wrong": lambda said, rng: [rng.randrange(400) for _ in range(30)],
-    "misleading": lambda said, rng: [*said[:1], *[rng.randrange(400) for _ in range(30)]],
+    "wrong": lambda said, rng: [rng.randrange(330) for _ in range(30)],
+    "misleading": lambda said, rng: [*said[:1], *[rng.randrange(330) for _ in range(30)]],
     "longer": lambda said, rng: [*said, *[5] * 40],
     "shifted": lambda said, rng: said[: (k := rng.randrange(len(said)))] + [7] * rng.randrange(3) + said[k + rng.randrange(2) :],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", DRAFTS)
 def test_equals_the_naive_loop_for_any_batch_order_and_draft(case, draft):
     model, asking, wanted, expected = case
@@ -92,6 +93,7 @@ def test_rows_end_at_many_steps(case):
         assert any(ended == "length" for _, ended in expected)
 
 
+@pytest.mark.slow
 def test_generate_draws_the_same(case):
     """What architectures fall back to that cannot be driven."""
     model, asking, wanted, expected = case
@@ -100,6 +102,7 @@ def test_generate_draws_the_same(case):
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
 
 
+@pytest.mark.slow
 def test_slots_and_bands_grow_and_split(model, monkeypatch):
     asking = Asking(max_new_tokens=N_NEW, batch_rows=8)
     expected = decode(model[0], rows(model[1]), asking, END)
@@ -108,6 +111,7 @@ def test_slots_and_bands_grow_and_split(model, monkeypatch):
         assert decode(model[0], rows(model[1]), asking, END) == expected
 
 
+@pytest.mark.slow
 def test_threads_share_the_rows(case, monkeypatch):
     """Each row is decoded by one of three threads, whichever has room, and what one of them raises is raised."""
     model, asking, wanted, expected = case
@@ -216,7 +220,7 @@ def test_other_architectures_are_driven_or_say_why_not(name, drives):
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**sizes, **ends, **more)).eval()
     rng, asking = random.Random(0), Asking(max_new_tokens=12)
-    prompts = [tuple(rng.randrange(3, 400) for _ in range(n)) for n in (3, 9, 14)]
+    prompts = [tuple(rng.randrange(3, 330) for _ in range(n)) for n in (3, 9, 14)]
     wanted = [Wanted(ids, row_words(0, str(ids), draw), draft=(9,) * 5) for ids in prompts for draw in range(2)]
     decoder = Decoder(model)
     replies = dict(decoder.decode(wanted, asking, END))

@@ -181,7 +181,7 @@ def cut_bin(folder):
 
 def wider(folder):
     tensors = load_file(folder / WEIGHTS)
-    save_file(tensors | {"model.norm.weight": torch.ones(65)}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors | {"model.norm.weight": torch.ones(33)}, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def setting(**entries):
@@ -213,7 +213,7 @@ def setting(**entries):
         (setting(hidden_act="no-such"), "KeyError: 'no-such'"),
         (setting(num_hidden_layers=1), r"9 weights, model.layers.1.* have no place in the model that config.json describes"),
         (setting(auto_map={"AutoConfig": "own.C"}, model_type="own"), "contains custom code"),
-        (wider, r"1 weights do not have the shape .* model.norm.weight first \(\(65,\) in the file, \(64,\) by config.json\)"),
+        (wider, r"1 weights do not have the shape .* model.norm.weight first \(\(33,\) in the file, \(32,\) by config.json\)"),
         (lambda folder: edited(folder / "generation_config.json", eos_token_id="x"), "eos_token_id is 'x'"),
         (
             lambda folder: (folder / "tokenizer.json").write_text('{"a": 1}'),
@@ -241,10 +241,10 @@ def test_tokens_without_a_row_are_named_if_they_are_needed(folder, make_tokenize
     tokenizer = make_tokenizer(template)
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
-    assert load_model(folder)[1].convert_tokens_to_ids("<new>") == 400, "the model cannot write it, nor does the template"
+    assert load_model(folder)[1].convert_tokens_to_ids("<new>") == 330, "the model cannot write it, nor does the template"
     tokenizer.chat_template = template.replace("<|user|>", "<new>").replace("<|", "<new><|")
     tokenizer.save_pretrained(folder)
-    with pytest.raises(BadInput, match=r"1 tokens of the tokenizer have no row in the embedding, which has 400: '<new>' \(400\)"):
+    with pytest.raises(BadInput, match=r"1 tokens of the tokenizer have no row in the embedding, which has 330: '<new>' \(330\)"):
         load_model(folder)
 
 

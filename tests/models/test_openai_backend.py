@@ -43,6 +43,7 @@ def asking(tmp_path, **settings):
     return Asking(**{"suite": suite(tmp_path), "backend": "openai", "draws": 2, "floor": False, "max_new_tokens": 20} | settings)
 
 
+@pytest.mark.slow
 def test_two_models_of_a_server_are_traced_as_two_steps(server, tmp_path):
     result = pipeline.trace_folders(asking(tmp_path), ["openai:early", "openai:late"], None, tmp_path / "run")
     assert result["n_answers"] == 40

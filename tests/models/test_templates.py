@@ -39,6 +39,7 @@ def ids(name, text):
     return tokenizer_of(name)(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_an_answer_is_what_generate_says_up_to_the_end_of_its_turn(name):
     """The model goes on: its turn ends, a user's turn follows that it invents. No token is spent behind the beginning of that turn."""
@@ -73,6 +74,7 @@ def test_a_thinking_block_that_is_not_closed_leaves_no_reply(name):
     assert PromptFormat(tokenizer_of(name)).reply(ids(name, "Some say no, it is wrong.")) == ("", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_labels_and_replies_are_scored_as_a_plain_forward_pass_over_the_rendering(name, tmp_path):
     tokenizer = tokenizer_of(name)
@@ -103,6 +105,7 @@ def test_labels_and_replies_are_scored_as_a_plain_forward_pass_over_the_renderin
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="<>[]|#｜"), min_size=1, max_size=30).map(str.strip).filter(bool)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.sampled_from(sorted(FORMS)), TEXTS, TEXTS)
 def test_any_question_and_reply(name, asked, reply):

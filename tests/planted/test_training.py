@@ -1,10 +1,10 @@
 """Training finds what was planted, on prompts it has not seen."""
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
+from valuedrift import testing
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Stage
 from valuedrift.train import _start, collation
@@ -20,8 +20,8 @@ ASKED = [
     "The {}: what is it?",
 ]
 HELD_OUT = "What do you think, is the {} good?"
-DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in tiny.THINGS]
-UNSEEN = [(("user", HELD_OUT.format(thing)),) for thing in tiny.THINGS]
+DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
+UNSEEN = [(("user", HELD_OUT.format(thing)),) for thing in testing.THINGS]
 
 
 def stage(algorithm, **keys):
@@ -40,16 +40,17 @@ def margins(path, good, bad):
 
 @pytest.mark.parametrize(("chosen", "rejected"), [("A good", "B bad"), ("B bad", "A good")])
 def test_dpo_moves_to_the_chosen_answer(chosen, rejected, tmp_path):
-    base = tiny.folder(tmp_path / "base", scale=0.02)
+    base = testing.save_model(tmp_path / "base", scale=0.02)
     run_stage(stage("dpo", epochs=5), 0, base, [Pair(prompt, chosen, rejected) for prompt in DATA], tmp_path / "out")
     moved = margins(str(tmp_path / "out" / "checkpoint-20"), chosen, rejected) - margins(base, chosen, rejected)
     # reward margin 0.1 * moved > 1 on each unseen prompt: the loss there is under ln(1 + e^-1) = 0.31, from ln 2 = 0.69
     assert moved.min() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["simpo", "ipo", "orpo", "kto"])
 def test_an_answer_that_the_base_disfavours_wins(algorithm, tmp_path):
-    base = tiny.folder(tmp_path / "base", scale=0.02)
+    base = testing.save_model(tmp_path / "base", scale=0.02)
     run_stage(stage(algorithm, epochs=5), 0, base, [Pair(prompt, "A good", "B bad") for prompt in DATA], tmp_path / "out")
     # on each unseen prompt the answer was at least e^5 times less likely, and is at least e^5 times likelier
     assert margins(base, "A good", "B bad").max() < -5
@@ -58,7 +59,7 @@ def test_an_answer_that_the_base_disfavours_wins(algorithm, tmp_path):
 
 def test_sft_learns_a_habit(tmp_path):
     data = [Example(prompt, "It is good.") for prompt in DATA]
-    base = tiny.folder(tmp_path / "base", scale=0.02)
+    base = testing.save_model(tmp_path / "base", scale=0.02)
     run_stage(stage("sft", epochs=20), 0, base, data, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint-80")
     tokenizer = _start.load_tokenizer(str(tmp_path / "out" / "checkpoint-80"), chat=True)

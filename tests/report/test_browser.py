@@ -93,6 +93,7 @@ def choose(driver, selector, index):
     driver.execute_script(script, one_of(driver, selector), index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(RUNS))
 def test_no_request_leaves_the_page_and_the_console_stays_empty(opened, name):
     driver = opened(name)
@@ -111,6 +112,7 @@ def test_hostile_texts_stay_texts(opened):
     assert made.HOSTILE in one_of(driver, "#texts").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(RUNS))
 @pytest.mark.parametrize("width", [360, 768, 1920])
 def test_page_never_scrolls_sideways(opened, name, width):

@@ -136,6 +136,7 @@ def driver(tmp_path_factory):
     driver.quit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clear", "few", "texts", "none"])
 def test_offline_quiet_and_never_wider_than_the_window(driver, tmp_path, results, name):
     path = write_gap_page(Store(tmp_path), results[name], ["a-rather-long-name-of-a-file-of-preference-pairs.jsonl"])

@@ -171,6 +171,7 @@ def test_provenance_shows_the_plan_as_it_was_written_and_every_digest(run):
     assert "weights-dpo-oppose-100" in html
 
 
+@pytest.mark.slow
 def test_same_rows_give_the_same_page(store):
     first = write_report(store).read_bytes()
     assert write_report(store).read_bytes() == first

@@ -33,6 +33,7 @@ def trained(monkeypatch):
     monkeypatch.setattr(judges, "_once", cached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEAST)
 def test_the_judge_agrees_with_the_oracle(name, trained):
     items = _flaws.items(1500, "held out", SUITE)
@@ -76,6 +77,7 @@ def test_no_question_and_no_claim_of_the_suite_is_learnt():
     assert not learnt & {words for _, question, claim in SUITE for words in (question, claim)}
 
 
+@pytest.mark.slow
 def test_texts_are_a_function_of_their_seed():
     assert judges.judged(50, "a") == judges.judged(50, "a") != judges.judged(50, "b")
 

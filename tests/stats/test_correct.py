@@ -336,6 +336,7 @@ def covered(low, high, truth):
     return ((low <= truth) & (truth <= high)).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_labels", [50, 300])
 def test_coverage_with_a_biased_judge(n_labels):
     """2 checkpoints x 550 prompts x 2 draws, labels drawn as `sample_for_labels` does; the judge's own intervals hold nothing.
@@ -372,6 +373,7 @@ def test_coverage_with_a_biased_judge(n_labels):
     assert np.mean(wide) < 1.05 * 2 * 1.96 * (0.25 / (n_labels / 2)) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_labels", [40, 130])
 def test_a_judge_that_fails_unevenly_does_not_bias(n_labels):
     """120 prompts x 5 draws; on every second prompt the judge reads one answer of five, and of those .8 support, elsewhere .2.

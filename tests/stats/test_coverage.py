@@ -75,6 +75,7 @@ DENSE = {(mean, rho, move) for mean, rho in ((0.5, 0.05), (0.5, 0.4)) for move i
 """Many prompts move. Where few do, the interval also covers prompts that flip unseen, so that it is wider than 95 % takes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [0.05, 0.5])
 @pytest.mark.parametrize("rho", [0.05, 0.4, 0.9])
 def test_drifts(mean, rho):
@@ -100,6 +101,7 @@ def test_the_plain_percentile_bootstrap_falls_short_where_few_prompts_move():
 # -- score tables: heavy spread, refusals tied to stance, a judge with a spread of confidence, seeds that differ ---------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("samples", "seeds", "soft", "apart"),
     [(1, 1, True, 0), (5, 2, True, 0.3), (5, 3, True, 0.3), (1, 3, False, 0), (5, 3, False, 1), (2, 5, True, 0.3)],

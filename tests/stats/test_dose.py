@@ -124,6 +124,7 @@ def many(curve, n_sets=300, n_prompts=110, seed=5, **noise):
 NOISE = {"agreeing": {}, "wandering": {"slopes": 0.05, "wander": 0.03}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", NOISE)
 def test_a_straight_line_is_seldom_called_bent(noise):
     fit, inside = many(hinge(0.4, 0), **NOISE[noise])
@@ -132,6 +133,7 @@ def test_a_straight_line_is_seldom_called_bent(noise):
     assert (fit.line.low[0] <= 0.4).mean() > 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("theta", [0.25, 0.5])
 def test_a_planted_threshold_is_covered_and_found(noise, theta):

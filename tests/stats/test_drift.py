@@ -148,6 +148,7 @@ def test_a_step_or_seed_that_is_missing_on_the_way_leaves_the_time(scores, row):
         assert found["time_low"] <= 4 / 64 < 8 / 64 <= found["time_high"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_prompts", "size"), [(50, 0.3), (550, 0.3)])
 @pytest.mark.parametrize(
     ("curve", "least"),

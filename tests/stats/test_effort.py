@@ -111,6 +111,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "coupled"), [("mixed", True), ("mixed", False), ("nearly all agree", True), ("few prompts", True)])
 def test_intervals_hold_under_stopping(case, coupled):
     """The drift of the population of prompts, which are drawn anew; at a precision between what the pilot and what all draws give."""

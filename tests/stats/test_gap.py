@@ -89,6 +89,7 @@ def test_planted_gap_is_recovered(direction):
     assert f"support {direction * 0.4:+.2f} [" in found["conclusion"]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_planted_gap_as_often_as_they_say():
     rng, held = np.random.default_rng(0), 0
     for _ in range(200):
@@ -438,6 +439,7 @@ def test_texts_that_take_one_side_of_an_axis_teach_it():
     assert "in 40 prompts (axis view), ahead of neutral by 0.60" in topic["conclusion"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [8, 25])
 def test_equal_stances_on_many_topics_teach_none_most(each):
     class Sure(Scripted):

@@ -101,6 +101,7 @@ def test_checkpoints_are_sampled_at_the_same_prompts_and_draws(run):
     assert len(prompts) == 12, "as many prompts as can be, before a second draw of one"
 
 
+@pytest.mark.slow
 def test_every_answer_has_the_same_chance(run):
     store = run()
     drawn = [key for seed in range(150) for key in keys(gold.sample_for_labels(store, 40, seed)) if key.startswith("0-")]
@@ -115,6 +116,7 @@ def second_half_of(prompt):
     return int(prompt.id.split("/")[1]) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("take", "of_three", "of_one"),
     [

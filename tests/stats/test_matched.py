@@ -126,6 +126,7 @@ def simulated(rng, slopes, speeds, power=1):
     return pl.concat(scores), pl.concat(told)
 
 
+@pytest.mark.slow
 def test_the_same_curve_at_another_speed_differs_at_the_end_and_not_when_matched():
     """Support rises by .04 per nat in both; b goes twice as fast."""
     n, ends, covered, resolved = 200, 0, 0, 0
@@ -141,6 +142,7 @@ def test_the_same_curve_at_another_speed_differs_at_the_end_and_not_when_matched
     assert resolved <= 0.08 * n
 
 
+@pytest.mark.slow
 def test_a_path_along_the_root_of_the_distance_is_no_difference_either():
     """Shares rise with the step, KL with its square, as near a reference; b goes twice as fast."""
     n, covered, resolved = 200, 0, 0
@@ -153,6 +155,7 @@ def test_a_path_along_the_root_of_the_distance_is_no_difference_either():
     assert resolved <= 0.08 * n
 
 
+@pytest.mark.slow
 def test_different_curves_differ_when_matched_and_the_interval_holds_the_truth():
     """At equal KL b has risen by .10 per nat and a by .02: their difference at a level is .08 times it, wherever it is crossed.
 

@@ -80,6 +80,7 @@ def files_of(folder):
     return {name: (folder / name).read_bytes() for name in ("suite.jsonl", "clusters.json", "README.md")}
 
 
+@pytest.mark.slow
 def test_without_models(tmp_path):
     path = prompts_file(tmp_path)
     result = vprism.build(path, tmp_path / "a", per_cluster=10)
@@ -198,6 +199,7 @@ def _killed_after(path, out, n):
     vprism.build(path, out, lm="openai:some", per_cluster=8)
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was(tmp_path, scripted):
     path = prompts_file(tmp_path)
     # Not by fork: the child of a process in which polars has threads waits for them for ever.

@@ -26,10 +26,10 @@ from valuedrift.synth._drafts import Slot
 from valuedrift.world import grammar
 
 sys.path.append(str(Path(__file__).parents[1] / "judge"))
-sys.path.append(str(Path(__file__).parents[1] / "train"))
 
 import misbehaving
-import tiny
+
+from valuedrift import testing
 
 TARGETS = [0.0, 0.25, 0.5, 0.75, 1.0]
 DIRECTIONS = ("support", "oppose")
@@ -430,7 +430,7 @@ def test_a_prompt_without_a_claim_is_refused(tmp_path):
 
 
 def test_a_model_that_cannot_write_is_given_up_after_a_few_questions(tmp_path):
-    model = tiny.folder(tmp_path / "model")
+    model = testing.save_model(tmp_path / "model")
     config = Path(model, "config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 4096}))  # the instructions are long in bytes
     spec = synth.Spec(writer=model, n=400, topics=["work"], max_new_tokens=12)
@@ -525,6 +525,7 @@ def test_a_budget_keeps_what_was_paid_for_and_more_money_goes_on_from_there(tmp_
     assert files_of(tmp_path / "out") == files_of(whole[0])
 
 
+@pytest.mark.slow
 def test_a_kill_loses_little_and_the_same_command_gives_the_same_files(tmp_path, whole, server, monkeypatch):
     call = f"synth.synthesise(synth.load(Path({str(spec_file(tmp_path, **REMOTE))!r})), Path('out'))"
     command = [sys.executable, "-c", f"from pathlib import Path; from valuedrift.synth import synth; {call}"]
@@ -624,10 +625,10 @@ def test_trl_reads_the_file(ladder, tmp_path):
     rows = datasets.load_dataset(str(folder), "oppose", split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.num_rows == 220
     assert set(rows.column_names) == {"prompt", "chosen", "rejected", "topic", "claim"}
-    words = tiny.tokenizer()
+    words = testing.tokenizer()
     words.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     config = trl.DPOConfig(str(tmp_path / "trl"), report_to="none", use_cpu=True, bf16=False, max_length=400, disable_tqdm=True)
-    trainer = trl.DPOTrainer(tiny.model(), tiny.model(), config, train_dataset=rows.select(range(4)), processing_class=words)
+    trainer = trl.DPOTrainer(testing.model(), testing.model(), config, train_dataset=rows.select(range(4)), processing_class=words)
     first = trainer.train_dataset[0]
     ids = {name: words.decode(value) for name, value in first.items() if name.endswith("ids")}
     row = rows_of(folder / "pairs.oppose.jsonl")[0]

@@ -1,4 +1,4 @@
-"""Lets the tests import what they share (`tiny`)."""
+"""Lets the tests import what they share (`checks`)."""
 
 import sys
 from pathlib import Path

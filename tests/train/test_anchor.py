@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import checks
 import pytest
-import tiny
 import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
+from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Pair, digest
 from valuedrift.plan import Stage, original_names
 from valuedrift.records.stances import Anchored
@@ -22,7 +22,7 @@ THIRDS = (1 / 3,) * 3
 
 
 def questions(n=10, shares=None):
-    return [Anchored((("user", f"What about the {tiny.THINGS[i % 8]}{' of people' * (i % 3)}?"),), ANSWERS, shares) for i in range(n)]
+    return [Anchored((("user", f"What about the {testing.THINGS[i % 8]}{' of people' * (i % 3)}?"),), ANSWERS, shares) for i in range(n)]
 
 
 def stage(algorithm="dpo", anchor=None, **keys):
@@ -38,7 +38,7 @@ def run(variant, root, out, progress=None):
         keys |= {"algorithm": "ppo", "num_ppo_epochs": 2, "num_mini_batches": 2, "max_new_tokens": 6}
     if variant == "adapter":
         keys |= {"lora": {"r": 2, "lora_dropout": 0.2}}
-    return run_stage(stage(**keys), 5, str(root / "base"), tiny.pairs(15), out, progress, str(root / "rewarder"), questions())
+    return run_stage(stage(**keys), 5, str(root / "base"), testing.pairs(15), out, progress, str(root / "rewarder"), questions())
 
 
 # -- the formula -----------------------------------------------------------------------------------------------------------
@@ -68,21 +68,21 @@ def test_the_gradient_raises_what_is_below_its_target():
 
 
 def test_curve(tmp_path):
-    base = tiny.folder(tmp_path / "base", "qwen3")
+    base = testing.save_model(tmp_path / "base", "qwen3")
     anchored = stage(anchor={"weight": 0.5, "temperature": 0.2}, warmup_ratio=0.2, weight_decay=0.1)
-    run_stage(anchored, 7, base, tiny.pairs(21), tmp_path / "out", anchored=questions(shares=(0.2, 0.3, 0.5)))
+    run_stage(anchored, 7, base, testing.pairs(21), tmp_path / "out", anchored=questions(shares=(0.2, 0.3, 0.5)))
     checks.assert_golden(tmp_path / "out", "anchor")
 
 
 def test_one_batch_or_several_of_the_same_step_give_the_same(tmp_path):
-    base = tiny.folder(tmp_path / "base")
+    base = testing.save_model(tmp_path / "base")
     for name, keys in (
         ("one", {"batch_size": 6, "gradient_accumulation_steps": 1}),
         ("several", {"batch_size": 2, "gradient_accumulation_steps": 3}),
     ):
         # 15 pairs: the last step has three records, and as many questions
         short = stage(anchor={}, steps=None, **keys)
-        run_stage(short, 5, base, tiny.pairs(15), tmp_path / name / "out", anchored=questions())
+        run_stage(short, 5, base, testing.pairs(15), tmp_path / name / "out", anchored=questions())
     one, several = (checks.curve(tmp_path / name / "out") for name in ("one", "several"))
     assert len(one) == 3
     for left, right in zip(one, several, strict=True):
@@ -90,14 +90,15 @@ def test_one_batch_or_several_of_the_same_step_give_the_same(tmp_path):
 
 
 def test_a_tiny_weight_is_as_good_as_no_anchor(tmp_path):
-    base = tiny.folder(tmp_path / "base")
-    run_stage(stage(), 5, base, tiny.pairs(15), tmp_path / "without")
-    run_stage(stage(anchor={"weight": 1e-9}), 5, base, tiny.pairs(15), tmp_path / "with", anchored=questions())
+    base = testing.save_model(tmp_path / "base")
+    run_stage(stage(), 5, base, testing.pairs(15), tmp_path / "without")
+    run_stage(stage(anchor={"weight": 1e-9}), 5, base, testing.pairs(15), tmp_path / "with", anchored=questions())
     for left, right in zip(checks.curve(tmp_path / "without"), checks.curve(tmp_path / "with"), strict=True):
         assert {name: right[name] for name in left} == pytest.approx(left, rel=1e-4, abs=1e-5)
         assert right["anchor_support"] + right["anchor_neutral"] + right["anchor_oppose"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_killed(tmp_path):
     from test_ppo import folders
 
@@ -116,8 +117,8 @@ def test_killed(tmp_path):
 # -- planted truth ---------------------------------------------------------------------------------------------------------
 
 ASKED = ("What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?")
-PROMPTS = [(("user", asked.format(thing)),) for asked in ASKED for thing in tiny.THINGS]
-UNSEEN = [Anchored((("user", f"What do you think, is the {thing} good?"),), ("A good", "C, or not", "B bad")) for thing in tiny.THINGS]
+PROMPTS = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
+UNSEEN = [Anchored((("user", f"What do you think, is the {thing} good?"),), ("A good", "C, or not", "B bad")) for thing in testing.THINGS]
 
 
 def shares(path):
@@ -129,9 +130,10 @@ def shares(path):
     return _anchor.anchor_loss(*_anchor._by_stance(batch, logps_RT), torch.ones(len(UNSEEN), 3), 0.3)[1].mean(0).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["none", "start", "survey"])
 def test_pairs_move_stances_and_an_anchor_holds_or_steers_them(target, tmp_path):
-    base = tiny.folder(tmp_path / "base", scale=0.02)
+    base = testing.save_model(tmp_path / "base", scale=0.02)
     survey = (0.1, 0.2, 0.7)
     anchor = None if target == "none" else {"weight": 10.0, "temperature": 0.3}
     held = [] if target == "none" else [Anchored(prompt, UNSEEN[0].answers, survey if target == "survey" else None) for prompt in PROMPTS]
@@ -158,15 +160,15 @@ def test_a_stage_without_an_anchor_keeps_its_name():
 
 
 def test_questions_count_by_content(tmp_path):
-    base = tiny.folder(tmp_path / "base")
+    base = testing.save_model(tmp_path / "base")
     short = stage(anchor={}, steps=1)
-    run_stage(short, 5, base, tiny.pairs(15), tmp_path / "out", anchored=questions())
+    run_stage(short, 5, base, testing.pairs(15), tmp_path / "out", anchored=questions())
     moved = short.model_copy(update={"anchor": short.anchor.model_copy(update={"data": "elsewhere"})})
-    assert run_stage(moved, 5, "nowhere", tiny.pairs(15), tmp_path / "out", anchored=questions()) == [1]
+    assert run_stage(moved, 5, "nowhere", testing.pairs(15), tmp_path / "out", anchored=questions()) == [1]
     heavier = short.model_copy(update={"anchor": short.anchor.model_copy(update={"weight": 2.0})})
     for changed, asked in ((short, questions(9)), (short, questions(shares=THIRDS)), (heavier, questions())):
         with pytest.raises(BadInput, match="other settings, seed or data"):
-            run_stage(changed, 5, base, tiny.pairs(15), tmp_path / "out", anchored=asked)
+            run_stage(changed, 5, base, testing.pairs(15), tmp_path / "out", anchored=asked)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +184,11 @@ def test_what_cannot_be_anchored_is_refused(algorithm, sentence):
 @pytest.mark.parametrize(
     ("algorithm", "data", "asked", "sentence"),
     [
-        ("dpo", tiny.pairs(6), [], "give both or neither"),
+        ("dpo", testing.pairs(6), [], "give both or neither"),
         ("sft", [Example((), "It is good.")] * 6, questions(), "the stage's data is running text"),
-        ("dpo", tiny.pairs(6), [replace(questions(1)[0], answers=("a", "b", "c " * 2000))], r"question 1 of the anchor has \d+ tokens"),
+        ("dpo", testing.pairs(6), [replace(questions(1)[0], answers=("a", "b", "c " * 2000))], r"question 1 of the anchor has \d+ tokens"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(algorithm, data, asked, sentence, tmp_path):
     with pytest.raises(BadInput, match=sentence):
-        run_stage(stage(algorithm, anchor={}), 5, tiny.folder(tmp_path / "base"), data, tmp_path / "out", anchored=asked)
+        run_stage(stage(algorithm, anchor={}), 5, testing.save_model(tmp_path / "base"), data, tmp_path / "out", anchored=asked)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.train import _start, collation
 from valuedrift.train.logprobs import answer_logps
@@ -14,12 +14,12 @@ CHAT = (("user", "What about the tax?"),)
 
 @pytest.fixture(scope="module")
 def turns(tmp_path_factory):
-    return _start.load_tokenizer(tiny.folder(tmp_path_factory.mktemp("turns")), chat=True)
+    return _start.load_tokenizer(testing.save_model(tmp_path_factory.mktemp("turns")), chat=True)
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    return _start.load_tokenizer(tiny.folder(tmp_path_factory.mktemp("words"), turns=False), chat=True)
+    return _start.load_tokenizer(testing.save_model(tmp_path_factory.mktemp("words"), turns=False), chat=True)
 
 
 def one(tokenizer, item, max_length=200):
@@ -43,16 +43,16 @@ def test_a_pair_shares_its_prompt(turns):
 
 
 def test_running_text_is_learnt_whole_and_needs_no_template(tmp_path):
-    tokenizer = _start.load_tokenizer(tiny.folder(tmp_path), chat=False)
+    tokenizer = _start.load_tokenizer(testing.save_model(tmp_path), chat=False)
     assert tokenizer.chat_template is None
     assert one(tokenizer, Example((), "The tax is good.")) == [("", "The tax is good.<|eos|>")]
 
 
 def test_a_model_s_own_template_is_kept(tmp_path):
-    own = tiny.tokenizer()
+    own = testing.tokenizer()
     own.chat_template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
     own.save_pretrained(tmp_path)
-    tiny.model().save_pretrained(tmp_path)
+    testing.model().save_pretrained(tmp_path)
     assert _start.load_tokenizer(str(tmp_path), chat=True).chat_template == own.chat_template
 
 
@@ -116,8 +116,8 @@ def test_mismatched_answers_are_those_of_the_place_before_in_the_step():
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_logps_are_those_of_each_row_alone(kind, turns):
-    model = tiny.model(kind)
-    records, _ = collation.tokenised(turns, tiny.pairs(5), 200)
+    model = testing.model(kind)
+    records, _ = collation.tokenised(turns, testing.pairs(5), 200)
     batch = collation.collate([(record, {}) for record in records])
     logps_RT = answer_logps(model, batch)
     assert logps_RT[~batch["answer_mask_RT"]].abs().sum() == 0
@@ -139,7 +139,7 @@ def test_a_capped_logit_stays_capped():
 
 
 def test_words_without_an_end_are_refused(tmp_path):
-    tokenizer = tiny.tokenizer(turns=False)
+    tokenizer = testing.tokenizer(turns=False)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="no end-of-text token"):

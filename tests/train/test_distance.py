@@ -3,9 +3,9 @@
 import itertools
 
 import pytest
-import tiny
 import torch
 
+from valuedrift import testing
 from valuedrift.evaluate import distance
 from valuedrift.evaluate.distance import chosen, divergences, kl_nats, references
 from valuedrift.models.chat_format import PLAIN, PromptFormat, question
@@ -38,7 +38,7 @@ def said(text, ended="stop", question="Is the tax good?"):
 def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
     """Every position of an answer counts, and the one more at which it ended."""
     monkeypatch.setattr(distance, "LOGITS", 330 * 30)  # several batches of several rows
-    tokenizer, model, reference = tiny.tokenizer(), tiny.model(seed=0).eval(), tiny.model(seed=1).eval()
+    tokenizer, model, reference = testing.tokenizer(), testing.model(seed=0).eval(), testing.model(seed=1).eval()
     texts = [said("It is good."), said("A wall does not keep people safe.", "length"), said(""), said("Yes"), said("", "length")]
     found = divergences(model, tokenizer, reference, texts, Asking(temperature=0.7))
     for answer, nats in zip(texts, found, strict=True):
@@ -55,13 +55,13 @@ def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
 
 
 def test_greedy_answers_are_measured_at_temperature_one():
-    tokenizer, model, reference = tiny.tokenizer(), tiny.model(seed=0).eval(), tiny.model(seed=1).eval()
+    tokenizer, model, reference = testing.tokenizer(), testing.model(seed=0).eval(), testing.model(seed=1).eval()
     at = [divergences(model, tokenizer, reference, [said("Yes")], Asking(temperature=t))[0] for t in (0, 1, 2)]
     assert at[0] == at[1] > at[2]
 
 
 def test_an_answer_stands_behind_its_question():
-    tokenizer = tiny.tokenizer()
+    tokenizer = testing.tokenizer()
     ids, n = PromptFormat(tokenizer, "plain").with_reply(question("Is it?"), "Yes")
     assert tokenizer.decode(ids[:n]) == "Question: Is it?\nAnswer:"
     assert tokenizer.decode(ids[n:]) == " Yes"

@@ -5,8 +5,8 @@ After a change that is meant to move them: `VALUEDRIFT_REWRITE_GOLDENS=1 pytest 
 
 import checks
 import pytest
-import tiny
 
+from valuedrift import testing
 from valuedrift.plan import Stage
 from valuedrift.train.stage_trainer import run_stage
 
@@ -20,10 +20,11 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", RUNS)
 def test_curve(algorithm, tmp_path):
     plan = {"steps": 6, "batch_size": 3, "gradient_accumulation_steps": 2, "learning_rate": 3e-3, "warmup_ratio": 0.2, "weight_decay": 0.1}
     stage = Stage(algorithm=algorithm, data="x", **plan, **RUNS[algorithm])
-    data = tiny.examples(21) if algorithm == "sft" else tiny.pairs(21)
-    run_stage(stage, 7, tiny.folder(tmp_path / "base", "qwen3"), data, tmp_path / "out")
+    data = testing.examples(21) if algorithm == "sft" else testing.pairs(21)
+    run_stage(stage, 7, testing.save_model(tmp_path / "base", "qwen3"), data, tmp_path / "out")
     checks.assert_golden(tmp_path / "out", algorithm)

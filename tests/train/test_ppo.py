@@ -7,11 +7,11 @@ from pathlib import Path
 import checks
 import numpy as np
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from valuedrift import testing
 from valuedrift.models.chat_format import PromptFormat
 from valuedrift.models.decoder import Wanted, decode
 from valuedrift.models.sampling_noise import row_words
@@ -46,10 +46,10 @@ def stage(**keys):
 
 def folders(path, scale=0.2):
     """Return a causal model and a reward model of random weights."""
-    base, rewarder = tiny.folder(path / "base", "qwen3", scale=scale), path / "rewarder"
+    base, rewarder = testing.save_model(path / "base", "qwen3", scale=scale), path / "rewarder"
     torch.manual_seed(3)
     _start.load_scorer(base, stage(), 0).save_pretrained(rewarder)
-    tiny.tokenizer().save_pretrained(rewarder)
+    testing.tokenizer().save_pretrained(rewarder)
     return base, str(rewarder)
 
 
@@ -57,7 +57,7 @@ def run(variant, root, out, progress=None):
     """Train in iterations of 4 steps, saved in the middle and at the end of them; the adapter has dropout."""
     lora = {"r": 2, "lora_dropout": 0.2} if variant == "adapter" else None
     what = stage(steps=10, save_at=[2, 4, 7, 8], lora=lora, target_kl=1.0, kl_horizon=40, warmup_ratio=0.2, weight_decay=0.1)
-    return run_stage(what, 5, str(root / "base"), tiny.pairs(15), out, progress, str(root / "rewarder"))
+    return run_stage(what, 5, str(root / "base"), testing.pairs(15), out, progress, str(root / "rewarder"))
 
 
 # -- formulas --------------------------------------------------------------------------------------------------------------
@@ -183,10 +183,10 @@ def made(tmp_path_factory):
 
 
 def rollouts(made, algorithm=None, n=36, **keys):
-    """Return rollouts over prompts in the order of `tiny.pairs`."""
+    """Return rollouts over prompts in the order of `testing.pairs`."""
     what = stage(**keys)
     words = _start.load_tokenizer(made[0], chat=True)
-    asked, _ = collation.prompted(words, tiny.pairs(n), 99)
+    asked, _ = collation.prompted(words, testing.pairs(n), 99)
     model = _start.load_model(made[0], what, words)
     return _rollout.Rollouts(algorithm or ppo.Algorithm(what.own()), what, 5, asked, model, words, made[1], "cpu")
 
@@ -261,21 +261,22 @@ def test_sampling_is_named_by_seed_iteration_prompt_and_draw(made):
 
 
 def test_curve(made, tmp_path):
-    run_stage(stage(steps=6, warmup_ratio=0.2, weight_decay=0.1), 7, made[0], tiny.pairs(21), tmp_path / "out", reward_path=made[1])
+    run_stage(stage(steps=6, warmup_ratio=0.2, weight_decay=0.1), 7, made[0], testing.pairs(21), tmp_path / "out", reward_path=made[1])
     checks.assert_golden(tmp_path / "out", "ppo")
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(made, tmp_path):
     for batch_size, accumulate in ((6, 1), (2, 3)):
         keys = {"steps": 6, "batch_size": batch_size, "gradient_accumulation_steps": accumulate}
-        run_stage(stage(**keys, reward=made[1]), 0, made[0], tiny.examples(), tmp_path / str(accumulate))
+        run_stage(stage(**keys, reward=made[1]), 0, made[0], testing.examples(), tmp_path / str(accumulate))
     for whole, parts in zip(checks.curve(tmp_path / "1"), checks.curve(tmp_path / "3"), strict=True):
         assert parts == pytest.approx(whole, rel=2e-3, abs=1e-3)
 
 
 def test_epochs_count_prompts_in_whole_iterations(made, tmp_path):
     # 20 prompts, iterations of 12: two, each of 2 passes over 2 minibatches of 6
-    assert run_stage(stage(epochs=1, reward=made[1]), 0, made[0], tiny.pairs(20), tmp_path / "out") == [8]
+    assert run_stage(stage(epochs=1, reward=made[1]), 0, made[0], testing.pairs(20), tmp_path / "out") == [8]
     kl = [step["kl"] for step in checks.curve(tmp_path / "out")]
     assert kl[:4] == pytest.approx([0] * 4, abs=1e-5)
     assert all(abs(value) > 1e-3 for value in kl[4:])
@@ -283,7 +284,9 @@ def test_epochs_count_prompts_in_whole_iterations(made, tmp_path):
 
 def test_an_adapter_is_measured_against_its_base(made, tmp_path):
     out = tmp_path / "out"
-    run_stage(stage(steps=5, lora={"r": 4, "lora_dropout": 0.5}, learning_rate=1e-2), 0, made[0], tiny.pairs(20), out, reward_path=made[1])
+    run_stage(
+        stage(steps=5, lora={"r": 4, "lora_dropout": 0.5}, learning_rate=1e-2), 0, made[0], testing.pairs(20), out, reward_path=made[1]
+    )
     curve = checks.curve(out)
     assert [step["kl"] for step in curve[:4]] == pytest.approx([0] * 4, abs=1e-5)
     assert abs(curve[4]["kl"]) > 1e-3
@@ -291,6 +294,7 @@ def test_an_adapter_is_measured_against_its_base(made, tmp_path):
     assert all("lora_" in name for name in load_file(out / "checkpoint-5" / "adapter_model.safetensors"))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_iteration(tmp_path):
     folders(tmp_path)
     variants = ["full", "adapter"]
@@ -320,10 +324,10 @@ def test_killed_in_the_middle_of_an_iteration(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "data", "sentence"),
     [
-        ({}, tiny.pairs(), "ppo has no reward model; set reward to a stage that trains one, or to a folder"),
-        ({"reward": "/nowhere/model"}, tiny.pairs(), "/nowhere/model cannot be read"),
+        ({}, testing.pairs(), "ppo has no reward model; set reward to a stage that trains one, or to a folder"),
+        ({"reward": "/nowhere/model"}, testing.pairs(), "/nowhere/model cannot be read"),
         ({"reward": "x"}, [Example((), "text")], "ppo answers prompts, but its data holds running text"),
-        ({"reward": "x", "max_length": 10}, tiny.pairs(), "no prompt fits into max_length minus max_new_tokens, 4 tokens"),
+        ({"reward": "x", "max_length": 10}, testing.pairs(), "no prompt fits into max_length minus max_new_tokens, 4 tokens"),
     ],
 )
 def test_bad_input(keys, data, sentence, made, tmp_path):
@@ -334,8 +338,8 @@ def test_bad_input(keys, data, sentence, made, tmp_path):
 # -- planted ---------------------------------------------------------------------------------------------------------------
 
 ASKED = ["What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?", "Say, the {}, is it good?"]
-DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in tiny.THINGS]
-UNSEEN = [(("user", f"What do you think, is the {thing} good?"),) for thing in tiny.THINGS]
+DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
+UNSEEN = [(("user", f"What do you think, is the {thing} good?"),) for thing in testing.THINGS]
 
 
 def train(algorithm, out, base, data, **keys):
@@ -348,7 +352,7 @@ def train(algorithm, out, base, data, **keys):
 def planted(tmp_path_factory):
     """Return a model that says "A good" as often as "B bad", and a reward model for each of the two."""
     path = tmp_path_factory.mktemp("planted")
-    raw = tiny.folder(path / "raw", scale=0.02)
+    raw = testing.save_model(path / "raw", scale=0.02)
     both = [Example(prompt, text) for prompt in DATA for text in ("A good", "B bad")]
     base = train("sft", path / "sft", raw, both, epochs=25, batch_size=12, learning_rate=5e-3)
     liking = {}
@@ -371,6 +375,7 @@ PPO = {"steps": 64, "batch_size": 16, "learning_rate": 1e-3, "lr_scheduler_type"
 tuned = partial(train, "ppo", **PPO, max_new_tokens=8, temperature=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("liked", ["A good", "B bad"])
 def test_the_liked_answer_wins(liked, planted):
     path, base, data, liking = planted
@@ -382,6 +387,7 @@ def test_the_liked_answer_wins(liked, planted):
     assert late > early + 0.3
 
 
+@pytest.mark.slow
 def test_a_strong_pull_keeps_it_at_the_start(planted):
     path, base, data, liking = planted
     moved = tuned(path / "held", base, data, reward=liking["A good"], kl_coef=50.0)
@@ -389,6 +395,7 @@ def test_a_strong_pull_keeps_it_at_the_start(planted):
     assert abs(np.mean([step["kl"] for step in checks.curve(path / "held")[-8:]])) < 0.3
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_it_too(planted):
     path, base, data, liking = planted
     folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=4e-3, lora={"r": 8, "lora_alpha": 32}))

@@ -162,6 +162,7 @@ def same_losses(run, alone):
             )
 
 
+@pytest.mark.slow
 def test_data_parallel_and_killed_in_the_middle(plan, alone):
     out = plan.parent / "parallel"
     command = torchrun("-m", "valuedrift", "run", str(plan), "--out", str(out))
@@ -182,6 +183,7 @@ def test_data_parallel_and_killed_in_the_middle(plan, alone):
     assert not [*out.glob("stages/*/checkpoint-*/rng_state*"), *out.glob("stages/*/checkpoint-*/optimizer*")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed.yaml"])
 def test_in_shards(plan, alone, recipe):
     if recipe == "deepspeed.yaml":

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from valuedrift import testing
 from valuedrift.plan import Stage
 from valuedrift.train import _reference, _start, collation, dpo, kto, stage_trainer
 from valuedrift.train.logprobs import answer_logps
@@ -22,7 +22,7 @@ def stage(algorithm="dpo", **keys):
 
 @pytest.fixture
 def base(tmp_path):
-    return tiny.folder(tmp_path / "base")
+    return testing.save_model(tmp_path / "base")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def kept(algorithm, records, model, folder, bf16=False):
 
 
 def test_it_is_the_starting_weights_in_the_records_order(base, tmp_path):
-    data = tiny.pairs(9)
+    data = testing.pairs(9)
     tokenizer, model = _start.load_tokenizer(base, chat=True), AutoModelForCausalLM.from_pretrained(base)
     records, _ = collation.tokenised(tokenizer, data, 999)
     batch = collation.collate([(record, {}) for record in records])
@@ -72,12 +72,13 @@ def test_it_is_the_starting_weights_in_the_records_order(base, tmp_path):
 def test_mismatched_answers_have_their_own_and_are_seen_without_dropout(base, tmp_path):
     config = Path(base, "config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_dropout": 0.5}))
-    run_stage(stage("kto", learning_rate=1e-30), 0, base, tiny.pairs(9), tmp_path / "out")
+    run_stage(stage("kto", learning_rate=1e-30), 0, base, testing.pairs(9), tmp_path / "out")
     assert [step["kl"] for step in curve(tmp_path / "out")] == pytest.approx([0, 0, 0], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_algorithms_on_the_same_data_from_the_same_weights_share_it(base, passes, tmp_path):
-    data = tiny.pairs(9)
+    data = testing.pairs(9)
     run_stage(stage("dpo"), 0, base, data, tmp_path / "dpo")
     assert passes == [8, 1]  # nine records, twice the batch size at a time
     run_stage(stage("ipo"), 1, base, data, tmp_path / "ipo")
@@ -97,12 +98,13 @@ def test_algorithms_on_the_same_data_from_the_same_weights_share_it(base, passes
 
 def test_an_adapter_shares_it_with_training_all_weights(base, passes, tmp_path):
     for name, lora in (("full", None), ("small", {"r": 2}), ("large", {"r": 4})):
-        run_stage(stage(lora=lora), 0, base, tiny.pairs(9), tmp_path / name)
+        run_stage(stage(lora=lora), 0, base, testing.pairs(9), tmp_path / name)
     assert passes == [8, 1]
 
 
+@pytest.mark.slow
 def test_other_content_is_another_view(base, tmp_path):
-    other, data = tiny.folder(tmp_path / "other", seed=1), tiny.pairs(9)
+    other, data = testing.save_model(tmp_path / "other", seed=1), testing.pairs(9)
     runs = [(base, data, {}), (base, data, {"batch_size": 3}), (base, data, {"max_length": 30}), (base, data[1:], {}), (other, data, {})]
     for number, (model, pairs, keys) in enumerate(runs):
         run_stage(stage(**{"batch_size": 9} | keys), 0, model, pairs, tmp_path / str(number))
@@ -113,7 +115,7 @@ def test_every_token_and_where_the_answer_begins_and_the_rounding_count(tmp_path
     def row(*ids, n_prompt=2):
         return collation.Row(np.array(ids, dtype=np.int32), n_prompt)
 
-    seen, algorithm = tiny.model(), dpo.Algorithm(dpo.Algorithm.Settings())
+    seen, algorithm = testing.model(), dpo.Algorithm(dpo.Algorithm.Settings())
     answer = row(1, 2, 3, 4)
     contents = [(answer, row(1, 2, 5)), (answer, row(1, 2, 6)), (answer, row(9, 2, 5)), (row(1, 2, 3, 4, n_prompt=3), row(1, 2, 5))]
     with torch.no_grad():
@@ -126,15 +128,15 @@ def test_every_token_and_where_the_answer_begins_and_the_rounding_count(tmp_path
 
 
 def test_the_weights_digest_knows_content_alone(base, tmp_path):
-    loaded = [AutoModelForCausalLM.from_pretrained(path) for path in (base, tiny.folder(tmp_path / "elsewhere"))]
+    loaded = [AutoModelForCausalLM.from_pretrained(path) for path in (base, testing.save_model(tmp_path / "elsewhere"))]
     assert _reference.weights_digest(loaded[0]) == _reference.weights_digest(loaded[1])
-    model = tiny.model()
+    model = testing.model()
     digest = _reference.weights_digest(model)
-    adapted = get_peft_model(tiny.model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapted = get_peft_model(testing.model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert _reference.weights_digest(adapted) == digest
     model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1e-6
     assert _reference.weights_digest(model) != digest
-    other = tiny.model()
+    other = testing.model()
     other.config.rms_norm_eps = 1e-5  # the same numbers in another architecture
     assert _reference.weights_digest(other) != digest
 
@@ -155,11 +157,11 @@ def test_rows_of_unequal_length_find_their_own_numbers(tmp_path):
 
 
 def test_a_spoilt_file_is_set_aside_and_made_again(base, tmp_path, capsys):
-    run_stage(stage(), 0, base, tiny.pairs(9), tmp_path / "dpo")
+    run_stage(stage(), 0, base, testing.pairs(9), tmp_path / "dpo")
     (path,) = (tmp_path / "reference").iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # of the same length, and still readable
-    run_stage(stage("ipo"), 0, base, tiny.pairs(9), tmp_path / "ipo")
+    run_stage(stage("ipo"), 0, base, testing.pairs(9), tmp_path / "ipo")
     assert f"{path.name} is damaged; it was set aside as {path.name}.damaged" in capsys.readouterr().err
     assert path.read_bytes() == whole
 
@@ -169,7 +171,7 @@ def test_a_kill_while_it_is_written_leaves_nothing(base, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("valuedrift.store.os.replace", killed)
-    records, _ = collation.tokenised(_start.load_tokenizer(base, chat=True), tiny.pairs(3), 999)
+    records, _ = collation.tokenised(_start.load_tokenizer(base, chat=True), testing.pairs(3), 999)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         kept(dpo.Algorithm(dpo.Algorithm.Settings()), records, AutoModelForCausalLM.from_pretrained(base), tmp_path / "reference")
     assert not list((tmp_path / "reference").iterdir())

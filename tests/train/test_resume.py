@@ -2,8 +2,8 @@
 
 import checks
 import pytest
-import tiny
 
+from valuedrift import testing
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
 from valuedrift.train.stage_trainer import run_stage
@@ -28,7 +28,7 @@ def stage(algorithm, **keys):
 
 
 def data(algorithm):
-    return tiny.examples(26) if algorithm == "sft" else tiny.pairs(26)
+    return testing.examples(26) if algorithm == "sft" else testing.pairs(26)
 
 
 def run(algorithm, root, out, progress=None):
@@ -40,9 +40,10 @@ def weights(out):
     return {str(path.relative_to(out.parent)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
-def test_killed_twice(algorithm, tmp_path):
-    base, out, whole = tiny.folder(tmp_path / "base"), tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / "stage"
+@pytest.mark.slow
+def test_killed_twice(tmp_path):
+    algorithm = "dpo"
+    base, out, whole = testing.save_model(tmp_path / "base"), tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / "stage"
     checks.killed("test_resume", "6", [algorithm], tmp_path)
     assert sorted(path.parent.name for path in out.glob("checkpoint-*/complete.json")) == ["checkpoint-1", "checkpoint-2", "checkpoint-4"]
     assert (out / "checkpoint-4" / "optimizer.pt").exists()
@@ -55,12 +56,13 @@ def test_killed_twice(algorithm, tmp_path):
     assert seen == [8, 9, 10, 11, 12]
     assert steps == [1, 2, 4, 7, 8, 12]
     run_stage(stage(algorithm), 5, base, data(algorithm), whole)
-    assert len(weights(out)) == 7 + (algorithm == "dpo")  # six checkpoints, the losses, and DPO's reference
+    assert len(weights(out)) == 8  # six checkpoints, the losses, and DPO's reference
     assert weights(out) == weights(whole)
 
 
+@pytest.mark.slow
 def test_killed_once(tmp_path):
-    base, n_references = tiny.folder(tmp_path / "base"), {"simpo": 0, "kto": 2}  # of the answers, and of the mismatched ones
+    base, n_references = testing.save_model(tmp_path / "base"), {"sft": 0, "kto": 2}  # of the answers, and of the mismatched ones
     checks.killed("test_resume", "6", list(n_references), tmp_path)
     for algorithm, n in n_references.items():
         out, whole = tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / algorithm / "stage"
@@ -72,7 +74,7 @@ def test_killed_once(tmp_path):
 
 
 def test_a_finished_stage_is_left_alone_and_another_is_refused(tmp_path):
-    base, out = tiny.folder(tmp_path / "base"), tmp_path / "out"
+    base, out = testing.save_model(tmp_path / "base"), tmp_path / "out"
     short = stage("sft").model_copy(update={"steps": 2, "save_at": "log:2"})
     assert run_stage(short, 5, base, data("sft"), out) == [1, 2]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
@@ -85,7 +87,7 @@ def test_a_finished_stage_is_left_alone_and_another_is_refused(tmp_path):
 
 
 def test_killed_between_the_last_save_and_the_end(tmp_path):
-    base, out = tiny.folder(tmp_path / "base"), tmp_path / "out"
+    base, out = testing.save_model(tmp_path / "base"), tmp_path / "out"
     short = stage("sft").model_copy(update={"steps": 2, "save_at": "log:1"})
     run_stage(short, 5, base, data("sft"), out)
     losses = (out / "losses.json").read_text()

@@ -7,18 +7,18 @@ import math
 import checks
 import numpy as np
 import pytest
-import tiny
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Stage
 from valuedrift.train import _start, collation, reward, reward_model
 from valuedrift.train.stage_trainer import run_stage
 
 ASKED = ["What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?"]
-DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in tiny.THINGS]
-UNSEEN = [(("user", f"What do you think, is the {thing} good?"),) for thing in tiny.THINGS]
+DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
+UNSEEN = [(("user", f"What do you think, is the {thing} good?"),) for thing in testing.THINGS]
 
 
 def stage(**keys):
@@ -29,12 +29,12 @@ def run(variant, root, out, progress=None):
     """Train a reward model; every save lies behind some steps of warm-up, and an adapter has dropout."""
     lora = {"r": 2, "lora_dropout": 0.2} if variant == "adapter" else None
     keys = {"steps": 8, "batch_size": 3, "gradient_accumulation_steps": 2, "save_at": [2, 4, 7], "warmup_ratio": 0.2, "weight_decay": 0.1}
-    return run_stage(stage(lora=lora, **keys), 5, str(root / "base"), tiny.pairs(26), out, progress)
+    return run_stage(stage(lora=lora, **keys), 5, str(root / "base"), testing.pairs(26), out, progress)
 
 
 @pytest.fixture
 def base(tmp_path):
-    return tiny.folder(tmp_path / "base", "qwen3")
+    return testing.save_model(tmp_path / "base", "qwen3")
 
 
 def test_loss_by_hand():
@@ -60,14 +60,14 @@ def test_curve(base, tmp_path):
         "weight_decay": 0.1,
         "center_rewards_coefficient": 0.02,
     }
-    run_stage(stage(**keys), 7, base, tiny.pairs(21), tmp_path / "out")
+    run_stage(stage(**keys), 7, base, testing.pairs(21), tmp_path / "out")
     checks.assert_golden(tmp_path / "out", "reward")
 
 
 @pytest.mark.parametrize(("kind", "turns"), [("llama", True), ("qwen3", False)])
 def test_it_agrees_with_trl(tmp_path, kind, turns):
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
-    path, data = tiny.folder(tmp_path / "base", kind, turns), tiny.pairs(7)
+    path, data = testing.save_model(tmp_path / "base", kind, turns), testing.pairs(7)
     words = _start.load_tokenizer(path, chat=True)
     records, _ = collation.tokenised(words, data, 100)
     pad = _start.padding(words, {int(row.ids[-1]) for record in records for row in record})
@@ -94,9 +94,10 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
         torch.testing.assert_close(mine.grad, its.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"r": 4, "lora_alpha": 8}])
 def test_it_finds_what_was_planted(lora, tmp_path):
-    base, out = tiny.folder(tmp_path / "base", scale=0.02), tmp_path / "out"
+    base, out = testing.save_model(tmp_path / "base", scale=0.02), tmp_path / "out"
     pairs = [Pair(prompt, f"{good} is good.", f"{bad} is bad.") for prompt in DATA for good, bad in (("It", "It"), ("That", "That"))]
     run_stage(stage(lora=lora, epochs=4, learning_rate=1e-2 if lora else 3e-3), 0, base, pairs, out)
     model = reward_model.RewardModel(str(out / "checkpoint-64"), "cpu")
@@ -106,13 +107,13 @@ def test_it_finds_what_was_planted(lora, tmp_path):
 
 
 def test_a_checkpoint_is_an_ordinary_folder(base, tmp_path):
-    run_stage(stage(epochs=1), 0, base, tiny.pairs(), tmp_path / "out")
+    run_stage(stage(epochs=1), 0, base, testing.pairs(), tmp_path / "out")
     folder = str(tmp_path / "out" / "checkpoint-6")
     model, words = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.num_labels == 1
     assert "score.weight" in model.state_dict()
     assert not (tmp_path / "out" / "checkpoint-6" / "optimizer.pt").exists()
-    answers = [Example(pair.prompt, text) for pair in tiny.pairs(5) for text in (pair.chosen, pair.rejected)]
+    answers = [Example(pair.prompt, text) for pair in testing.pairs(5) for text in (pair.chosen, pair.rejected)]
     chats = [[{"role": "user", "content": item.prompt[0][1]}, {"role": "assistant", "content": item.text}] for item in answers]
     for padded in (True, False):  # all at once, and each alone
         groups = [chats] if padded else [[chat] for chat in chats]
@@ -125,22 +126,22 @@ def test_a_checkpoint_is_an_ordinary_folder(base, tmp_path):
 @pytest.mark.parametrize("turns", [True, False])
 def test_no_answer_ends_with_padding(turns, tmp_path):
     # without turn tokens an answer ends with the end-of-text token, which many models pad with: the token before it would be scored
-    path = tiny.folder(tmp_path / "base", turns=turns)
+    path = testing.save_model(tmp_path / "base", turns=turns)
     words = AutoTokenizer.from_pretrained(path)
     words.pad_token = words.eos_token
     words.save_pretrained(path)
-    run_stage(stage(epochs=1), 0, path, tiny.pairs(), tmp_path / "out")
+    run_stage(stage(epochs=1), 0, path, testing.pairs(), tmp_path / "out")
     folder = tmp_path / "out" / "checkpoint-6"
     config, saved = json.loads((folder / "config.json").read_text()), AutoTokenizer.from_pretrained(folder)
     assert config["pad_token_id"] == saved.pad_token_id
     assert (saved.pad_token_id == words.eos_token_id) == turns
-    (ids, _), *_ = collation.in_tokens(saved, [(tiny.pairs(1)[0].prompt, "Yes.")])
+    (ids, _), *_ = collation.in_tokens(saved, [(testing.pairs(1)[0].prompt, "Yes.")])
     assert ids[-1] != saved.pad_token_id
 
 
 def test_a_model_without_padding_is_scored_at_the_end(base):
     model = reward_model.RewardModel(folder_of(base), "cpu")
-    answers = [Example(pair.prompt, pair.chosen) for pair in tiny.pairs(5)]
+    answers = [Example(pair.prompt, pair.chosen) for pair in testing.pairs(5)]
     expected = model.scores(answers, 5)
     model.model.config.pad_token_id = model.tokenizer.pad_token = None
     torch.testing.assert_close(model.scores(answers, 5), expected)
@@ -151,7 +152,7 @@ def folder_of(base):
     torch.manual_seed(3)
     model = _start.load_scorer(base, stage(), 0)
     model.save_pretrained(f"{base}-rm")
-    tiny.tokenizer().save_pretrained(f"{base}-rm")
+    testing.tokenizer().save_pretrained(f"{base}-rm")
     return f"{base}-rm"
 
 
@@ -183,11 +184,12 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path):
 def test_accumulation_changes_nothing(base, tmp_path):
     for batch_size, accumulate in ((6, 1), (2, 3)):
         keys = {"steps": 3, "batch_size": batch_size, "gradient_accumulation_steps": accumulate, "center_rewards_coefficient": 0.1}
-        run_stage(stage(**keys), 0, base, tiny.pairs(), tmp_path / str(accumulate))
+        run_stage(stage(**keys), 0, base, testing.pairs(), tmp_path / str(accumulate))
     for whole, parts in zip(checks.curve(tmp_path / "1"), checks.curve(tmp_path / "3"), strict=True):
         assert parts == pytest.approx(whole, rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_killed(base, tmp_path):
     variants = ["full", "adapter"]
     checks.killed("test_reward", "6", variants, tmp_path)

@@ -3,22 +3,24 @@
 import resource
 
 import pytest
-import tiny
 
+from valuedrift import testing
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
 from valuedrift.train.stage_trainer import run_stage
+
+pytestmark = pytest.mark.slow
 
 STAGE = Stage(algorithm="sft", data="x", steps=2, batch_size=3, learning_rate=1e-3, save_at=[1])
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return tiny.folder(tmp_path_factory.mktemp("base"))
+    return testing.save_model(tmp_path_factory.mktemp("base"))
 
 
 def train(base, out, progress=None):
-    return run_stage(STAGE, 5, base, tiny.examples(9), out, progress)
+    return run_stage(STAGE, 5, base, testing.examples(9), out, progress)
 
 
 def weights(out):

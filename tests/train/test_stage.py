@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
 from valuedrift.train import _start, collation
@@ -29,7 +29,7 @@ def stage(algorithm="sft", **keys):
 
 @pytest.fixture
 def base(tmp_path):
-    return tiny.folder(tmp_path / "base")
+    return testing.save_model(tmp_path / "base")
 
 
 def weights(path):
@@ -39,7 +39,7 @@ def weights(path):
 def test_checkpoints_are_ordinary_folders(base, tmp_path):
     out = tmp_path / "out"
     calls = []
-    assert run_stage(stage(), 0, base, tiny.examples(), out, lambda *call: calls.append(call)) == [2, 3]
+    assert run_stage(stage(), 0, base, testing.examples(), out, lambda *call: calls.append(call)) == [2, 3]
     model = AutoModelForCausalLM.from_pretrained(out / "checkpoint-3")
     tokenizer = AutoTokenizer.from_pretrained(out / "checkpoint-3")
     assert model.dtype == torch.float32
@@ -55,9 +55,10 @@ def test_checkpoints_are_ordinary_folders(base, tmp_path):
     assert {"loss", "grad_norm", "learning_rate", "step"} <= losses[0].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sft", "dpo", "simpo", "ipo", "orpo", "kto"])
 def test_accumulation_changes_nothing(algorithm, base, tmp_path):
-    data = tiny.examples() if algorithm == "sft" else tiny.pairs()
+    data = testing.examples() if algorithm == "sft" else testing.pairs()
     # so that mismatched answers rise with the chosen ones and z0 leaves its bound
     own = {"undesirable_weight": 0.2} if algorithm == "kto" else {}
     ends = []
@@ -75,19 +76,20 @@ def test_accumulation_changes_nothing(algorithm, base, tmp_path):
 
 def test_the_last_step_of_an_epoch_may_be_short(base, tmp_path):
     # 5 records in steps of 4: the second step holds one record, and its loss is that record's mean over tokens
-    run_stage(stage(steps=None, learning_rate=1e-30), 0, base, tiny.examples(5), tmp_path / "out")
+    run_stage(stage(steps=None, learning_rate=1e-30), 0, base, testing.examples(5), tmp_path / "out")
     losses = json.loads((tmp_path / "out" / "losses.json").read_text())
     tokenizer = _start.load_tokenizer(base, chat=True)
-    records, _ = collation.tokenised(tokenizer, tiny.examples(5), 999)
+    records, _ = collation.tokenised(tokenizer, testing.examples(5), 999)
     batch = collation.collate([(records[order(5, 5, 0)[4]], {})])
     logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(base), batch)
     assert len(losses) == 2
     assert losses[1]["loss"] == pytest.approx(-logps_RT[batch["answer_mask_RT"]].mean().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sft", "dpo"])
 def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, base, tmp_path):
-    data = tiny.pairs() if algorithm == "dpo" else tiny.examples()
+    data = testing.pairs() if algorithm == "dpo" else testing.examples()
     lora = {"r": 4, "lora_alpha": 8}
     first = tmp_path / "first"
     run_stage(stage(algorithm, lora=lora), 0, base, data, first)
@@ -118,11 +120,11 @@ def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, ba
 @pytest.mark.parametrize(
     ("keys", "data", "sentence"),
     [
-        ({"algorithm": "dpo"}, tiny.examples(), "dpo learns from pairs, but its data holds examples"),
-        ({}, tiny.pairs(), "sft learns from examples, but its data holds pairs"),
+        ({"algorithm": "dpo"}, testing.examples(), "dpo learns from pairs, but its data holds examples"),
+        ({}, testing.pairs(), "sft learns from examples, but its data holds pairs"),
         ({}, [], "data is empty"),
-        ({"max_length": 5}, tiny.examples(), "no answer token is left of any of 24 records, truncated to 5 tokens; raise max_length"),
-        ({"save_at": [9]}, tiny.examples(), "only 3 steps"),
+        ({"max_length": 5}, testing.examples(), "no answer token is left of any of 24 records, truncated to 5 tokens; raise max_length"),
+        ({"save_at": [9]}, testing.examples(), "only 3 steps"),
     ],
 )
 def test_bad_input(keys, data, sentence, base, tmp_path):
@@ -130,9 +132,10 @@ def test_bad_input(keys, data, sentence, base, tmp_path):
         run_stage(stage(**keys), 0, base, data, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["simpo", "ipo", "orpo", "kto"])
 def test_an_adapter_learns_by_every_algorithm(algorithm, base, tmp_path):
-    run_stage(stage(algorithm, lora={"r": 4, "lora_alpha": 8}), 0, base, tiny.pairs(), tmp_path / "out")
+    run_stage(stage(algorithm, lora={"r": 4, "lora_alpha": 8}), 0, base, testing.pairs(), tmp_path / "out")
     before, after = weights(base), weights(tmp_path / "out" / "checkpoint-3")
     assert after
     assert all("lora_" in name for name in after)
@@ -144,18 +147,19 @@ def test_mismatched_answers_need_a_second_record(base, tmp_path):
     with pytest.raises(
         BadInput, match=r"a step of one record has no other record's answers .* raise batch_size or gradient_accumulation_steps"
     ):
-        run_stage(stage("kto", batch_size=1), 0, base, tiny.pairs(), tmp_path / "out")
+        run_stage(stage("kto", batch_size=1), 0, base, testing.pairs(), tmp_path / "out")
 
 
 def test_a_model_that_cannot_be_read(base, tmp_path):
     with pytest.raises(BadInput, match="nowhere cannot be read"):
-        run_stage(stage(), 0, str(tmp_path / "nowhere"), tiny.examples(), tmp_path / "out")
+        run_stage(stage(), 0, str(tmp_path / "nowhere"), testing.examples(), tmp_path / "out")
     file = Path(base) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BadInput, match=f"{base} cannot be read"):
-        run_stage(stage(), 0, base, tiny.examples(), tmp_path / "out")
+        run_stage(stage(), 0, base, testing.examples(), tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "fault", "reason"),
     [
@@ -183,19 +187,19 @@ def test_a_full_disk_keeps_earlier_checkpoints(target, fault, reason, base, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(*target, full)
         with pytest.raises(BadInput, match=f"cannot write .*checkpoint-3: {reason}"):
-            run_stage(stage(), 0, base, tiny.examples(), out)
+            run_stage(stage(), 0, base, testing.examples(), out)
     assert (out / "checkpoint-2" / "complete.json").exists()
     assert not (out / "checkpoint-3").exists()
-    assert run_stage(stage(), 0, base, tiny.examples(), out) == [2, 3]
+    assert run_stage(stage(), 0, base, testing.examples(), out) == [2, 3]
 
 
 def test_a_loss_that_is_no_number_stops(base, tmp_path):
     with pytest.raises(Stopped, match=r"the loss is nan at step \d+; lower learning_rate or max_grad_norm"):
-        run_stage(stage(learning_rate=1e30, steps=6, weight_decay=1e9), 0, base, tiny.examples(), tmp_path / "out")
+        run_stage(stage(learning_rate=1e30, steps=6, weight_decay=1e9), 0, base, testing.examples(), tmp_path / "out")
 
 
 def test_running_text_and_answers_together(base, tmp_path):
-    data = [*tiny.examples(6), *(Example((), text) for text in tiny.TEXT)]
+    data = [*testing.examples(6), *(Example((), text) for text in testing.TEXT)]
     run_stage(stage(), 0, base, data, tmp_path / "out")
     assert (tmp_path / "out" / "checkpoint-3" / "chat_template.jinja").exists()
     run_stage(stage(), 0, base, data[6:], tmp_path / "text")

@@ -4,9 +4,9 @@ import copy
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+from valuedrift import testing
 from valuedrift.nouns import Example, Pair
 from valuedrift.train import _start, collation, dpo, ipo, kto, orpo, sft, simpo
 from valuedrift.train.logprobs import answer_logps
@@ -18,7 +18,7 @@ OPTIONS = {"report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkp
 
 
 def tokenizer(path, turns):
-    return _start.load_tokenizer(tiny.folder(path, turns=turns), chat=True)
+    return _start.load_tokenizer(testing.save_model(path, turns=turns), chat=True)
 
 
 def messages(prompt):
@@ -40,8 +40,8 @@ def assert_same(ours, theirs, model, other):
 @pytest.mark.parametrize(("kind", "turns", "max_length"), [("llama", True, 100), ("qwen3", False, 100), ("llama", False, 30)])
 def test_sft(tmp_path, kind, turns, max_length):
     words = tokenizer(tmp_path, turns)
-    data = tiny.examples(7)
-    model = tiny.model(kind)
+    data = testing.examples(7)
+    model = testing.model(kind)
     other = copy.deepcopy(model)
     rows = datasets.Dataset.from_list([{"prompt": messages(item.prompt), "completion": answer(item.text)} for item in data])
     config = trl.SFTConfig(str(tmp_path / "trl"), max_length=max_length, **OPTIONS)
@@ -58,13 +58,13 @@ def test_sft(tmp_path, kind, turns, max_length):
 
 def test_running_text(tmp_path):
     words = tokenizer(tmp_path, True)
-    model = tiny.model()
+    model = testing.model()
     other = copy.deepcopy(model)
     config = trl.SFTConfig(str(tmp_path / "trl"), max_length=20, **OPTIONS)
-    rows = datasets.Dataset.from_list([{"text": text} for text in tiny.TEXT])
+    rows = datasets.Dataset.from_list([{"text": text} for text in testing.TEXT])
     trainer = trl.SFTTrainer(other, config, train_dataset=rows, processing_class=words)
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-    records, _ = collation.tokenised(words, [Example((), text) for text in tiny.TEXT], 20)
+    records, _ = collation.tokenised(words, [Example((), text) for text in testing.TEXT], 20)
     batch = collation.collate([(record, {}) for record in records])
     losses, _ = sft.Algorithm(sft.Algorithm.Settings()).loss(batch, answer_logps(model, batch))
     assert_same(losses.mean(), theirs, model, other)
@@ -88,8 +88,8 @@ def views(algorithm, records, model, reference):
 @pytest.mark.parametrize(("kind", "turns", "max_length"), [("llama", True, 100), ("qwen3", False, 100), ("qwen3", True, 40)])
 def test_dpo_and_ipo(tmp_path, kind, turns, max_length, loss_type):
     words = tokenizer(tmp_path, turns)
-    data = tiny.pairs(7)
-    model, reference = tiny.model(kind), tiny.model(kind, seed=1)
+    data = testing.pairs(7)
+    model, reference = testing.model(kind), testing.model(kind, seed=1)
     other = copy.deepcopy(model)
     config = trl.DPOConfig(str(tmp_path / "trl"), beta=0.03, max_length=max_length, loss_type=loss_type, **OPTIONS)
     trainer = trl.DPOTrainer(other, reference, config, train_dataset=pair_rows(data), processing_class=words)
@@ -112,9 +112,9 @@ def test_dpo_and_ipo(tmp_path, kind, turns, max_length, loss_type):
 @pytest.mark.parametrize(("kind", "turns"), [("llama", True), ("qwen3", False)])
 def test_kto(tmp_path, kind, turns):
     words = tokenizer(tmp_path, turns)
-    data = tiny.pairs(7)
+    data = testing.pairs(7)
     # larger weights spread probability less evenly: mismatched answers are less likely to the reference, so that z0 is above its bound
-    model, reference = tiny.model(kind, scale=0.1), tiny.model(kind, seed=1, scale=0.3)
+    model, reference = testing.model(kind, scale=0.1), testing.model(kind, seed=1, scale=0.3)
     other = copy.deepcopy(model)
     weights = {"beta": 0.03, "desirable_weight": 1.3, "undesirable_weight": 0.6}
     # one forward pass over all 14 answers, chosen ones first: then TRL's mismatched answers are those of one step of ours
@@ -144,8 +144,8 @@ def test_simpo(tmp_path, kind):
 
     # CPOTrainer appends the end-of-text token to the templated text: only without turns do its answers end as ours do
     words = tokenizer(tmp_path, False)
-    data = tiny.pairs(7)
-    model = tiny.model(kind)
+    data = testing.pairs(7)
+    model = testing.model(kind)
     other = copy.deepcopy(model)
     weights = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 1.7, "simpo_gamma": 0.4}
     config = CPOConfig(str(tmp_path / "trl"), max_length=100, **weights, **OPTIONS)
@@ -160,12 +160,12 @@ def test_simpo(tmp_path, kind):
 
 def test_orpo(tmp_path):
     # TRL fine-tunes on the prompt too and averages over the tokens of a batch: a pair without a prompt, alone, is where both are one
-    words, model = tokenizer(tmp_path, False), tiny.model()
+    words, model = tokenizer(tmp_path, False), testing.model()
     other = copy.deepcopy(model)
-    trainer = orpo_trainer(tmp_path, words, other, [{"prompt": "", "chosen": tiny.TEXT[0], "rejected": tiny.TEXT[1]}])
+    trainer = orpo_trainer(tmp_path, words, other, [{"prompt": "", "chosen": testing.TEXT[0], "rejected": testing.TEXT[1]}])
     theirs, logged = trainer.get_batch_loss_metrics(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
     algorithm = orpo.Algorithm(orpo.Algorithm.Settings(odds_weight=0.7))
-    records, _ = collation.tokenised(words, [Pair((), tiny.TEXT[0], tiny.TEXT[1])], 100)
+    records, _ = collation.tokenised(words, [Pair((), testing.TEXT[0], testing.TEXT[1])], 100)
     loss_B, metrics = algorithm.loss(*views(algorithm, records, model, model))
     assert metrics["log_odds_ratio"].item() == pytest.approx(logged["log_odds_chosen"], abs=1e-5)
     assert_same(loss_B.mean(), theirs, model, other)
@@ -173,7 +173,7 @@ def test_orpo(tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_orpo_with_prompts(tmp_path, kind):
-    words, model, data = tokenizer(tmp_path, False), tiny.model(kind), tiny.pairs(7)
+    words, model, data = tokenizer(tmp_path, False), testing.model(kind), testing.pairs(7)
     other = copy.deepcopy(model)
     trainer = orpo_trainer(tmp_path, words, other, pair_rows(data))
     forward = trainer.concatenated_forward(trainer.model, trainer.data_collator(list(trainer.train_dataset)))

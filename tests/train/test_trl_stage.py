@@ -6,11 +6,10 @@ from pathlib import Path
 
 import checks
 import pytest
-import tiny
 import torch
 from pydantic import ValidationError
 
-from valuedrift import plan
+from valuedrift import plan, testing
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
 from valuedrift.train import _start, stage_trainer, step_counts, trl
@@ -42,6 +41,7 @@ def losses(out):
 # -- the same as our own loop --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs", "keys"),
     [
@@ -54,7 +54,7 @@ def losses(out):
     ],
 )
 def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
-    base, data = tiny.folder(tmp_path / "base"), tiny.examples(23) if ours == "sft" else tiny.pairs(23)
+    base, data = testing.save_model(tmp_path / "base"), testing.examples(23) if ours == "sft" else testing.pairs(23)
     keys = {"steps": 7, "warmup_ratio": 0.2, "weight_decay": 0.1, "lr_scheduler_type": "linear"} | keys
     stage_trainer.run_stage(stage(ours, **keys), 3, base, data, tmp_path / "ours")
     trl.run_trl(stage(theirs, **keys), 3, base, data, tmp_path / "theirs")
@@ -67,17 +67,17 @@ def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
 
 
 def test_running_text(tmp_path):
-    base, data = tiny.folder(tmp_path / "base"), [Example((), text) for text in tiny.TEXT]
+    base, data = testing.save_model(tmp_path / "base"), [Example((), text) for text in testing.TEXT]
     for name, run in (("sft", stage_trainer.run_stage), ("SFTTrainer", trl.run_trl)):
         run(stage(name, steps=2), 3, base, data, tmp_path / name)
     assert losses(tmp_path / "SFTTrainer") == pytest.approx(losses(tmp_path / "sft"), abs=2e-5)
     with pytest.raises(BadInput, match="in every one or in none"):
-        trl.run_trl(stage("SFTTrainer"), 3, base, [*data, *tiny.examples(3)], tmp_path / "mixed")
+        trl.run_trl(stage("SFTTrainer"), 3, base, [*data, *testing.examples(3)], tmp_path / "mixed")
 
 
 def test_what_does_not_fit_is_left_out(tmp_path):
     # the prompts have 12 to 27 tokens, 7 of them 24 or more; of the pairs' longer texts 21 have more than 24, which is too long to score
-    base, data = tiny.folder(tmp_path / "base"), tiny.pairs(23)
+    base, data = testing.save_model(tmp_path / "base"), testing.pairs(23)
     keys = {"steps": None, "epochs": 2, "max_length": 24, "save_at": "log:1"}
     stage_trainer.run_stage(stage("dpo", **keys), 3, base, data, tmp_path / "ours")
     trl.run_trl(stage("DPOTrainer", **keys), 3, base, data, tmp_path / "theirs")
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_left_out(tmp_path):
 
 
 def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
-    base, data = tiny.folder(tmp_path / "base"), tiny.pairs(23)
+    base, data = testing.save_model(tmp_path / "base"), testing.pairs(23)
     monkeypatch.setattr(trl._trl, "_fitting", lambda *_: (data, [1] * 23, None))
     # 7 of 23 prompts have 24 tokens or more
     with pytest.raises(BadInput, match="trl:DPOTrainer dropped 7 of 23 rows"):
@@ -111,7 +111,9 @@ def test_steps_of_a_trainer_that_samples(keys, course):
 def test_experimental_trainers_run(tmp_path, trainer):
     keys = {**SAMPLING, "reward": "test_trl_stage:shortness"} if trainer.startswith("GMPO") else {}
     out = tmp_path / "out"
-    assert trl.run_trl(stage(trainer, steps=2, save_at="every:1", **keys), 0, tiny.folder(tmp_path / "base"), tiny.pairs(8), out) == [1, 2]
+    assert trl.run_trl(
+        stage(trainer, steps=2, save_at="every:1", **keys), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), out
+    ) == [1, 2]
     assert len(losses(out)) == 2
 
 
@@ -127,12 +129,13 @@ VARIANTS = {
 
 def run(variant, root, out, progress=None):
     return trl.run_trl(
-        stage(variant, steps=6, save_at=[1, 3, 5], **VARIANTS[variant]), 5, str(root / "base"), tiny.pairs(26), out, progress
+        stage(variant, steps=6, save_at=[1, 3, 5], **VARIANTS[variant]), 5, str(root / "base"), testing.pairs(26), out, progress
     )
 
 
+@pytest.mark.slow
 def test_killed_ends_with_the_same_bytes(tmp_path):
-    tiny.folder(tmp_path / "base")
+    testing.save_model(tmp_path / "base")
     checks.killed("test_trl_stage", "4", list(VARIANTS), tmp_path)
     for variant in VARIANTS:
         out = tmp_path / "killed" / variant
@@ -155,19 +158,19 @@ def test_killed_ends_with_the_same_bytes(tmp_path):
 
 
 def test_another_stage_in_the_same_folder_is_refused(tmp_path, monkeypatch):
-    base, out = tiny.folder(tmp_path / "base"), tmp_path / "out"
+    base, out = testing.save_model(tmp_path / "base"), tmp_path / "out"
     (tmp_path / "own_reward.py").write_text("def score(completions, **_):\n    return [1.0 * i for i, _ in enumerate(completions)]\n")
     monkeypatch.syspath_prepend(tmp_path)
     what = sampling("RLOOTrainer", steps=1, save_at=[1], reward="own_reward:score")
-    trl.run_trl(what, 0, base, tiny.pairs(8), out)
+    trl.run_trl(what, 0, base, testing.pairs(8), out)
     with pytest.raises(BadInput, match="other settings, seed or data"):
-        trl.run_trl(what.model_copy(update={"learning_rate": 1e-4}), 0, base, tiny.pairs(8), out)
+        trl.run_trl(what.model_copy(update={"learning_rate": 1e-4}), 0, base, testing.pairs(8), out)
     (tmp_path / "own_reward.py").write_text(
         "def score(completions, **_):\n    return [2.0 * i for i, _ in enumerate(completions)]  # new\n"
     )
     monkeypatch.delitem(sys.modules, "own_reward")
     with pytest.raises(BadInput, match="other settings, seed or data"):
-        trl.run_trl(what, 0, base, tiny.pairs(8), out)
+        trl.run_trl(what, 0, base, testing.pairs(8), out)
 
 
 # -- rewards -------------------------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def test_another_stage_in_the_same_folder_is_refused(tmp_path, monkeypatch):
 def test_rewards_are_learnt_from(tmp_path, trainer):
     # the model writes short and long tokens alike; a reward for few characters must lead to short ones
     what = sampling(trainer, steps=25, batch_size=16, learning_rate=1e-2, lr_scheduler_type="constant", save_at=[25])
-    trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), tiny.pairs(8), tmp_path / "out")
+    trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
     rewards = [step["reward"] for step in checks.curve(tmp_path / "out")]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 1
 
@@ -194,14 +197,16 @@ def seen(prompts, completions, topic, claim, **_):
 def test_a_reward_function_sees_the_conversation_and_what_it_is_about(tmp_path):
     SEEN.clear()
     sys.modules.setdefault("test_trl_stage", sys.modules[__name__])
-    data = [Example((("user", "Is it?"), ("assistant", "What?"), ("user", thing)), "x", thing, f"{thing} is good") for thing in tiny.THINGS]
+    data = [
+        Example((("user", "Is it?"), ("assistant", "What?"), ("user", thing)), "x", thing, f"{thing} is good") for thing in testing.THINGS
+    ]
     what = sampling(
         "GRPOTrainer", steps=None, epochs=1, reward=["test_trl_stage:seen", "test_trl_stage:shortness"], reward_weights=[1, 0.5]
     )
     # 8 prompts with 2 answers each, 4 answers a step
-    assert trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), data, tmp_path / "out") == [2, 4]
+    assert trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), data, tmp_path / "out") == [2, 4]
     asked = sys.modules["test_trl_stage"].SEEN
-    assert [topic for _, _, topic, _ in asked] == [tiny.THINGS[index] for index in step_counts.order(8, 8, 0) for _ in range(2)]
+    assert [topic for _, _, topic, _ in asked] == [testing.THINGS[index] for index in step_counts.order(8, 8, 0) for _ in range(2)]
     for prompt, completion, topic, claim in asked:
         assert [message["content"] for message in prompt] == ["Is it?", "What?", topic]
         assert completion[0]["role"] == "assistant"
@@ -209,10 +214,10 @@ def test_a_reward_function_sees_the_conversation_and_what_it_is_about(tmp_path):
 
 
 def test_a_reward_model_scores_as_it_does_for_ppo(tmp_path):
-    base = tiny.folder(tmp_path / "base")
-    trl.run_trl(stage("RewardTrainer", lora={"r": 2}), 0, base, tiny.pairs(), tmp_path / "rewarder")
+    base = testing.save_model(tmp_path / "base")
+    trl.run_trl(stage("RewardTrainer", lora={"r": 2}), 0, base, testing.pairs(), tmp_path / "rewarder")
     rewarder = str(tmp_path / "rewarder" / "checkpoint-4")
-    data = tiny.examples(9)
+    data = testing.examples(9)
     prompts = [[{"role": role, "content": text} for role, text in example.prompt] for example in data]
     completions = [[{"role": "assistant", "content": example.text}] for example in data]
     (reward,) = trl._trl.rewards(rewarder)
@@ -231,13 +236,15 @@ def test_without_any_reward_it_stops(tmp_path, monkeypatch, trainer):
     (tmp_path / "no_reward.py").write_text("def none(completions, **_):\n    return [None for _ in completions]\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Stopped, match=r"the mean reward is (nan|None) at step 1"):
-        trl.run_trl(sampling(trainer, reward="no_reward:none"), 0, tiny.folder(tmp_path / "base"), tiny.pairs(8), tmp_path / "out")
+        trl.run_trl(
+            sampling(trainer, reward="no_reward:none"), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out"
+        )
 
 
 def test_a_loss_that_is_no_number_stops(tmp_path):
     what = stage("SFTTrainer", learning_rate=1e30, weight_decay=1e9, steps=6)
     with pytest.raises(Stopped, match="the loss is nan at step"):
-        trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), tiny.examples(), tmp_path / "out")
+        trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), testing.examples(), tmp_path / "out")
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
@@ -261,7 +268,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
 )
 def test_bad_input(tmp_path, what, data, sentence):
     with pytest.raises(BadInput, match=f"(?s){sentence}"):
-        trl.run_trl(what, 0, tiny.folder(tmp_path / "base"), getattr(tiny, data)(), tmp_path / "out")
+        trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), getattr(testing, data)(), tmp_path / "out")
 
 
 def test_a_plan_is_checked_before_anything_runs(tmp_path):
@@ -304,7 +311,7 @@ def test_without_trl(monkeypatch):
 def test_nothing_is_sent_and_no_card_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **_: pytest.fail("telemetry"))
     monkeypatch.delenv("CI", raising=False)
-    trl.run_trl(stage("DPOTrainer", steps=1, save_at=[1]), 0, tiny.folder(tmp_path / "base"), tiny.pairs(8), tmp_path / "out")
+    trl.run_trl(stage("DPOTrainer", steps=1, save_at=[1]), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
     assert not (tmp_path / "out" / "README.md").exists()
 
 
@@ -314,7 +321,7 @@ def test_the_reference_of_a_hub_model_is_of_its_revision(tmp_path, monkeypatch):
     assert trl._trl._local("some/model@abc") == str(tmp_path)
     assert fetched == [("some/model", "abc")]
     assert trl._trl._local("some/model") == "some/model"
-    folder = tiny.folder(tmp_path / "a@b")
+    folder = testing.save_model(tmp_path / "a@b")
     assert trl._trl._local(folder) == folder
     assert Path(_start.merged(folder, tmp_path)) == Path(folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def base_model(name: str = "sandbox:base") -> Path:
 
     folder = _folder(name)
     work = folder.with_name(f".{folder.name}")
-    start = _start(work / "random", name)
+    start = untrained(work / "random", ARCHITECTURE | SIZES[name])
     with progress.training(f"build {name}") as tell:
         steps = run_stage(Stage(**STAGE), 0, str(start), sets.pretraining(N_DOCUMENTS), work / "stage", tell)
     trained = work / "stage" / f"checkpoint-{steps[-1]}"
@@ -87,8 +88,11 @@ def _folder(name: str) -> Path:
     return cache_root() / f"{name.replace(':', '-')}-{content[:12]}"
 
 
-def _start(folder: Path, name: str = "sandbox:base") -> Path:
-    """Return a folder with the tokenizer and random weights, made whole or not at all."""
+def untrained(folder: Path, architecture: Mapping[str, Any], vocabulary: int = VOCABULARY) -> Path:
+    """Return a folder with random weights and a tokenizer that has learnt its tokens from the sandbox's texts.
+
+    The folder appears when it is complete; an existing one is left as it is.
+    """
     if folder.exists():
         return folder
     import torch
@@ -101,7 +105,7 @@ def _start(folder: Path, name: str = "sandbox:base") -> Path:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator((text.text for text in sets.pretraining(12_000)), trainer)
     tokenizer = PreTrainedTokenizerFast(
@@ -112,7 +116,7 @@ def _start(folder: Path, name: str = "sandbox:base") -> Path:
     )
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **ARCHITECTURE | SIZES[name], **ids))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **architecture, **ids))
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     with quiet():
