@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from valuedrift import pipeline
+from valuedrift.analyses import capability as panel
 from valuedrift.evaluate import capability as _capability
 from valuedrift.models import loading
 from valuedrift.nouns import BadInput, Checkpoint
 from valuedrift.plan import Asking
-from valuedrift.report import capability as panel
 from valuedrift.report.chart import PAGE
 from valuedrift.store import Store
 
