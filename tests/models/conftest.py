@@ -22,7 +22,7 @@ def save(folder: Path, kind: str = "qwen3", template: str | None = None, seed: i
 def folders(tmp_path_factory):
     """Folders of three architectures; every row's end is likelier than that of another token, so lengths are ragged."""
     root = tmp_path_factory.mktemp("models")
-    return {kind: save(root / kind, kind, end_bias=bias) for kind, bias in {"llama": 3.0, "qwen3": 4.5, "gemma3": 2.0}.items()}
+    return {kind: save(root / kind, kind, end_bias=bias) for kind, bias in {"llama": 2.5, "qwen3": 3.0, "gemma3": 2.0}.items()}
 
 
 @pytest.fixture(scope="session")
