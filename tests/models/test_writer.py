@@ -26,7 +26,7 @@ ASKED = [(("system", "Be brief."), ("user", f"Is {thing} good?")) for thing in (
 @pytest.fixture(scope="module")
 def model(save_model, tmp_path_factory):
     """A random model whose answers mostly end within a few tokens."""
-    return str(save_model(tmp_path_factory.mktemp("writer") / "model", end_bias=5.0))
+    return str(save_model(tmp_path_factory.mktemp("writer") / "model", end_bias=8.0))
 
 
 def test_a_text_depends_on_its_prompt_and_the_seed_alone(model):
