@@ -104,6 +104,8 @@ def test_steps_of_a_trainer_that_samples(keys, course):
     # An epoch and a half of 8 prompts are 12, 3 iterations, 9 steps; 4 steps begin a second iteration, so they need 8 prompts.
     what = stage("GRPOTrainer", gradient_accumulation_steps=2, num_generations=2, num_iterations=3, **keys)
     assert trl.Algorithm.named("GRPOTrainer").course(what, 8) == course
+    with pytest.raises(BadInput, match="generation_batch_size 0 holds no group of num_generations 2 answers"):
+        trl.Algorithm.named("GRPOTrainer").course(stage("GRPOTrainer", num_generations=2, generation_batch_size=0, **keys), 8)
     assert trl.Algorithm.named("KTOTrainer").course(stage("KTOTrainer", steps=None, epochs=1.5), 9) == (14, 4)  # ceil(13.5) pairs, 4 a step
 
 

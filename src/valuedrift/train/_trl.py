@@ -220,6 +220,11 @@ def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
     """
     if not hasattr(settings, "num_generations"):
         return step_counts.n_seen(stage, n_records), step_counts.total_steps(stage, n_records)
+    if not 0 < settings.num_generations <= settings.generation_batch_size:
+        raise BadInput(
+            f"generation_batch_size {settings.generation_batch_size} holds no group of num_generations {settings.num_generations} answers; "
+            "raise the first, or lower the second to at least 1"
+        )
     n_prompts = settings.generation_batch_size // settings.num_generations
     n_passes = settings.steps_per_generation * settings.num_iterations
     if stage.steps is None:
