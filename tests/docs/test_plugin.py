@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
 PLUGIN = REPO / "examples" / "plugin"
 FILES = sorted(
@@ -52,8 +53,6 @@ PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|
 sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
 LlamaForCausalLM(LlamaConfig(vocab_size=258, **sizes, pad_token_id=0, eos_token_id=1, bos_token_id=None)).save_pretrained(sys.argv[1])
 from valuedrift.cli import main
-
-pytestmark = pytest.mark.slow
 sys.argv[1:] = sys.argv[2:]
 main()
 """

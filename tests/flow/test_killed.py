@@ -12,14 +12,13 @@ from valuedrift.nouns import BadInput
 from valuedrift.plan import Asking
 from valuedrift.store import Store
 
+pytestmark = pytest.mark.slow
 LIMIT = ["all.support=0.9", "all.oppose=0.9"]
 
 KILLS = """
 import os, shutil, signal, sys
 from valuedrift import pipeline, verbs
 import valuedrift.judge.cache, valuedrift.judge.cues, valuedrift.report.page, valuedrift.stats.profile
-
-pytestmark = pytest.mark.slow
 
 verb, run, step, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), 1
 while True:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from valuedrift import verbs
+from valuedrift.judge import Judge
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.nouns import BadInput, Example, Pair, Prompt, Reading
 from valuedrift.report.gap_page import page, write_gap_page
@@ -27,7 +28,7 @@ SUITE = [
 ANSWERS = {"yes": (0.9, 0.1, 0, 0, 0), "no": (0, 0.1, 0.9, 0, 0), "pass": (0, 0, 0, 1, 0)}
 
 
-class Scripted:
+class Scripted(Judge):
     identity, note = "scripted/1", "It reads one word."
 
     def read(self, items):

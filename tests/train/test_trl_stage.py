@@ -71,7 +71,7 @@ def test_running_text(tmp_path):
     for name, run in (("sft", stage_trainer.run_stage), ("SFTTrainer", trl.run_trl)):
         run(stage(name, steps=2), 3, base, data, tmp_path / name)
     assert losses(tmp_path / "SFTTrainer") == pytest.approx(losses(tmp_path / "sft"), abs=2e-5)
-    with pytest.raises(BadInput, match="in every one or in none"):
+    with pytest.raises(BadInput, match="in all or in none"):
         trl.run_trl(stage("SFTTrainer"), 3, base, [*data, *testing.examples(3)], tmp_path / "mixed")
 
 
