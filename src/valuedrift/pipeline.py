@@ -80,6 +80,11 @@ class Work:
         """Return what is asked of the checkpoints."""
         return list(jobs_of(self.settings, self.store.stages(), self.asked_checkpoints()))
 
+    @cached_property
+    def asked(self) -> pl.DataFrame:
+        """One row per answer, once all are sampled. It takes long to make: every answer is named by content."""
+        return self.asker.asked(self.jobs())
+
 
 Step = Callable[[Work], None]
 
@@ -217,8 +222,7 @@ def _collected(work: Work, behind_api: bool, missing: list[str]) -> list[pl.Data
             from .evaluate.distance import companion_scores
 
             rewards = store.read_json("rewards.json", list[Checkpoint], [])
-            asked = work.asker.asked(work.jobs())
-            found[0] = companion_scores(store, settings, store.stages(), checkpoints, rewards, store.prompts(), asked)
+            found[0] = companion_scores(store, settings, store.stages(), checkpoints, rewards, store.prompts(), work.asked)
     with _or_said("The proxy is missing", missing):
         if settings.proxy and not behind_api:
             from .evaluate.likelihood import proxy_scores
@@ -235,9 +239,8 @@ def _collected(work: Work, behind_api: bool, missing: list[str]) -> list[pl.Data
 def judge(work: Work) -> None:
     """Judge the answers, and draft scores.parquet: it follows from the stored answers, readings, prompts and checkpoints alone."""
     store, settings = work.store, work.settings
-    asked, gold = work.asker.asked(work.jobs()), gold_of(settings.gold)
-    scores = work.asker.scores(asked)
-    members = [work.asker.scores(asked, member).with_columns(judge=pl.lit(member.identity)) for member in work.judge.members]
+    gold, scores = gold_of(settings.gold), work.asker.scores(work.asked)
+    members = [work.asker.scores(work.asked, member).with_columns(judge=pl.lit(member.identity)) for member in work.judge.members]
     unread = work.judge.unread(scores["item"])
     store.draft("scores.parquet", scores)
     store.draft("scores_by_judge.parquet", pl.concat(members) if members else None)
@@ -249,12 +252,13 @@ def analyse(work: Work) -> None:
     """Draft the tables of all analyses, and where the figures came from."""
     store, settings = work.store, work.settings
     stages, checkpoints = store.stages(), store.checkpoints()
-    read = {name: store.find_table(name) for name in ("scores", "scores_by_judge", "labels", *COLLECTED)}
-    tables = Tables(stages, checkpoints, store.texts(), settings.view, read)
+    given = ("scores", "scores_by_judge", "labels", *COLLECTED)
+    tables = Tables(stages, checkpoints, store.texts(), settings.view, {name: store.find_table(name) for name in given})
     about, standing = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
     notes = [*about["notes"], *analyses.measure(tables)]
     for name, table in tables.known.items():
-        store.draft(f"{name}.parquet", table)
+        if name not in given:  # the steps before wrote those
+            store.draft(f"{name}.parquet", table)
     stances = tables["drifts"].filter(pl.col("stance").is_in(STANCES))
     if spent := store.read_json("effort.json", Effort):  # another judge may find other widths among the same answers
         own = stances.filter(view=settings.view)

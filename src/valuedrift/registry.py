@@ -84,6 +84,11 @@ def refuse_argument(kind: str, choice: type, argument: str) -> None:
         raise BadInput(f'the {kind} {name!r} takes no argument, but was given {argument!r}; write {kind} = "{name}"')
 
 
+def in_order(kind: str) -> list[Any]:
+    """Return one of every choice of a kind, sorted by its `order`."""
+    return sorted((find(kind, name)() for name in names(kind)), key=lambda choice: choice.order)
+
+
 def algorithm(spec: str) -> Any:
     """Return the class behind a stage's algorithm: "dpo", or "trl:KTOTrainer" where the choice makes a class of its argument (`named`)."""
     name, argument = split(spec)

@@ -9,37 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift import pipeline
+from valuedrift import pipeline, testing
 from valuedrift.distributed import Failed
 from valuedrift.nouns import BadInput
 from valuedrift.plan import load
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
-PLAN = """model = "{model}"
-judge = "oracle"
-topics = ["work", "religion"]
-draws = 2
-seeds = [0, 1]
-max_new_tokens = 12
-batch_rows = 64
-
-[stage.sft]
-algorithm = "sft"
-data = "sandbox:neutral-chat?n=96"
-batch_size = 16
-learning_rate = 3e-3
-save_at = [2, 6]
-
-[stage.dpo]
-after = "sft"
-algorithm = "dpo"
-data = "sandbox:pairs?n=48"
-batch_size = 8
-learning_rate = 1e-3
-save_at = [3, 6]
-resources = {{ cpus = 0.5 }}
-"""
+PLAN = testing.PLAN.replace("draws = 2\n", "draws = 2\nseeds = [0, 1]\n") + "resources = {{ cpus = 0.5 }}\n"
 TABLES = ("scores", "profiles", "drifts", "companions")
 
 

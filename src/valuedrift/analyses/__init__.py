@@ -72,15 +72,10 @@ class Analysis:
         return ""
 
 
-def all_analyses() -> list[Analysis]:
-    """Return every analysis in its order."""
-    return sorted((registry.find("analysis", name)() for name in registry.names("analysis")), key=lambda one: one.order)
-
-
 def measure(tables: Tables) -> list[str]:
     """Add the tables of every analysis to `tables`; return a sentence for each optional analysis that failed."""
     failed = []
-    for analysis in all_analyses():
+    for analysis in registry.in_order("analysis"):
         try:
             tables.known |= analysis.measure(tables)
         except Exception as error:
@@ -93,7 +88,7 @@ def measure(tables: Tables) -> list[str]:
 
 def findings(tables: Measured, view: str) -> list[str]:
     """Return the findings of all analyses."""
-    return [sentence for analysis in all_analyses() for sentence in analysis.findings(tables, view)]
+    return [sentence for analysis in registry.in_order("analysis") for sentence in analysis.findings(tables, view)]
 
 
 def filled(table: pl.DataFrame | None) -> pl.DataFrame | None:

@@ -25,8 +25,7 @@ def write_report(store: Store, view: str = "") -> Path:
 
 def page(run: Run) -> str:
     """Return the whole page: no request leaves it, and its policy lets no script run but its own."""
-    analyses = sorted((registry.find("analysis", name)() for name in registry.names("analysis")), key=lambda one: one.order)
-    bodies = [(f"panel-{k}", analysis.title, analysis.panel(run)) for k, analysis in enumerate(analyses)]
+    bodies = [(f"panel-{k}", analysis.title, analysis.panel(run)) for k, analysis in enumerate(registry.in_order("analysis"))]
     return framed(run.name, bodies)
 
 
