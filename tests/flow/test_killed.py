@@ -60,11 +60,11 @@ def killed(verb, run, step):
 
 
 def tables(folder):
-    """Return what the derived files hold; of provenance.json what does not tell how the work was shared out over commands."""
+    """Return what the derived files hold; of provenance.json what does not tell how, and with how many threads, the commands worked."""
     store = Store(folder)
     names = {name.partition(".")[::2] for name in store.manifest["files"]} - {("provenance", "json")}
     held = {name: store.read_table(name).write_ndjson() if kind == "parquet" else store.read_json(f"{name}.json") for name, kind in names}
-    return held | {key: value for key, value in store.provenance().items() if key not in ("timings", "judged")}
+    return held | {key: value for key, value in store.provenance().items() if key not in ("timings", "judged", "devices")}
 
 
 def test_a_killed_judge_leaves_one_judges_tables(run):
