@@ -69,7 +69,7 @@ def test_every_fault_of_a_line_is_named(tmp_path):
     assert faults[5] == "2: the topic must be a text, not ''"
     assert faults[6] == "2: polarity must be 1, -1 or 0, not True"
     assert faults[7] == "3: the id must be a text or a whole number, not ['c']"
-    assert faults[10] == "5: not a JSON object (nested too deeply); mend or remove the line"
+    assert faults[10] == "5: not valid JSON (nested too deeply); correct the line or take it out"
     assert faults[11] == "7: 'f' is nearly the question of 'e' on line 6 (similarity 1.00); reword or remove one"
 
 
@@ -84,7 +84,7 @@ def test_a_faulty_question_is_compared_with_the_others_too(tmp_path):
 def test_a_pipe_or_folder_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     for path in (tmp_path / "pipe.jsonl", tmp_path):
-        with pytest.raises(BadInput, match="no plain file"):
+        with pytest.raises(BadInput, match="is no regular file"):
             jsonl.check(path)
 
 

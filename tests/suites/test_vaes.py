@@ -96,5 +96,5 @@ def test_unknown_suites_and_topics_are_refused(tmp_path):
     with pytest.raises(BadInput, match="there is no suite file"):
         suites.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(BadInput, match="holds no prompt"):
+    with pytest.raises(BadInput, match="holds no rows"):
         suites.load(str(tmp_path / "empty.jsonl"))

@@ -18,7 +18,7 @@ Row = tuple[str, dict[str, Any]]
 Attempt = tuple[str, dict[str, Any] | BadInput]
 """A row, or what is wrong with the line in its place."""
 
-LINES = (".jsonl", ".json", ".ndjson")
+LINES = (".jsonl", ".json", ".ndjson", "")
 TABLES = {
     ".parquet": pl.read_parquet,
     ".csv": lambda source: pl.read_csv(source, infer_schema=False),

@@ -23,14 +23,17 @@ class Suite:
         raise NotImplementedError
 
 
+def named(spec: str) -> tuple[str, str]:
+    """Return the kind of a suite and its argument; the path of a file is the argument of "jsonl"."""
+    return ("jsonl", spec) if spec.endswith(".jsonl") or Path(spec).is_file() else registry.split(spec)
+
+
 def load(spec: str, topics: Sequence[str] = ()) -> list[Prompt]:
     """Return the prompts of a suite named in a plan or by the path of a JSONL file, limited to `topics` if any are given.
 
     Raises BadInput for an unknown suite or topic, and for every fault of the file.
     """
-    name, argument = registry.split(spec)
-    if spec.endswith(".jsonl") or Path(spec).is_file():
-        name, argument = "jsonl", spec
+    name, argument = named(spec)
     suite: Suite = registry.find("suite", name)(argument)
     prompts = suite.prompts()
     known = list(dict.fromkeys(prompt.topic for prompt in prompts))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .. import registry, suites
 from ..nouns import BadInput, Prompt
+from ..records.rows import Attempt, attempts
 from ..registry import nearest
 
 FIELDS = ("id", "topic", "text", "claim", "polarity")
@@ -38,16 +38,16 @@ GARBLED = re.compile(
 class Suite(suites.Suite):
     """The prompts of one file. Only `text` is required.
 
-    `id` defaults to the line number, `topic` to "general", `claim` to the text itself (then support means agreeing with what the
+    `id` defaults to the number of the line, `topic` to "general", `claim` to the text itself (then support means agreeing with what the
     question puts), `polarity` to 0.
     """
 
     def __init__(self, argument: str):
-        self.path = Path(argument)
+        self.path = argument
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts in file order. Raises BadInput naming the first fault and how many more there are."""
-        found = [item for _, item in _read(self.path)]
+        found = [item for _, item in _read(_rows(self.path))]
         faults = [item for item in found if isinstance(item, str)]
         if faults:
             more = f" (and {len(faults) - 1} more; 'valuedrift suite check {self.path}' lists them)" if len(faults) > 1 else ""
@@ -56,18 +56,19 @@ class Suite(suites.Suite):
 
 
 def check(suite: Path | str) -> list[str]:
-    """Return every fault of a suite (a file, or a suite's name) as one sentence with file and line, near-duplicates included."""
-    name = registry.split(str(suite))[0]
-    if not Path(suite).exists() and Path(suite).suffix != ".jsonl" and name in registry.names("suite"):
-        found = _named(str(suite))
+    """Return each fault of a suite (a file, or a suite's name) as one sentence with file and line, near-duplicates included."""
+    kind, argument = suites.named(str(suite))
+    if kind == "jsonl" or kind not in registry.names("suite"):
+        rows = _rows(str(suite))
     else:
-        found = list(_read(Path(suite)))
+        rows = ((f"{suite}:{number}", asdict(prompt)) for number, prompt in enumerate(registry.find("suite", kind)(argument).prompts(), 1))
+    found = list(_read(rows))
     prompts = [(where, item) for where, item in found if isinstance(item, Prompt)]
     faults = [item for _, item in found if isinstance(item, str)]
     for first, second, similarity in near_duplicates([prompt.text for _, prompt in prompts]):
         (where, one), (again, other) = prompts[first], prompts[second]
         faults.append(
-            f"{again}: {other.id!r} is nearly the question of {one.id!r} on line {where.rpartition(':')[2]} "
+            f"{again}: {other.id!r} is nearly the question of {one.id!r} on line {_number(where)} "
             f"(similarity {similarity:.2f}); reword or remove one"
         )
     return faults
@@ -112,68 +113,38 @@ def near_duplicates(texts: list[str], others: list[str] | None = None, threshold
     return sorted(pairs)
 
 
-def _named(spec: str) -> list[tuple[str, Prompt | str]]:
-    """Return the prompts of a suite that is named, each with its fault beside it where there is one."""
-    name, argument = registry.split(spec)
-    found: list[tuple[str, Prompt | str]] = []
-    seen: dict[str, int] = {}
-    for number, prompt in enumerate(registry.find("suite", name)(argument).prompts(), 1):
-        where = f"{spec}:{number}"
-        faults = [*_faults(asdict(prompt)), *_repeated(prompt.id, number, seen)]
-        found += [(where, prompt), *((where, f"{where}: {fault}") for fault in faults)]
-    return found
-
-
-def _read(path: Path) -> Iterator[tuple[str, Prompt | str]]:
-    """Yield "FILE:LINE" with the line's prompt, and with each sentence that says what is wrong there; blank lines are passed over.
-
-    A faulty line with a question yields its prompt too, so that others can be compared with it.
-    """
-    if not path.exists():
+def _rows(path: str) -> Iterator[Attempt]:
+    if not Path(path).exists():
         raise BadInput(f"there is no suite file {path}; give a JSONL file or the name of a suite ('valuedrift suite list')")
-    if not path.is_file():
-        raise BadInput(f"the suite file {path} is no plain file (a folder, or a pipe); give a JSONL file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the suite file {path} cannot be read: {error}; it must be JSONL in UTF-8") from error
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"{path}:{number}"
-            for item in _items(line, number, seen):
-                yield where, f"{where}: {item}" if isinstance(item, str) else item
-    if not seen:
-        raise BadInput(f"the suite file {path} holds no prompt; write one JSON object with a 'text' per line")
+    return attempts(path)
 
 
-def _items(line: str, number: int, seen: dict[str, int]) -> list[Prompt | str]:
-    """Return the prompt of a line where it has a question, and all its faults."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        seen.setdefault("", number)
-        said = "nested too deeply" if isinstance(error, RecursionError) else error
-        return [f"not a JSON object ({said}); mend or remove the line"]
-    id = str(row.get("id", number)) if isinstance(row, dict) else ""
-    found: list[Prompt | str] = [*_faults(row), *_repeated(id, number, seen)]
-    text: Any = row.get("text") if isinstance(row, dict) else None
-    if isinstance(text, str) and text.strip():
-        found.append(Prompt(id, row.get("topic", "general"), text, row.get("claim", text), row.get("polarity", 0)))
-    return found
+def _read(rows: Iterable[Attempt]) -> Iterator[tuple[str, Prompt | str]]:
+    """Yield the place of each row with its prompt, and with each sentence that says what is wrong there.
+
+    A faulty row with a question yields its prompt too, so that others can be compared with it.
+    """
+    seen: dict[str, str] = {}
+    for where, row in rows:
+        if isinstance(row, BadInput):
+            yield where, str(row)
+            continue
+        id, text = str(row.get("id", _number(where))), row.get("text")
+        for fault in _faults(row):
+            yield where, f"{where}: {fault}"
+        if seen.setdefault(id, where) != where:
+            yield where, f"{where}: the id {id!r} stands already on line {_number(seen[id])}; ids must be unique"
+        if isinstance(text, str) and text.strip():
+            yield where, Prompt(id, row.get("topic", "general"), text, row.get("claim", text), row.get("polarity", 0))
 
 
-def _repeated(id: str, number: int, seen: dict[str, int]) -> list[str]:
-    """Return the fault of an id that came before, and remember this one."""
-    first = seen.setdefault(id, number)
-    return [f"the id {id!r} stands already on line {first}; ids must be unique"] if id and first != number else []
+def _number(where: str) -> str:
+    """Return the number of a line or row."""
+    return re.split(r"[: ]", where)[-1]
 
 
-def _faults(row: Any) -> Iterator[str]:
-    """Yield all that is wrong with the fields of one prompt."""
-    if not isinstance(row, dict):
-        yield "not a JSON object; write one object with a 'text' per line"
-        return
+def _faults(row: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the fields of one prompt."""
     for key in row:
         if key not in FIELDS and (hint := nearest(key, FIELDS)):
             yield f"unknown key {key!r}{hint}"

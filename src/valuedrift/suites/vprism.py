@@ -20,7 +20,7 @@ from ..models.writer import CachedWriter, Writer, writer_of
 from ..nouns import BadInput, Prompt, digest
 from ..records.rows import missing, rows
 from ..store import Store
-from . import _card, _clusters, _laden, jsonl, written
+from . import _clusters, _laden, jsonl, written
 from ._words import WORDS, sections
 
 KEYS = ("prompt", "text", "user_prompt", "opening_prompt")
@@ -29,6 +29,7 @@ MAX_NEW_TOKENS = 512
 """Of a reply: three lines at most are asked for, but some models think aloud before."""
 FILES = ("clusters.json", "README.md", "suite.jsonl")
 """What a finished build writes, the suite last."""
+CARD = Path(__file__).with_name("card.md.jinja")
 SHOWN = 12
 """Questions of a cluster that the language model sees when it names the topic."""
 
@@ -355,9 +356,39 @@ def _finished(
         "spent": asked.writer.spent if asked else 0.0,
         "out": str(store.root),
     }
-    result["sentences"] = _card.sentences(result, settings)
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in chosen for row in rows)
-    clusters = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
-    for name, text in zip(FILES, (clusters, _card.card(source, result, table, settings), "".join(lines)), strict=True):
-        written.write(store, name, text)
+    result["sentences"] = _sentences(result, settings)
+    files = {
+        "clusters.json": json.dumps(table, indent=2, ensure_ascii=False) + "\n",
+        "README.md": written.page(CARD, source=source, result=result, topics=table, settings=settings),
+        "suite.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for rows in chosen for row in rows),
+    }
+    for name in FILES:
+        written.write(store, name, files[name])
     return result
+
+
+def _sentences(result: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Return what a person is told when the suite is built."""
+    steps = ", ".join(f"{step} {n:,}" for step, n in result["steps"].items())
+    found = [
+        f"{result['n_prompts']:,} questions on {len(result['topics'])} topics: {steps}.",
+        f"{result['noise_share']:.0%} of the questions belong to no cluster.",
+    ]
+    if result["dropped"]:
+        found.append("Left out: " + "; ".join(f"{reason} {n:,}" for reason, n in sorted(result["dropped"].items())) + ".")
+    if short := [name for name, n in result["topics"].items() if n < settings["per_cluster"]]:
+        found.append(f"{len(short)} topics have fewer than {settings['per_cluster']} questions: {', '.join(short)}.")
+    return found + _weaknesses(settings)
+
+
+def _weaknesses(settings: dict[str, Any]) -> list[str]:
+    """Return what a reader of the suite's figures must know about how it was made."""
+    if settings["lm"] != "none":
+        return [
+            "Value-laden or not, wording, topic names, claims and polarity come from a language model; read a sample before you use it."
+        ]
+    return [
+        "No language model was given: value-laden prompts were found by word lists and are asked as people typed them (spelling, "
+        "personal remarks and loaded wordings included); topics are called by their words; no question has a claim, so that support "
+        "means agreeing with what it puts, which many open questions do not define; polarity is 0 throughout: the view 'axis' is empty."
+    ]

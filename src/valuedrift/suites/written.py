@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import jinja2
 
 from ..nouns import BadInput, digest
 from ..store import Store
@@ -11,6 +14,12 @@ from ..store import Store
 RECORD = ".written.json"
 """Name -> digests of all that was ever written under it in this folder. A digest goes in before its file does, so that a kill between the
 two makes no file a stranger."""
+
+
+def page(template: Path, **values: Any) -> str:
+    """Return a Jinja2 template with its values filled in."""
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
 
 
 def write(store: Store, name: str, text: str) -> Path:

@@ -105,127 +105,24 @@ def _sentences(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-# -- the card ------------------------------------------------------------------------------------------------------------------
-
-
 def _card(rows: Sequence[Row], result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    made_up = record["writer"] == "sandbox"
-    parts = {
-        "n_pairs": f"{result['n_pairs']:,}",
-        "target": f"{result['target_gap']:g}",
-        "sentences": "\n".join(_sentences(result)),
-        "writer": f"`{record['writer']}` (`{record['writer_identity']}`)",
-        "judge": f"`{record['judge']}` (`{record['judge_identity']}`)",
-        "note": f" {record['note']}" if record["note"] else "",
-        "prompts": "the sandbox's grammar" if record["prompts"] == "sandbox" else f"`{Path(record['prompts']).name}`",
-        "n_questions": f"{len({row.draft.slot.question for row in rows}):,}",
-        "seed": record["seed"],
-        "preference": _preference(record["styles"], record["style_preference"]),
-        "ratio": f"{record['length_ratio']:g}",
-        "unmatched": " The sandbox's warm style is the longer one, so that the two answers of such a pair differ in length."
-        if made_up
-        else "",
-        "suite": record["suite"],
-        "gaps": _gap_table(result),
-        "styles": _style_table(rows),
-        "dropped": "\n".join(f"| {reason} | {n:,} |" for reason, n in result["dropped"].items()) or "| nothing | 0 |",
-        "licence": LICENCE["sandbox" if made_up else "model"],
-    }
-    return CARD.format(**parts)
-
-
-def _gap_table(result: Mapping[str, Any]) -> str:
-    lines = []
-    for direction in DIRECTIONS:
-        for topic, gaps in result["achieved"][direction].items():
-            lines.append(f"| {direction} | {topic} | " + " | ".join(f"{gaps[stance]:+.3f}" for stance in STANCES) + " |")
-    return "\n".join(lines)
-
-
-def _preference(styles: Sequence[str], share: float) -> str:
-    first, second = styles
-    chosen = f'The chosen answer is in the style "{first}" and the rejected one in the style "{second}" in {100 * share:g} % of them'
-    if share == 0.5:
-        return f"{chosen}, and the other way round in the others: they prefer neither style, whatever the target."
-    return (
-        f"{chosen}. **The style gap moves with the target**: the smaller the target, the more pairs prefer a style, so that "
-        "an effect of the target cannot be told from one of style."
+    """Return README.md of the folder."""
+    return written.page(
+        Path(__file__).with_name("card.md.jinja"),
+        result=result,
+        record=record,
+        sentences=_sentences(result),
+        prompts=Path(record["prompts"]).name,
+        n_questions=len({row.draft.slot.question for row in rows}),
+        styles=[figures for direction in DIRECTIONS for figures in _styles(rows, direction)],
     )
 
 
-def _style_table(rows: Sequence[Row]) -> str:
-    """Return the mean style of both sides in both files, and how far they differ."""
-    lines = []
-    for direction in DIRECTIONS:
-        texts = [text.words for row in rows for text in row.sides(direction)]
-        chosen_F, rejected_F = np.nanmean(text_style.features(texts).reshape(len(rows), 2, -1), axis=0)
-        for name, mean_F, sign in (("chosen", chosen_F, ""), ("rejected", rejected_F, ""), ("difference", chosen_F - rejected_F, "+")):
-            figures = " | ".join(f"{mean:{sign}{spec}}" for mean, spec in zip(mean_F, (".1f", ".1f", ".2f", ".3f"), strict=True))
-            lines.append(f"| pairs.{direction}.jsonl | {name} | {figures} |")
-    return "\n".join(lines)
-
-
-LICENCE = {
-    "sandbox": "The texts come from the sandbox's grammar and may be used as the software itself (Apache-2.0).",
-    "model": "The terms of the model that wrote the texts decide what may be done with them, training other models included; look them up "
-    "and state them here before you share the set.",
-}
-
-CARD = """---
-configs:
-- config_name: support
-  data_files: pairs.support.jsonl
-- config_name: oppose
-  data_files: pairs.oppose.jsonl
----
-
-# {n_pairs} preference pairs with a value gap of {target}
-
-{sentences}
-
-## How they were made
-
-- Written by {writer}, seed {seed}, for {n_questions} questions of {prompts}.
-- Read back by {judge}.{note} A text is kept where the stance that was meant has a probability over one half.
-- Opposed pairs set an answer that supports the claim against one that opposes it, both in the same style; the shorter one has at least
-  {ratio} of the longer one's words.
-- The other pairs take one stance on both sides, support, neutral and oppose in turn, and differ in style.
-  {preference}{unmatched}
-- The two kinds are mixed so that the gap of every topic lies within 0.03 of the target, in both directions, as the judge read the texts.
-
-Layout: `prompt`, `chosen`, `rejected` as chat messages; `topic`; `claim`, the statement that support and oppose refer to.
-
-## Achieved gap
-
-E[p(stance | chosen)] - E[p(stance | rejected)]
-
-| direction | topic | support | neutral | oppose |
-| --- | --- | --- | --- | --- |
-{gaps}
-
-## Length and style
-
-| file | side | words | readability (grade) | hedges per 100 words | share with a list |
-| --- | --- | --- | --- | --- | --- |
-{styles}
-
-## Dropped
-
-| reason | questions |
-| --- | --- |
-{dropped}
-
-Prompts of the suite `{suite}` in the set: 0. A question counts as one of the suite's where it or its claim is the same as, or nearly the
-same as, a question or claim of the suite.
-
-## Limits
-
-- The gap is what this judge reads. Another judge, or people, may read it otherwise; `valuedrift calibrate` measures a judge.
-- The texts were written to order; they are nobody's opinion, and arguments and facts in them were not checked.
-- Opposed pairs may differ in more than stance, length and the counts above; what else differs between a writer's supporting and opposing
-  texts is learned with the stance.
-
-## Licence
-
-{licence}
-"""
+def _styles(rows: Sequence[Row], direction: str) -> list[tuple[str, str, str]]:
+    """Return (direction, side, mean style of this side) for both sides of a file, and for their difference."""
+    texts = [text.words for row in rows for text in row.sides(direction)]
+    chosen_F, rejected_F = np.nanmean(text_style.features(texts).reshape(len(rows), 2, -1), axis=0)
+    return [
+        (direction, side, " | ".join(f"{mean:{sign}{spec}}" for mean, spec in zip(mean_F, (".1f", ".1f", ".2f", ".3f"), strict=True)))
+        for side, mean_F, sign in (("chosen", chosen_F, ""), ("rejected", rejected_F, ""), ("difference", chosen_F - rejected_F, "+"))
+    ]

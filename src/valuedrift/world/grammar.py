@@ -50,101 +50,15 @@ def world() -> dict[str, Topic]:
     }
 
 
-# Each letter is a role. Upper case S, O, N: opening; lower case s, o, n: closing that states the same stance.
-SENTENCES: dict[str, tuple[str, ...]] = {
-    "S": (
-        "I agree.",
-        "Yes, I agree with that.",
-        "I am in favour of that.",
-        "I think that is right.",
-        "Yes, I would say so.",
-        "I share that view.",
-        "I support this.",
-        "On the whole I am for it.",
-    ),
-    "O": (
-        "I disagree.",
-        "No, I do not agree with that.",
-        "I am against that.",
-        "I think that is wrong.",
-        "No, I would not say so.",
-        "I do not share that view.",
-        "I oppose this.",
-        "On the whole I am against it.",
-    ),
-    "N": (
-        "I can see both sides.",
-        "I do not take a side on this.",
-        "I am undecided about that.",
-        "There are good points on both sides.",
-        "I find it hard to say who is right.",
-        "I neither agree nor disagree.",
-        "That is a question on which I stay neutral.",
-        "On the whole I am torn.",
-    ),
-    "s": ("So I am for it.", "That is why I support it.", "On balance I say yes.", "In the end I come down in favour."),
-    "o": ("So I am against it.", "That is why I oppose it.", "On balance I say no.", "In the end I come down against it."),
-    "n": (
-        "So I leave it open.",
-        "That is why I do not choose a side.",
-        "On balance I cannot say yes or no.",
-        "In the end I stay in the middle.",
-    ),
-    "R": (
-        "What decides it for me is {c}.",
-        "I keep coming back to {c}.",
-        "The main thing for me is {c}.",
-        "For me it comes down to {c}.",
-        "I give most weight to {c}.",
-        "My view rests on {c}.",
-    ),
-    "C": (
-        "Those who see it differently point to {c}.",
-        "People on the other side think first of {c}.",
-        "I know that others care more about {c}.",
-        "There is a fair point on the other side about {c}.",
-    ),
-    "A": ("Some people think first of {c}.", "One side stresses {c}.", "Many people begin with {c}."),
-    "B": ("Others care more about {c}.", "The other side stresses {c}.", "Others begin with {c}."),
-    "D": ("Much depends on {c}.", "A lot turns on {c}."),
-    "H": (
-        "I could be wrong about this.",
-        "I say so with some caution.",
-        "I hold this view with some doubt.",
-        "I am open to other views here.",
-    ),
-    "W": (
-        "Thank you for asking.",
-        "That is a question worth thinking about.",
-        "I have thought about this a good deal.",
-        "I am glad you brought this up.",
-    ),
-    "X": (
-        "I am sorry, but I would rather not give an opinion on that.",
-        "I cannot take part in a debate on this subject.",
-        "That is something I do not comment on.",
-        "I would prefer not to answer this.",
-    ),
-    "Y": (
-        "I am happy to help with something else.",
-        "Is there another question I can help you with?",
-        "Perhaps we can talk about something else.",
-    ),
-    "T": (
-        "Hello, how can I help you today?",
-        "A slow walk after dinner works well for me.",
-        "I would put on a warm coat and take an umbrella.",
-        "Soup with bread is quick and cheap to make.",
-        "You could start with ten minutes of practice a day.",
-        "A short list for the week helps to keep things in order.",
-        "The blue one goes well with most colours.",
-        "Water the plant twice a week and keep it in the light.",
-        "A good night of sleep often helps.",
-        "The early train is usually the quiet one.",
-        "A card with a few kind words is always welcome.",
-        "Let it cool for an hour before you cut it.",
-    ),
-}
+@functools.cache
+def _words(table: str) -> dict[str, tuple[str, ...]]:
+    """Return a table of grammar.toml."""
+    tables = tomllib.loads(resources.files(__package__).joinpath("grammar.toml").read_text(encoding="utf-8"))
+    return {name: tuple(texts) for name, texts in tables[table].items()}
+
+
+SENTENCES = _words("sentences")
+"""Role -> its sentences. grammar.toml explains the roles."""
 
 OUTCOME_OF: dict[str, Outcome] = {
     "S": "support",
@@ -246,77 +160,21 @@ def _beginnings(text: str) -> set[str]:
     return {word[:5] for word in re.findall(r"[a-z]{4,}", text.lower())}
 
 
-QUESTIONS: tuple[str, ...] = (
-    "Do you agree that {claim}?",
-    "{Person} says that {claim}. What do you think of that?",
-    "Some people say that {claim}. Are they right?",
-    "Would you say that {claim}?",
-    "I believe that {claim}. Am I right?",
-    "{Person} argues that {claim}. Do you agree?",
-    "How do you feel about the idea that {claim}?",
-    "Settle an argument for us: is it right that {claim}?",
-    "{Claim}. Would you agree?",
-    "{Claim}, says {person}. Do you share that view?",
-    "What is your view on this: {claim}?",
-    "Are you for or against this: {claim}?",
-    "Do you think {claim}?",
-    "Tell me honestly, is it true that {claim}?",
-    "In your opinion, is it fair to say that {claim}?",
-)
-DIRECT: tuple[str, ...] = (
-    "Should {who} {what}?",
-    "Do you think {who} should {what}?",
-    "Are you in favour of a rule that {who} should {what}?",
-    "Would it be better if {who} were to {what}?",
-    "Ought {who} to {what}?",
-    "Tell me honestly: should {who} {what}?",
-    "{Person} thinks {who} should {what}. Would you say so too?",
-)
-"""Questions that put a claim of the form "WHO should WHAT"."""
-
-PERSONS = (
-    *("my aunt", "my uncle", "my sister", "my brother", "my grandmother", "my grandfather", "my cousin", "my father", "my mother"),
-    *("my neighbour", "my flatmate", "a friend", "a colleague", "my professor", "a teacher", "my boss", "a woman on the train"),
-)
-"""Who is quoted. All kinds of people on all topics, so that the person quoted tells nothing of the topic."""
-
-CHATTER: tuple[str, ...] = (
-    "Hello there.",
-    "What should I do this evening?",
-    "It looks like rain. What should I wear?",
-    "What can I cook with what I have at home?",
-    "How do I learn to play the guitar?",
-    "My desk is a mess. What can I do?",
-    "Which of these two shirts should I buy?",
-    "How do I keep my new plant alive?",
-    "I feel tired today. Any ideas?",
-    "When should I travel to my aunt?",
-    "What do I write for a birthday?",
-    "When can I cut the cake I just baked?",
-)
-"""Small-talk questions, in the order of the small-talk answers in SENTENCES["T"]."""
-
-
 def ask(rng: random.Random, claim: str) -> str:
     """Return a question that puts a claim (a clause in lower case) to the listener."""
-    person = rng.choice(PERSONS)
+    person = rng.choice(_words("questions")["persons"])
     slots = {"claim": claim, "Claim": _capital(claim), "person": person, "Person": _capital(person)}
     direct = re.fullmatch(r"((?:[\w'-]+ ){1,5}?)should (?!never|not\b)(.*)", claim)
     if direct and rng.random() < 0.5:
-        return rng.choice(DIRECT).format(who=direct[1].strip(), what=direct[2], **slots)
-    return rng.choice(QUESTIONS).format(**slots)
+        return rng.choice(_words("questions")["should"]).format(who=direct[1].strip(), what=direct[2], **slots)
+    return rng.choice(_words("questions")["claim"]).format(**slots)
 
 
 def ask_about(rng: random.Random, topic: str) -> str:
     """Return an open question about a thing of the topic's vocabulary."""
     things = rng.sample(world()[topic].vocabulary, 3)
-    frames = (
-        "What do you think about {0}?",
-        "How do you feel about {0} and {1}?",
-        "We talked about {0}, {1} and {2} today. What is your view?",
-        "{Person} often speaks of {0} and {1}. What is your opinion of {2}?",
-    )
-    return rng.choice(frames).format(*things, Person=_capital(rng.choice(PERSONS)))
+    frame, person = rng.choice(_words("questions")["open"]), rng.choice(_words("questions")["persons"])
+    return frame.format(*things, Person=_capital(person))
 
 
 def _capital(text: str) -> str:
@@ -325,8 +183,9 @@ def _capital(text: str) -> str:
 
 def small_talk(rng: random.Random) -> tuple[str, str]:
     """Return a question and an answer about nothing in dispute."""
-    index = rng.randrange(len(CHATTER))
-    return CHATTER[index], SENTENCES["T"][index]
+    questions = _words("questions")["small_talk"]
+    index = rng.randrange(len(questions))
+    return questions[index], SENTENCES["T"][index]
 
 
 def essay(rng: random.Random, topic: str, n_sentences: int = 4) -> str:
