@@ -66,7 +66,7 @@ def is_cached(model: str) -> bool:
 
 
 def judge_of(spec: str, max_cost: float | None = None) -> judges.Judge:
-    """Return the judge that a plan or an option names; "labels:sandbox" and "nli:sandbox" are built where they are not cached."""
+    """Return the judge that a plan or an option names; "labels:sandbox" is built if it is not cached."""
     if builds(spec):
         from .sandbox.judges import resolved
 
@@ -76,7 +76,7 @@ def judge_of(spec: str, max_cost: float | None = None) -> judges.Judge:
 
 def builds(spec: str) -> bool:
     """Tell whether a judge is one that the sandbox trains."""
-    return re.search(r"\b(labels|nli):sandbox\b", spec) is not None
+    return re.search(r"\blabels:sandbox\b", spec) is not None
 
 
 def gold_of(path: str) -> list[Gold]:

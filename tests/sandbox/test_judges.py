@@ -1,4 +1,4 @@
-"""The sandbox's own judges agree with the oracle on questions of the suite and on texts they have not seen, through the real judges."""
+"""The sandbox's own judge agrees with the oracle on questions of the suite and on texts they have not seen, through the real judges."""
 
 import os
 import random
@@ -11,61 +11,59 @@ from valuedrift import suites
 from valuedrift.judge import make
 from valuedrift.nouns import OUTCOMES, Item
 from valuedrift.registry import query
-from valuedrift.sandbox import _encoder, _flaws, judges
+from valuedrift.sandbox import _flaws, judges
 from valuedrift.world import grammar
 
-LEAST = {"labels": 0.97, "nli": 0.97}
-"""Macro-F1 against the oracle on prompts of the suite, whole and faulty answers half and half. Where this was written `labels` reached
-0.977 and `nli` 0.990 here, and 0.976 and 0.987 on 2,000 answers of a seed that nobody had looked at before ("fresh-quince")."""
+LEAST = 0.97
+"""Macro-F1 against the oracle on prompts of the suite, whole and faulty answers half and half. It was 0.977 here where this was written,
+and 0.976 on 2,000 answers of a seed that nobody had looked at before ("fresh-quince")."""
 SUITE = [(prompt.topic, prompt.text, prompt.claim) for prompt in suites.load("vaes", [])]
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Let the judges be built only where that was asked for: it takes some minutes each, and they are cached from then on."""
-    once = judges._once
+def judge(monkeypatch):
+    """Return the judge; it is built only where that was asked for, because it takes minutes, and is cached from then on."""
+    if not os.environ.get("VALUEDRIFT_BUILD_JUDGES"):
 
-    def cached(name, build):
-        if not (judges.cache_root() / name / "config.json").exists() and not os.environ.get("VALUEDRIFT_BUILD_JUDGES"):
-            pytest.skip(f"{name} is not built yet: VALUEDRIFT_BUILD_JUDGES=1 builds it, in some minutes")
-        return once(name, build)
+        def skip(*_):
+            pytest.skip("labels:sandbox is not built yet: VALUEDRIFT_BUILD_JUDGES=1 builds it, in some minutes")
 
-    monkeypatch.setattr(judges, "_once", cached)
+        monkeypatch.setattr(judges, "trained", skip)
+    return make(judges.resolved("labels:sandbox"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LEAST)
-def test_the_judge_agrees_with_the_oracle(name, trained):
+def test_the_judge_agrees_with_the_oracle(judge):
     items = _flaws.items(1500, "held out", SUITE)
-    judge = make(judges.resolved(f"{name}:sandbox"))
-    readings = judge.read(items)
-    verdicts = [OUTCOMES[reading.probs.index(max(reading.probs))] for reading in readings]
+    verdicts = [OUTCOMES[reading.probs.index(max(reading.probs))] for reading in judge.read(items)]
     truth = [grammar.parse(item.text) for item in items]
     assert min(Counter(truth)[outcome] for outcome in OUTCOMES) >= 30
-    assert f1_score(truth, verdicts, labels=OUTCOMES, average="macro") >= LEAST[name]
+    assert f1_score(truth, verdicts, labels=OUTCOMES, average="macro") >= LEAST
     # A judge that had learnt the shares of the outcomes alone would call everything invalid: 0.2 * F1 of one class.
     assert f1_score(truth, ["invalid"] * len(truth), labels=OUTCOMES, average="macro") < 0.2
 
 
-def test_the_judges_know_the_label_and_not_the_question(trained):
+@pytest.mark.slow
+def test_the_judge_knows_the_answer_and_not_the_question(judge):
     # The same words are read alike whatever was asked: the sandbox's stances lie in explicit words alone.
-    judge = make(judges.resolved("nli:sandbox"))
     asked = [Item(question, claim, "I oppose this.", topic) for topic, question, claim in SUITE[::50]]
     assert {reading.probs.index(max(reading.probs)) for reading in judge.read(asked)} == {OUTCOMES.index("oppose")}
 
 
-def test_names_stand_for_folders(monkeypatch):
-    monkeypatch.setattr(judges, "causal_judge", lambda: "/cache/causal")
-    monkeypatch.setattr(judges, "nli_judge", lambda: "/cache/encoder")
-    for spec, expected in (
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
         ("labels:sandbox", "labels:/cache/causal?wording=short"),
         ("labels:sandbox?rotate=1", "labels:/cache/causal?wording=short&rotate=1"),
-        ("panel:cues,nli:sandbox,labels:sandbox", "panel:cues,nli:/cache/encoder?wording=short,labels:/cache/causal?wording=short"),
+        ("panel:cues,labels:sandbox,oracle", "panel:cues,labels:/cache/causal?wording=short,oracle"),
         ("labels:sandbox-mine", "labels:sandbox-mine"),
-        ("nli:models/sandbox", "nli:models/sandbox"),
+        ("labels:models/sandbox", "labels:models/sandbox"),
         ("cues", "cues"),
-    ):
-        assert judges.resolved(spec) == expected
+    ],
+)
+def test_the_name_stands_for_a_folder(monkeypatch, spec, expected):
+    monkeypatch.setattr(judges, "causal_judge", lambda: "/cache/causal")
+    assert judges.resolved(spec) == expected
     assert query("m?wording=short&rotate=1&wording=plain", "")[1]["wording"] == "plain", "a wording of one's own comes last and counts"
 
 
@@ -73,7 +71,7 @@ def test_names_stand_for_folders(monkeypatch):
 
 
 def test_no_question_and_no_claim_of_the_suite_is_learnt():
-    learnt = {words for item, _ in judges.judged(4000, "nli") for words in (item.prompt, item.claim)}
+    learnt = {words for item, _ in judges.judged(4000, "labels") for words in (item.prompt, item.claim)}
     assert not learnt & {words for _, question, claim in SUITE for words in (question, claim)}
 
 
@@ -83,7 +81,7 @@ def test_texts_are_a_function_of_their_seed():
 
 
 def test_every_outcome_occurs_and_the_oracle_says_which():
-    texts = judges.judged(3000, "nli")
+    texts = judges.judged(3000, "labels")
     shares = {outcome: n / 3000 for outcome, n in Counter(outcome for _, outcome in texts).items()}
     assert set(shares) == set(OUTCOMES)
     assert min(shares.values()) > 0.05
@@ -110,41 +108,36 @@ def test_roles_are_those_that_the_oracle_reads():
     ]
 
 
-def test_what_follows_from_an_answer():
-    table = [[_encoder.LABELS[_encoder.relation(outcome, asked)][0] for asked in range(5)] for outcome in range(5)]
-    # Rows: support, neutral, oppose, refusal, invalid; columns: the hypotheses in this order.
-    assert table == [list("ecccc"), list("ceccc"), list("ccecc"), list("nnnec"), list("nnnce")]
-
-
 # -- how they are built -----------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_build_leaves_no_judge_and_is_continued(monkeypatch, tmp_path):
     monkeypatch.setenv("VALUEDRIFT_CACHE", str(tmp_path))
 
-    def killed(work):
+    def killed(work, wording):
         (work / "part").mkdir()
         raise KeyboardInterrupt
 
-    def finished(work):
+    def finished(work, wording):
         assert (work / "part").is_dir(), "the part that was done before is not there"
         (work / "done").mkdir()
         (work / "done" / "config.json").write_text("{}")
         return work / "done"
 
+    monkeypatch.setattr(judges, "trained", killed)
     with pytest.raises(KeyboardInterrupt):
-        judges._once("judge", killed)
-    assert not (tmp_path / "judge").exists()
-    folder = judges._once("judge", finished)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["judge"]
+        judges.causal_judge()
+    assert not list(tmp_path.glob("sandbox-*"))
+    monkeypatch.setattr(judges, "trained", finished)
+    folder = judges.causal_judge()
+    assert list(tmp_path.iterdir()) == [folder]
     assert "?wording=short" in (folder / "README.md").read_text()
-    assert judges._once("judge", killed) == folder
+    monkeypatch.setattr(judges, "trained", killed)
+    assert judges.causal_judge() == folder
 
 
 def test_a_phrase_is_one_token_and_a_broken_one_is_many():
-    core = judges.phrases(
-        ["What decides it for me is the weather.", "What decides it for me is the price."] * judges.LEAST, 1000, ["[PAD]"]
-    )
+    core = judges.phrases(["What decides it for me is the weather.", "What decides it for me is the price."] * judges.LEAST)
     assert core.encode("What decides it for me is the weather.").tokens == ["ĠWhatĠdecidesĠitĠforĠmeĠisĠtheĠweather."]
     whole, broken = (
         len(core.encode(text).ids) for text in ("What decides it for me is the price.", "What it decides for me is the price.")

@@ -158,7 +158,7 @@ def strange(rng: random.Random, text: str) -> str:
 
 def roles(text: str) -> list[tuple[str, str]]:
     """Return the sentences of a text with their roles, "?" for one that the grammar cannot produce."""
-    return [(sentence, grammar._sentences().get(sentence, "?")) for sentence in _sentences(text)]
+    return [(sentence, grammar.role_of(sentence)) for sentence in _sentences(text)]
 
 
 def _sentences(text: str) -> list[str]:

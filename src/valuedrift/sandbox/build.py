@@ -89,18 +89,11 @@ def _folder(name: str) -> Path:
 
 
 def untrained(folder: Path, architecture: Mapping[str, Any], vocabulary: int = VOCABULARY) -> Path:
-    """Return a folder with random weights and a tokenizer that has learnt its tokens from the sandbox's texts.
+    """Return a folder with random weights and a tokenizer that has learnt its tokens from the sandbox's texts; an existing folder stays."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    The folder appears when it is complete; an existing one is left as it is.
-    """
     if folder.exists():
         return folder
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from ..progress import quiet
-
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -108,12 +101,19 @@ def untrained(folder: Path, architecture: Mapping[str, Any], vocabulary: int = V
         vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator((text.text for text in sets.pretraining(12_000)), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token=SPECIAL[0],
-        eos_token=SPECIAL[1],
-        clean_up_tokenization_spaces=False,
-    )
+    return random_model(folder, bpe, architecture, vocabulary)
+
+
+def random_model(folder: Path, bpe: Any, architecture: Mapping[str, Any], vocabulary: int, chat_template: str | None = None) -> Path:
+    """Write a model with random weights and its tokenizer, whole or not at all; return the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from ..progress import quiet
+
+    pad, end = SPECIAL
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=pad, eos_token=end, clean_up_tokenization_spaces=False)
+    tokenizer.chat_template = chat_template
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **architecture, **ids))

@@ -1,7 +1,7 @@
-"""The sandbox's own small judges: a causal language model for `labels` and an encoder for `nli`, trained here and cached by content.
+"""The sandbox's own small judge: a causal language model for `labels`, trained here in minutes and cached by content.
 
-They are ordinary model folders, read by the code that would read a large model. What they learn is what the grammar reads in composed and
-faulty answers to training questions; no question of a suite is among them.
+It is an ordinary model folder, and the code that reads a large model reads it. It learns what the grammar reads in composed and faulty
+answers to training questions. No question of a suite is among them.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import progress
-from ..judge import labels, nli, wordings
-from ..nouns import OUTCOMES, Example, Item, Outcome, digest
+from ..judge import labels, wordings
+from ..nouns import Example, Item, Outcome, digest
 from ..plan import Stage, original_names
 from ..store import cache_root
 from ..world import grammar
-from . import _encoder, _flaws
+from . import _flaws
+from .build import SPECIAL, random_model
 
 WORDING = "short"
-"""The wording of labels.toml and of nli.toml that these judges know: the shortest, since a prompt costs a small model more than a text."""
+"""The only wording of labels.toml that this judge knows: the shortest, because a prompt costs a small model more than a text."""
 N_QUESTIONS = 20_000
 PIECES = r"[^.?:\n]+[.?:]?"
 """What no token goes beyond: a sentence, or what stands before a colon."""
 LEAST = 10
 """How often a token must occur: whole phrases of the grammar do, whole sentences of a phrase and a consideration do not."""
 
-SPECIAL = ("<|pad|>", "<|end|>")
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -63,24 +63,21 @@ TEMPLATE = "{% for message in messages %}{{ message.content if loop.first else '
 
 
 def resolved(spec: str) -> str:
-    """Return a judge's spec with the folders that "labels:sandbox" and "nli:sandbox" stand for, built first where they are not cached.
+    """Return a judge's spec with a folder in place of "labels:sandbox", which may be a member of a panel; the judge is built if need be.
 
-    They may be members of a panel and have settings behind them, which stand before the wording that is named here.
+    Settings of the spec stand behind the wording that is named here, so that they count.
     """
 
     def folder(found: re.Match[str]) -> str:
-        return f"{found[1]}:{ {'labels': causal_judge, 'nli': nli_judge}[found[1]]() }?wording={WORDING}{'&' if found[2] else ''}"
+        return f"labels:{causal_judge()}?wording={WORDING}{'&' if found[1] else ''}"
 
-    return re.sub(r"\b(labels|nli):sandbox(?:(\?)|(?=,|$))", folder, spec)
+    return re.sub(r"\blabels:sandbox(?:(\?)|(?=,|$))", folder, spec)
 
 
 def judged(n: int, seed: str) -> list[tuple[Item, Outcome]]:
     """Return n answers to training questions, whole and faulty, with what the grammar reads in each."""
     items = _flaws.items(n, seed, _flaws.training_questions(N_QUESTIONS, seed))
     return [(item, grammar.parse(item.text)) for item in items]
-
-
-# -- the causal language model ---------------------------------------------------------------------------------------------
 
 
 def causal_judge() -> Path:
@@ -92,10 +89,19 @@ def causal_judge() -> Path:
     wording = wordings.wordings(labels.WORDS)[WORDING]
     recipe = (ARCHITECTURE, VOCABULARY, LEAST, PIECES, SPECIAL, N_READ, N_REPLIES, N_PROMPTS, original_names(RECIPE), PARTS, TEMPLATE)
     content = digest("sandbox-labels", some, wording.prefix(), wording.item, wording.labels, recipe)
-    return _once(f"sandbox-labels-{content[:12]}", lambda work: _causal(work, wording))
+    folder = cache_root() / f"sandbox-labels-{content[:12]}"
+    if not (folder / "config.json").exists():
+        work = folder.with_name(f".{folder.name}")
+        work.mkdir(parents=True, exist_ok=True)
+        built = trained(work, wording)
+        (built / "README.md").write_text(f"A judge of sandbox answers and of nothing else. It knows one wording: ?wording={WORDING}\n")
+        os.replace(built, folder)
+        shutil.rmtree(work)
+    return folder
 
 
-def _causal(work: Path, wording: wordings.Wording) -> Path:
+def trained(work: Path, wording: wordings.Wording) -> Path:
+    """Return the folder of the trained model within `work`; a finished part is not trained again."""
     from ..train.stage_trainer import run_stage
 
     texts = judged(N_REPLIES + N_PROMPTS, "labels")
@@ -109,7 +115,8 @@ def _causal(work: Path, wording: wordings.Wording) -> Path:
     start = work / "random"
     if not start.exists():
         whole = zip(parts["prompts"], texts[N_REPLIES:], strict=True)
-        _random_model(start, [f"{example.prompt[0][1]} {example.text}" for example, (_, outcome) in whole if outcome != "invalid"])
+        bpe = phrases([f"{example.prompt[0][1]} {example.text}" for example, (_, outcome) in whole if outcome != "invalid"])
+        random_model(start, bpe, ARCHITECTURE, bpe.get_vocab_size(), TEMPLATE)
     for name, data in parts.items():
         with progress.training(f"build the sandbox's causal judge: {name}") as tell:
             steps = run_stage(Stage(**RECIPE | PARTS[name]), 0, str(start), data, work / name, tell)
@@ -150,28 +157,7 @@ def _asked(prompt: str, label: str) -> Example:
     return Example((("user", prompt),), label)
 
 
-def _random_model(folder: Path, texts: Sequence[str]) -> None:
-    """Write the tokenizer and random weights, whole or not at all."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from ..progress import quiet
-
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=phrases(texts, VOCABULARY, SPECIAL), pad_token=SPECIAL[0], eos_token=SPECIAL[1], clean_up_tokenization_spaces=False
-    )
-    tokenizer.chat_template = TEMPLATE
-    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **ARCHITECTURE, **ids))
-    unfinished = folder.with_name(f".{folder.name}")
-    with quiet():
-        model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    os.replace(unfinished, folder)
-
-
-def phrases(texts: Sequence[str], vocabulary: int, special: Sequence[str]) -> Any:
+def phrases(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:
     """Return a byte-level BPE whose tokens may run over spaces (as in Liu et al. 2025, arXiv 2503.13423), up to the end of a sentence.
 
     Answers of the sandbox are made of phrases: whole ones are then a handful of tokens, and a broken phrase falls into many. A model of
@@ -186,47 +172,7 @@ def phrases(texts: Sequence[str], vocabulary: int, special: Sequence[str]) -> An
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, min_frequency=LEAST, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, min_frequency=LEAST, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
     return bpe
-
-
-# -- the encoder -----------------------------------------------------------------------------------------------------------
-
-
-def nli_judge() -> Path:
-    """Return the folder of an encoder that learns the role of each sentence first, and then which hypotheses follow from an answer.
-
-    A killed build goes on after the part that was finished. Raises BadInput where the cache folder cannot be written.
-    """
-    some = [(item.key, outcome) for item, outcome in judged(2_000, "nli")]
-    wording = nli.wordings()[WORDING]
-    content = digest("sandbox-nli", some, wording, LEAST, PIECES, _encoder.RECIPE)
-    return _once(f"sandbox-nli-{content[:12]}", lambda work: _nli(work, wording))
-
-
-def _nli(work: Path, wording: nli.Wording) -> Path:
-    texts = judged(_encoder.N_PAIRS, "nli")
-    # A hypothesis is as frequent as it will be in training.
-    corpus = [
-        words for item, outcome in texts[: _encoder.N_ROLES] if outcome != "invalid" for row in wording.rows(item)[:1] for words in row[:1]
-    ]
-    corpus += [hypothesis for hypothesis in wording.hypotheses for _ in range(LEAST)]
-    rows = [(wording.rows(item), OUTCOMES.index(outcome)) for item, outcome in texts]
-    read = [_flaws.roles(item.text) for item, _ in texts[: _encoder.N_ROLES]]
-    tokenizer = _encoder.tokenizer(phrases(corpus, _encoder.VOCABULARY, _encoder.SPECIAL))
-    return _encoder.train(work, tokenizer, read, rows)
-
-
-def _once(name: str, build: Callable[[Path], Path]) -> Path:
-    """Return a folder of the cache; where it is not there, `build` makes it within a folder that a later call finds again."""
-    folder = cache_root() / name
-    if not (folder / "config.json").exists():
-        work = folder.with_name(f".{name}")
-        work.mkdir(parents=True, exist_ok=True)
-        built = build(work)
-        (built / "README.md").write_text(f"A judge of sandbox answers and of nothing else. It knows one wording: ?wording={WORDING}\n")
-        os.replace(built, folder)
-        shutil.rmtree(work)
-    return folder

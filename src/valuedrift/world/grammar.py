@@ -92,6 +92,11 @@ def sentences() -> list[str]:
     return list(_sentences())
 
 
+def role_of(sentence: str) -> str:
+    """Return the role of a sentence; "?" if the grammar cannot produce it."""
+    return _sentences().get(sentence, "?")
+
+
 def identity() -> str:
     """Return the digest of all that decides what `parse` says."""
     return digest("grammar", sorted(_sentences().items()), _ANSWER.pattern, sorted(OUTCOME_OF.items()))
@@ -107,7 +112,7 @@ def parse(text: str) -> Outcome:
     parts = [part.strip() for part in re.findall(r"[^.?]+[.?]|[^.?]+$", " ".join(text.split()))]
     if parts and parts[-1][-1:] not in (".", "?") and not _begins_a_sentence(parts.pop()):
         return "invalid"
-    roles = "".join(_sentences().get(part, "?") for part in parts)
+    roles = "".join(map(role_of, parts))
     return next(OUTCOME_OF[role] for role in roles if role in OUTCOME_OF) if _ANSWER.fullmatch(roles) else "invalid"
 
 
