@@ -133,6 +133,9 @@ def write(folder, rows, form):
 
 
 FORMS = [
+    *("jsonl", "jsonl.gz", "jsonl.zst", "json", "json.gz", "parquet", "saved", "saved.hf"),
+    *("csv", "csv.gz", "csv.zst", "python-csv", "numpy-csv"),
+]
     "jsonl",
     "jsonl.gz",
     "jsonl.zst",

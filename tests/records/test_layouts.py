@@ -24,6 +24,14 @@ def read(tmp_path, *rows, kind=None, **settings):
     return records.read(str(path), kind, **settings)
 
 
+def scored(text, score):
+    return {"model": "a", "response": text, "overall_score": score}
+
+
+def rated(text, honest, helpful, overall):
+    return scored(text, overall) | {"annotations": {"honesty": {"Rating": honest}, "helpfulness": {"Rating": helpful, "Type": None}}}
+
+
 PAIRS = {
     # TRL
     "standard": ({"prompt": "Q?", "chosen": "yes", "rejected": "no"}, Q),
@@ -63,6 +71,15 @@ PAIRS = {
         {"prompt": "Is this a long question?", "chosen": "Is this a long question? yes", "rejected": "Is this a long question?\nno"},
         (("user", "Is this a long question?"),),
     ),
+    "messages and texts": ({"prompt": [ASK], "chosen": "yes", "rejected": "no"}, Q),
+    "texts and messages": ({"prompt": "Q?", "chosen": [YES], "rejected": [NO]}, Q),
+    "no prompt": ({"prompt": None, "chosen": [ASK, YES], "rejected": [ASK, NO]}, Q),
+    "HH text": ({"prompt": HH, "chosen": "yes", "rejected": "no"}, DEEP),
+    "a prompt by a human": ({"prompt": "Human: ok?", "chosen": "yes", "rejected": "no"}, (("user", "ok?"),)),
+    "a prompt that is no dialogue": ({"prompt": "Assistant: so?", "chosen": "yes", "rejected": "no"}, (("user", "Assistant: so?"),)),
+    "sharegpt conversations": ({"chosen": [HUMAN, GPT], "rejected": [HUMAN, BAD]}, Q),
+    "sharegpt prompt": ({"prompt": [HUMAN], "chosen": "yes", "rejected": "no"}, Q),
+    "a topic without a claim": ({"prompt": "Q?", "chosen": "yes", "rejected": "no", "topic": "work"}, Q),
     # sets
     "HH-RLHF": ({"chosen": HH + " yes", "rejected": HH + " no"}, DEEP),
     "UltraFeedback binarized": (
@@ -110,6 +127,12 @@ PAIRS = {
         {"system": "Be brief.", "input": "Q?", "chosen": "yes", "rejected": "no", "generations": ["no", "yes"], "rating": [1.0, 9.0]},
         UNDER,
     ),
+    "scores": ({"instruction": "Q?", "completions": [scored("so", 2), scored("yes", 3), scored("no", 1)]}, Q),
+    "scores in a list": ({"prompt": "Q?", "responses": ["no", "yes"], "scores": [-0.5, 0.5]}, Q),
+    "rewards": ({"prompt": "Q?", "all_generated_responses": ["no", "so", "yes"], "all_rm_scores": [0, 1, "2"]}, Q),
+    # UltraFeedback's ratings go before its overall score: (5 + 3) / 2 = 4 against (4 + 2) / 2 = 3. If one is missing, the score counts.
+    "ratings": ({"instruction": "Q?", "completions": [rated("no", "4", "2", overall=10), rated("yes", "5", "3", overall=2)]}, Q),
+    "missing": ({"instruction": "Q?", "completions": [rated("yes", "N/A", "1", overall=7), rated("no", "N/A", "5", overall=2)]}, Q),
     "oasst": ({"prompt": "Q?", "chosen": "yes", "rejected": "no", "lang": "en", "parent_id": "1"}, Q),
     "Capybara": (
         {"conversation": [{"input": "Q?", "output": "other"}], "chosen": [ASK, YES], "rejected": [ASK, NO], "rating_chosen": 5},
@@ -143,6 +166,13 @@ TEXTS = {
     "text beside a prompt": ({"prompt": "Q?", "text": "yes"}, Q),
     "messages and a reply": ({"messages": [HI, HELLO, ASK], "response": "yes"}, DEEP),
     "a list per field": ({"messages": {"role": ["user", "assistant"], "content": ["Q?", "yes"]}}, Q),
+    "TRL": ({"prompt": [ASK], "completion": [YES]}, Q),
+    "a question at the end": ({"messages": [ASK, YES, ASK]}, Q),
+    "an empty input": ({"instruction": "Q?", "input": "", "output": "yes"}, Q),
+    "an empty system message": ({"messages": [ASK, YES], "system": ""}, Q),
+    "running text": ({"messages": None, "text": "yes", "id": 3}, ()),
+    "other names": ({"messages": [{"role": "User", "content": "Q?"}, {"role": "model", "content": "yes"}]}, Q),
+    "a developer": ({"messages": [BRIEF | {"role": "developer"}, ASK | {"content": [{"type": "text", "text": "Q?"}]}, YES]}, UNDER),
     "P3": ({"inputs": "Q?", "targets": "yes"}, Q),
 }
 
@@ -262,6 +292,38 @@ def test_what_would_be_lost_is_refused_with_its_column(tmp_path, row, said):
         return
     with pytest.raises(BadInput, match=rf"x\.jsonl:1: .*{said}"):
         read(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        ("pairs", {"question": "a", "answer": "b"}, "'chosen' with 'rejected'.*has the keys 'question', 'answer'"),
+        ("pairs", {"prompt": "a", "chosen": "b", "rejected": None}, "has the keys 'prompt', 'chosen'"),
+        ("pairs", {"chosen": "b", "rejected": "c"}, "needs 'prompt'"),
+        ("pairs", {"chosen": [YES], "rejected": [NO]}, "needs 'prompt'"),
+        ("pairs", {"chosen": [ASK, YES], "rejected": [YES, ASK]}, "last message is by 'user'"),
+        ("pairs", {"prompt": [], "chosen": "b", "rejected": "c"}, "empty list of messages"),
+        ("pairs", {"prompt": [{"from": "human"}], "chosen": "b", "rejected": "c"}, "a message needs 'role' and 'content'"),
+        ("pairs", {"prompt": [{"role": "narrator", "content": "x"}], "chosen": "b", "rejected": "c"}, "unknown role 'narrator'"),
+        ("pairs", {"prompt": 3, "chosen": "b", "rejected": "c"}, r"a message needs 'role' and 'content' \(or .*as texts, not 3"),
+        ("pairs", {"completions": [{"response": "a", "score": 1}]}, "needs .*'completions'"),
+        ("pairs", {"prompt": "a", "responses": ["b", "c"], "scores": [1]}, r"2 replies and the scores \[1\]"),
+        ("pairs", {"prompt": "a", "completions": [{"score": 1}]}, "a reply needs its text"),
+        ("pairs", {"prompt": "a", "chosen": ["b"], "rejected": ["c"]}, "a message needs"),
+        ("examples", {"question": "a"}, "a row needs 'messages'.*but has the keys 'question'"),
+        ("examples", {"messages": [ASK]}, "no message is by 'assistant'"),
+        ("examples", {"messages": []}, "no message is by 'assistant'"),
+        ("examples", {"messages": "hello"}, "a message needs 'role' and 'content'"),
+        ("examples", {"text": 3}, "'text' is int, not text"),
+        ("examples", {"instruction": "a", "output": ["b"]}, "a message needs 'role' and 'content'"),
+        ("examples", {"instruction": "a", "input": 3, "output": "b"}, "'input' is int, not text"),
+        ("examples", {"conversations": [{"from": "humna", "value": "x"}]}, "unknown role 'humna'; did you mean 'human'"),
+    ],
+)
+def test_faults_name_the_row(tmp_path, kind, row, said):
+    good = PAIR if kind == "pairs" else TEXT
+    with pytest.raises(BadInput, match=rf"x\.jsonl:2: .*{said}"):
+        read(tmp_path, good, row, kind=kind)
 
 
 def test_what_is_harmless_is_named(tmp_path, caplog):

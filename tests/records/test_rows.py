@@ -87,23 +87,6 @@ def test_json_nested_without_end_is_refused(tmp_path, name, start):
         listed(tmp_path / name)
 
 
-ASK, YES = ("user", "Q?"), ("assistant", "yes")
-
-
-@pytest.mark.parametrize(
-    ("said", "read"),
-    [
-        ([{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "yes"}], (ASK, YES)),
-        ([{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "yes"}], (ASK, YES)),
-        ([{"role": "User", "content": "Q?"}, {"role": "model", "content": "yes", "language": "English"}], (ASK, YES)),
-        ([{"role": "developer", "content": "Be brief."}], (("system", "Be brief."),)),
-        ([{"role": "user", "content": [{"type": "text", "text": "Q?"}]}], (ASK,)),
-    ],
-)
-def test_messages(said, read):
-    assert turns.turns(said) == read
-
-
 def test_an_unknown_role_is_refused():
     with pytest.raises(turns.Unfit, match=r"^unknown role 'asistant'; did you mean 'assistant'\? Known: user"):
         turns.turns([{"role": "asistant", "content": "yes"}])
