@@ -136,20 +136,6 @@ FORMS = [
     *("jsonl", "jsonl.gz", "jsonl.zst", "json", "json.gz", "parquet", "saved", "saved.hf"),
     *("csv", "csv.gz", "csv.zst", "python-csv", "numpy-csv"),
 ]
-    "jsonl",
-    "jsonl.gz",
-    "jsonl.zst",
-    "json",
-    "json.gz",
-    "csv",
-    "csv.gz",
-    "csv.zst",
-    "python-csv",
-    "numpy-csv",
-    "parquet",
-    "saved",
-    "saved.hf",
-]
 
 
 @pytest.mark.slow
