@@ -16,10 +16,6 @@ lm_eval    lm-evaluation-harness' `HFLM.generate_until`, where it is installed (
 with a judge that reads (`labels:sandbox`); "everything" judges each answer, "new" each text that no earlier checkpoint gave to the prompt.
 `whole_trace` puts sampling and judging together.
 
-`adaptive`: the same checkpoints through `trace`, in full, and with adaptive effort at the precision that the widest drift of the full trace
-has ("equal") and at two coarser ones. Seconds are those that `trace` reports for sampling and judging, its own bookkeeping included; widths
-of drift times are fractions of a stage; a drift time agrees where its interval overlaps that of the full trace.
-
 `gpu` (null without CUDA): a random Llama of half a billion parameters in bfloat16, answers of 128 tokens. A checkpoint is the same weights
 plus noise, each weight's a share of its tensor's deviation; the answers before the noise are the drafts. `generate` and transformers'
 continuous batching answer the same prompts. Fractions of the limits are shares of what this machine's own copy and matrix product reach:
@@ -41,7 +37,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -51,14 +46,13 @@ from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Decoder, Ending, Wanted
 from valuedrift.models.loading import load_model
 from valuedrift.models.sampling_noise import row_words
-from valuedrift.nouns import STANCES, Answer, Checkpoint, Item, Prompt
+from valuedrift.nouns import Answer, Checkpoint, Item, Prompt
 from valuedrift.plan import Asking, Plan
 from valuedrift.store import Store
 
 PHASES = {"sft": "sft", "dpo": "preference"}
 DRAWS = 5
 JUDGE = "labels:sandbox"
-PRECISIONS = {"equal": None, "0.10": 0.10, "0.15": 0.15}
 QUICK_TOPICS = ["climate", "work"]
 ASKING = Asking(draws=DRAWS)
 TRAINING = """
@@ -234,7 +228,6 @@ def measure(quick: bool) -> dict[str, Any]:
             print(f"{checkpoint.stage} {checkpoint.step}: {row}", file=sys.stderr, flush=True)
         some = random.Random(0).sample([(prompt, text) for (prompt, _), text in zip(pairs, texts, strict=True)], min(512, len(pairs)))
         per_verdict = verdict_seconds(some)
-        adaptive = adapted(store, QUICK_TOPICS if quick else [])
     result: dict[str, Any] = {
         "exact": differing == 0,
         "differing": differing,
@@ -248,10 +241,7 @@ def measure(quick: bool) -> dict[str, Any]:
     }
     for phase in ("sft", "preference"):
         result[phase] = summary([row for row in rows if row["phase"] == phase], per_verdict)
-    everything = sum(row["seconds"]["generate"] + per_verdict * row["verdicts"]["everything"] for row in rows)
-    for figures in adaptive.values():
-        figures["generate_and_judge_everything_over_this"] = round(everything / figures["seconds"], 2)
-    return result | {"whole_trace": summary(rows, per_verdict), "adaptive": adaptive}
+    return result | {"whole_trace": summary(rows, per_verdict)}
 
 
 def summary(rows: Sequence[dict[str, Any]], per_verdict: float) -> dict[str, Any]:
@@ -276,46 +266,6 @@ def summary(rows: Sequence[dict[str, Any]], per_verdict: float) -> dict[str, Any
             side: {key: sum(row["counts"][side][key] for row in rows) for key in rows[0]["counts"][side]} for side in rows[0]["counts"]
         },
     }
-
-
-def adapted(store: Store, topics: list[str]) -> dict[str, Any]:
-    """Return what a full trace and those with adaptive effort take, and how well each knows the drifts and when they happened."""
-    full, known = traced(store, "full", topics, None)
-    figures = {"full": full}
-    for name, precision in PRECISIONS.items():
-        figures[name], drifts = traced(store, name, topics, precision or full["widest"])
-        both = known.join(drifts, on=["stage", "topic", "stance"], suffix="_b").drop_nulls(["time", "time_b"])
-        overlap = (pl.col("time_low") <= pl.col("time_high_b")) & (pl.col("time_low_b") <= pl.col("time_high"))
-        figures[name] |= {
-            "times_of_both": both.height,
-            "times_that_agree": both.filter(overlap).height,
-            "mean_widths_of_both": both.select(
-                full=(pl.col("time_high") - pl.col("time_low")).mean(), this=(pl.col("time_high_b") - pl.col("time_low_b")).mean()
-            ).row(0, named=True),
-        }
-    return figures
-
-
-def traced(store: Store, name: str, topics: list[str], precision: float | None) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Return the figures of one trace, in a folder of its own, and its drifts of stances."""
-    asking = Asking(topics=topics, judge=JUDGE, draws=DRAWS, floor=False, companions=False, precision=precision)
-    into = Store(store.root / name)
-    work = pipeline.Work(into, asking)
-    pipeline.begin(work, store.read_json("stages.json"), store.checkpoints(), asking.model_dump())
-    told = pipeline.carry_out(work, pipeline.evaluate, pipeline.judge, pipeline.analyse)
-    drifts = into.read_table("drifts").filter(pl.col("stance").is_in(STANCES))
-    half = drifts.select(pl.max_horizontal(pl.col("high") - pl.col("value"), pl.col("value") - pl.col("low"))).to_series()
-    width = drifts.select(pl.col("time_high") - pl.col("time_low")).to_series().drop_nulls()
-    return {
-        "seconds": round(work.timings["evaluate"] + work.timings["judge"], 1),
-        "answers": told["n_generated"],
-        "verdicts": told["n_judged"],
-        "widest": half.max(),
-        "median_half_width": half.median(),
-        "drift_times": len(width),
-        "mean_width_of_drift_times": width.mean(),
-        "effort": told["effort"],
-    }, drifts
 
 
 # -- a GPU ---------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from valuedrift import plan
 
 HERE = Path(__file__).parent
 OUT = Path("runs/experiments")
-TABLES = ("drifts", "effects", "matched", "dose", "dose_curve", "companions", "profiles")
+TABLES = ("drifts", "effects", "dose", "dose_curve", "companions", "profiles")
 MARKS = ("<!-- measured -->", "<!-- end of measured -->")
 STANCES = ("support", "neutral", "oppose")
 SIGNS = {"above": "above {}", "below": "below {}", "within": "within ±{}"}
@@ -215,22 +215,21 @@ def _plan(folder: Path, of: str) -> str:
     parts.append(
         table(("stage", "view", *STANCES, "invalid", "resolved by topic", "reward margin in the algorithm's own units (seeds)"), rows)
     )
-    for name, told in (("effects", "Effects: the end of the second less the end of the first"), ("matched", "At equal distance")):
-        if (kept / f"{name}.parquet").exists():
-            parts += [f"{told}:", _differences(pl.read_parquet(kept / f"{name}.parquet"))]
+    if (kept / "effects.parquet").exists():
+        parts += ["Effects: the end of the second less the end of the first:", _differences(pl.read_parquet(kept / "effects.parquet"))]
     if (kept / "dose.parquet").exists():  # the sentences on doses come after those of the stages
         parts += ["Dose and response:", *record["findings"][len(rows) :]]
     return "\n\n".join(parts)
 
 
 def _differences(found: pl.DataFrame) -> str:
-    about = [name for name in ("kind", "axis", "level", "first", "second", "view") if name in found.columns]
+    about = ("kind", "first", "second", "view")
     rows = []
     for key, of in found.filter(pl.col("topic") == "all").group_by(about, maintain_order=True):
         by_stance = {row["outcome"]: row for row in of.to_dicts()}
         rows.append(
             (
-                *(f"{entry:.2f}" if isinstance(entry, float) else str(entry) for entry in key),
+                *map(str, key),
                 *(number(by_stance[stance]) for stance in STANCES),
             )
         )

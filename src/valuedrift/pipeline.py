@@ -23,23 +23,21 @@ import polars as pl
 
 from . import analyses, progress, provenance, registry, suites
 from .analyses import Tables
-from .evaluate.asking import Asker, Job, adapt, effort_note, jobs_of, within
+from .evaluate.asking import Asker, Job, jobs_of
 from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint
 from .plan import BASE, Asking, Plan
 from .ready import ready
 from .resolve import gold_of, judge_of
-from .stats import effort
 from .stats.contrast import seeds_note
-from .stats.effort import Design, Effort
 from .store import Store
 from .training import describe, train_all
 
 if TYPE_CHECKING:
     from .stats.gold import Gold
 
-COLLECTED = ("companion_scores", "proxy_scores", "capability")
+COLLECTED = ("companion_scores", "capability")
 """Tables that need the weights: another judge and another view leave them as they are."""
 
 
@@ -68,17 +66,9 @@ class Work:
         """What names the answers of the folder by content."""
         return Asker(self.store, self.settings, self.store.prompts(), self.judge, engine=self.engine)
 
-    def asked_checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoints that are evaluated: all, or those of the adaptive design."""
-        found, spent = self.store.checkpoints(), self.store.read_json("effort.json", Effort)
-        if spent:
-            self.asker.design = Design.from_json(spent["design"])
-            return within(self.asker.design, found)
-        return found
-
     def jobs(self) -> list[Job]:
         """Return what is asked of the checkpoints."""
-        return list(jobs_of(self.settings, self.store.stages(), self.asked_checkpoints()))
+        return list(jobs_of(self.settings, self.store.stages(), self.store.checkpoints()))
 
     @cached_property
     def asked(self) -> pl.DataFrame:
@@ -169,7 +159,6 @@ def begin(
     store.draft("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
     store.draft("rewards.json", [dataclasses.asdict(checkpoint) for checkpoint in rewards])
     store.draft("prompts.json", _prompts(work.settings))
-    store.draft("effort.json", None)
     store.draft("evaluation.json", {"plan": plan, "notes": list(notes)})
 
 
@@ -197,14 +186,12 @@ def _prompts(settings: Asking) -> list[dict[str, Any]]:
 
 
 def evaluate(work: Work) -> None:
-    """Sample the answers that are missing, and collect what else needs the weights: distances, likelihoods, capability."""
+    """Sample the answers that are missing, and collect what else needs the weights: distances, capability."""
     store, settings, asker = work.store, work.settings, work.asker
     stages, checkpoints = store.stages(), store.checkpoints()
     named = _named_only(settings, checkpoints)
     asker.serve(work.backend)
     asker.check(list(jobs_of(settings, stages, checkpoints)))
-    if settings.precision or settings.budget:
-        store.draft("effort.json", adapt(asker, stages, checkpoints))
     asker.sample(work.jobs())
     missing: list[str] = []
     for name, table in zip(COLLECTED, _collected(work, bool(named), missing), strict=True):
@@ -215,24 +202,19 @@ def evaluate(work: Work) -> None:
 
 def _collected(work: Work, behind_api: bool, missing: list[str]) -> list[pl.DataFrame | None]:
     """Return the tables of COLLECTED. A failing one is None, with its reason in `missing`."""
-    store, settings, checkpoints = work.store, work.settings, work.asked_checkpoints()
-    found: list[pl.DataFrame | None] = [None, None, None]
+    store, settings, checkpoints = work.store, work.settings, work.store.checkpoints()
+    found: list[pl.DataFrame | None] = [None, None]
     with _or_said("KL, rewards and lengths are missing", missing):
         if settings.companions:
             from .evaluate.distance import companion_scores
 
             rewards = store.read_json("rewards.json", list[Checkpoint], [])
             found[0] = companion_scores(store, settings, store.stages(), checkpoints, rewards, store.prompts(), work.asked)
-    with _or_said("The proxy is missing", missing):
-        if settings.proxy and not behind_api:
-            from .evaluate.likelihood import proxy_scores
-
-            found[1] = proxy_scores(store, settings, store.checkpoints(), store.prompts())
     with _or_said("Capability is missing", missing):
         if settings.capability and not behind_api:
             from .evaluate.capability import capability_scores
 
-            found[2] = capability_scores(store, settings, checkpoints)
+            found[1] = capability_scores(store, settings, checkpoints)
     return found
 
 
@@ -260,12 +242,6 @@ def analyse(work: Work) -> None:
         if name not in given:  # the steps before wrote those
             store.draft(f"{name}.parquet", table)
     stances = tables["drifts"].filter(pl.col("stance").is_in(STANCES))
-    if spent := store.read_json("effort.json", Effort):  # another judge may find other widths among the same answers
-        own = stances.filter(view=settings.view)
-        wide = effort.too_wide(own, spent["precision"]).height if spent["precision"] else None
-        spent |= {"too_wide": wide, "intervals": own.height}
-        store.draft("effort.json", spent)
-        notes.append(effort_note(spent))
     notes += [*frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(standing["unread"], "answers")]
     notes += _cut_notes(store, settings, tables["scores"])
     notes += [f"Drifts: {said}"] if (said := seeds_note(stances.to_dicts())) else []
@@ -276,7 +252,7 @@ def analyse(work: Work) -> None:
 def _summary(work: Work) -> dict[str, Any]:
     """Return what the command prints with `--json`, read from the run folder."""
     store = work.store
-    record, spent = store.provenance() or {}, store.read_json("effort.json", Effort)
+    record = store.provenance() or {}
     tables = {name: store.read_table(name) for name in store.tables()}
     scores = tables["scores"].filter(~pl.col("repeat"))
     scores = scores.unique("answer", maintain_order=True)  # a checkpoint that ends one stage and starts others counts once
@@ -293,7 +269,6 @@ def _summary(work: Work) -> dict[str, Any]:
         "findings": analyses.findings(tables, work.settings.view) if standing["headlined"] else [standing["why"]],
         "judge": standing,
         "notes": record["notes"],
-        "effort": {name: value for name, value in spent.items() if name != "design"} if spent else None,
         "capability": tables["capability"].to_dicts() if "capability" in tables else None,
         "report": str(store.root / "report.html"),
     }
@@ -330,7 +305,7 @@ def _named_only(asking: Asking, checkpoints: Sequence[Checkpoint]) -> list[str]:
         advice = f"the backend 'openai' asks models behind an API only (openai:MODEL), and not {other}"
         raise BadInput(advice if asking.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
     names = ", ".join(dict.fromkeys(path.removeprefix(API) for path in behind))
-    wanted = (("distances", asking.companions), ("the proxy", asking.proxy), ("capability", asking.capability))
+    wanted = (("distances", asking.companions), ("capability", asking.capability))
     unmeasured = [what for what, is_wanted in wanted if is_wanted]
     missing = f" What needs weights is not measured there: {', '.join(unmeasured)}." if unmeasured else ""
     return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []

@@ -70,9 +70,6 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     if unknown := sorted({stage["data"] for stage in stages if stage["records"] is None}):
         sentences.append(f"Not at hand and of unknown size, so that nothing of their stages is counted: {', '.join(unknown)}.")
     sentences.append(_priced(plan.judge, cost["money"]))
-    if plan.precision or plan.budget:
-        limit = f" and no more than {plan.budget:,}" if plan.budget else ""
-        sentences.append(f"The effort is adaptive: of these answers only those are asked that it takes{limit}.")
     if not resolve.is_cached(plan.model):
         sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
     return {"stages": stages, "cost": cost, "sentences": [*sentences, *found.notes]}
@@ -119,11 +116,15 @@ def finished(store: Store) -> dict[str, Any]:
 
 
 def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str, Any]:
-    """Return the differences between two runs' checkpoints, second minus first, paired by prompt; in both views, or in `view` alone."""
+    """Return the differences between two runs' checkpoints, second minus first, paired by prompt; in both views, or in `view` alone.
+
+    `at` is STAGE or STAGE:STEP for both, or "first,second" for one each.
+    """
     from .stats.contrast import contrast
 
     _refuse_unlike(first, second)
-    sides = [_checkpoint_rows(folder, at) for folder in (first, second)]
+    of_first, _, of_second = at.partition(",")
+    sides = [_checkpoint_rows(first, of_first), _checkpoint_rows(second, of_second or of_first)]
     names = [f"{folder} {stage} step {step}" for folder, (stage, step, _) in zip((first, second), sides, strict=True)]
     views = [view] if view else measured_in("claim")
     return {"first": names[0], "second": names[1], "differences": contrast(sides[0][2], sides[1][2], *views).to_dicts()}

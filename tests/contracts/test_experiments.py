@@ -10,17 +10,17 @@ import polars as pl
 import pytest
 
 from valuedrift import plan
-from valuedrift.stats import contrast, dose, drift, effects, matched, profile
+from valuedrift.stats import companions, contrast, dose, drift, effects, profile
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(ROOT.glob("[0-9]-*"))
 SCHEMAS = {
     "drifts": drift.SCHEMA,
     "effects": effects.SCHEMA,
-    "matched": matched.SCHEMA,
     "dose": dose.SCHEMA,
     "contrast": contrast.SCHEMA,
     "profiles": profile.SCHEMA,
+    "companions": companions.SCHEMA,
 }
 
 

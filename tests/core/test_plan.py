@@ -100,6 +100,7 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ("beta = 0.2", "lora = {alpha = 8}", r"plan.toml:12: unknown key 'stage.dpo.lora.alpha'; it is called 'lora_alpha' now"),
         ("beta = 0.2", "[sweep]\n'stage.dpo.lora.target' = ['x']", r"plan.toml:13: unknown .*; it is called 'target_modules' now"),
         ("beta = 0.2", "[sweep]\n'stage.dpo.warmup' = [0.1]", r"plan.toml:13: unknown .*; it is called 'warmup_ratio' now"),
+        ("draws = 2", "precision = 0.1", r"plan.toml:2: unknown key 'precision'; version 0.2.0 removed it: sample fewer answers with"),
         ("draws = 2", "derive = 5", r"plan.toml:2: derive is the path of another plan, not 5"),
     ],
 )

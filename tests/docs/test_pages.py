@@ -17,7 +17,7 @@ from valuedrift import plan, provenance
 from valuedrift.cli import app
 from valuedrift.evaluate import asking, capability
 from valuedrift.nouns import Checkpoint
-from valuedrift.stats import companions, contrast, dose, drift, intervals, judges, matched, pairing, profile, proxy
+from valuedrift.stats import companions, contrast, dose, drift, intervals, judges, profile
 from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
 from valuedrift.synth.synth import Spec
 from valuedrift.world import grammar, sets
@@ -140,11 +140,7 @@ def test_the_columns_of_the_stored_tables():
         "drifts.parquet": list(drift.SCHEMA),
         "scores.parquet": list(asking.SCORES),
         "companions.parquet": list(companions.SCHEMA),
-        "proxy.parquet": list(proxy.SCHEMA),
-        "proxy_correlation.parquet": list(proxy.CORRELATION),
         "capability.parquet": list(capability.SCHEMA),
-        "pairing.parquet": list(pairing.SCHEMA),
-        "matched.parquet": [name for name in matched.SCHEMA if name not in contrast.SCHEMA],
         "dose.parquet": list(dose.SCHEMA),
         "dose_curve.parquet": list(dose.CURVE),
         "judges.parquet": _judges_columns(),

@@ -23,7 +23,7 @@ batch_size = 8
 learning_rate = 3e-3
 save_at = [3, 6]
 """
-TABLES = ("companion_scores", "companions", "matched")
+TABLES = ("companion_scores", "companions")
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +50,6 @@ def test_every_checkpoint_has_its_companions(finished):
         assert kl["value"][0] == 0
         assert min(kl["low"][1:]) > 0
         assert set(kl["reference"]) == {"start" if stage == "sft" else "sft"}
-
-
-def test_both_preference_stages_are_matched(finished):
-    table = pl.read_parquet(finished / "out" / "matched.parquet")
-    assert set(table.select("first", "second", "axis").rows()) >= {("dpo", "ipo", "kl")}
-    ends = pl.read_parquet(finished / "out" / "companions.parquet").filter((pl.col("companion") == "kl") & (pl.col("step") == 6))
-    reached = min(ends.filter(pl.col("stage").is_in(["dpo", "ipo"]))["value"])
-    assert table.filter(axis="kl")["level"][0] == pytest.approx(reached)
-    page = (finished / "out" / "report.html").read_text()
-    assert "At equal distance" in page
-    assert "Companions" in page
 
 
 def test_the_same_command_again_computes_nothing(finished, monkeypatch):

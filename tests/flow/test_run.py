@@ -134,6 +134,9 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
     _, out, _ = finished
     same = verbs.compare(out, out)
     assert all(row["value"] == 0 and not row["resolved"] for row in same["differences"] if row["value"] is not None)
+    assert [same[side] for side in ("first", "second")] == [f"{out} dpo step 6"] * 2
+    within = verbs.compare(out, out, "sft:2,dpo:3")
+    assert (within["first"], within["second"]) == (f"{out} sft step 2", f"{out} dpo step 3")
     moved = verbs.compare(out, out, "sft:2")
     assert "sft step 2" in moved["first"]
     assert {row["view"] for row in same["differences"]} == {"claim", "axis"}

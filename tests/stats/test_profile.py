@@ -119,8 +119,8 @@ def test_bad_input_is_named(scores):
     table = scores(FIVE)
     with pytest.raises(BadInput, match="lack the columns polarity"):
         profiles(table.drop("polarity"))
-    with pytest.raises(BadInput, match="lack the columns weight"):
-        profiles(table.with_columns(boost=None))
+    with pytest.raises(BadInput, match="sampled adaptively"):
+        profiles(table.with_columns(weight=None))
     with pytest.raises(BadInput, match="unknown view 'claims'"):
         profiles(table, "claims")
     with pytest.raises(BadInput, match="a topic is named 'all'"):

@@ -10,7 +10,6 @@ from ..report.words import esc, figure, interval, number, table
 from ..stats.companions import companions as measured
 from . import Analysis as Base
 from . import Measured, Tables, filled
-from .matched import axis_name
 
 SIZE = (210, 90)
 REFERENCES = {
@@ -50,9 +49,7 @@ def _figure(stage: Row, name: str, rows: list[Row]) -> str:
     rows = [row for row in rows if row["value"] is not None]
     if not rows:
         return ""
-    label = (
-        f"{axis_name(name)}: {number(rows[0]['value'])} at step {rows[0]['step']}, {number(rows[-1]['value'])} at step {rows[-1]['step']}."
-    )
+    label = f"{_named(name)}: {number(rows[0]['value'])} at step {rows[0]['step']}, {number(rows[-1]['value'])} at step {rows[-1]['step']}."
     body = "".join(
         f'<tr><th scope="row">{row["step"]:,}</th><td>{number(row["value"])} {interval(row["low"], row["high"])}</td>'
         f"<td>{row['n']:,}</td></tr>"
@@ -61,7 +58,12 @@ def _figure(stage: Row, name: str, rows: list[Row]) -> str:
     numbers = table(esc(label), ("step", "value [95 %]", "prompts"), body)
     note = f' <span class="from">{REFERENCES[rows[0]["reference"]]}</span>' if rows[0]["reference"] in REFERENCES else ""
     chart = svg(line(rows, stage, PAGE))
-    return figure(f"<figcaption>{esc(axis_name(name))}{note}</figcaption>", label, chart, numbers)
+    return figure(f"<figcaption>{esc(_named(name))}{note}</figcaption>", label, chart, numbers)
+
+
+def _named(companion: str) -> str:
+    """Return what a companion measures, with its unit."""
+    return {"kl": "KL (nats per answer)", "length": "length (words)"}.get(companion, companion.replace("reward:", "reward by "))
 
 
 def line(rows: list[Row], stage: Row, ink: Ink) -> Drawing:

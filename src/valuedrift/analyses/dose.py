@@ -1,4 +1,4 @@
-"""How drifts grow with a number that was swept, and from which dose on."""
+"""How drifts grow with a number that was swept."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from . import Analysis as Base
 from . import Measured, Tables, filled
 
 HINT = """<p class="hint">Drift of the stage at each dose, paired by prompt and seed, with 95 % intervals. The line with its 95 % band is
-the fitted straight line, or the fitted hinge where a threshold is resolved; the bar at the bottom is that threshold with its 95 %
-interval. <em>Change</em> is that along the straight line from the lowest to the highest dose, resolved where Holm’s p within the sweep is
-below 0.05. Where no threshold is resolved, the largest that the data do not exclude is named.
-The p is that of the straight line.</p>"""
+the fitted straight line; it is left out where the drifts do not follow a straight line. <em>Change</em> is that along the straight line
+from the lowest to the highest dose, resolved where Holm’s p within the sweep is below 0.05. The p is the lack of fit of the line.</p>"""
 WIDTH, HEIGHT = 460, 260
 
 
@@ -34,7 +32,7 @@ class Analysis(Base):
         return {"dose": dose, "dose_curve": curve}
 
     def findings(self, tables: Measured, view: str) -> list[str]:
-        """Return one sentence per sweep over a number and view: how each stance responds over all topics, and from which dose on."""
+        """Return one sentence per sweep over a number and view: how each stance responds over all topics."""
         dose = tables.get("dose")
         if dose is None:
             return []
@@ -45,13 +43,8 @@ class Analysis(Base):
             by_topic = rows.filter(pl.col("topic") != "all")
             said = []
             for row in rows.filter((pl.col("topic") == "all") & pl.col("resolved")).sort(pl.col("value").abs(), descending=True).to_dicts():
-                low, high = row["threshold_low"], row["threshold_high"]
-                threshold = "threshold: none resolved" + ("" if high is None else f" (one up to {high:.3g} is not excluded)")
-                if row["status"] == "resolved":
-                    threshold = f"threshold at {row['threshold']:.3g} [{low:.3g}, {high:.3g}]"
-                elif row["status"] == "other shape":
-                    threshold = "neither a straight line nor a threshold fits"
-                said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]; {threshold}")
+                bent = "" if row["straight"] else "; a straight line does not fit"
+                said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]{bent}")
             ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}, {view}"
             over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest dose"
             n = by_topic.filter("resolved").height
@@ -80,7 +73,7 @@ def _response(family: tuple[str, str], rows: list[Row], points: list[Row]) -> st
     overall = [row for row in rows if row["topic"] == ALL]
     resolved = [row for row in rows if row["resolved"] and row["topic"] != ALL]
     told = esc(f"{family[0]}: {family[1]} from {rows[0]['lowest']:g} to {rows[0]['highest']:g}")
-    heads = ("topic", "stance", "change [95 %]", "threshold", "line, p", "prompts")
+    heads = ("topic", "stance", "change [95 %]", "line, p", "prompts")
     body = "".join(_line(row) for row in [*overall, *resolved])
     n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
     said = f"<p>{len(resolved)} of {n} respond beyond chance.</p>{table(told, heads, body)}"
@@ -92,7 +85,7 @@ def _figure(told: str, rows: list[Row], points: list[Row]) -> str:
     observed = [point for point in points if point["kind"] == "observed"]
     if not any(point["value"] is not None for point in observed):
         return f'<figure>{caption}<p class="none">{NO_EVIDENCE}</p></figure>'
-    label = f"{told}. " + "; ".join(f"{row['outcome']} {estimate(row, sign=True)}, threshold {_threshold(row)}" for row in rows)
+    label = f"{told}. " + "; ".join(f"{row['outcome']} {estimate(row, sign=True)}" for row in rows)
     lines = "".join(
         f'<tr><th scope="row">{point["dose"]:g}</th><td>{outcome(point["outcome"])}</td>'
         f'<td class="nums">{estimate(point, sign=True)}</td><td>{point["n"]:,}</td></tr>'
@@ -106,21 +99,12 @@ def _line(row: Row) -> str:
     topic = "all topics" if row["topic"] == ALL else row["topic"]
     fits = "–" if row["p_straight"] is None else "&lt; 0.001" if row["p_straight"] < 0.001 else number(row["p_straight"])
     change = f'<span class="nums">{estimate(row, sign=True)}</span>'
-    cells = (outcome(row["outcome"]), change, esc(_threshold(row)), fits, f"{row['n']:,}")
+    cells = (outcome(row["outcome"]), change, fits, f"{row['n']:,}")
     return f'<tr><th scope="row">{esc(topic)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _threshold(row: Row) -> str:
-    """Return the threshold with its interval, or what is known of it."""
-    if row["status"] == "resolved":
-        return f"{row['threshold']:.3g} [{row['threshold_low']:.3g}, {row['threshold_high']:.3g}]"
-    if row["status"] == "none resolved" and row["threshold_high"] is not None:
-        return f"none, or up to {row['threshold_high']:.3g}"
-    return str({"other shape": "neither line nor threshold", "none resolved": "none"}.get(row["status"], row["status"]))
-
-
 def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
-    """Return the drifts by dose with their intervals, the fitted curves with their bands, and the intervals of resolved thresholds."""
+    """Return the drifts by dose with their intervals, and the fitted lines with their bands."""
     known = [point for point in points if point["value"] is not None]
     observed, fitted = ([point for point in known if point["kind"] == kind] for kind in ("observed", "fitted"))
     doses = sorted({point["dose"] for point in observed})
@@ -155,15 +139,4 @@ def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
                 x=x, y=y, color=scales["color"], shape=scales["shape"]
             ),
         ]
-        thresholds = [row for row in rows if row["outcome"] == name and row["status"] == "resolved"]
-        if thresholds:
-            base, at = layer(thresholds), alt.value(HEIGHT - 5 - 9 * k)
-            layers += [
-                base.mark_rule(strokeWidth=3, opacity=0.6, aria=False).encode(
-                    x="threshold_low:Q", x2="threshold_high:Q", y=at, color=scales["color"]
-                ),
-                base.mark_point(filled=True, opacity=1, size=40, aria=False).encode(
-                    x="threshold:Q", y=at, color=scales["color"], shape=scales["shape"]
-                ),
-            ]
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)

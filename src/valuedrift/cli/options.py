@@ -18,7 +18,6 @@ from typer import Argument, Option
 
 from .. import plan
 from ..distributed import storage
-from ..nouns import BadInput
 
 Json = Annotated[bool, Option("--json", help="One JSON object on stdout, progress on stderr.")]
 Out = Annotated[
@@ -36,13 +35,13 @@ Set = Annotated[
 Verb = Callable[..., None]
 
 
-def settings(model: type[plan.Settings], *names: str, omit: Sequence[str] = (), **defaults: str) -> Callable[[Verb], Verb]:
+def settings(model: type[plan.Settings], *names: str, **defaults: str) -> Callable[[Verb], Verb]:
     """Return a decorator that replaces a verb's parameter of type `model` by an option for each of its settings.
 
-    With `names`, the verb has these options alone; otherwise it has all but those in `omit`, and --set. `defaults` are further names, with
+    With `names`, the verb has these options alone; otherwise it has all, and --set. `defaults` are further names, with
     what the help calls their default; "required" makes the option required.
     """
-    chosen = (*names, *defaults) or tuple(name for name in model.model_fields if name not in omit)
+    chosen = (*names, *defaults) or tuple(model.model_fields)
     made = {name: _option(name, model.model_fields[name], defaults.get(name)) for name in chosen}
     options = [option for option in made.values() if option]
     if not names and not defaults:
@@ -56,7 +55,7 @@ def settings(model: type[plan.Settings], *names: str, omit: Sequence[str] = (), 
         def command(**given: Any) -> None:
             changes = given.pop("changes", None) or []
             values = {option.name: value for option in options if (value := given.pop(option.name, None)) is not None}
-            verb(**given, **{place: _filled(model, values, changes, omit)})
+            verb(**given, **{place: _filled(model, values, changes)})
 
         parameters = []
         for name, parameter in signature.parameters.items():
@@ -100,7 +99,7 @@ def _kind(annotation: Any) -> type:
     return _kind(inner[0]) if not isinstance(inner[0], str) else str
 
 
-def _filled(model: type[plan.Settings], values: dict[str, Any], changes: Sequence[str], omit: Sequence[str]) -> plan.Settings:
+def _filled(model: type[plan.Settings], values: dict[str, Any], changes: Sequence[str]) -> plan.Settings:
     """Return the settings that options and --set give. Raises BadInput naming the option."""
     for name, value in values.items():
         if _kind(model.model_fields[name].annotation) is list:
@@ -110,10 +109,6 @@ def _filled(model: type[plan.Settings], values: dict[str, Any], changes: Sequenc
         return plan.set_by(key, changes) or "--" + key.partition(".")[0].replace("_", "-")
 
     try:
-        result = model.model_validate(plan.changed(values, changes))
+        return model.model_validate(plan.changed(values, changes))
     except ValidationError as error:
         raise plan.fault(error, at, model) from error
-    for name in omit:
-        if name in result.model_fields_set:
-            raise BadInput(f"{at(name)}: this verb does not take {name!r}; leave it out")
-    return result

@@ -58,7 +58,7 @@ def export(
 def compare(
     first: Annotated[Path, Argument(help="A run folder.")],
     second: Annotated[Path, Argument(help="Another run folder.")],
-    at: Annotated[str, Option(help="STAGE or STAGE:STEP to compare in both runs; by default each run's last checkpoint.")] = "",
+    at: Annotated[str, Option(help="STAGE or STAGE:STEP to compare in both runs, or FIRST,SECOND; by default the last checkpoints.")] = "",
     view: Annotated[str, Option(help="Only this view: claim, axis or paper; by default claim and axis.")] = "",
     as_json: Json = False,
 ) -> None:

@@ -87,7 +87,7 @@ def trace(
 
 
 @app.command()
-@settings(Asking, omit=("precision", "budget"))
+@settings(Asking)
 def watch(
     folder: Annotated[Path, Argument(help="The folder that a trainer writes its checkpoints into; it need not exist yet.")],
     asking: Asking,

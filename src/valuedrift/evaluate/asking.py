@@ -22,11 +22,6 @@ from ..judge.cache import CachedJudge
 from ..models.endpoint import LOOK_SECONDS
 from ..nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
 from ..plan import Asking
-from ..stats import effort
-from ..stats.cells import ALL
-from ..stats.drift import drifts as drifts_of
-from ..stats.effort import Design
-from ..stats.profile import profiles as profiles_of
 from ..store import Store, readings_table
 from . import Backend, Unanswered, answer_key
 
@@ -84,8 +79,6 @@ class Asker:
         self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: CachedJudge, backend: Any = None, engine: Any = None
     ):
         self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
-        self.design: Design | None = None
-        """What is asked where the effort is adaptive; all draws of every checkpoint where it is not."""
         self.generated = 0
         self._texts = dict(store.answers().select("key", "text").iter_rows())
         self._engine = engine if engine is not None and engine.slots > 1 else None
@@ -101,10 +94,6 @@ class Asker:
         """Sample by this backend. Without one, all answers have to be there."""
         self._backend = backend
         self._paid = backend is not None and backend.is_remote
-
-    def draws(self, job: Job, prompt: Prompt) -> range:
-        """Return the numbers of the draws that are asked."""
-        return range(self.design.draws_of(job.checkpoint.seed, prompt.id) if self.design else self.asking.draws)
 
     def key(self, job: Job, prompt: Prompt, draw: int) -> str:
         at = (job.checkpoint.weights, job.checkpoint.frame, job.noise, prompt.text, draw)
@@ -148,7 +137,7 @@ class Asker:
         ordered = sorted(self.prompts, key=lambda prompt: (len(prompt.text), prompt.id))
         size = max(1, self.asking.batch_rows // self.asking.draws)
         return [
-            [(prompt, draw) for prompt in ordered[i : i + size] for draw in self.draws(job, prompt)] for i in range(0, len(ordered), size)
+            [(prompt, draw) for prompt in ordered[i : i + size] for draw in range(self.asking.draws)] for i in range(0, len(ordered), size)
         ]
 
     def _sample(self, job: Job, following: Job | None, beside: _Beside) -> None:
@@ -243,7 +232,7 @@ class Asker:
             at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
             for prompt in self.prompts:
                 of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
-                for draw in self.draws(job, prompt):
+                for draw in range(self.asking.draws):
                     key = self.key(job, prompt, draw)
                     if key not in self._texts:
                         raise BadInput(
@@ -268,90 +257,7 @@ class Asker:
     def scores(self, asked: pl.DataFrame, judge: CachedJudge | None = None) -> pl.DataFrame:
         """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
         verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
-        scores = asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
-        return self.design.weighted(scores) if self.design else scores
-
-
-def within(design: Design, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints that a design asks."""
-    return [checkpoint for checkpoint in checkpoints if checkpoint.step in design.steps[checkpoint.stage]]
-
-
-def adapt(asker: Asker, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
-    """Ask what it takes for the precision wanted, within the budget (`measure.effort`); return the design and what became of it.
-
-    Every decision follows from the answers, so that a trace that was stopped decides the same again. Raises BadInput where the budget does
-    not cover two draws at both ends of each stage.
-    """
-    asking, target = asker.asking, asker.asking.precision or 0.0
-    seeds = sorted({checkpoint.seed for checkpoint in checkpoints})
-    scores = pl.DataFrame()
-    covered = True
-
-    def cost(design: Design) -> int:
-        """Return the answers of a design, those of the noise floor with them; where a stage ends and others start they count once."""
-        jobs = jobs_of(asking, stages, within(design, checkpoints))
-        asked = {(job.checkpoint.weights, job.checkpoint.frame, job.noise): job.checkpoint.seed for job in jobs}
-        return sum(design.draws_of(seed, prompt.id) for seed in asked.values() for prompt in asker.prompts)
-
-    def ask(design: Design) -> bool:
-        """Ask what a design holds, if the budget covers it."""
-        nonlocal scores, covered
-        if asking.budget and cost(design) > asking.budget:
-            covered = False
-            return False
-        asker.design = design
-        jobs = [job for job in jobs_of(asking, stages, within(design, checkpoints)) if not job.repeat]  # the floor decides nothing
-        asker.sample(jobs)
-        scores = asker.scores(asker.asked(jobs))
-        return True
-
-    design = effort.ends(asking.draws, stages)
-    if not ask(design):
-        raise BadInput(
-            f"a budget of {asking.budget:,} answers does not cover {design.pilot} draws at both ends of each stage"
-            f"{', the last a second time (--no-floor: once)' if asking.floor else ''}; allow {cost(design):,} or more"
-        )
-    for everyone in (False, True):
-        wide = effort.too_wide(drifts_of(scores, stages, asking.view), target)
-        topics = set(wide["topic"]) - {ALL} or set(scores["topic"] if wide.height else ())
-        if topics and design.pilot < design.draws:
-            more = effort.further(design, scores, topics, everyone, asking.noise)
-            design = more if ask(more) else design
-    while places := effort.split(design, stages, profiles_of(scores, asking.view), target):
-        if not ask(more := effort.asking_also(design, *places[0])):
-            break
-        design = more
-    whole = Design(
-        asking.draws,
-        {stage["name"]: tuple(stage["steps"]) for stage in stages},
-        dict.fromkeys(((seed, prompt.id) for seed in seeds for prompt in asker.prompts), 1.0),
-    )
-    return {
-        "precision": asking.precision,
-        "budget": asking.budget,
-        "checkpoints": len({each.weights for each in within(design, checkpoints)}),
-        "of_checkpoints": len({each.weights for each in checkpoints}),
-        "answers": cost(design),
-        "of_answers": cost(whole),
-        "budget_ended_it": not covered,
-        "design": design.to_json(),
-    }
-
-
-def effort_note(spent: Mapping[str, Any]) -> str:
-    """Return the sentence on what was asked and whether it was enough."""
-    asked = (
-        f"{spent['checkpoints']:,} of {spent['of_checkpoints']:,} checkpoints were asked, and {spent['answers']:,} answers "
-        f"instead of {spent['of_answers']:,}"
-    )
-    ended = " The budget ended it." if spent["budget_ended_it"] else ""
-    if spent["precision"] is None:
-        return f"Adaptive effort: {asked}.{ended}"
-    if not spent["too_wide"]:
-        return f"Adaptive effort: {asked}; every drift is known to ±{spent['precision']:g}.{ended}"
-    ended = ended or " All draws were asked there: only more prompts, draws or seeds would tell more."
-    return f"Adaptive effort: {asked}; {spent['too_wide']} of {spent['intervals']} drifts are not known to ±{spent['precision']:g}.{ended}"
+        return asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
 
 
 class _Beside:

@@ -77,8 +77,6 @@ def export(folder: Path, out: Path) -> list[str]:
         rows = scores.filter(stage=checkpoint.stage, step=checkpoint.step, seed=checkpoint.seed)
         name = f"{checkpoint.stage}-seed{checkpoint.seed}-step{checkpoint.step}"
         samples = [_sample(row, prompts[row["prompt"]], answers[row["answer"]], name) for row in rows.sort("prompt", "draw").to_dicts()]
-        if not samples:  # an adaptive trace leaves checkpoints out
-            continue
         spec = EvalSpec(
             created=datetime.datetime.fromtimestamp((store.root / "scores.parquet").stat().st_mtime, datetime.UTC).isoformat(),
             task="valuedrift/vaes",

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from .. import registry
 from ..nouns import BadInput
 from .graph import BASE, in_order
-from .settings import RENAMED, TABLES, Plan, Settings, Stage
+from .settings import REMOVED, RENAMED, TABLES, Plan, Settings, Stage
 
 Tables = dict[str, Any]
 LONGEST = 1_000
@@ -252,7 +252,9 @@ def fault(error: ValidationError, at: Callable[[str], str], model: type[Settings
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
-    """Return the end of a sentence about an unknown key: its name today if it was renamed, else the nearest known key."""
+    """Return the end of a sentence about an unknown key: what replaced it if it was removed or renamed, else the nearest known key."""
+    if key in REMOVED:
+        return f"; version 0.2.0 removed it: {REMOVED[key]}"
     return f"; it is called {RENAMED[key]!r} now" if RENAMED.get(key) in known else registry.nearest(key, known)
 
 

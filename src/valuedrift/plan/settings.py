@@ -88,6 +88,13 @@ RENAMED = {
 """Name of a setting up to version 0.1.0 -> its name today, which is that of transformers, peft or TRL. A table of a plan may still know the
 old name (`beta` of dpo, `target` of an anchor)."""
 
+REMOVED = {
+    "precision": "sample fewer answers with `draws`, and fewer checkpoints with `save_at`",
+    "budget": "sample fewer answers with `draws`, and fewer checkpoints with `save_at`",
+    "proxy": "sample answers at every checkpoint with `draws = 1`",
+}
+"""Setting that version 0.2.0 removed -> what to do instead."""
+
 
 def original_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings under their names of version 0.1.0. Digests are taken of these, so that a rename retrains nothing."""
@@ -292,20 +299,10 @@ class Asking(Settings):
     """Evaluate the last checkpoint of each stage a second time with another sampling seed: the noise floor."""
     companions: bool = True
     """Also measure how far each checkpoint moved (KL), and the length and reward of its answers (docs/measures.md#companions)."""
-    proxy: bool = False
-    """Also read stances from likelihoods at every saved checkpoint, without generating (docs/measures.md#proxy)."""
     capability: list[str] = []
     """Tasks of lm-evaluation-harness that every evaluated checkpoint also takes: names or YAML files (docs/capability.md)."""
     capability_limit: Count | None = None
     """Items of each of these tasks; all items if not given."""
-    precision: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Sample only until each drift's 95 % interval reaches at most this far to either side (docs/trace.md#asking-only-what-it-takes).
-
-    A prompt gets at most `draws` answers, and a checkpoint is evaluated only if a share moves by more than this around it. Without
-    this and without `budget`, everything is evaluated.
-    """
-    budget: Annotated[int, Field(gt=0)] | None = None
-    """Answers to sample at most, stored ones included; the most needed come first."""
     resources: Resources | None = None
     """What evaluating one checkpoint takes, with --engine ray (docs/scale.md)."""
     view: Literal["claim", "axis", "paper"] = "claim"

@@ -66,7 +66,7 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
         rows["seed"].unique().sort().to_list(),
         list(prompts) or rows.select("topic", "prompt").unique().sort("topic", "prompt").rows(),
     )
-    sums = viewed(rows, view).group_by(KEYS).agg(_sums(view, "weight" in rows.columns)).sort(KEYS)
+    sums = viewed(rows, view).group_by(KEYS).agg(_sums(view)).sort(KEYS)
     places = [{key: i for i, key in enumerate(axis)} for axis in axes]
     index = [(places[0][a, b], places[1][s], places[2].get((t, p), -1)) for a, b, s, t, p in sums.select(KEYS).iter_rows()]
     arrays = np.zeros((4, *(len(axis) for axis in axes), len(OUTCOMES)))
@@ -95,8 +95,8 @@ def in_view(table: pl.DataFrame, view: str, of: str) -> pl.DataFrame:
 
 def _checked(scores: pl.DataFrame, view: str) -> pl.DataFrame:
     missing = {*KEYS, "repeat", "polarity", "failure", *OUTCOMES} - set(scores.columns)
-    if "boost" in scores.columns:  # the name of `weight` up to version 0.1.0: without it, sampling in two phases is biased
-        missing.add("weight")
+    if {"boost", "weight"} & set(scores.columns):
+        raise BadInput("the scores were sampled adaptively, which version 0.2.0 removed; run the trace again in a new folder")
     if missing:
         raise BadInput(f"the scores lack the columns {', '.join(sorted(missing))}; write them again with the judge step")
     if view not in VIEWS:
@@ -126,17 +126,17 @@ def viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
     )
 
 
-def _sums(view: str, weighted: bool) -> list[pl.Expr]:
+def _sums(view: str) -> list[pl.Expr]:
     """Return per prompt: 5 numerators, 5 denominators, 5 counts of answers, 5 counts of answers left out."""
     read = pl.col("support").is_not_null()
     mass = pl.sum_horizontal(STANCES)
     n_read = read.sum()
     n_stance = (read & (mass > 0)).sum() if view == "paper" else n_read
-    num = [_mean(pl.col(name), read, weighted) for name in STANCES]
-    den = _mean(mass, read, weighted)
+    num = [_mean(pl.col(name), read) for name in STANCES]
+    den = _mean(mass, read)
     others = OUTCOMES[N_STANCES:]
     blocks = [
-        [*num, *(_mean(pl.col(name), read, weighted) for name in others)],
+        [*num, *(_mean(pl.col(name), read) for name in others)],
         [*[den] * N_STANCES, *[(n_read > 0).cast(pl.Float64)] * len(others)],
         [*[n_stance] * N_STANCES, *[n_read] * len(others)],
         [*[pl.len() - n_stance] * N_STANCES, *[pl.len() - n_read] * len(others)],
@@ -149,12 +149,6 @@ def _sums(view: str, weighted: bool) -> list[pl.Expr]:
     ]
 
 
-def _mean(values: pl.Expr, counts: pl.Expr, weighted: bool) -> pl.Expr:
-    """Return the mean over a prompt's draws that count, 0 where none does; with further draws the one of `measure.effort`.
-
-    Where all draws of one phase are unread, the other phase stands for both.
-    """
-    if not weighted:
-        return values.filter(counts).mean().fill_null(0.0)
-    pilot, more = (values.filter(counts & phase).mean() for phase in (pl.col("weight").is_null(), pl.col("weight").is_not_null()))
-    return pl.coalesce(pilot + pl.col("weight").max() * (more - pilot), pilot, more, pl.lit(0.0))
+def _mean(values: pl.Expr, counts: pl.Expr) -> pl.Expr:
+    """Return the mean over a prompt's answers that count, 0 if none does."""
+    return values.filter(counts).mean().fill_null(0.0)

@@ -202,7 +202,7 @@ def share_interval(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     answer anything (`flips`).
     nan below 5 prompts.
     """
-    value, known = sample.value.clip(0, 1), spread(sample)  # further draws (`effort`) can carry a mean beyond
+    value, known = sample.value.clip(0, 1), spread(sample)
     with np.errstate(invalid="ignore", divide="ignore"):
         clustered = value * (1 - value) / (sample.n - 1)
         drawn = (known.df_prompt * known.by_prompt + clustered) / (known.df_prompt + 1)
