@@ -24,12 +24,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
-from coupled import _limits, _took
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from valuedrift import pipeline, suites
@@ -93,7 +93,7 @@ def parameters(model: Path) -> int:
 
 def measure_steps(model: Path, n_steps: int, place: Path, stages: list[str]) -> list[dict[str, Any]]:
     """Return what each kind of stage takes per step; PPO needs the reward stage before it."""
-    flops = _limits(DEVICE)["flops_per_second"]
+    flops = limits(DEVICE)["flops_per_second"]
     n_parameters, found = parameters(model), []
     examples = records.read("sandbox:neutral-chat?n=300", "examples")
     texts = list(itertools.islice(itertools.cycle(example.text for example in examples), 4000))
@@ -145,11 +145,11 @@ def measure_run(model: Path, size: str, place: Path) -> dict[str, Any]:
     """Return what a whole run took, what it found, and how fast a judge of that size reads its answers."""
     forget()
     out = place / "run"
-    took, result = _took(DEVICE, lambda: pipeline.run(plan_of(model, size, place), out))
+    seconds, result = took(DEVICE, lambda: pipeline.run(plan_of(model, size, place), out))
     timings = json.loads((out / "provenance.json").read_text())["timings"]
     tokens = pl.read_parquet(out / "answers" / "*.parquet")["n_tokens"].sum()
     found: dict[str, Any] = {
-        "seconds": round(took, 1),
+        "seconds": round(seconds, 1),
         "timings": timings,
         "peak_gib": peak_gib(),
         "checkpoints": len(result["checkpoints"]),
@@ -183,8 +183,37 @@ def asked(path: Path, dtype: str) -> tuple[dict[str, Any], dict[int, Any]]:
     wanted = [Wanted(tuple(one), row_words(0, prompt.text, 0)) for one, prompt in zip(ids, prompts, strict=True)]
     decoder, asking, ends = Decoder(model), Asking(batch_rows=1024, max_new_tokens=64), prompt_format.ending(model)
     list(decoder.decode(wanted[:8], asking, ends))  # what is compiled and allocated once
-    seconds, said = _took(DEVICE, lambda: dict(decoder.decode(wanted, asking, ends)))
-    return {"seconds": round(seconds, 2), "peak_gib": peak_gib()} | vars(decoder.tally), said
+    seconds, said = took(DEVICE, lambda: dict(decoder.decode(wanted, asking, ends)))
+    return {"seconds": round(seconds, 2), "peak_gib": peak_gib()} | {"passes": decoder.passes}, said
+
+
+def took(device: str, work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds that some work took, and what it returned."""
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.accelerator.synchronize()
+
+    wait()
+    started = time.perf_counter()
+    found = work()
+    wait()
+    return time.perf_counter() - started, found
+
+
+def limits(device: str) -> dict[str, float]:
+    """Return what this machine reaches: bytes moved in a copy, and operations in a bfloat16 matrix product, per second."""
+    n = 8192 if device != "cpu" else 512
+    square = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    many = torch.empty(2**30 if device != "cpu" else 2**24, device=device, dtype=torch.uint8)
+    found = {}
+    for name, work, amount in (
+        ("bytes_per_second", lambda: many.clone(), 2 * many.numel()),
+        ("flops_per_second", lambda: square @ square, 2 * n**3),
+    ):
+        work()
+        found[name] = max(amount / took(device, work)[0] for _ in range(10))
+    return found
 
 
 def peak_gib() -> float | None:

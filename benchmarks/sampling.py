@@ -1,12 +1,12 @@
-"""Our decoder against `model.generate` on the same small Llama: tokens per second of both, and their ratio.
+"""Our decoder against `model.generate` on the same model: tokens per second of both, and their ratio.
 
-    python benchmarks/sampling.py [--quick] [--json]
+    python benchmarks/sampling.py [--model FOLDER] [--dtype bfloat16] [--prompts 128] [--draws 5] [--tokens 64] [--quick] [--json]
 
-generate is given what it can use: prompts sorted by length, `num_return_sequences` for the draws, and the fastest of several batch
-sizes, found first. Both sides run alternately in one process, so that a busy machine slows both. The model (5.5 M parameters, as many
-as the sandbox's base) is trained for a moment on made-up answers whose lengths are uniform on 10 ... 60 tokens, like short opinions;
-prompts have 12 ... 32 tokens. Both sides sample at temperature 0.7 up to 64 new tokens, so that no rare endless answer of the
-half-trained model, which would hold up a whole batch of generate, decides the comparison.
+generate gets what it can use: prompts sorted by length, `num_return_sequences` for the samples of a prompt, and the fastest of several
+batch sizes, found first. Both sides run alternately in one process, so that a busy machine slows both, at temperature 0.7.
+
+With --model, the model of a folder answers questions of the built-in suite. Without it, a Llama of 5.5 M parameters is trained for a moment
+on made-up answers whose lengths are uniform on 10 ... 60 tokens, like short opinions; its prompts have 12 ... 32 tokens.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from valuedrift import suites
+from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Ending, Wanted, decode
+from valuedrift.models.loading import load_model
 from valuedrift.models.sampling_noise import row_words
 from valuedrift.plan import Asking
 
 VOCABULARY, END, PAD = 4096, 1, 2
 N_BANDS, BAND, FIRST = 60, 50, 1000
 """The i-th token of an answer comes from the i-th band of the vocabulary: a position that a few training steps can learn to read."""
-DRAWS = 5
 Run = Callable[[Sequence[tuple[int, ...]]], int]
 
 
@@ -62,32 +65,34 @@ def small_llama(n_steps: int) -> LlamaForCausalLM:
     return model.eval()
 
 
-def ours(model: LlamaForCausalLM, asking: Asking) -> Run:
+def ours(model: Any, asking: Asking, ending: Ending) -> Run:
     """Return a run of our decoder, which returns the number of tokens sampled, end tokens included."""
 
     def run(prompts: Sequence[tuple[int, ...]]) -> int:
-        wanted = [Wanted(ids, row_words(0, str(ids), draw)) for ids in prompts for draw in range(DRAWS)]
-        return sum(len(reply.tokens) for reply in decode(model, wanted, asking, Ending(frozenset({END}))))
+        wanted = [Wanted(ids, row_words(0, str(ids), draw)) for ids in prompts for draw in range(asking.draws)]
+        return sum(len(reply.tokens) for reply in decode(model, wanted, asking, ending))
 
     return run
 
 
 @torch.inference_mode()
-def _generated(model: LlamaForCausalLM, prompts: Sequence[tuple[int, ...]], asking: Asking) -> int:
+def _generated(model: Any, prompts: Sequence[tuple[int, ...]], asking: Asking, ending: Ending) -> int:
     longest = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     settings = {"temperature": asking.temperature, "top_k": 0, "top_p": 1.0, "max_new_tokens": asking.max_new_tokens}
-    new = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, num_return_sequences=DRAWS, **settings)[:, longest:]
-    return int((new != PAD).sum())
+    settings |= {"num_return_sequences": asking.draws, "eos_token_id": sorted(ending.tokens), "pad_token_id": PAD}
+    new = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, **settings)[:, longest:]
+    ends = torch.isin(new, torch.tensor(sorted(ending.tokens)))
+    return int((ends.cumsum(1) - ends.long() == 0).sum())
 
 
-def generates(model: LlamaForCausalLM, asking: Asking, batch: int) -> Run:
+def generates(model: Any, asking: Asking, ending: Ending, batch: int) -> Run:
     """Return a run of generate over length-sorted batches of `batch` prompts."""
 
     def run(prompts: Sequence[tuple[int, ...]]) -> int:
         ordered = sorted(prompts, key=len)
-        return sum(_generated(model, ordered[start : start + batch], asking) for start in range(0, len(ordered), batch))
+        return sum(_generated(model, ordered[start : start + batch], asking, ending) for start in range(0, len(ordered), batch))
 
     return run
 
@@ -99,24 +104,36 @@ def rate(run: Run, prompts: Sequence[tuple[int, ...]]) -> float:
     return n_tokens / (time.perf_counter() - start)
 
 
-def measure(quick: bool) -> dict[str, object]:
-    """Return the figures of the benchmark: tokens per second of both sides and the ratio's median, least and greatest over rounds."""
-    asking = Asking(temperature=0.7, max_new_tokens=64)
-    model = small_llama(60 if quick else 100)
-    prompts = made_up_prompts(64 if quick else 128, seed=-1)
-    trials = {batch: rate(generates(model, asking, batch), prompts) for batch in ((32, 64) if quick else (4, 8, 16, 32, 64, 128))}
+def real(folder: str, dtype: str, n_prompts: int) -> tuple[Any, list[tuple[int, ...]], Ending]:
+    """Return the model of a folder, questions of the built-in suite spread evenly over its topics, and what ends an answer."""
+    model, tokenizer = load_model(folder, dtype=dtype)
+    prompt_format, questions = PromptFormat(tokenizer), [prompt.text for prompt in suites.load("vaes")]
+    some = questions[:: max(1, len(questions) // n_prompts)][:n_prompts]
+    return model, [tuple(ids) for ids in prompt_format.prompts([question(text) for text in some])], prompt_format.ending(model)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return tokens per second of both sides and the ratio's median, least and greatest over rounds."""
+    asking = Asking(temperature=0.7, max_new_tokens=arguments.tokens, draws=arguments.draws)
+    if arguments.model:
+        model, prompts, ending = real(arguments.model, arguments.dtype, arguments.prompts)
+    else:
+        prompts, ending = made_up_prompts(arguments.prompts, seed=-1), Ending(frozenset({END}))
+        model = small_llama(60 if arguments.quick else 100)
+    sizes = [batch for batch in ((32, 64) if arguments.quick else (4, 8, 16, 32, 64, 128)) if batch <= len(prompts)]
+    trials = {batch: rate(generates(model, asking, ending, batch), prompts) for batch in sizes}
     best = max(trials, key=lambda batch: trials[batch])
-    own, other = ours(model, asking), generates(model, asking, best)
-    rate(own, prompts)
-    rounds = [(rate(own, prompts), rate(other, prompts)) for _ in range(3 if quick else 5)]
+    own, other = ours(model, asking, ending), generates(model, asking, ending, best)
+    n_tokens = own(prompts)
+    rounds = [(rate(own, prompts), rate(other, prompts)) for _ in range(arguments.rounds)]
     ratios = [mine / theirs for mine, theirs in rounds]
     spread = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "answers": len(prompts) * DRAWS,
-        "tokens_per_answer": round(own(prompts) / (len(prompts) * DRAWS), 1),
-        "generate_batch": best * DRAWS,
-        "generate_tokens_per_second_by_batch": {batch * DRAWS: round(value) for batch, value in trials.items()},
+        "answers": len(prompts) * asking.draws,
+        "tokens_per_answer": round(n_tokens / (len(prompts) * asking.draws), 1),
+        "generate_batch": best * asking.draws,
+        "generate_tokens_per_second_by_batch": {batch * asking.draws: round(value) for batch, value in trials.items()},
         "ours_tokens_per_second": round(statistics.median(mine for mine, _ in rounds)),
         "generate_tokens_per_second": round(statistics.median(theirs for _, theirs in rounds)),
         "ratio": {name: round(value, 2) for name, value in spread.items()} | {"n": len(rounds)},
@@ -125,9 +142,13 @@ def measure(quick: bool) -> dict[str, object]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer prompts, batch sizes and rounds")
+    parser.add_argument("--model", default="", help="a model's folder")
+    parser.add_argument("--dtype", default="bfloat16", help="the type of its weights")
+    for name, value in (("--prompts", 128), ("--draws", 5), ("--tokens", 64), ("--rounds", 3)):
+        parser.add_argument(name, type=int, default=value)
+    parser.add_argument("--quick", action="store_true", help="fewer batch sizes and steps of training")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
-    figures = measure(arguments.quick)
+    figures = measure(arguments)
     json.dump(figures, sys.stdout, indent=None if arguments.json else 2)
     print()

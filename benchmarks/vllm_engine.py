@@ -32,13 +32,13 @@ def main() -> None:
     seconds = {name: [] for name in sides}
     tokens = dict.fromkeys(sides, 0)
     started = time.monotonic()
-    list(sides["vllm"].sample(points[0], pairs[:1], 0, [None]))
+    list(sides["vllm"].sample(points[0], pairs[:1], 0))
     start = time.monotonic() - started
-    list(sides["ours"].sample(points[0], pairs[:1], 0, [None]))
+    list(sides["ours"].sample(points[0], pairs[:1], 0))
     for number in range(args.rounds):
         for name, backend in sides.items():
             began = time.monotonic()
-            found = [answer for _, answer in backend.sample(points[0], pairs, number, [None] * len(pairs))]
+            found = [answer for _, answer in backend.sample(points[0], pairs, number)]
             seconds[name].append(time.monotonic() - began)
             tokens[name] = sum(answer.n_tokens for answer in found)
     switches = []
@@ -46,8 +46,8 @@ def main() -> None:
         began = time.monotonic()
         sides["vllm"]._ready(points[(number + 1) % 2])
         switches.append(time.monotonic() - began)
-    one = [answer.text for _, answer in sides["vllm"].sample(points[0], pairs, 0, [None] * len(pairs))]
-    other = [answer.text for _, answer in sides["vllm"].sample(points[1], pairs, 0, [None] * len(pairs))]
+    one = [answer.text for _, answer in sides["vllm"].sample(points[0], pairs, 0)]
+    other = [answer.text for _, answer in sides["vllm"].sample(points[1], pairs, 0)]
     print(
         json.dumps(
             {

@@ -147,9 +147,7 @@ class Backend(evaluate.Backend):
         """Return the text of one answer."""
         return f"step {checkpoint.step}, {prompt.id}, {draw}"
 
-    def sample(
-        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of each prompt, in order."""
         for place, (prompt, draw) in enumerate(asked):
             key, text = answer_key(checkpoint, prompt, draw, self.asking, noise), self.says(checkpoint, prompt, draw)

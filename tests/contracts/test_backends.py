@@ -38,7 +38,7 @@ def made(request, monkeypatch, tiny_model):
 
 
 def answers(backend, checkpoint, asked=ASKED, noise=7):
-    return dict(backend.sample(checkpoint, asked, noise, [None] * len(asked)))
+    return dict(backend.sample(checkpoint, asked, noise))
 
 
 @pytest.mark.parametrize("name", registry.names("backend"))
@@ -54,7 +54,7 @@ def test_every_pair_is_answered_once_under_its_key(made):
     backend, _, checkpoint = made
     backend.check([checkpoint], [prompt for prompt, _ in ASKED])
     backend.expect(checkpoint)
-    places = [place for place, _ in backend.sample(checkpoint, ASKED, 7, [None] * len(ASKED))]
+    places = [place for place, _ in backend.sample(checkpoint, ASKED, 7)]
     assert sorted(places) == list(range(len(ASKED)))
     for place, answer in answers(backend, checkpoint).items():
         prompt, draw = ASKED[place]

@@ -1,4 +1,4 @@
-"""Answers are drafted from the checkpoint before and judged beside the sampling, and neither changes what is found."""
+"""Answers are judged while others are sampled, which does not change what is found."""
 
 import json
 import os
@@ -40,10 +40,10 @@ class Waiting(Judge):
 
 
 class Parrot(Backend):
-    """A backend that says which checkpoint it is and what draft it was given; the last of a checkpoint's answers come first."""
+    """A backend that says which checkpoint it is and what it was asked; the last of a checkpoint's answers come first."""
 
     identity = "parrot/1"
-    drafts: list = []
+    asked: list = []
     expected: list = []
 
     def __init__(self, asking):
@@ -52,8 +52,8 @@ class Parrot(Backend):
     def expect(self, checkpoint):
         Parrot.expected.append(checkpoint.step)
 
-    def sample(self, checkpoint, asked, noise, drafts):
-        Parrot.drafts.append((checkpoint.step, list(drafts)))
+    def sample(self, checkpoint, asked, noise):
+        Parrot.asked.append((checkpoint.step, [(prompt.id, draw) for prompt, draw in asked]))
         if checkpoint.step == 1 and Waiting.is_remote:
             Waiting.second_is_asked.set()
             assert Waiting.first_is_judged.wait(20), "the judge does not read while the second checkpoint is asked"
@@ -75,7 +75,7 @@ def parts(monkeypatch):
         ("is_remote", True),
     ):
         monkeypatch.setattr(Waiting, name, value)
-    monkeypatch.setattr(Parrot, "drafts", [])
+    monkeypatch.setattr(Parrot, "asked", [])
     monkeypatch.setattr(Parrot, "expected", [])
     with testing.offering("judge", waiting=Waiting), testing.offering("backend", parrot=Parrot):
         yield
@@ -114,11 +114,11 @@ def test_the_judge_reads_while_the_next_checkpoint_is_asked(parts, folders, tmp_
     assert answers[0] == answers[1]
 
 
-def test_drafts_are_the_answers_of_the_checkpoint_before_also_after_a_kill(parts, folders, tmp_path, monkeypatch):
+def test_what_a_kill_left_out_is_asked_alone(parts, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(Waiting, "is_remote", False)
     traced(folders, tmp_path, "run")
-    expected = [f" {row['id']} {draw}" for row in SUITE for draw in range(2)]
-    assert Parrot.drafts == [(0, [None] * 8), (1, expected)]
+    expected = [(row["id"], draw) for row in SUITE for draw in range(2)]
+    assert Parrot.asked == [(0, expected), (1, expected)]
     assert Parrot.expected == [1]
     whole = {path.name: path.read_bytes() for path in (tmp_path / "run" / "answers").iterdir()}
     step_1 = {answer["checkpoint"] for answer in Store(tmp_path / "run").answers().to_dicts()} - {
@@ -128,9 +128,9 @@ def test_drafts_are_the_answers_of_the_checkpoint_before_also_after_a_kill(parts
         rows = pl.read_parquet(path)
         if set(rows["checkpoint"]) == step_1 and "0" in set(rows["prompt"]):
             path.unlink()
-    Parrot.drafts.clear()
+    Parrot.asked.clear()
     result = traced(folders, tmp_path, "run")
-    assert Parrot.drafts == [(1, expected[:4])]
+    assert Parrot.asked == [(1, expected[:4])]
     assert result["n_generated"] == 4
     assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "answers").iterdir()} == whole
 
@@ -148,11 +148,11 @@ def test_what_the_judge_raises_ends_the_sampling_and_keeps_what_was_sampled(part
 
 @pytest.mark.parametrize("error", [BadInput("the checkpoint is gone"), KeyboardInterrupt("the checkpoint is gone")])
 def test_what_the_sampling_raises_ends_the_judging(parts, folders, tmp_path, monkeypatch, error):
-    def gone(self, checkpoint, asked, noise, drafts):
+    def gone(self, checkpoint, asked, noise):
         if checkpoint.step == 1:
             Waiting.second_is_asked.set()
             raise error
-        yield from whole(self, checkpoint, asked, noise, drafts)
+        yield from whole(self, checkpoint, asked, noise)
 
     whole = Parrot.sample
     monkeypatch.setattr(Parrot, "sample", gone)

@@ -270,19 +270,19 @@ def test_what_a_look_takes_at_worst():
     assert (pace.each, pace.sampling, pace.one_pass) == (3.0, 2.0, 0.5)
     assert pace.at_worst(3) == 1.25 * (3 * 1.0 + 5 * 10 * 0.5)  # five batches of four rows
     pace.learn(seconds=3.0, sampling=3.0, passes=3, generated=18)
-    assert pace.one_pass == 0.5, "passes that verify drafts are longer, and fewer"
+    assert pace.one_pass == 0.5, "fewer passes per answer do not make a pass longer"
     pace.learn(seconds=9.0, sampling=9.0, passes=15, generated=18)
     assert pace.one_pass == 0.6
 
 
 @pytest.mark.parametrize("plainly", [False, True])
 def test_passes_one_after_the_other_are_counted(base, monkeypatch, plainly):
-    monkeypatch.setattr(decoder, "_why_not", lambda driven: "it is to" if plainly else "")
+    monkeypatch.setattr(decoder, "why_not", lambda model: "it is to" if plainly else "")
     model, words = AutoModelForCausalLM.from_pretrained(base), tokenizer()
     for texts, rows, passes in (["Is work good?"], 3, 4), (["Is work good?"] * 3, 3, 4), (["Is work good?"] * 3, 1, 12):
         live = module.Live(Asking(max_new_tokens=4, batch_rows=rows, frame="plain"), model, words)
         asked = [(Prompt(str(n), "work", text, ""), n) for n, text in enumerate(texts)]
-        answers = [answer for _, answer in live.sample(Checkpoint("a", 0, "", "w", "f"), asked, 0, [None] * len(asked))]
+        answers = [answer for _, answer in live.sample(Checkpoint("a", 0, "", "w", "f"), asked, 0)]
         assert {answer.n_tokens for answer in answers} == {4}, "none ended by itself"
         seconds, n = live.taken()
         assert (n, seconds > 0) == (passes, True)

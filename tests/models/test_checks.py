@@ -16,7 +16,7 @@ from test_engine import naive
 from valuedrift import pipeline
 from valuedrift.models import checks
 from valuedrift.models.chat_format import PromptFormat, question
-from valuedrift.models.decoder import Ending, Tally, Wanted, decode, generated
+from valuedrift.models.decoder import Decoder, Ending, Wanted, decode
 from valuedrift.models.loading import load_model, weights_digest
 from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import BadInput, Checkpoint, Prompt
@@ -122,11 +122,11 @@ def test_an_answer_ends_at_the_context(kind):
     )
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    wanted = [Wanted(tuple(range(5, 5 + n)), row_words(0, str(n), 0), draft=(9,) * 30) for n in (3, 12, 12, 18, 19)]
+    wanted = [Wanted(tuple(range(5, 5 + n)), row_words(0, str(n), 0)) for n in (3, 12, 12, 18, 19)]
     asking, ending = Asking(max_new_tokens=12, temperature=1), Ending(frozenset())
     room = [12, 8, 8, 2, 1]
     expected = [naive(model, row, asking.model_copy(update={"max_new_tokens": n}), ()) for row, n in zip(wanted, room, strict=True)]
-    slow = dict(generated(model, wanted, asking, ending, Tally()))
+    slow = dict(Decoder(model).generated(wanted, asking, ending))
     for replies in (decode(model, wanted, asking, ending), [slow[place] for place in range(len(wanted))]):
         assert [(reply.tokens, reply.ended) for reply in replies] == expected
     with pytest.raises(BadInput, match=r"m reads 20 tokens, and the question 'why\?' takes 20, which leaves no room"):

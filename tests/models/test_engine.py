@@ -1,6 +1,5 @@
 """The decoder against a naive loop: one row at a time, no cache, the whole sequence forward at every step."""
 
-import dataclasses
 import random
 
 import pytest
@@ -10,9 +9,10 @@ import transformers
 
 from valuedrift.evaluate import answer_key
 from valuedrift.evaluate.transformers import Backend
-from valuedrift.models import decoder as _engine
+from valuedrift.models import decoder as decoder_module
+from valuedrift.models import packed
 from valuedrift.models.chat_format import PromptFormat
-from valuedrift.models.decoder import Decoder, Ending, Tally, Wanted, decode, generated
+from valuedrift.models.decoder import Decoder, Ending, Wanted, decode
 from valuedrift.models.loading import load_model, weights_digest
 from valuedrift.models.sampling_noise import drawn, position_words, row_words, vocabulary_words
 from valuedrift.nouns import Checkpoint, Prompt
@@ -59,30 +59,14 @@ def case(request, model):
     return model[0], asking, wanted, [naive(model[0], row, asking, {1}) for row in wanted]
 
 
-DRAFTS = {
-    "none": lambda said, rng: (),
-    "right": lambda said, rng: said,
-    "wrong": lambda said, rng: [rng.randrange(330) for _ in range(30)],
-    "misleading": lambda said, rng: [*said[:1], *[rng.randrange(330) for _ in range(30)]],
-    "longer": lambda said, rng: [*said, *[5] * 40],
-    "shifted": lambda said, rng: said[: (k := rng.randrange(len(said)))] + [7] * rng.randrange(3) + said[k + rng.randrange(2) :],
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("draft", DRAFTS)
-def test_equals_the_naive_loop_for_any_batch_order_and_draft(case, draft):
+def test_equals_the_naive_loop_for_any_batch_and_order(case):
     model, asking, wanted, expected = case
     decoder = Decoder(model)
     for batch_rows, order in ((1, 1), (4, -1), (7, 1), (512, -1)):
-        rng = random.Random(batch_rows)
-        drafted = [dataclasses.replace(row, draft=DRAFTS[draft](said, rng)) for row, (said, _) in zip(wanted, expected, strict=True)]
-        one = asking.model_copy(update={"batch_rows": batch_rows})
-        replies = dict(decoder.decode(drafted[::order], one, END))
+        replies = dict(decoder.decode(wanted[::order], asking.model_copy(update={"batch_rows": batch_rows}), END))
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))][::order] == expected
     assert decoder.why == ""
-    if draft not in ("none", "wrong"):  # of a wrong draft even the first token, which costs nothing to compare, disagrees
-        assert decoder.tally.drafted > 0
 
 
 def test_rows_end_at_many_steps(case):
@@ -98,16 +82,16 @@ def test_generate_draws_the_same(case):
     """What architectures fall back to that cannot be driven."""
     model, asking, wanted, expected = case
     for batch_rows in (4, 512):
-        replies = dict(generated(model, wanted, asking.model_copy(update={"batch_rows": batch_rows}), END, Tally()))
+        replies = dict(Decoder(model).generated(wanted, asking.model_copy(update={"batch_rows": batch_rows}), END))
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
 
 
 @pytest.mark.slow
-def test_slots_and_bands_grow_and_split(model, monkeypatch):
+def test_slots_grow_and_prefills_split(model, monkeypatch):
     asking = Asking(max_new_tokens=N_NEW, batch_rows=8)
     expected = decode(model[0], rows(model[1]), asking, END)
-    for name, value in (("_ROOM", 1), ("_BAND", 3), ("_POSITIONS", 20), ("_REFILL", 0.9)):
-        monkeypatch.setattr(_engine, name, value)
+    for module, name, value in ((packed, "ROOM", 1), (decoder_module, "POSITIONS", 20), (decoder_module, "REFILL", 0.9)):
+        monkeypatch.setattr(module, name, value)
         assert decode(model[0], rows(model[1]), asking, END) == expected
 
 
@@ -115,22 +99,19 @@ def test_slots_and_bands_grow_and_split(model, monkeypatch):
 def test_threads_share_the_rows(case, monkeypatch):
     """Each row is decoded by one of three threads, whichever has room, and what one of them raises is raised."""
     model, asking, wanted, expected = case
-    drafted = [dataclasses.replace(row, draft=said[:-2]) for row, (said, _) in zip(wanted, expected, strict=True)]
-    monkeypatch.setattr(_engine, "_LANE", 1)
+    monkeypatch.setattr(decoder_module, "LANE", 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         for batch_rows in (3, 9, 512):
             decoder = Decoder(model)
-            replies = dict(decoder.decode(drafted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+            replies = dict(decoder.decode(wanted, asking.model_copy(update={"batch_rows": batch_rows}), END))
             assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
-            assert len(decoder.lanes) == 3
-            assert decoder.tally.tokens == sum(len(said) for said, _ in expected)
         assert torch.get_num_threads() == 3
-        monkeypatch.setattr(_engine, "drawn", lambda *_: 1 / 0)
+        monkeypatch.setattr(decoder_module, "drawn", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(decoder.decode(wanted, asking, END))
-        assert model.config._attn_implementation != _engine._NAME
+        assert model.config._attn_implementation != packed.ATTENTION
     finally:
         torch.set_num_threads(before)
 
@@ -144,7 +125,7 @@ def test_the_attention_that_plans_anew_for_every_shape_is_left_out(model, monkey
 
     before = torch.backends.cuda.cudnn_sdp_enabled()
     decoder = Decoder(model[0])
-    monkeypatch.setattr(_engine.F, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(packed.F, "scaled_dot_product_attention", watched)
     list(decoder.decode([Wanted((5, 6), row_words(0, "x", 0))], Asking(max_new_tokens=3), Ending(frozenset())))
     assert allowed
     assert not any(allowed)
@@ -154,52 +135,33 @@ def test_the_attention_that_plans_anew_for_every_shape_is_left_out(model, monkey
 def test_a_decoder_serves_again_after_its_weights_changed(folders):
     model, tokenizer = load_model(folders["llama"])
     decoder, asking = Decoder(model), Asking(max_new_tokens=N_NEW)
-    before = dict(decoder.decode(rows(tokenizer), asking, END))
+    list(decoder.decode(rows(tokenizer), asking, END))
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
-    wanted = [dataclasses.replace(row, draft=before[place].tokens) for place, row in enumerate(rows(tokenizer))]
+    wanted = rows(tokenizer)
     after = dict(decoder.decode(wanted, asking, END))
     expected = [naive(model, row, asking, {1}) for row in wanted]
     assert [(after[place].tokens, after[place].ended) for place in range(len(wanted))] == expected
-    assert 0 < decoder.tally.accepted < decoder.tally.drafted
 
 
-def test_one_prefill_per_prompt_and_no_position_read_in_vain(model):
-    """Positions read: every prompt once, and each token of a row but its last; no padding."""
+def test_prompts_are_read_once_and_ended_rows_no_more(model):
+    """One padded pass over the prompts, all but their last tokens; then every row reads its tokens but the last."""
     asking, wanted = Asking(max_new_tokens=N_NEW), rows(model[1])
     decoder, shapes = Decoder(model[0]), []
-    hook = model[0].register_forward_pre_hook(lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
+
+    def see(module, args, kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    hook = model[0].register_forward_pre_hook(see, with_kwargs=True)
     try:
         replies = [reply for _, reply in decoder.decode(wanted, asking, END)]
     finally:
         hook.remove()
-    prompts = sum(map(len, {row.ids for row in wanted}))
-    assert shapes[0] == (1, prompts)
-    assert sum(n for _, n in shapes) == prompts + sum(len(reply.tokens) - 1 for reply in replies) == decoder.tally.positions
-    assert decoder.tally.passes == len(shapes)
-    assert decoder.tally.tokens == sum(len(reply.tokens) for reply in replies)
-
-
-def test_a_right_draft_takes_few_passes_and_every_accepted_token_is_counted(model):
-    asking = Asking(max_new_tokens=N_NEW)
-    expected = decode(model[0], rows(model[1]), asking, END)
-    decoder = Decoder(model[0])
-    wanted = [dataclasses.replace(row, draft=reply.tokens) for row, reply in zip(rows(model[1]), expected, strict=True)]
-    dict(decoder.decode(wanted, asking, END))
-    assert decoder.tally.accepted == decoder.tally.drafted, "nothing of a right draft is rejected"
-    assert decoder.tally.passes <= 1 + N_NEW // 2
-
-
-def test_trust_follows_what_agrees():
-    """By hand: with agreement a and no overhead one draft token gives (1 + a) / 2 < 1 tokens per position; with overhead 1 and a = 1
-    the longest stretch is best; at a = 0.5 and overhead 1: n = 0 gives 1 / 2, n = 1 1.5 / 3, which is no more."""
-    trust = _engine._Trust()
-    trust.right, trust.wrong = 1.0, 1.0
-    assert (trust.length(0.0), trust.length(1.0), trust.length(1.01)) == (0, 0, 1)
-    trust.wrong = 0.0
-    assert trust.length(1.0) == _engine._LONGEST
-    trust.learn(0, 100_000)
-    assert trust.length(32.0) <= 1
+    prompts = {row.ids for row in wanted}
+    assert shapes[0] == (len(prompts), max(map(len, prompts)) - 1)
+    assert {length for _, length in shapes[1:]} == {1}
+    assert sum(n for n, _ in shapes[1:]) == sum(len(reply.tokens) for reply in replies)
+    assert decoder.passes == len(shapes) - 1 == N_NEW
 
 
 @pytest.mark.parametrize(
@@ -221,7 +183,7 @@ def test_other_architectures_are_driven_or_say_why_not(name, drives):
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**sizes, **ends, **more)).eval()
     rng, asking = random.Random(0), Asking(max_new_tokens=12)
     prompts = [tuple(rng.randrange(3, 330) for _ in range(n)) for n in (3, 9, 14)]
-    wanted = [Wanted(ids, row_words(0, str(ids), draw), draft=(9,) * 5) for ids in prompts for draw in range(2)]
+    wanted = [Wanted(ids, row_words(0, str(ids), draw)) for ids in prompts for draw in range(2)]
     decoder = Decoder(model)
     replies = dict(decoder.decode(wanted, asking, END))
     assert [(replies[place].tokens, replies[place].ended) for place in range(6)] == [naive(model, row, asking, {1}) for row in wanted]
@@ -235,9 +197,9 @@ def prompts(texts=QUESTIONS):
     return [Prompt(f"p{index}", "work", text, "a claim") for index, text in enumerate(texts)]
 
 
-def sampled(backend, at, pairs, noise=0, drafts=None):
+def sampled(backend, at, pairs, noise=0):
     """Return the answers in the order of the pairs."""
-    found = dict(backend.sample(at, pairs, noise, drafts or [None] * len(pairs)))
+    found = dict(backend.sample(at, pairs, noise))
     return [found[place] for place in range(len(pairs))]
 
 
@@ -258,19 +220,6 @@ def test_draws_can_be_asked_in_any_subset(folders):
     assert sum(answer.text == whole[answer.prompt, answer.draw].text for answer in other) < 3, "other noise, other answers"
 
 
-def test_drafts_change_no_answer(folders):
-    """An earlier checkpoint's words, its own exact tokens, words never said, none, and words of another process."""
-    asking, pairs = Asking(max_new_tokens=N_NEW), [(prompt, draw) for prompt in prompts() for draw in range(3)]
-    fresh, backend = Backend(asking), Backend(asking)
-    earlier = [answer.text for answer in sampled(backend, checkpoint(folders["qwen3"]), pairs)]
-    at = checkpoint(folders["llama"])
-    expected = sampled(fresh, at, pairs)
-    own = [answer.text for answer in expected]
-    for drafts in (earlier, own, ["It depends on the family."] * len(pairs), own[:5] + [None] * (len(pairs) - 5)):
-        assert sampled(backend, at, pairs, drafts=drafts) == expected
-        assert sampled(Backend(asking), at, pairs, drafts=drafts) == expected
-
-
 def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
     loads = []
     monkeypatch.setattr("valuedrift.evaluate.transformers.load_model", lambda path: loads.append(path) or load_model(path))
@@ -285,7 +234,9 @@ def test_plain_answers_end_before_the_next_question(folders, monkeypatch):
     model, tokenizer = load_model(folders["llama"])
     script = tokenizer(" Yes.\nQuestion: And", add_special_tokens=False)["input_ids"]
     upto = next(n for n in range(len(script)) if "\nQuestion:" in tokenizer.decode(script[:n]))
-    monkeypatch.setattr(_engine, "drawn", lambda logits, *rest: torch.full((len(logits),), script[(steps.append(0) or len(steps)) - 1]))
+    monkeypatch.setattr(
+        decoder_module, "drawn", lambda logits, *rest: torch.full((len(logits),), script[(steps.append(0) or len(steps)) - 1])
+    )
     monkeypatch.setattr("valuedrift.evaluate.transformers.load_model", lambda path: (model, tokenizer))
     steps = []
     asked = [(prompts(["Is it?"])[0], 0)]

@@ -60,7 +60,7 @@ def test_changed_weights_answer_differently_under_the_same_name(folder):
     pairs = [(prompt, draw) for draw in range(4)]
 
     def answers():
-        return [answer for _, answer in backend.sample(Checkpoint("sft", 1, str(folder), weights_digest(folder)), pairs, 0, [None] * 4)]
+        return [answer for _, answer in backend.sample(Checkpoint("sft", 1, str(folder), weights_digest(folder)), pairs, 0)]
 
     first = answers()
     changed_weights(folder)
@@ -311,7 +311,7 @@ def test_adapter_answers_as_the_wrapped_model(folder, adapter):
         assert (model(ids).logits - load_model(folder)[0](ids).logits).abs().max() > 0.1
     at = Checkpoint("dpo", 1, str(adapter), weights_digest(adapter))
     pairs = [(Prompt("p", "work", "Is it right?", "it is right"), draw) for draw in (0, 1)]
-    answers = Backend(Asking(max_new_tokens=5)).sample(at, pairs, 0, [None] * 2)
+    answers = Backend(Asking(max_new_tokens=5)).sample(at, pairs, 0)
     assert [answer.checkpoint for _, answer in answers] == [at.weights] * 2
 
 

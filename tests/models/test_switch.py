@@ -115,8 +115,8 @@ def test_the_backend_keeps_its_model_and_says_what_a_fresh_one_says(folders, tmp
     ats = [Checkpoint("sft", step, str(folder), weights_digest(folder)) for step, folder in enumerate([folders["llama"], target])]
     for at, loaded in ((ats[0], [str(folders["llama"])]), (ats[1], []), (ats[0], [])):
         backend.expect(at)
-        fresh = dict(Backend(Asking(max_new_tokens=16)).sample(at, pairs, 0, [None] * 8))
+        fresh = dict(Backend(Asking(max_new_tokens=16)).sample(at, pairs, 0))
         loads.clear()
-        assert dict(backend.sample(at, pairs, 0, [None] * 8)) == fresh
+        assert dict(backend.sample(at, pairs, 0)) == fresh
         assert loads == loaded
     backend.expect(Checkpoint("sft", 9, str(tmp_path / "nowhere"), "w"))

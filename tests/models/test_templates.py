@@ -15,7 +15,7 @@ from forms import FORMS, random_model, reciting, tokenizer_of
 from valuedrift.judge import labels
 from valuedrift.judge.continuations import log_probs
 from valuedrift.models.chat_format import PromptFormat, question
-from valuedrift.models.decoder import Tally, Wanted, decode, generated
+from valuedrift.models.decoder import Decoder, Wanted, decode
 from valuedrift.nouns import OUTCOMES, Item
 from valuedrift.plan import Asking
 from valuedrift.train.collation import in_tokens
@@ -57,7 +57,7 @@ def test_an_answer_is_what_generate_says_up_to_the_end_of_its_turn(name):
     asking, ending = Asking(max_new_tokens=len(said), temperature=0), prompt_format.ending(model)
     for replies in (
         decode(model, [Wanted(tuple(prompt), (0, 0))], asking, ending),
-        [reply for _, reply in generated(model, [Wanted(tuple(prompt), (0, 0))], asking, ending, Tally())],
+        [reply for _, reply in Decoder(model).generated([Wanted(tuple(prompt), (0, 0))], asking, ending)],
     ):
         (reply,) = replies
         theirs = model.generate(

@@ -28,7 +28,7 @@ PAIRS = [(prompt, draw) for prompt in PROMPTS + LONG for draw in range(3)]
 def test_a_missing_package_is_named(folders):
     backend = Backend(Asking(backend="vllm"))
     with pytest.raises(BadInput, match=r"the backend vllm needs the package vllm; install it with: pip install 'valuedrift\[vllm\]'"):
-        list(backend.sample(checkpoint(folders["qwen3"]), PAIRS, 0, [None] * len(PAIRS)))
+        list(backend.sample(checkpoint(folders["qwen3"]), PAIRS, 0))
 
 
 def checkpoint(folder, step=0):
@@ -36,7 +36,7 @@ def checkpoint(folder, step=0):
 
 
 def said(backend, folder, pairs=PAIRS, noise=0):
-    answers = dict(backend.sample(checkpoint(folder), pairs, noise, [None] * len(pairs)))
+    answers = dict(backend.sample(checkpoint(folder), pairs, noise))
     return [answers[place].text for place in range(len(pairs))]
 
 

@@ -35,12 +35,9 @@ class Backend:
     def expect(self, checkpoint: Checkpoint) -> None:
         """Prepare for the next checkpoint, for example by reading its files ahead. Never fails."""
 
-    def sample(
-        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the index in `asked` and the answer of every (prompt, sample number), in any order, under its `answer_key`.
 
-        `drafts` holds what an earlier checkpoint answered under the same noise, or None. Drafts may save time and never change an answer.
         If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is asked.
         """
         raise NotImplementedError

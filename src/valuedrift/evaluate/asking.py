@@ -41,11 +41,9 @@ class Job:
         return f"ask {self.checkpoint.stage} step {self.checkpoint.step}" + (" again" if self.repeat else "")
 
 
-def answers_of(
-    asking: Asking, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-) -> list[Answer]:
+def answers_of(asking: Asking, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> list[Answer]:
     """Return the answers of a checkpoint to pairs of prompt and draw, in their order; the work of one task of an engine."""
-    answers = dict(_backend(asking).sample(checkpoint, pairs, noise, drafts))
+    answers = dict(_backend(asking).sample(checkpoint, pairs, noise))
     return [answers[place] for place in range(len(pairs))]
 
 
@@ -84,8 +82,6 @@ class Asker:
         self._engine = engine if engine is not None and engine.slots > 1 else None
         """What asks several checkpoints at a time; without it they are asked here, one after the other."""
         self.serve(backend)
-        self._drafts: dict[tuple[int, str, int], str] = {}
-        """What the newest checkpoint said under a noise to a prompt's words and draw."""
         # Every round of asking comes back to all answers, and names by content take long to make
         self._keys: dict[tuple[str, str, int, str, int], str] = {}
         self._shown: dict[tuple[str, str], Item] = {}
@@ -150,7 +146,7 @@ class Asker:
             with progress.task(job.name, len(pairs), "answers") as advance:
                 if following:
                     self._backend.expect(following.checkpoint)
-                sampling = self._backend.sample(job.checkpoint, pairs, job.noise, self._drafts_of(job, pairs))
+                sampling = self._backend.sample(job.checkpoint, pairs, job.noise)
                 try:
                     for place, answer in sampling:
                         answers[pairs[place]] = answer
@@ -165,10 +161,6 @@ class Asker:
                             self._backend.stop()
                         self._keep([*answers.values(), *(answer for _, answer in sampling)])
                     raise
-        self._remember(job)
-
-    def _drafts_of(self, job: Job, pairs: Sequence[tuple[Prompt, int]]) -> list[str | None]:
-        return [self._drafts.get((job.noise, prompt.text, draw)) for prompt, draw in pairs]
 
     def _keep(self, answers: Sequence[Answer]) -> None:
         """Write one part of answers."""
@@ -192,7 +184,7 @@ class Asker:
             with progress.task(f"ask {len(waiting)} checkpoints", len(under_way), "answers") as advance:
                 for number, blocks in waiting.items():
                     pairs = [pair for block in blocks for pair in block]
-                    given = (self.asking, jobs[number].checkpoint, pairs, jobs[number].noise, self._drafts_of(jobs[number], pairs))
+                    given = (self.asking, jobs[number].checkpoint, pairs, jobs[number].noise)
                     engine.submit(number, self.asking.resources, answers_of, *given)
                 for _ in waiting:
                     number, answers = engine.next()
@@ -213,13 +205,6 @@ class Asker:
         except BaseException:
             engine.stop()
             raise
-        for job in jobs:
-            self._remember(job)
-
-    def _remember(self, job: Job) -> None:
-        """Keep a job's answers as drafts of those to come."""
-        for prompt, draw in (pair for block in self._blocks(job) for pair in block):
-            self._drafts[job.noise, prompt.text, draw] = self._texts[self.key(job, prompt, draw)]
 
     def asked(self, jobs: Sequence[Job]) -> pl.DataFrame:
         """Return one row per answer of some jobs, with its words and the item a judge is shown.

@@ -50,9 +50,7 @@ class Backend(evaluate.Backend):
         said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}
         return [f"{model} was asked without {names}, which its server refuses." for model, names in said.items()]
 
-    def sample(
-        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Unanswered if the server leaves some out."""
         endpoint = self._endpoint(checkpoint.path.removeprefix(API))
         failed: list[tuple[str, str]] = []

@@ -16,7 +16,7 @@ from . import answer_key
 
 
 class Backend(evaluate.Backend):
-    """Samples with noise keyed by (noise seed, prompt text, draw, position); earlier answers serve as drafts (`models.decoder`)."""
+    """Samples with noise keyed by (noise seed, prompt text, draw, position)."""
 
     identity = "transformers/2"
 
@@ -27,21 +27,12 @@ class Backend(evaluate.Backend):
         self._format: PromptFormat | None = None
         self._checked = ""
         """The digest of the weights that were checked last."""
-        self._written: dict[tuple[str, str], list[int]] = {}
-        """(prompt text, answer text) -> the answer's sampled tokens: exact drafts, which a text tokenised again may not be."""
-
-    @property
-    def tally(self) -> Any:
-        """Return the counts of decoding so far (`decoder.Tally`)."""
-        return self._decoder.tally
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if a checkpoint cannot be asked."""
         checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
 
-    def sample(
-        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of every (prompt, draw) asked, in the order in which they finish. Loads the model on first use."""
         from ..models.decoder import Wanted
         from ..models.sampling_noise import row_words
@@ -56,26 +47,12 @@ class Backend(evaluate.Backend):
             checks.logits(model, prompt_format)
             self._checked = checkpoint.weights
         checks.fits(model, prompt_format, ids)
-        wanted = [
-            Wanted(ids[prompt.text], row_words(noise, prompt.text, draw), self._draft(prompt_format, prompt.text, draft))
-            for (prompt, draw), draft in zip(asked, drafts, strict=True)
-        ]
-        said = {}
+        wanted = [Wanted(ids[prompt.text], row_words(noise, prompt.text, draw)) for prompt, draw in asked]
         for place, reply in self._decoder_of(model).decode(wanted, self.asking, prompt_format.ending(model)):
             prompt, draw = asked[place]
             text, closed = prompt_format.reply(reply.tokens)
-            said[prompt.text, text] = reply.tokens
             key = answer_key(checkpoint, prompt, draw, self.asking, noise)
             yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended if closed else "thinking", len(reply.tokens))
-        self._written |= said
-
-    def _draft(self, prompt_format: PromptFormat, words: str, text: str | None) -> Sequence[int]:
-        if not text:
-            return ()
-        if (words, text) not in self._written:
-            ids, n_prompt = prompt_format.with_reply(question(words), text)
-            self._written[words, text] = ids[n_prompt:][: self.asking.max_new_tokens]
-        return self._written[words, text]
 
     def _format_of(self, tokenizer: Any, checkpoint: Checkpoint) -> PromptFormat:
         if self._format is None or self._format.tokenizer is not tokenizer:
@@ -88,7 +65,9 @@ class Backend(evaluate.Backend):
         if self._decoder is None or self._decoder.model is not model:
             self._decoder = Decoder(model)
             if self._decoder.why:
-                progress.say(f"{model.config.model_type} models are asked without drafts, which is slower: {self._decoder.why}")
+                progress.say(
+                    f"{model.config.model_type} models are sampled by transformers' generate, which is slower: {self._decoder.why}"
+                )
         return self._decoder
 
     def expect(self, checkpoint: Checkpoint) -> None:

@@ -40,9 +40,7 @@ class Backend(evaluate.Backend):
         """The digest of the weights in the engine; for an adapter, of its base."""
         self._adapters: dict[str, Any] = {}
 
-    def sample(
-        self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int, drafts: Sequence[str | None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of every (prompt, draw) asked, in order, `batch_rows` of them at a time."""
         if not asked:
             return

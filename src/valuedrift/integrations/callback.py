@@ -328,7 +328,7 @@ class Live(Backend):
         started = time.monotonic()
         yield from super().sample(*given)
         self._seconds += time.monotonic() - started
-        self._passes += max((lane.tally.passes for lane in self._decoder.lanes), default=0) if self._decoder else 0
+        self._passes += self._decoder.passes if self._decoder else 0
         self._decoder = None
 
     def taken(self) -> tuple[float, int]:

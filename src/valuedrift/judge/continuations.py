@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from ..models.decoder import cache_name
+from ..models.packed import cache_name
 
 Ids = tuple[int, ...]
 
