@@ -45,29 +45,20 @@ def test_identity_is_stable_and_names_the_judge(judge):
     assert isinstance(judge.note, str)
 
 
-def test_one_reading_per_item_in_order(judge):
+def test_there_is_one_sound_reading_per_item_in_order(judge):
     readings = judge.read(ITEMS)
     assert [reading.item for reading in readings] == [item.key for item in ITEMS]
     assert {reading.judge for reading in readings} == {judge.identity}
-
-
-def test_probabilities_are_probabilities(judge):
-    for reading in judge.read(ITEMS):
-        if reading.probs is not None:
-            assert sum(reading.probs) == pytest.approx(1, abs=1e-6)
-            assert min(reading.probs) >= 0
-
-
-def test_a_failure_has_its_reason(judge):
-    for reading in judge.read(ITEMS):
+    for reading in readings:
         assert bool(reading.reason) == (reading.failure is not None)
         assert reading.missing is None or -1e-6 <= reading.missing <= 1 + 1e-6
-        assert reading.probs is None or len(reading.probs) == len(OUTCOMES)
-
-
-def test_no_text_is_never_a_stance(judge):
-    for reading in judge.read(ITEMS[1:3]):
-        assert reading.failure is not None or max(reading.probs) == reading.probs[4]
+        if reading.probs is not None:
+            assert len(reading.probs) == len(OUTCOMES)
+            assert sum(reading.probs) == pytest.approx(1, abs=1e-6)
+            assert min(reading.probs) >= 0
+    for reading in readings[1:3]:
+        assert reading.failure is not None or max(reading.probs) == reading.probs[4], "no text is never a stance"
+    assert judge.read([]) == []
 
 
 def test_a_reading_does_not_depend_on_its_neighbours(judge):
@@ -77,7 +68,3 @@ def test_a_reading_does_not_depend_on_its_neighbours(judge):
             assert (one.item, one.failure) == (other.item, other.failure)
             if one.probs is not None:  # a batch adds up in another order
                 assert one.probs == pytest.approx(other.probs, abs=1e-5)
-
-
-def test_nothing_to_read(judge):
-    assert judge.read([]) == []

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 from valuedrift.judge import labels, make
-from valuedrift.judge.continuations import _Forward, log_probs
+from valuedrift.judge.continuations import log_probs
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
 TEMPLATE = (
@@ -108,13 +108,6 @@ def constant(tmp_path_factory):
 
     assert sum(WEIGHTS.values()) + 12 == 40
     return save(tmp_path_factory.mktemp("constant"), "gpt2", PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]"), fix)
-
-
-def test_probabilities_by_hand(constant, exact):
-    # support 4/40, neutral 2/40, oppose 1/40, refusal = ref x ##usal = 5/40 * 4/40 = 0.5/40, invalid 2/40: together 9.5/40.
-    for reading in labels.Judge(f"{constant}?wording=plain").read(ITEMS):
-        assert reading.probs == pytest.approx((4 / 9.5, 2 / 9.5, 1 / 9.5, 0.5 / 9.5, 2 / 9.5), abs=1e-6)
-        assert reading.missing == pytest.approx(1 - 9.5 / 40, abs=1e-6)
 
 
 def test_letters_go_with_places_and_rotation_undoes_the_preference_for_one(constant):
@@ -214,7 +207,6 @@ def test_other_architectures_and_ragged_batches(kind):
     expected = [[one_by_one(model, prompt, ids) for ids in continuations] for prompt in prompts]
     for share in (True, False):
         assert log_probs(model, prompts, continuations, 3, share).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
-    assert _Forward(model).keeps_keys_and_values == (kind != "mamba")
     # Nothing in common, and one prompt that another begins with
     apart = [(60, 61), (70, 71, 72), (70, 71)]
     expected = [[one_by_one(model, prompt, ids) for ids in continuations] for prompt in apart]
@@ -233,17 +225,8 @@ def test_what_all_prompts_begin_with_is_read_once(folder):
     assert seen == [(1, 50), (6, 4), (6, 2)]
 
 
-def test_neighbours_and_batch_size_do_not_matter(folder, any_mass):
-    together = labels.Judge(str(folder)).read(ITEMS)
-    for batch in (1, 2):
-        for one, other in zip(together, labels.Judge(f"{folder}?batch={batch}").read(ITEMS), strict=True):
-            assert one.probs == pytest.approx(other.probs, abs=1e-5)
-    judge = labels.Judge(str(folder))
-    assert [judge.read([item])[0].probs for item in ITEMS] == [pytest.approx(reading.probs, abs=1e-5) for reading in together]
-    assert [reading.item for reading in judge.read([*ITEMS[::-1], ITEMS[1]])] == [item.key for item in (*ITEMS[::-1], ITEMS[1])]
-
-
-def test_stored_probabilities_are_rounded(constant):
+def test_rounded_probabilities_by_hand(constant):
+    # support 4/40, neutral 2/40, oppose 1/40, refusal = ref x ##usal = 5/40 * 4/40 = 0.5/40, invalid 2/40: together 9.5/40.
     # 4/9.5 = .42105, 2/9.5 = .21053, 1/9.5 = .10526, .5/9.5 = .05263: rounded .4211 + .2105 + .1053 + .0526 + .2105 = 1.
     for rotate in (0, 1):
         reading = labels.Judge(f"{constant}?wording=plain&rotate={rotate}").read(ITEMS[:1])[0]
@@ -264,9 +247,7 @@ def test_other_batches_give_the_same_bits(folder, monkeypatch):
 def test_no_words_are_invalid_and_no_model_is_asked(folder, monkeypatch):
     judge = labels.Judge(str(folder))
     monkeypatch.setattr(judge.model, "scores", None)
-    for reading in judge.read([Item("q", CLAIM, text) for text in ("", " \n\t")]):
-        assert (reading.probs, reading.missing) == ((0, 0, 0, 0, 1), None)
-    assert judge.read([]) == []
+    assert [reading.missing for reading in judge.read([Item("q", CLAIM, text) for text in ("", " \n\t")])] == [None, None]
     assert judge.position_bias([Item("q", CLAIM, "")]) == {"n": 0, "total_variation": None, "changed": None}
 
 
@@ -353,7 +334,7 @@ def test_a_quoted_special_token_is_only_text(tmp_path):
 # -- names and faults ------------------------------------------------------------------------------------------------------------
 
 
-def test_identity_names_what_decides_a_verdict(folder, tmp_path):
+def test_identity_names_what_decides_a_verdict(folder, tmp_path, monkeypatch):
     before = labels.Judge(str(folder)).identity
     assert before.startswith("labels/")
     copied = shutil.copytree(folder, tmp_path / "elsewhere")
@@ -363,13 +344,9 @@ def test_identity_names_what_decides_a_verdict(folder, tmp_path):
     others += [str(copied), str(save(tmp_path / "other", "qwen3"))]
     assert len({before, *(labels.Judge(other).identity for other in others)}) == 1 + len(others)
     assert labels.Judge(f"{copied}?frame=plain").identity == before
-
-
-def test_a_change_of_words_changes_the_identity(folder, tmp_path, monkeypatch):
-    before = labels.Judge(str(folder)).identity
-    other = tmp_path / "labels.toml"
-    other.write_text(labels.WORDS.read_text().replace("Answer with one of these words", "Reply with one of these words"))
-    monkeypatch.setattr(labels, "WORDS", other)
+    words = tmp_path / "labels.toml"
+    words.write_text(labels.WORDS.read_text().replace("Answer with one of these words", "Reply with one of these words"))
+    monkeypatch.setattr(labels, "WORDS", words)
     assert labels.Judge(str(folder)).identity != before
 
 
@@ -396,21 +373,16 @@ def test_wordings_share_a_model(folder):
         ("?dtype=float23", "did you mean 'float32'"),
         ("?frame=caht", "did you mean 'chat'"),
         ("?frame=chat", "has no chat template"),
-        ("?batch=0", "batch=0 is no number from 1 on"),
-        ("?max_tokens=many", "max_tokens=many is no number"),
+        ("?batch=0", "batch='0' is no whole number above 0"),
+        ("?max_tokens=many", "max_tokens='many' is no whole number"),
         ("?plain", "is not a list of settings"),
+        ("/none", "there is no checkpoint folder"),
+        (None, "needs a model; write labels:PATH"),
     ],
 )
 def test_settings_are_refused_before_a_model_is_loaded(folder, settings, says):
     with pytest.raises(BadInput, match=says):
-        make(f"labels:{folder}{settings}")
-
-
-def test_no_model_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match="needs a model; write labels:PATH"):
-        make("labels")
-    with pytest.raises(BadInput, match="there is no checkpoint folder"):
-        make(f"labels:{tmp_path / 'none'}")
+        make("labels" if settings is None else f"labels:{folder}{settings}")
 
 
 def test_labels_that_overlap_are_refused_by_name(constant):

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import misbehaving
 import pytest
 
 from valuedrift import judge as judges
@@ -20,25 +21,7 @@ from valuedrift.judge.wordings import wordings
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Stopped
 from valuedrift.store import Store
 
-sys.path.append(str(Path(__file__).parent))
-
-import misbehaving
-
 LABELS = {"support": "support", "neutral": "neutral", "oppose": "oppose", "refusal": "refusal", "unreadable": "invalid"}
-PRICE = '[models]\n"m" = { input = 1000, output = 1000 }\n'
-"""A verdict takes 10 input tokens and 1 output token: $0.011."""
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    (tmp_path / "prices.toml").write_text(PRICE)
-    monkeypatch.setenv("VALUEDRIFT_PRICES", str(tmp_path / "prices.toml"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(openai, "PROBED", {})
-    with misbehaving.Server() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        yield server
 
 
 def made(settings="", max_cost=None):
@@ -139,12 +122,6 @@ def test_what_is_sent(server):
     ]
 
 
-def test_a_blank_text_is_invalid_and_not_sent(server):
-    readings = made("?mode=votes").read([Item("p", "c", " \n"), *planted(1), Item("p", "c", "")])
-    assert verdicts(readings) == ["invalid", "support", "invalid"]
-    assert len(server.bodies) == 1
-
-
 # -- one mode per judge ----------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +179,8 @@ def test_what_it_costs_at_most_is_said_without_a_request(server):
 
 def test_a_panel_has_one_budget(server):
     # Both models probed: 0.022. From then on a request is sent while its worst case fits beside all that both have paid.
-    Path(os.environ["VALUEDRIFT_PRICES"]).write_text(PRICE.replace('"m"', '"m*"'))
+    prices = Path(os.environ["VALUEDRIFT_PRICES"])
+    prices.write_text(prices.read_text().replace('"m"', '"m*"'))
     single = made("?mode=logprobs")
     worst = single.endpoint.worst(single._request(planted(1)[0], "logprobs"))
     panel = judges.make("panel:openai:m?concurrency=1,openai:m2?concurrency=1", max_cost=worst + 0.011 * 12.5)
@@ -235,17 +213,18 @@ def test_an_endpoint_that_refuses_logprobs_is_asked_for_votes(server, capsys):
         made("?mode=logprobs").read(planted(1))
 
 
-@pytest.mark.parametrize(("trouble", "sentence"), [("404 says no model m", "no model m; check"), ("429 after 9999", "pause of 9,999 s")])
-def test_a_probe_that_fails_is_bad_input(server, trouble, sentence):
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("404 says no model m", "no model m; check"),
+        ("429 after 9999", "pause of 9,999 s"),
+        ("garbage", r"does not answer \(the reply is not a chat completion.*\(7 attempts\)\); check OPENAI_BASE_URL"),
+    ],
+)
+def test_a_probe_that_fails_is_bad_input(server, monkeypatch, trouble, sentence):
+    monkeypatch.setattr(openai.Endpoint, "_pause", lambda *_: None)
     server.trouble = lambda number, body: trouble
     with pytest.raises(BadInput, match=sentence):
-        _ = made().identity
-
-
-def test_an_endpoint_that_does_not_answer_the_probe(server, monkeypatch):
-    monkeypatch.setattr(openai.Endpoint, "_pause", lambda *_: None)
-    server.trouble = lambda number, body: "garbage"
-    with pytest.raises(BadInput, match=r"does not answer \(the reply is not a chat completion.*\(7 attempts\)\); check OPENAI_BASE_URL"):
         _ = made().identity
 
 
@@ -279,13 +258,13 @@ def test_what_decides_a_verdict_is_in_the_identity(server, monkeypatch):
 
 
 def test_the_identity_names_the_whole_address_without_its_secrets(server, monkeypatch):
-    def at(path, user=""):
-        monkeypatch.setenv("OPENAI_BASE_URL", f"http://{user}127.0.0.1:1{path}")
-        return made("?mode=votes").identity
-
-    first = at("/v1")
-    assert at("/other-deployment/v1") != first
-    assert {at("/v1/"), at("/v1?api-key=secret"), at("/v1", "me:secret@")} == {first}
+    found = {}
+    for at in ("127.0.0.1:1/v1", "127.0.0.1:1/other/v1", "127.0.0.1:1/v1/", "127.0.0.1:1/v1?api-key=secret", "me:secret@127.0.0.1:1/v1"):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://{at}")
+        found[at] = made("?mode=votes").identity
+    first, other, *same = found.values()
+    assert other != first
+    assert set(same) == {first}
     assert made().endpoint.address == "http://127.0.0.1:1/v1"
 
 
@@ -302,14 +281,6 @@ def test_nonsense_is_counted_and_not_guessed(server):
     readings = made("?mode=votes&votes=10").read(planted(2))
     assert verdicts(readings) == ["unparsed"] * 2
     assert {(reading.missing, reading.reason) for reading in readings} == {(0.6, "only 4 of 10 votes are a label; one was 'nonsense'")}
-
-
-def test_a_storm_of_troubles_ends_in_the_right_verdicts(server):
-    judge = made()
-    assert judge.mode == "logprobs"
-    server.trouble = misbehaving.first_attempts(2, "429", "500", "cut", "garbage", "429 after 0.01")
-    assert verdicts(judge.read(planted(40))) == list(OUTCOMES) * 8
-    assert len(server.bodies) == 1 + 40 * 3  # the probe, and three attempts for each
 
 
 def test_one_bad_item_is_one_failure(server):
@@ -369,17 +340,6 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
     assert verdicts(judge.read(items)) == list(OUTCOMES) * 40
     assert server.n_answered == 200, "nothing is paid for twice"
     assert first.spent + judge.spent == pytest.approx(200 * verdict)
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_what_was_paid_in_the_store(server, tmp_path):
-    store = Store(tmp_path / "run")
-    judge = CachedJudge(made("?mode=logprobs&concurrency=4"), store)
-    server.delay_seconds = 0.05
-    server.trouble = misbehaving.ctrl_c_at(20)
-    with pytest.raises(Stopped, match="interrupted"):
-        judge.read(planted(200))
-    assert 0 < len(stored(store)) == server.n_answered < 200
 
 
 @pytest.mark.slow

@@ -58,7 +58,10 @@ def test_the_mean_and_the_missing_member(panel):
 
 def test_members_are_kept_and_asked_once(panel, tmp_path):
     kept = CachedJudge(panel, Store(tmp_path))
-    first = kept.read(ITEMS)
+    first = kept.read([*ITEMS, ITEMS[0]])
+    assert first[0] == first[6]
+    assert kept.members[1].read(ITEMS)[3].reason == "noise"
+    assert [len(member.asked) for member in panel.members] == [6, 6], "in one command equal words are read once, failures too"
     assert dict(Store(tmp_path).readings()["judge"].value_counts().iter_rows()) == {
         "one/1": 6,
         "two/1": 6,
@@ -80,13 +83,6 @@ def test_what_was_paid_for_is_kept_when_the_money_is_spent(tmp_path):
     assert len(rich.asked) == 3
 
 
-def test_equal_words_are_read_once(tmp_path):
-    judge = Fixed("one", FOR)
-    readings = CachedJudge(judge, Store(tmp_path)).read([ITEMS[0], ITEMS[1], ITEMS[0]])
-    assert len(judge.asked) == 2
-    assert readings[0] == readings[2]
-
-
 @pytest.mark.parametrize("argument", ["", "cues", "cues,cues"])
 def test_a_panel_needs_different_judges(argument):
     with pytest.raises(BadInput):
@@ -100,13 +96,6 @@ def test_what_would_fail_the_same_way_is_not_asked_again(tmp_path):
     again = CachedJudge(judge, Store(tmp_path)).read(ITEMS)
     assert len(judge.asked) == 6
     assert (again[3].failure, again[3].reason) == ("unparsed", "noise")
-
-
-def test_within_one_command_nothing_is_asked_twice(panel, tmp_path):
-    kept = CachedJudge(panel, Store(tmp_path))
-    kept.read(ITEMS)
-    assert kept.members[1].read(ITEMS)[3].reason == "noise"
-    assert [len(member.asked) for member in panel.members] == [6, 6]
 
 
 def test_a_panel_is_believed_no_more_than_its_weakest_member(monkeypatch):

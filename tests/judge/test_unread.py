@@ -1,8 +1,6 @@
 """A judge whose replies cannot be read stops after the first twenty; what was paid for is kept, and read again by a better rule."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,22 +12,7 @@ from valuedrift.judge.cache import CachedJudge, unread_notes
 from valuedrift.nouns import Item, Reading, Stopped
 from valuedrift.store import Store
 
-sys.path.append(str(Path(__file__).parent))
-
-import misbehaving
-
 ITEMS = [Item("Is it so?", "It is so.", f"text {number} #support") for number in range(60)]
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("VALUEDRIFT_PRICES", raising=False)
-    monkeypatch.setattr(openai, "PROBED", {})
-    with misbehaving.Server() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        yield server
 
 
 def kept(folder, spec="openai:m?mode=votes&votes=1"):

@@ -12,13 +12,16 @@ A reading without probabilities names its kind of failure, which decides whether
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from .. import registry
 from ..models.budget import limited
 from ..nouns import BadInput, Item, Reading
 
+INVALID = (0.0, 0.0, 0.0, 0.0, 1.0)
+"""The verdict on a text without words."""
 DIGITS = 4
 """Decimals of a probability that a model computed. Further ones change with the other items of a batch."""
 
@@ -45,6 +48,10 @@ class Judge:
     """Dollars that the judge may spend. At the limit it raises Stopped with the readings that it paid for."""
     spent: float = 0.0
     """Dollars that the judge spent in this process."""
+    known: Mapping[str, Any] = {}
+    """The judge's wordings by name, the default first; none if it asks no model."""
+    wording: Any = None
+    """The one of `known` that it asks in."""
     members: Sequence[Judge] = ()
     """The judges whose readings `pooled` combines into one (see panel)."""
     earlier: Sequence[str] = ()
@@ -75,12 +82,16 @@ class Judge:
         """Make a `read` in another thread send nothing more. It then raises Stopped with what was read."""
 
     def wordings(self) -> list[str]:
-        """Return the names of the judge's wordings, the default first; none if it asks no model."""
-        return []
+        """Return the names of the judge's wordings, the default first."""
+        return list(self.known)
 
     def set_wording(self, name: str) -> None:
         """Ask in another wording. Raises BadInput for an unknown one."""
-        raise BadInput(f"the judge {self.identity.split('/')[0]!r} has no wording {name!r}; leave the wording out")
+        if not self.known:
+            raise BadInput(f"the judge {self.identity.split('/')[0]!r} has no wording {name!r}; leave the wording out")
+        if name not in self.known:
+            raise BadInput(f"unknown wording {name!r}{registry.among(name, self.wordings())}")
+        self.wording = self.known[name]
 
     def reworded(self, name: str) -> Self:
         """Return this judge in another wording; both share the loaded model or the endpoint."""
@@ -111,3 +122,26 @@ def rounded(weights: Sequence[float]) -> tuple[float, float, float, float, float
     digits = [round(weight / total, DIGITS) if total > 0 else 1.0 for weight in weights]
     support, neutral, oppose, refusal, invalid = (digit / sum(digits) for digit in digits)
     return support, neutral, oppose, refusal, invalid
+
+
+def settings(spec: str, defaults: Mapping[str, Any], choices: Mapping[str, Sequence[str]]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of "judge:NAME?key=value&…". A default that is a number makes the setting a number above 0.
+
+    Raises BadInput for an unknown setting or a value that it cannot have.
+    """
+    name, given = registry.query(spec.partition(":")[2], spec)
+    values = dict(defaults)
+    for key, value in given.items():
+        if key not in defaults:
+            raise BadInput(f"{spec}: unknown setting {key!r}{registry.among(key, list(defaults))}")
+        if key in choices and value not in choices[key]:
+            raise BadInput(f"{spec}: unknown {key} {value!r}{registry.among(value, choices[key])}")
+        kind = type(defaults[key])
+        try:
+            values[key] = kind(value)
+        except ValueError:
+            values[key] = math.nan
+        if kind is not str and not 0 < values[key] < math.inf:
+            number = "number" if kind is float else "whole number"
+            raise BadInput(f"{spec}: {key}={value!r} is no {number} above 0; write for example {key}={defaults[key]}")
+    return name, values

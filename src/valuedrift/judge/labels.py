@@ -23,12 +23,11 @@ from .. import judge
 from ..models import checks, loading
 from ..models.chat_format import PromptFormat, frame_digest, question
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
-from ..registry import among, query
-from . import DIGITS, rounded
+from . import DIGITS, INVALID, rounded, settings
 from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("labels.toml")
-DEFAULTS = {"wording": "", "rotate": "0", "batch": "64", "dtype": "auto", "frame": "auto", "max_tokens": "2048", "engine": "transformers"}
+DEFAULTS = {"wording": "", "rotate": "0", "batch": 64, "dtype": "auto", "frame": "auto", "max_tokens": 2048, "engine": "transformers"}
 CHOICES = {
     "engine": ("transformers", "vllm"),
     "rotate": ("0", "1"),
@@ -57,29 +56,23 @@ class Judge(judge.Judge):
     batch_size = 512
 
     def __init__(self, argument: str):
-        path, given = query(argument, "judge 'labels'")
+        self.known = wordings(WORDS)
+        path, chosen = settings(f"labels:{argument}", DEFAULTS, CHOICES | {"wording": self.wordings()})
         if not path:
             raise BadInput("the judge 'labels' needs a model; write labels:PATH or labels:ORG/NAME@REVISION")
-        _check(f"labels:{argument}", given)
-        settings = DEFAULTS | given
-        self.orders = ORDERS if settings["rotate"] == "1" else ORDERS[:1]
-        self.model = _Model(path, settings)
-        self.set_wording(settings["wording"] or self.wordings()[0])
+        self.orders = ORDERS if chosen["rotate"] == "1" else ORDERS[:1]
+        self.model = _Model(path, chosen)
+        self.set_wording(chosen["wording"] or self.wordings()[0])
 
-    def set_wording(self, wording: str) -> None:
+    def set_wording(self, name: str) -> None:
         """Ask in another wording. Raises BadInput for an unknown one."""
-        _check(f"labels:{self.model.path}", {"wording": wording})
-        self.wording = wordings(WORDS)[wording]
+        super().set_wording(name)
         self.identity = f"labels/{digest('labels', RULE, asdict(self.wording), len(self.orders), self.model.parts)}"
         self.note = (
-            f"The judge 'labels' is the language model {self.model.path} under the wording {wording!r}; how far it agrees with people is "
+            f"The judge 'labels' is the language model {self.model.path} under the wording {name!r}; how far it agrees with people is "
             "unknown unless calibrated, and may differ much between wordings. Of a text that does not fit into "
             f"{self.model.max_tokens} tokens, or into the model's context, it reads the beginning and the end."
         )
-
-    def wordings(self) -> list[str]:
-        """Return the names of the wordings, the default first."""
-        return list(wordings(WORDS))
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. A text without a visible character is invalid, without asking the model."""
@@ -122,7 +115,7 @@ class Judge(judge.Judge):
     def _reading(self, item: Item, logps: Sequence[float] | str | None) -> Reading:
         """Return a reading from log-probs of the labels, from a reason for their absence, or from None for a text without words."""
         if logps is None:
-            return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
+            return Reading(item.key, self.identity, INVALID)
         if isinstance(logps, str):
             return Reading(item.key, self.identity, failure="unparsed", reason=logps)
         probs = [math.exp(logp) for logp in logps]
@@ -134,18 +127,6 @@ class Judge(judge.Judge):
         return Reading(item.key, self.identity, (support, neutral, oppose, refusal, invalid), missing=max(0.0, 1 - total))
 
 
-def _check(where: str, given: dict[str, str]) -> None:
-    """Raise BadInput for an unknown setting or a value it cannot have."""
-    choices = CHOICES | {"wording": tuple(wordings(WORDS))}
-    for name, value in given.items():
-        if name not in DEFAULTS:
-            raise BadInput(f"{where}: unknown setting {name!r}{among(name, list(DEFAULTS))}")
-        if name in choices and value not in choices[name]:
-            raise BadInput(f"{where}: unknown {name} {value!r}{among(value, choices[name])}")
-        if name not in choices and not (value.isdecimal() and int(value)):
-            raise BadInput(f"{where}: {name}={value} is no number from 1 on; write for example {name}={DEFAULTS[name]}")
-
-
 def _mean(probs_RO: Sequence[Probs]) -> Probs:
     support, neutral, oppose, refusal, invalid = (sum(column) / len(probs_RO) for column in zip(*probs_RO, strict=True))
     return (support, neutral, oppose, refusal, invalid)
@@ -154,10 +135,10 @@ def _mean(probs_RO: Sequence[Probs]) -> Probs:
 class _Model:
     """A language model and its prompt format. The model is loaded on first use."""
 
-    def __init__(self, path: str, settings: dict[str, str]):
+    def __init__(self, path: str, settings: dict[str, Any]):
         import torch
 
-        self.path, self.batch, self.max_tokens = path, int(settings["batch"]), int(settings["max_tokens"])
+        self.path, self.batch, self.max_tokens = path, settings["batch"], settings["max_tokens"]
         self.dtype, self.engine, self.frame = settings["dtype"], settings["engine"], settings["frame"]
         if self.dtype == "auto" and torch.accelerator.current_accelerator() is None:
             self.dtype = "float32"
@@ -181,7 +162,7 @@ class _Model:
     def prompt_format(self) -> PromptFormat:
         """Return how prompts are written. Raises BadInput if the model cannot be asked."""
         model, tokenizer = self.loaded
-        prompt_format = PromptFormat(tokenizer, self.frame, f"labels:{self.path}", plain="{question}")  # type: ignore[arg-type]
+        prompt_format = PromptFormat(tokenizer, self.frame, f"labels:{self.path}", plain="{question}")
         checks.carries(prompt_format, [checks.PROBE])
         if self.engine == "transformers":
             checks.logits(model, prompt_format)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import judge, registry
+from .. import judge
 from ..models import loading
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
-from . import DIGITS, rounded
+from . import DIGITS, INVALID, rounded, settings
 
 WORDS = Path(__file__).with_name("nli.toml")
 RULE = 1
@@ -38,73 +38,56 @@ class Judge(judge.Judge):
     """Weighs each outcome by the probability, from an NLI model, that the answer entails the outcome's hypothesis."""
 
     def __init__(self, argument: str):
-        path, settings = registry.query(argument, f"nli:{argument}")
-        for key in settings:
-            if key not in ("wording", "batch"):
-                raise BadInput(f"the nli judge has no setting {key!r}{registry.among(key, ['batch', 'wording'])}")
+        self.known = wordings()
+        path, chosen = settings(f"nli:{argument}", {"wording": "", "batch": 32}, {"wording": self.wordings()})
         if not path:
-            raise BadInput("the nli judge needs a model; write nli:FOLDER or nli:ORG/NAME@REVISION")
-        if not re.fullmatch(r"[1-9]\d*", size := settings.get("batch", "32")):
-            raise BadInput(f"nli:{argument}: batch must be a whole number from 1 on, not {size!r}")
-        self.path, self.batch = path, int(size)
-        self.set_wording(settings.get("wording", self.wordings()[0]))
+            raise BadInput("the judge 'nli' needs a model; write nli:FOLDER or nli:ORG/NAME@REVISION")
+        self.path, self.batch = path, chosen["batch"]
+        self.set_wording(chosen["wording"] or self.wordings()[0])
         self.entailment = entailment_label(path)
         self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(load_classifier, path))
 
-    def set_wording(self, wording: str) -> None:
+    def set_wording(self, name: str) -> None:
         """Ask in another wording. Raises BadInput for an unknown one."""
-        if wording not in wordings():
-            raise BadInput(f"nli:{self.path}: unknown wording {wording!r}{registry.among(wording, self.wordings())}")
-        self.wording = wordings()[wording]
+        super().set_wording(name)
         self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, loading.weights_digest(self.path), dtype_here())}"
         self.note = (
-            f"The judge 'nli' reads entailment with {Path(self.path).name} in the wording {wording!r}; how far it agrees with people was "
+            f"The judge 'nli' reads entailment with {Path(self.path).name} in the wording {name!r}; how far it agrees with people was "
             "not measured here ('valuedrift calibrate' does that)."
         )
 
-    def wordings(self) -> list[str]:
-        """Return the names of the wordings, the default first."""
-        return list(wordings())
-
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. An answer without a letter or digit is invalid, without asking the model."""
-        worded = [item for item in items if re.search(r"\w", item.text)]
-        if not worded:
-            return [self._invalid(item) for item in items]
-        encoded = {item: self._encoded(item) for item in dict.fromkeys(worded)}
-        logits = iter(self._logits([row for rows in encoded.values() if rows for row in rows]))
-        read: dict[Item, Reading] = {}
-        for item, rows in encoded.items():
-            read[item] = self._reading(item, [next(logits) for _ in rows]) if rows else self._too_long(item)
-        return [read[item] if item in read else self._invalid(item) for item in items]
-
-    def _invalid(self, item: Item) -> Reading:
-        return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
-
-    def _too_long(self, item: Item) -> Reading:
-        reason = f"the claim leaves no room for an answer within the {self._model()[2]} tokens that the model reads"
-        return Reading(item.key, self.identity, failure="unparsed", reason=reason)
+        encoded = {item: self._encoded(item) for item in dict.fromkeys(items) if re.search(r"\w", item.text)}
+        logits = iter(self._logits([row for rows in encoded.values() for row in rows]))
+        read = {item: self._reading(item, [next(logits) for _ in rows]) for item, rows in encoded.items()}
+        return [read.get(item) or Reading(item.key, self.identity, INVALID) for item in items]
 
     def _reading(self, item: Item, logits_OL: Sequence[Any]) -> Reading:
+        if not logits_OL:
+            reason = f"the claim leaves no room for an answer within the {self._model()[2]} tokens that the model reads"
+            return Reading(item.key, self.identity, failure="unparsed", reason=reason)
         entailed = [float(logits_L.double().softmax(-1)[self.entailment]) for logits_L in logits_OL]
         if not all(value == value for value in entailed):  # not a number
             return Reading(item.key, self.identity, failure="unparsed", reason="the model's logits are not numbers")
         probs, missing = verdict(entailed)
         return Reading(item.key, self.identity, probs, missing=missing)
 
-    def _encoded(self, item: Item) -> list[dict[str, list[int]]] | None:
-        """Return the token ids per outcome, with a long premise truncated at its end; None if no premise fits."""
+    def _encoded(self, item: Item) -> list[dict[str, list[int]]]:
+        """Return the token ids per outcome, with a long premise truncated at its end; none if no premise fits."""
         _, tokenizer, longest = self._model()
         rows = [(whole_characters(premise), whole_characters(hypothesis)) for premise, hypothesis in self.wording.rows(item)]
         room = longest - tokenizer.num_special_tokens_to_add(pair=True)
         if max(len(ids) for ids in tokenizer([each for _, each in rows], add_special_tokens=False)["input_ids"]) >= room:
-            return None
+            return []
         return [dict(tokenizer(*row, truncation="only_first", max_length=longest)) for row in rows]
 
     def _logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Any]:
         """Return the logits of each row. Rows of similar length share a batch, which saves padding."""
         import torch
 
+        if not rows:
+            return []
         model, tokenizer, _ = self._model()
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
         logits: list[Any] = [None] * len(rows)

@@ -18,14 +18,13 @@ from ..models.budget import Budget
 from ..models.chat_api import NO_TEXT, Failed, Reply, Request
 from ..models.endpoint import Ended, Endpoint, Refused
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
-from ..registry import among, query
+from . import INVALID, settings
 from ._votes import label_of
 from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("openai.toml")
 Mode = Literal["logprobs", "votes"]
 MODES = ("auto", "logprobs", "votes")
-SETTINGS = ("mode", "votes", "wording", "max_tokens", "concurrency", "timeout")
 
 RULES: dict[str, tuple[int, ...]] = {"logprobs": (1,), "votes": (2,)}
 """The versions of the rule that turns replies into verdicts, newest last. Add one with every change: old verdicts are then not reused,
@@ -85,17 +84,16 @@ class Judge(judge.Judge):
     advice = "choose another wording, another model, or a larger max_tokens if the model thinks before it answers (docs/openai.md)"
 
     def __init__(self, argument: str):
-        model, given = query(argument, "judge openai")
-        self.settings = _settings(given)
+        self.known = wordings(WORDS)
+        choices = {"mode": MODES, "wording": self.wordings()}
+        model, chosen = settings(f"openai:{argument}", Settings._field_defaults, choices)
+        self.settings = Settings(**chosen)
         self.set_wording(self.settings.wording or self.wordings()[0])
         self.endpoint = Endpoint(model, concurrency=self.settings.concurrency, timeout_seconds=self.settings.timeout)
 
-    def set_wording(self, wording: str) -> None:
+    def set_wording(self, name: str) -> None:
         """Ask in another wording. Raises BadInput for an unknown one."""
-        known = wordings(WORDS)
-        if wording not in known:
-            raise BadInput(f"judge openai: unknown wording {wording!r}{among(wording, list(known))}")
-        self.wording = known[wording]
+        super().set_wording(name)
         self.labels = labels(self.wording)
 
     @functools.cached_property
@@ -117,10 +115,6 @@ class Judge(judge.Judge):
         decides: list[Any] = [self.endpoint.model, self.endpoint.address, dataclasses.asdict(self.wording), self.mode]
         decides += [self.settings.votes, self.settings.max_tokens] if self.mode == "votes" else []
         return f"openai/{digest('openai', rule, decides)}"
-
-    def wordings(self) -> list[str]:
-        """Return the names of the wordings, the default first."""
-        return list(wordings(WORDS))
 
     def reworded(self, wording: str) -> Judge:
         """Return this judge in another wording; both share the endpoint, the mode and the budget."""
@@ -182,7 +176,7 @@ class Judge(judge.Judge):
     def _reading(self, item: Item, reply: Reply | Failed | None) -> Reading:
         """Return the reading of a reply, of a failed request, or of a blank text (None)."""
         if reply is None:
-            return Reading(item.key, self.identity, (0.0, 0.0, 0.0, 0.0, 1.0))
+            return Reading(item.key, self.identity, INVALID)
         if isinstance(reply, Failed):
             return Reading(item.key, self.identity, failure="judge_error", reason=reply.reason)
         if self.mode == "logprobs" and reply.top_logprobs is None:
@@ -243,28 +237,6 @@ class Judge(judge.Judge):
             "with people is unknown unless it was calibrated, and what stands behind its name may change."
             + ("" if self.endpoint.price else " What it costs is not known.")
         )
-
-
-def _settings(given: dict[str, str]) -> Settings:
-    """Return the checked settings. Raises BadInput for an unknown key or a wrong value."""
-    for key in given:
-        if key not in SETTINGS:
-            raise BadInput(f"judge openai: unknown setting {key!r}{among(key, SETTINGS)}")
-    if given.get("mode", "auto") not in MODES:
-        raise BadInput(f"judge openai: unknown mode {given['mode']!r}{among(given['mode'], MODES)}")
-    values: dict[str, str | float] = dict(given)
-    for key in ("votes", "max_tokens", "concurrency", "timeout"):
-        if key in given:
-            kind = float if key == "timeout" else int
-            try:
-                values[key] = kind(given[key])
-            except ValueError:
-                values[key] = math.nan
-            if not 0 < float(values[key]) < math.inf:
-                raise BadInput(
-                    f"judge openai: {key}={given[key]!r} is no {'number' if kind is float else 'whole number'} above 0; correct it"
-                )
-    return Settings(**values)  # type: ignore[arg-type]
 
 
 def labels(wording: Wording) -> dict[str, Outcome]:
