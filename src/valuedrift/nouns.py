@@ -178,3 +178,36 @@ class Example:
     text: str
     topic: str = ""
     claim: str = ""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of a run, as `stages.json` lists it: a trained one, or one whose checkpoints another trainer wrote."""
+
+    name: str
+    after: str
+    seed: int
+    algorithm: str
+    """How it was trained; "found" for checkpoints in a folder, "attached" for a training in progress."""
+    data: str | None
+    total_steps: int
+    steps: list[int]
+    """The steps of its checkpoints; the first is its start."""
+    seconds: float | None
+    sweep: dict[str, Any] | None = None
+    """The swept settings that reach it. This and all below are None if another trainer trained it."""
+    settings: str | None = None
+    """The digest of its settings."""
+    dropped: int | None = None
+    """Records that were too long."""
+    read: list[dict[str, Any]] | None = None
+    """Accounts of what was read of its data."""
+
+    @classmethod
+    def untrained(cls, name: str, after: str, steps: list[int], total_steps: int, algorithm: str = "found") -> StageRecord:
+        """Return the record of a stage that another trainer trained or is training."""
+        return cls(name, after, 0, algorithm, None, total_steps, steps, None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the stage's entry in `stages.json`."""
+        return {key: value for key, value in vars(self).items() if value is not None or key in ("data", "seconds")}

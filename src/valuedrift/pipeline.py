@@ -26,7 +26,7 @@ from .analyses import Tables
 from .evaluate.asking import Asker, Job, jobs_of
 from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
-from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint
+from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, StageRecord
 from .plan import BASE, Asking, Plan
 from .ready import ready
 from .resolve import gold_of, judge_of
@@ -82,10 +82,11 @@ Step = Callable[[Work], None]
 # -- entries -------------------------------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, out: Path, engine: str = "local") -> dict[str, Any]:
+def run(plan: Plan, out: Path, engine: str = "local", launcher: str = "") -> dict[str, Any]:
     """Train the plan's stages, evaluate every checkpoint, analyse and report; return the JSON object of the command contract.
 
-    A stage that fails leaves the others: they are trained, evaluated and reported, and `failed` says what is missing.
+    A stage that fails leaves the others: they are trained, evaluated and reported, and `failed` says what is missing. `launcher` is the
+    command that starts several processes to train a stage.
     """
     machines = registry.find("engine", engine)()
     ready(plan, out, fetch=True)
@@ -93,11 +94,11 @@ def run(plan: Plan, out: Path, engine: str = "local") -> dict[str, Any]:
     with store.locked():
         started = time.monotonic()
         store.write_json("plan.json", plan.model_dump())
-        stages, checkpoints, rewards, failed = train_all(plan, store, machines)
+        trained = train_all(plan, store, machines, launcher)
         work = Work(store, plan, machines, {"train": round(time.monotonic() - started, 2)})
-        notes = [f"{stage['name']} (seed {stage['seed']}) is missing: {stage['reason']}" for stage in failed]
-        begin(work, stages, checkpoints, plan.model_dump(), notes, rewards)
-        return {"stages": stages, "failed": failed, **carry_out(work, evaluate, judge, analyse)}
+        notes = [f"{stage['name']} (seed {stage['seed']}) is missing: {stage['reason']}" for stage in trained.failed]
+        begin(work, trained.stages, trained.checkpoints, plan.model_dump(), notes, trained.rewards)
+        return {"stages": store.stages(), "failed": trained.failed, **carry_out(work, evaluate, judge, analyse)}
 
 
 def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | None, out: Path, engine: str = "local") -> dict[str, Any]:
@@ -110,8 +111,7 @@ def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | Non
         before = BASE
         for found in discover(folders, base, store.root / "made"):
             steps = [step for step, _ in found.steps]
-            what = {"algorithm": "found", "data": None, "total_steps": steps[-1], "steps": steps, "seconds": None}
-            stages.append({"name": found.name, "after": before, "seed": 0} | what)
+            stages.append(StageRecord.untrained(found.name, before, steps, steps[-1]))
             checkpoints += [describe(path, found.name, step, 0, asking.frame) for step, path in found.steps]
             before = found.name
             if found.left_out:
@@ -147,7 +147,7 @@ def reread(work: Work, plan: dict[str, Any]) -> dict[str, Any]:
 
 def begin(
     work: Work,
-    stages: list[dict[str, Any]],
+    stages: Sequence[StageRecord],
     checkpoints: Sequence[Checkpoint],
     plan: dict[str, Any],
     notes: Sequence[str] = (),
@@ -155,7 +155,7 @@ def begin(
 ) -> None:
     """Draft what the steps work on: the stages, their checkpoints, the reward models, the suite's prompts, and the plan as it was given."""
     store = work.store
-    store.draft("stages.json", stages)
+    store.draft("stages.json", [stage.as_json() for stage in stages])
     store.draft("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
     store.draft("rewards.json", [dataclasses.asdict(checkpoint) for checkpoint in rewards])
     store.draft("prompts.json", _prompts(work.settings))

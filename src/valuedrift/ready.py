@@ -14,6 +14,7 @@ from . import registry, resolve, suites
 from .nouns import BadInput, Checkpoint, Item, Prompt
 from .plan import BASE, Node, Plan
 from .records import digest_of
+from .train import processes, task
 
 if TYPE_CHECKING:
     from .train.readiness import Start
@@ -36,6 +37,7 @@ def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
 
     With `fetch`, what is not on this machine is fetched or built; without it, what it decides is left unchecked and named in `notes`.
     """
+    processes.check_started_once()
     prompts = suites.load(plan.suite, plan.topics)
     resolve.gold_of(plan.gold)
     _check_folder(out)
@@ -87,7 +89,7 @@ class _Sources:
             on_hub = source.startswith("hf:") and not os.path.exists(source.removeprefix("hf:").partition("?")[0])
             # a folder that is not there yet may be another command's to make; in one that is there, a missing file is a slip
             to_come = not re.match(r"\w+:", source) and not os.path.exists(os.path.dirname(source) or ".")
-            self.read[key] = None if (on_hub or to_come) and not self.fetch else resolve.records_of(node)
+            self.read[key] = None if (on_hub or to_come) and not self.fetch else task.records_of(node.stage)
         return self.read[key]
 
     def anchored(self, node: Node) -> Any:
@@ -95,7 +97,7 @@ class _Sources:
         anchor = node.stage.anchor
         key = ("anchor", anchor.data, anchor.target) if anchor else ()
         if key not in self.read:
-            self.read[key] = resolve.anchored_of(node)
+            self.read[key] = task.anchored_of(node.stage)
         return self.read[key]
 
     def content(self, records: Any) -> str:
@@ -139,9 +141,8 @@ def _start(model: str, fetch: bool) -> tuple[Start | None, float | None, str | N
 def _line(node: Node, known: dict[tuple[str, int], str | None], out: Path, sources: _Sources, records: Any) -> dict[str, Any]:
     """Return a stage's line of `check`; adds what its end is called by content, if it is trained, to `known`."""
     from .models import loading
-    from .train import price, saved_stage, stage_trainer, step_counts
+    from .train import price, saved_stage, step_counts
 
-    stage_trainer.check_processes(node.stage)
     known[node.name, node.seed] = None
     n_records = price.records_of(node.stage.data) if records is None else len(records)
     line = {"name": node.name, "after": node.parent, "seed": node.seed, "algorithm": node.stage.algorithm, "data": node.stage.data}

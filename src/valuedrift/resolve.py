@@ -5,31 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import judge as judges
-from . import registry
 from .nouns import digest
 from .plan import Node
+from .train.task import anchored_of
 
 if TYPE_CHECKING:
-    from .records.stances import Anchored
     from .stats.gold import Gold
-
-
-def records_of(node: Node) -> Any:
-    """Return the pairs or examples that a stage trains on; one that answers prompts takes those of either."""
-    from .records import records
-
-    data_format = registry.algorithm(node.stage.algorithm).data_format
-    return records.read(node.stage.data, None if data_format == "prompts" else data_format, node.stage.max_bad_rows)
-
-
-def anchored_of(node: Node) -> list[Anchored]:
-    """Return the questions of a stage's anchor; none where it has none."""
-    from .records import stances
-
-    return stances.read(node.stage.anchor.data, node.stage.anchor.target) if node.stage.anchor else []
 
 
 def stage_folder(node: Node, parent_weights: str, content: str, root: Path, reward_weights: str = "") -> Path:
@@ -44,7 +28,7 @@ def stage_folder(node: Node, parent_weights: str, content: str, root: Path, rewa
 
         reward_weights = loading.weights_digest(elsewhere)  # a folder's name does not say which model stands there today
     reward = [reward_weights] if reward_weights else []
-    held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node)) else []
+    held = [[dataclasses.astuple(item) for item in anchored]] if (anchored := anchored_of(node.stage)) else []
     key = digest("stage", parent_weights, node.stage.trained_by(), node.seed, content, *reward, *held)
     return root / "stages" / f"{re.sub(r'[^A-Za-z0-9.=_-]', '_', node.stage.algorithm)}-seed{node.seed}-{key[:12]}"
 

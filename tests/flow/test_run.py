@@ -17,6 +17,7 @@ from valuedrift.analyses import drift
 from valuedrift.nouns import BadInput, Stopped
 from valuedrift.records import digest_of
 from valuedrift.store import Store
+from valuedrift.train.task import records_of
 
 pytestmark = pytest.mark.slow
 
@@ -279,7 +280,7 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     plan_file.write_text(plan_file.read_text() + f'[stage.dpo.anchor]\ndata = "{tmp_path}/a.jsonl"\n')
     node = plan.load(plan_file).nodes()[1]
-    content = digest_of(resolve.records_of(node))
+    content = digest_of(records_of(node.stage))
     before = resolve.stage_folder(node, "weights", content, tmp_path)
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"oppose": "Never."}) + "\n")
     assert resolve.stage_folder(node, "weights", content, tmp_path) != before

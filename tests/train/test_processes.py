@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from valuedrift import pipeline
-from valuedrift.distributed import processes
+from valuedrift import pipeline, testing, training
+from valuedrift.distributed import local
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage, load
-from valuedrift.train import saved_stage, stage_trainer
+from valuedrift.store import Store
+from valuedrift.train import processes, saved_stage, stage_trainer, task
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # The last step of dpo and kto holds 6 of 8 samples, so that in its last batch the second process has no record.
@@ -112,28 +114,34 @@ def plan(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(plan):
-    pipeline.run(load(plan), plan.parent / "alone")
+    training.train_all(load(plan), Store(plan.parent / "alone"), local.Engine())
     return plan.parent / "alone"
 
 
-def torchrun(*arguments):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+@pytest.fixture
+def small(tiny_model, tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text(testing.PLAN.format(model=tiny_model))
+    return file
 
 
-def in_shards(recipe, *arguments):
-    options = ["--config_file", str(RECIPES / recipe), "--num_processes", "2", "--main_process_port", "0"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(__file__).with_name("as_gpus.py")), *arguments[2:]]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
 
 
-def launched(command, **options):
+def launched(command):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(command, **options):
-    process = launched(command, **options)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said[-3000:]
+def run(plan, out, *more):
+    return launched([sys.executable, "-m", "valuedrift", "run", str(plan), "--out", str(out), "--launch", shlex.join(TORCHRUN), *more])
+
+
+def ended(process, code=0):
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == code, said[-3000:]
+    return said
 
 
 def losses(run):
@@ -162,34 +170,96 @@ def same_losses(run, alone):
             )
 
 
-@pytest.mark.slow
-def test_data_parallel_and_killed_in_the_middle(plan, alone):
-    out = plan.parent / "parallel"
-    command = torchrun("-m", "valuedrift", "run", str(plan), "--out", str(out))
-    process = launched(command, start_new_session=True)
-    until = time.monotonic() + 120
-    while not list(out.glob("stages/dpo*/checkpoint-1/complete.json")):
+def children(pid):
+    """Return the ids of all processes below one."""
+    found = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    return found + [below for child in found for below in children(child)]
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def stopped(process, signalled, file):
+    """Send a signal to a command when a file is there, and wait until all of its processes are gone."""
+    until = time.monotonic() + 200
+    while not list(file[0].glob(file[1])):
         assert process.poll() is None, process.communicate()[0][-3000:]
         assert time.monotonic() < until
         time.sleep(0.01)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(workers[-1]), signal.SIGKILL)
+    below = children(process.pid)
+    assert len(below) >= 3  # the launcher and two processes
+    os.kill(process.pid, signalled)
     process.communicate(timeout=120)
-    assert process.returncode
+    until = time.monotonic() + 60
+    while any(running(pid) for pid in below):
+        assert time.monotonic() < until, "the training goes on without its command"
+        time.sleep(0.1)
+    return process.returncode
+
+
+@pytest.mark.slow
+def test_a_run_stopped_in_the_middle_leaves_no_process_and_goes_on(small, tmp_path):
+    out = tmp_path / "out"
+    assert stopped(run(small, out), signal.SIGINT, (out, "stages/sft*/checkpoint-2/complete.json")) == 130
+    assert stopped(run(small, out), signal.SIGKILL, (out, "stages/dpo*/checkpoint-3/complete.json")) == -signal.SIGKILL
     assert not list(out.glob("stages/dpo*/done.json"))
-    finished(command)
-    same_losses(out, alone)
-    assert "ppo" in losses(out)
+    ended(run(small, out))
+    pipeline.run(load(small), tmp_path / "alone")
+    found, expected = losses(out), losses(tmp_path / "alone")
+    for name in ("sft", "dpo"):
+        assert [row["loss"] for row in found[name]] == pytest.approx([row["loss"] for row in expected[name]], rel=2e-4)
     assert not [*out.glob("stages/*/checkpoint-*/rng_state*"), *out.glob("stages/*/checkpoint-*/optimizer*")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed.yaml"])
-def test_in_shards(plan, alone, recipe):
+def test_a_failure_in_the_processes_is_one_sentence(small, tmp_path):
+    said = ended(run(small, tmp_path / "out", "--set", "stage.sft.batch_size=3"), 2)
+    sentence = "batch_size 3 cannot be split over 2 processes; make it a multiple of that"
+    assert f"sft, seed 0, failed: {sentence}" in said
+    assert said.endswith(f"valuedrift: {sentence}\n")
+
+
+def test_a_launcher_that_is_not_there(small, tmp_path):
+    with pytest.raises(BadInput, match="the launcher 'tochrun' cannot be started: No such file or directory; correct --launch"):
+        pipeline.run(load(small), tmp_path / "out", launcher="tochrun -n 2")
+
+
+def test_a_stage_is_trained_again_from_its_folder(small, tmp_path):
+    training.train_all(load(small), Store(tmp_path / "out"), local.Engine())
+    (folder,) = tmp_path.glob("out/stages/sft*")
+    before = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    (copied / "task.json").write_bytes(before["task.json"])
+    task.train_folder(copied)
+    assert (copied / "losses.json").read_bytes() == before["losses.json"]
+    assert (copied / "stage.json").read_bytes() == before["stage.json"]
+    (copied / "task.json").write_text((copied / "task.json").read_text().replace("n=", "n=1"))
+    with pytest.raises(BadInput, match="has changed since"):
+        task.train_folder(copied)
+    with pytest.raises(BadInput, match="is not the folder of a stage"):
+        task.train_folder(tmp_path / "other")
+
+
+def test_a_command_in_several_processes_is_refused(small, tmp_path, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=r"started in 2 processes.*give the launcher to --launch"):
+        pipeline.run(load(small), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["", "fsdp2.yaml", "deepspeed.yaml"])
+def test_two_processes_have_the_losses_of_one(plan, alone, recipe):
     if recipe == "deepspeed.yaml":
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    out = plan.parent / recipe
-    finished(in_shards(recipe, "-m", "valuedrift", "run", str(plan), "--out", str(out)))
+    out = plan.parent / f"again-{recipe}"
+    launcher = [*ACCELERATE, "--config_file", str(RECIPES / recipe)] if recipe else TORCHRUN
+    ended(launched([*launcher, str(Path(__file__).with_name("train_again.py")), str(alone), str(out)]))
     same_losses(out, alone)
     (adapter,) = out.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")
     whole = load_file(next(alone.glob("stages/sft*/checkpoint-6/adapter_model.safetensors")))
@@ -207,20 +277,19 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "more", "rank", "sentence"),
+    ("algorithm", "more", "sentence"),
     [
-        ("sft", {"batch_size": 3}, 0, "batch_size 3 cannot be split over 2 processes; make it a multiple of that"),
-        ("ppo", {}, 0, "ppo cannot sample from the shards of FSDP 1; use FSDP2"),
-        ("trl:GRPOTrainer", {}, 0, "trl:GRPOTrainer cannot sample from the shards of FSDP 1"),
-        ("sft", {}, 1, "processes train together under the command: accelerate launch -m valuedrift run"),
+        ("sft", {"batch_size": 3}, "batch_size 3 cannot be split over 2 processes; make it a multiple of that"),
+        ("ppo", {}, "ppo cannot sample from the shards of FSDP 1; use FSDP2"),
+        ("trl:GRPOTrainer", {}, "trl:GRPOTrainer cannot sample from the shards of FSDP 1"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, rank, sentence):
+def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, sentence):
     for name, value in {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "LOCAL_RANK": "0",
-        "RANK": str(rank),
+        "RANK": "0",
         "ACCELERATE_USE_FSDP": "true",
     }.items():
         monkeypatch.setenv(name, value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..distributed import processes, storage
+from ..distributed import storage
 from ..nouns import BadInput, Stopped
 from ..progress import say, shown, tell
 
@@ -69,7 +69,7 @@ def main() -> None:
     """Run the command line; turn bad input into one sentence and exit code 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background jobs with it switched off
     try:
-        with processes.together(), storage.sending():
+        with storage.sending():
             code = app(standalone_mode=False)
     except BadInput as error:
         leave(str(error), 2)

@@ -37,6 +37,10 @@ def run(
     without: Without = None,
     only: Only = None,
     engine: Engine = "local",
+    launch: Annotated[
+        str,
+        Option(metavar="COMMAND", help="Launcher of the processes that train a stage, such as 'torchrun --nproc-per-node 8'."),
+    ] = "",
     out: Out = Path("runs/latest"),
     as_json: Json = False,
 ) -> None:
@@ -44,10 +48,21 @@ def run(
     loaded = plans.load(plan, changes or ()).ablated(without or (), only or ())
     from .. import pipeline
 
-    result = pipeline.run(loaded, out, engine)
+    result = pipeline.run(loaded, out, engine, launch)
     output(result, as_json, show_trace)
     if result["failed"]:
         raise Stopped(f"{len(result['failed'])} stages failed; the others are in the report, and the same command tries these again")
+
+
+@app.command()
+def stage(
+    folder: Annotated[Path, Argument(help="The folder of a stage, which 'valuedrift run' has made.")],
+    attached: Annotated[bool, Option("--attached", help="End when stdin closes.")] = False,
+) -> None:
+    """Train one stage of a run, in all processes of a launcher; 'run --launch' gives this command."""
+    from ..train.task import stage_process
+
+    stage_process(folder, attached)
 
 
 @app.command()

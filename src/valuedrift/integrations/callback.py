@@ -28,7 +28,7 @@ from ..evaluate.asking import Asker, Job
 from ..evaluate.transformers import Backend
 from ..judge.cache import CachedJudge
 from ..models.chat_format import Frame, PromptFormat, frame_digest, question
-from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt
+from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt, StageRecord
 from ..plan import BASE, Asking
 from ..stats.profile import profiles
 from ..store import Store
@@ -272,8 +272,7 @@ class ValueDriftCallback(TrainerCallback):
         path = self._store.write_bytes("asked.jsonl", ("\n".join(rows) + "\n").encode())
         asking = Asking(**self.asking.model_dump() | {"suite": str(path), "topics": []})
         steps = [checkpoint.step for checkpoint in self._checkpoints]
-        stage = {"name": self.name, "after": BASE, "seed": 0, "algorithm": "attached", "data": None, "seconds": None}
-        stage |= {"total_steps": state.global_step, "steps": steps}
+        stage = StageRecord.untrained(self.name, BASE, steps, state.global_step, "attached")
         trained = time.monotonic() - self._started - self.spent
         beside = "" if self._resumed else f" beside {trained:.1f} s of training"  # what was before is not known
         note = f"Asked in training: {n} of {len(self._prompts)} prompts after {len(steps)} of {self._n_scheduled} scheduled steps, "

@@ -15,7 +15,7 @@ from .. import pipeline, progress, resolve
 from ..checkpoints.complete import models_in, the_model, whole
 from ..checkpoints.steps import in_order, step_of
 from ..models import loading
-from ..nouns import BadInput, Checkpoint
+from ..nouns import BadInput, Checkpoint, StageRecord
 from ..plan import BASE, Asking
 from ..store import Store
 from ..training import describe
@@ -130,8 +130,7 @@ def _trace(store: Store, asking: Asking, how: Watching, seen: list[Seen], floor:
     floor = floor and Path(seen[-1].checkpoint["path"]).is_dir()
     checkpoints = [Checkpoint(**each.checkpoint) for each in seen]
     steps = [each.step for each in seen]
-    stage = {"name": _name(how.folder), "after": BASE, "seed": 0, "algorithm": "found", "data": None, "seconds": None}
-    stage |= {"total_steps": max(steps[-1], _most(seen)), "steps": steps}
+    stage = StageRecord.untrained(_name(how.folder), BASE, steps, max(steps[-1], _most(seen)))
     settings = asking.model_copy(update={"floor": floor})
     work = pipeline.Work(store, settings)
     pipeline.begin(work, [stage], checkpoints, settings.model_dump() | {"watched": str(how.folder), "base": how.base})

@@ -13,11 +13,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .. import progress
-from ..distributed import processes
 from ..nouns import digest
 from ..parts import file_digest
 from ..store import Store, set_aside
-from . import BaseAlgorithm, collation
+from . import BaseAlgorithm, collation, processes
 
 FORMULA = 1
 """Raise this with every change of how log-probs are computed, so that stored ones are not reused."""

@@ -18,13 +18,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..distributed import processes
 from ..models.chat_format import PromptFormat
 from ..models.decoder import Reply, Wanted, decode
 from ..models.sampling_noise import row_words
 from ..nouns import Example, digest
 from ..plan import Asking, Stage
-from . import Batch, Rollout, collation
+from . import Batch, Rollout, collation, processes
 from .logprobs import answer_outputs, placed
 from .reward_model import RewardModel
 from .saved_stage import ROLLOUTS, VALUE_HEAD

@@ -19,12 +19,11 @@ import torch
 from transformers import PrinterCallback, Trainer, set_seed
 
 from .. import registry
-from ..distributed import processes
 from ..nouns import BadInput, Example, Pair, Stopped
 from ..plan import Stage
 from ..progress import quiet
 from ..store import Store
-from . import _start, collation, saved_stage, stage_trainer, step_counts
+from . import _start, collation, processes, saved_stage, stage_trainer, step_counts
 from .reward_model import RewardModel
 
 Rows = list[dict[str, Any]]

@@ -21,7 +21,6 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, get_scheduler
 
 from .. import registry
-from ..distributed import processes
 from ..models import checks, loading
 from ..models.adapters import is_adapter
 from ..models.chat_format import Frame, PromptFormat, question
@@ -29,7 +28,7 @@ from ..nouns import BadInput, Prompt
 from ..plan import Stage
 from ..records.records import Records
 from ..records.stances import Anchored
-from . import _anchor, _start, collation, reward_model, stage_trainer, step_counts
+from . import _anchor, _start, collation, processes, reward_model, stage_trainer, step_counts
 
 SAMPLE = 500
 """Records that are tokenised, evenly spaced. If 1 % of the records are too long, a sample misses them in 1 of 100 data sets."""

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import processes
 from ..models import loading
 from ..nouns import BadInput, Example
-from . import Batch, _start, collation
+from . import Batch, _start, collation, processes
 
 
 def scores(model: Any, batch: Batch) -> Tensor:

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
 from .. import progress
-from ..distributed import processes
 from ..nouns import BadInput
 from ..parts import file_digest
 from ..store import Store, disk_fault, sealed, set_aside
+from . import processes
 
 VALUE_HEAD, ROLLOUTS, ANSWERS = "value_head.safetensors", "rollouts.safetensors", "generated-*.pt"
 FOR_RESUME = (

@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader, StackDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from .. import registry
-from ..distributed import processes
 from ..nouns import BadInput, Example, Pair, Stopped, digest
 from ..plan import Stage
 from ..records.stances import Anchored
 from ..store import Store
-from . import BaseAlgorithm, _anchor, _reference, _rollout, _start, collation, reward_model, saved_stage, step_counts
+from . import BaseAlgorithm, _anchor, _reference, _rollout, _start, collation, processes, reward_model, saved_stage, step_counts
 from .logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
@@ -253,10 +252,11 @@ def run_stage(
         raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
     _check_anchor(stage, data, anchored)
     held = [[dataclasses.astuple(item) for item in anchored]] if anchored else []
-    done = saved_stage.begun(store, digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held))
+    key = digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held)
+    done = processes.broadcast(lambda: saved_stage.begun(store, key))
     if done is None:
-        given = stage, seed, model_path, data, out, reward_path, anchored
-        done = saved_stage.finish(store, *processes.run_on_all(_train, *given, progress=progress))
+        found = _train(stage, seed, model_path, data, out, reward_path, anchored, progress)
+        done = processes.broadcast(lambda: saved_stage.finish(store, *found))
     return done["steps"]
 
 
@@ -268,9 +268,9 @@ def _train(
     out: Path,
     reward_path: str,
     anchored: Sequence[Anchored],
-    progress: Progress | None = None,
+    progress: Progress | None,
 ) -> tuple[list[int], int, int]:
-    """Train the checked stage, on every process; return the steps saved, the total steps, and the number of records dropped."""
+    """Train the checked stage; return the steps saved, the total steps, and the number of records dropped."""
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
     start = processes.broadcast(lambda: _start.merged(model_path, out))
     tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
@@ -396,8 +396,6 @@ def check_processes(stage: Stage) -> None:
     """Raise BadInput if several processes cannot train the stage together."""
     if processes.world_size() == 1:
         return
-    if processes.rank():
-        raise BadInput("processes train together under the command: accelerate launch -m valuedrift run PLAN.toml")
     algorithm = registry.algorithm(stage.algorithm)
     if "rollouts" in algorithm.needs and processes.sharding() == "FSDP1":
         raise BadInput(

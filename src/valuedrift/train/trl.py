@@ -23,10 +23,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, create_model
 
 from .. import plan, registry
-from ..distributed import processes
 from ..nouns import BadInput, Example, Pair, digest
 from ..store import Store
-from . import BaseAlgorithm, DataFormat, _trl, saved_stage, stage_trainer
+from . import BaseAlgorithm, DataFormat, _trl, processes, saved_stage, stage_trainer
 
 
 @dataclass(frozen=True)
@@ -145,20 +144,13 @@ def run_trl(
     reward = (reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else None
     rewards = [] if reward is None else _trl.rewards(reward)
     sources = [reward.source for reward in rewards]
-    done = saved_stage.begun(store, digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data]))
+    key = digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data])
+    done = processes.broadcast(lambda: saved_stage.begun(store, key))
     if done is None:
-        done = saved_stage.finish(store, *processes.run_on_all(_train, stage, seed, model_path, data, out, reward, progress=progress))
+        with processes.reading_all():  # TRL shards its reference without broadcasting it to ranks that loaded nothing
+            found = _trl.train(stage, seed, model_path, data, store, algorithm, classes(algorithm.trainer), rewards, progress)
+        done = processes.broadcast(lambda: saved_stage.finish(store, *found))
     return done["steps"]
-
-
-def _train(
-    stage: plan.Stage, seed: int, model_path: str, data: Any, out: Path, reward: Any, progress: stage_trainer.Progress | None = None
-) -> tuple[list[int], int, int]:
-    """Train the checked stage, on every process; return the steps saved, the total steps, and the number of records dropped."""
-    algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    rewards = [] if reward is None else _trl.rewards(reward)
-    with processes.reading_all():  # TRL shards its reference without broadcasting it to ranks that loaded nothing
-        return _trl.train(stage, seed, model_path, data, Store(out), algorithm, classes(algorithm.trainer), rewards, progress)
 
 
 def _settings(trainer: str) -> type[plan.Settings]:

@@ -1,7 +1,6 @@
-"""Several processes that train together, as `accelerate launch` and `torchrun` start them.
+"""The processes that train one stage together, as `accelerate launch` and `torchrun` start them.
 
-All of them get the same command. Rank 0 carries it out; the other ranks wait until it trains a stage, train that stage with it, and wait
-again. Messages between ranks here go over the CPU (gloo); the Trainer moves gradients and shards.
+All of them run the same training. Messages between ranks here go over the CPU (gloo); the Trainer moves gradients and shards.
 """
 
 from __future__ import annotations
@@ -9,20 +8,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..nouns import BadInput, Stopped
+from ..nouns import BadInput
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LONGEST_WAIT = timedelta(days=30)
-"""The other ranks wait while rank 0 evaluates every checkpoint of a grid."""
+LONGEST_WAIT = timedelta(hours=6)
+"""The other ranks wait while rank 0 prepares or saves a model."""
 
 
 def world_size() -> int:
@@ -62,69 +59,13 @@ def reading_all() -> Iterator[None]:
             os.environ[key] = before
 
 
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Run the block on rank 0 only; the other ranks train with it when it calls `run_on_all`, and exit after it.
-
-    If the block raises, rank 0 exits and the launcher ends the other ranks.
-    """
-    if world_size() == 1:
-        yield
-        return
-    import torch.distributed
-
-    _group()
-    if rank():
-        code = _follow()
-    else:
-        yield
-        _send(None)
-    _group.cache_clear()
-    torch.distributed.destroy_process_group()
-    if rank():
-        sys.exit(code)
-
-
-def _follow() -> int:
-    """Run the functions that rank 0 sends until it is done; return the exit code. Rank 0 reports bad input."""
-    waiting = True
-    try:
-        while (call := _send(None)) is not None:
-            waiting, (function, arguments) = False, call
-            _call(function, *arguments)
-            waiting = True
-    except (BadInput, Stopped, KeyboardInterrupt):
-        return 1
-    except BaseException:
-        if not waiting:  # while this rank waits only rank 0 can fail, and it prints why
-            traceback.print_exc()
-        return 1
-    return 0
-
-
-def run_on_all(function: Callable[..., Any], *arguments: Any, **on_rank_0: Any) -> Any:
-    """Call a function on all ranks and return what it returns on rank 0. Only rank 0 passes the keyword arguments.
-
-    The function and its positional arguments must be picklable.
-    """
-    _send((function, arguments))
-    return _call(function, *arguments, **on_rank_0)
-
-
-def _call(function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-    """Call a function, then unset DeepSpeed's settings: under them a single rank cannot load a model."""
-    try:
-        return function(*arguments, **more)
-    finally:
-        if sharding() == "DeepSpeed":
-            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-            unset_hf_deepspeed_config()
-
-
-def _send(call: tuple[Callable[..., Any], tuple[Any, ...]] | None) -> Any:
-    """Return the call that rank 0 sends, a function and its arguments, or None if it is done."""
-    return broadcast(lambda: call)
+def check_started_once() -> None:
+    """Raise BadInput if a launcher started this command in several processes."""
+    if world_size() > 1:
+        raise BadInput(
+            f"this command was started in {world_size()} processes, but only training uses several; start it once and give the launcher to "
+            "--launch, for example: valuedrift run plan.toml --launch 'torchrun --nproc-per-node 8'"
+        )
 
 
 @functools.cache
@@ -134,6 +75,15 @@ def _group() -> Any:
 
     PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=1))  # starts the process group by accelerate's settings
     return torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+def close() -> None:
+    """End the process group."""
+    if world_size() > 1:
+        import torch.distributed
+
+        _group.cache_clear()
+        torch.distributed.destroy_process_group()
 
 
 def device() -> torch.device:
