@@ -9,11 +9,11 @@ and `judge` enter at different steps.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ import polars as pl
 from . import analyses, progress, provenance, registry, suites
 from .analyses import Tables
 from .evaluate.asking import Asker, Job, jobs_of
+from .evaluate.visit import Evaluation
 from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, StageRecord
@@ -36,9 +37,6 @@ from .training import describe, train_all
 
 if TYPE_CHECKING:
     from .stats.gold import Gold
-
-COLLECTED = ("companion_scores", "capability")
-"""Tables that need the weights: another judge and another view leave them as they are."""
 
 
 @dataclass
@@ -65,6 +63,12 @@ class Work:
     def asker(self) -> Asker:
         """What names the answers of the folder by content."""
         return Asker(self.store, self.settings, self.store.prompts(), self.judge, engine=self.engine)
+
+    def evaluation(self) -> Evaluation:
+        """Return what the visits to the checkpoints have in common."""
+        store = self.store
+        rewards = store.read_json("rewards.json", list[Checkpoint], [])
+        return Evaluation(self.settings, store.stages(), store.checkpoints(), rewards, store.prompts(), frozenset(store.numbers()))
 
     def jobs(self) -> list[Job]:
         """Return what is asked of the checkpoints."""
@@ -186,36 +190,18 @@ def _prompts(settings: Asking) -> list[dict[str, Any]]:
 
 
 def evaluate(work: Work) -> None:
-    """Sample the answers that are missing, and collect what else needs the weights: distances, capability."""
+    """Sample the answers that are missing. While a checkpoint is loaded, the analyses collect what they need of it."""
     store, settings, asker = work.store, work.settings, work.asker
     stages, checkpoints = store.stages(), store.checkpoints()
     named = _named_only(settings, checkpoints)
     asker.serve(work.backend)
     asker.check(list(jobs_of(settings, stages, checkpoints)))
-    asker.sample(work.jobs())
-    missing: list[str] = []
-    for name, table in zip(COLLECTED, _collected(work, bool(named), missing), strict=True):
-        store.draft(f"{name}.parquet", table)
+    failed = Counter(asker.sample(work.jobs(), work.evaluation(), analyses.collect))
+    missing = [f"{said[:-1]} ({n} of {len(checkpoints)} checkpoints)." for said, n in failed.items()]
+    for sentence in missing:
+        progress.say(sentence)
     about = store.read_json("evaluation.json", dict[str, Any])
     store.draft("evaluation.json", about | {"notes": [*about["notes"], *named, *work.backend.notes, *missing]})
-
-
-def _collected(work: Work, behind_api: bool, missing: list[str]) -> list[pl.DataFrame | None]:
-    """Return the tables of COLLECTED. A failing one is None, with its reason in `missing`."""
-    store, settings, checkpoints = work.store, work.settings, work.store.checkpoints()
-    found: list[pl.DataFrame | None] = [None, None]
-    with _or_said("KL, rewards and lengths are missing", missing):
-        if settings.companions:
-            from .evaluate.distance import companion_scores
-
-            rewards = store.read_json("rewards.json", list[Checkpoint], [])
-            found[0] = companion_scores(store, settings, store.stages(), checkpoints, rewards, store.prompts(), work.asked)
-    with _or_said("Capability is missing", missing):
-        if settings.capability and not behind_api:
-            from .evaluate.capability import capability_scores
-
-            found[1] = capability_scores(store, settings, checkpoints)
-    return found
 
 
 def judge(work: Work) -> None:
@@ -234,8 +220,8 @@ def analyse(work: Work) -> None:
     """Draft the tables of all analyses, and where the figures came from."""
     store, settings = work.store, work.settings
     stages, checkpoints = store.stages(), store.checkpoints()
-    given = ("scores", "scores_by_judge", "labels", *COLLECTED)
-    tables = Tables(stages, checkpoints, store.texts(), settings.view, {name: store.find_table(name) for name in given})
+    given = ("scores", "scores_by_judge", "labels")
+    tables = Tables(work.evaluation(), store.texts(), store.numbers(), {name: store.find_table(name) for name in given})
     about, standing = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
     notes = [*about["notes"], *analyses.measure(tables)]
     for name, table in tables.known.items():
@@ -347,16 +333,3 @@ def _cut_notes(store: Store, asking: Asking, asked: pl.DataFrame) -> list[str]:
 def _mean(column: pl.Series) -> float | None:
     value = column.mean()
     return None if value is None else float(value)  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def _or_said(what: str, missing: list[str]) -> Iterator[None]:
-    """Let a trace go on without what fails here, and say so: what was sampled and judged is told though two models at once may not fit."""
-
-    from .models import loading
-
-    try:
-        yield
-    except (BadInput, RuntimeError, OSError) as error:
-        missing.append(f"{what}: {loading.reason_of(error)}.")
-        progress.say(missing[-1])

@@ -44,13 +44,6 @@ class Parrot(Backend):
 
     identity = "parrot/1"
     asked: list = []
-    expected: list = []
-
-    def __init__(self, asking):
-        self.asking = asking
-
-    def expect(self, checkpoint):
-        Parrot.expected.append(checkpoint.step)
 
     def sample(self, checkpoint, asked, noise):
         Parrot.asked.append((checkpoint.step, [(prompt.id, draw) for prompt, draw in asked]))
@@ -76,7 +69,6 @@ def parts(monkeypatch):
     ):
         monkeypatch.setattr(Waiting, name, value)
     monkeypatch.setattr(Parrot, "asked", [])
-    monkeypatch.setattr(Parrot, "expected", [])
     with testing.offering("judge", waiting=Waiting), testing.offering("backend", parrot=Parrot):
         yield
 
@@ -119,7 +111,6 @@ def test_what_a_kill_left_out_is_asked_alone(parts, folders, tmp_path, monkeypat
     traced(folders, tmp_path, "run")
     expected = [(row["id"], draw) for row in SUITE for draw in range(2)]
     assert Parrot.asked == [(0, expected), (1, expected)]
-    assert Parrot.expected == [1]
     whole = {path.name: path.read_bytes() for path in (tmp_path / "run" / "answers").iterdir()}
     step_1 = {answer["checkpoint"] for answer in Store(tmp_path / "run").answers().to_dicts()} - {
         Store(tmp_path / "run").checkpoints()[0].weights

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from valuedrift import pipeline
 from valuedrift.analyses import capability as panel
 from valuedrift.evaluate import capability as _capability
+from valuedrift.evaluate.visit import Evaluation, Models, Visit
 from valuedrift.models import loading
 from valuedrift.nouns import BadInput, Checkpoint
 from valuedrift.plan import Asking
 from valuedrift.report.chart import PAGE
-from valuedrift.store import Store
 
 real = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 TASK = """task: {name}
@@ -69,12 +69,22 @@ def checkpoint(folder, step=0):
     return Checkpoint("sft", step, str(folder), loading.weights_digest(folder))
 
 
+def collected(settings, checkpoints, known):
+    """Return the table of some checkpoints, and all numbers that are then known."""
+    stage = {"name": "sft", "seed": 0, "after": "base", "algorithm": "found"}
+    evaluation = Evaluation(settings, [stage], checkpoints, [], [], known.keys())
+    for one in checkpoints:
+        visit = Visit(evaluation, one, {}, Models())
+        panel.Analysis().collect(visit)
+        known |= visit.numbers
+    return _capability.capability_scores(evaluation, known), known
+
+
 @real
 def test_what_a_model_was_taught_is_found_and_kept(taught, tmp_path, monkeypatch):
     tasks = [task(tmp_path, "all_yes", ["yes"] * 12), task(tmp_path, "half", ["yes", "no"] * 6)]
     tasks.append(task(tmp_path, "says", ["yes"] * 4, "generate_until"))
-    asking, store = Asking(capability=tasks), Store(tmp_path / "run")
-    table = _capability.capability_scores(store, asking, [checkpoint(taught)])
+    table, numbers = collected(Asking(capability=tasks), [checkpoint(taught)], {})
     found = {(row["task"], row["metric"]): row for row in table.to_dicts()}
     assert found["all_yes", "acc"]["value"] == 1.0
     half = found["half", "acc"]
@@ -82,16 +92,16 @@ def test_what_a_model_was_taught_is_found_and_kept(taught, tmp_path, monkeypatch
     assert half["stderr"] == pytest.approx((0.25 / 11) ** 0.5)
     assert (half["low"], half["high"]) == pytest.approx((0.5 - 1.96 * half["stderr"], 0.5 + 1.96 * half["stderr"]))
     assert found["says", "exact_match"]["value"] == 1.0
-    monkeypatch.setattr(_capability, "load_model", None)
-    assert _capability.capability_scores(store, asking, [checkpoint(taught)]).equals(table), "nothing is evaluated again"
+    monkeypatch.setattr(Models, "get", None)
+    assert collected(Asking(capability=tasks), [checkpoint(taught)], numbers)[0].equals(table), "nothing is evaluated again"
 
 
 @real
 def test_a_limit_and_another_model_are_evaluated_anew(taught, folders, tmp_path):
-    tasks, store = [task(tmp_path, "yes_only", ["yes"] * 12)], Store(tmp_path / "run")
-    limited = _capability.capability_scores(store, Asking(capability=tasks, capability_limit=3), [checkpoint(taught)])
+    tasks = [task(tmp_path, "yes_only", ["yes"] * 12)]
+    limited, numbers = collected(Asking(capability=tasks, capability_limit=3), [checkpoint(taught)], {})
     assert limited["n"].to_list() == [3]
-    both = _capability.capability_scores(store, Asking(capability=tasks), [checkpoint(folders["llama"]), checkpoint(taught, 1)])
+    both, _ = collected(Asking(capability=tasks), [checkpoint(folders["llama"]), checkpoint(taught, 1)], numbers)
     assert both.height == 2
     assert both["value"][1] == 1.0
 
@@ -106,7 +116,7 @@ def test_a_trace_shows_capability_beside_values_and_goes_on_without_what_cannot_
     assert "Capability" in page
     result = pipeline.trace_folders(Asking(**asking, capability=["no-such-task"]), [taught], None, tmp_path / "run")
     assert result["capability"] is None
-    assert "Capability is missing: the task 'no-such-task' cannot be run" in " ".join(result["notes"])
+    assert "Capability could not be measured: the task 'no-such-task' cannot be run" in " ".join(result["notes"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
@@ -114,7 +124,7 @@ def test_the_missing_package_is_named_and_the_trace_goes_on(folders, tmp_path):
     asking = Asking(topics=["work"], draws=1, max_new_tokens=4, floor=False, companions=False, capability=["piqa"])
     result = pipeline.trace_folders(asking, [folders["llama"]], None, tmp_path / "run")
     assert result["n_answers"] == 50
-    assert "Capability is missing: capability needs the package lm-eval" in " ".join(result["notes"])
+    assert "Capability could not be measured: capability needs the package lm-eval" in " ".join(result["notes"])
 
 
 def test_seeds_are_pooled_and_a_metric_without_errors_has_no_band():

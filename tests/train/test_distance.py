@@ -7,7 +7,8 @@ import torch
 
 from valuedrift import testing
 from valuedrift.evaluate import distance
-from valuedrift.evaluate.distance import chosen, divergences, kl_nats, references
+from valuedrift.evaluate.distance import chosen, divergences, kl_nats
+from valuedrift.evaluate.visit import Answered, Evaluation
 from valuedrift.models.chat_format import PLAIN, PromptFormat, question
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import Asking
@@ -32,7 +33,7 @@ def test_kl_by_hand():
 
 
 def said(text, ended="stop", question="Is the tax good?"):
-    return {"question": question, "text": text, "ended": ended}
+    return Answered("", text, ended, question)
 
 
 def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
@@ -42,12 +43,12 @@ def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
     texts = [said("It is good."), said("A wall does not keep people safe.", "length"), said(""), said("Yes"), said("", "length")]
     found = divergences(model, tokenizer, reference, texts, Asking(temperature=0.7))
     for answer, nats in zip(texts, found, strict=True):
-        given = tokenizer(PLAIN.format(question=answer["question"]))["input_ids"]
-        words = tokenizer(" " + answer["text"])["input_ids"] if answer["text"] else []
+        given = tokenizer(PLAIN.format(question=answer.question))["input_ids"]
+        words = tokenizer(" " + answer.text)["input_ids"] if answer.text else []
         ids = torch.tensor([given + words])
         with torch.no_grad():
             logits, others = (each(ids).logits[0] for each in (model, reference))
-        places = range(len(given) - 1, ids.shape[1] - (answer["ended"] == "length"))
+        places = range(len(given) - 1, ids.shape[1] - (answer.ended == "length"))
         expected = sum(kl_nats(logits[[place]], others[[place]], 0.7).item() for place in places)
         assert nats == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert found[4] == 0
@@ -84,7 +85,11 @@ def test_the_reference_is_the_nearest_supervised_stage_before():
     names = {"sft": ("base", "sft"), "dpo": ("sft", "dpo"), "ppo": ("dpo", "ppo"), "sft2": ("ppo", "sft"), "alone": ("base", "dpo")}
     stages = [{"name": name, "seed": 1, "after": after, "algorithm": kind} for name, (after, kind) in names.items()]
     checkpoints = [Checkpoint(name, step, "", f"{name}{step}", seed=1) for name in names for step in (0, 8)]
-    found = {name: (label, at.weights) for (name, _), (label, at) in references(stages, checkpoints).items()}
+    evaluation = Evaluation(Asking(), stages, checkpoints, [], [], ())
+    found = {}
+    for checkpoint in checkpoints:
+        label, at = evaluation.reference(checkpoint)
+        found[checkpoint.stage] = (label, at.weights)
     assert found["sft"] == ("start", "sft0")
     assert found["dpo"] == found["ppo"] == ("sft", "sft8")
     assert found["sft2"] == ("start", "sft20")

@@ -14,7 +14,9 @@ from typing import Any
 import polars as pl
 
 from .. import progress, registry
-from ..nouns import Checkpoint
+from ..evaluate.visit import Evaluation, Visit
+from ..models.loading import reason_of
+from ..nouns import BadInput
 from ..report.run import Run
 from ..stats.cells import measured_in
 
@@ -26,12 +28,17 @@ Measured = Mapping[str, pl.DataFrame | None]
 class Tables:
     """The tables of a run while it is measured: those that were read off the answers, and those of the analyses before."""
 
-    stages: Sequence[Mapping[str, Any]]
-    checkpoints: Sequence[Checkpoint]
+    evaluation: Evaluation
     answers: pl.DataFrame
     """The text of every answer: columns key (`answer` of the scores) and text."""
-    view: str
+    numbers: Mapping[str, float | None]
+    """What the analyses collected of the checkpoints, by content key."""
     known: dict[str, pl.DataFrame | None] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """The stages, in the order of training."""
+        return self.evaluation.stages
 
     def __getitem__(self, name: str) -> pl.DataFrame:
         """Return a table that every run has."""
@@ -46,7 +53,7 @@ class Tables:
     @property
     def views(self) -> tuple[str, ...]:
         """The views to measure in: claim, axis, and the plan's if it is another."""
-        return measured_in(self.view)
+        return measured_in(self.evaluation.settings.view)
 
 
 class Analysis:
@@ -59,6 +66,9 @@ class Analysis:
     required = False
     """Whether the run is useless without it. The failure of another one is reported, and the run goes on."""
 
+    def collect(self, visit: Visit) -> None:
+        """Add to `visit.numbers` what this analysis needs of a checkpoint, whose model `visit.models` holds or loads."""
+
     def measure(self, tables: Tables) -> Measured:
         """Return the tables of this analysis by name; None for one that this run does not have. Loads no model."""
         return {}
@@ -70,6 +80,17 @@ class Analysis:
     def panel(self, run: Run) -> str:
         """Return its HTML, every stored text escaped; "" if it has nothing to show. Computes no statistic."""
         return ""
+
+
+def collect(visit: Visit) -> list[str]:
+    """Have every analysis collect its numbers; return a sentence for each that could not, for example because two models did not fit."""
+    failed = []
+    for analysis in registry.in_order("analysis"):
+        try:
+            analysis.collect(visit)
+        except (BadInput, RuntimeError, OSError) as error:
+            failed.append(f"{analysis.title} could not be measured: {reason_of(error)}.")
+    return failed
 
 
 def measure(tables: Tables) -> list[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import altair as alt
 
+from ..evaluate.visit import Visit
+from ..models.loading import API
 from ..report.chart import PAGE, Drawing, Ink, layer, svg
 from ..report.run import Row, Run, places
 from ..report.words import esc, figure, interval, number, table
 from . import Analysis as Base
+from . import Measured, Tables, filled
 
 SIZE = (210, 110)
 HINT = """<p class="hint">Tasks of lm-evaluation-harness at every checkpoint that was asked, means over seeds; steps as in the trajectories.
@@ -20,6 +23,21 @@ class Analysis(Base):
 
     order = 29
     title = "Capability"
+
+    def collect(self, visit: Visit) -> None:
+        """Have lm-evaluation-harness evaluate a checkpoint."""
+        if visit.evaluation.settings.capability and not visit.checkpoint.path.startswith(API):
+            from ..evaluate import capability
+
+            capability.collect(visit)
+
+    def measure(self, tables: Tables) -> Measured:
+        """Return the metrics of every task at every checkpoint."""
+        if not tables.evaluation.settings.capability:
+            return {"capability": None}
+        from ..evaluate.capability import capability_scores
+
+        return {"capability": filled(capability_scores(tables.evaluation, tables.numbers))}
 
     def panel(self, run: Run) -> str:
         """Return the charts; "" where no task was asked for."""

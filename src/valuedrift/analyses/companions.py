@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
+from ..evaluate.visit import Visit
 from ..report.chart import PAGE, Drawing, Ink, layer, svg
 from ..report.run import Row, Run, places, stage_steps
 from ..report.words import esc, figure, interval, number, table
@@ -26,10 +27,21 @@ class Analysis(Base):
     order = 27
     title = "Companions"
 
+    def collect(self, visit: Visit) -> None:
+        """Collect the KL from the reference, and the scores of the reward models."""
+        if visit.evaluation.settings.companions:
+            from ..evaluate import distance
+
+            distance.collect(visit)
+
     def measure(self, tables: Tables) -> Measured:
-        """Return the mean of every companion at every checkpoint."""
-        scores = tables.get("companion_scores")
-        return {"companions": None if scores is None else filled(measured(scores, tables["profiles"].filter(view="claim")))}
+        """Return every companion of every prompt, and its mean at every checkpoint."""
+        if not tables.evaluation.settings.companions:
+            return {"companion_scores": None, "companions": None}
+        from ..evaluate.distance import companion_scores
+
+        scores = companion_scores(tables.evaluation, tables["scores"], tables.answers, tables.numbers)
+        return {"companion_scores": scores, "companions": filled(measured(scores, tables["profiles"].filter(view="claim")))}
 
     def panel(self, run: Run) -> str:
         """Return the rows of charts; "" where no companions were measured."""

@@ -12,10 +12,11 @@ from typing import ClassVar
 from .. import registry
 from ..nouns import Answer, Checkpoint, Prompt, Stopped, digest
 from ..plan import Asking
+from .visit import Models
 
 
 class Backend:
-    """Samples answers under the settings `asking`; a model stays loaded between calls for the same checkpoint."""
+    """Samples answers under the settings `asking`; a model stays loaded in `models` while it is needed."""
 
     identity: ClassVar[str]
     """A part of every answer's key; it changes whenever the sampled answers change."""
@@ -28,12 +29,10 @@ class Backend:
 
     def __init__(self, asking: Asking):
         self.asking = asking
+        self.models = Models()
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if a checkpoint cannot be asked. It is called before anything is sampled."""
-
-    def expect(self, checkpoint: Checkpoint) -> None:
-        """Prepare for the next checkpoint, for example by reading its files ahead. Never fails."""
 
     def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the index in `asked` and the answer of every (prompt, sample number), in any order, under its `answer_key`.

@@ -7,6 +7,7 @@ end: beside the sampling it would take the cores that the sampling has.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import queue
 import threading
@@ -24,8 +25,13 @@ from ..nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stoppe
 from ..plan import Asking
 from ..store import Store, readings_table
 from . import Backend, Unanswered, answer_key
+from .visit import Answered, Collect, Evaluation, Visit
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
+
+
+Wanted = tuple[Sequence[tuple[Prompt, int]], int]
+"""Pairs of prompt and sample number, and the seed of the sampling noise."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,26 @@ class Job:
         return f"ask {self.checkpoint.stage} step {self.checkpoint.step}" + (" again" if self.repeat else "")
 
 
-def answers_of(asking: Asking, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> list[Answer]:
-    """Return the answers of a checkpoint to pairs of prompt and draw, in their order; the work of one task of an engine."""
-    answers = dict(_backend(asking).sample(checkpoint, pairs, noise))
-    return [answers[place] for place in range(len(pairs))]
+def visited(
+    asking: Asking, checkpoint: Checkpoint, wanted: Sequence[Wanted], visit: Visit | None, collect: Collect | None
+) -> tuple[list[list[Answer]], dict[str, float | None], Sequence[str]]:
+    """Return a checkpoint's answers to each part of what is wanted, its numbers, and what could not be measured.
+
+    It is the work of one task of an engine.
+    """
+    backend, said = _backend(asking), []
+    backend.models.keep(visit.evaluation.needed(checkpoint) if visit else [checkpoint])
+    for pairs, noise in wanted:
+        answers = dict(backend.sample(checkpoint, pairs, noise))
+        said.append([answers[place] for place in range(len(pairs))])
+    if visit is None or collect is None:
+        return said, {}, ()
+    new = {}
+    for (prompt, draw), answer in zip(wanted[0][0], said[0], strict=True):
+        if draw == 0:
+            new[prompt.id] = Answered(answer.key, answer.text, answer.ended, prompt.text)
+    visit = dataclasses.replace(visit, answers={**visit.answers, **new}, models=backend.models)
+    return said, visit.numbers, collect(visit)
 
 
 @functools.lru_cache(maxsize=1)
@@ -78,7 +100,10 @@ class Asker:
     ):
         self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
         self.generated = 0
-        self._texts = dict(store.answers().select("key", "text").iter_rows())
+        self._texts: dict[str, str] = {}
+        self._ended: dict[str, str] = {}
+        for key, text, ended in store.answers().select("key", "text", "ended").iter_rows():
+            self._texts[key], self._ended[key] = text, ended
         self._engine = engine if engine is not None and engine.slots > 1 else None
         """What asks several checkpoints at a time; without it they are asked here, one after the other."""
         self.serve(backend)
@@ -103,27 +128,46 @@ class Asker:
         if new and self._backend:
             self._backend.check(new, self.prompts)
 
-    def sample(self, jobs: Sequence[Job]) -> None:
+    def sample(self, jobs: Sequence[Job], evaluation: Evaluation | None = None, collect: Collect | None = None) -> list[str]:
         """Sample the answers that are not on disk yet; judge them meanwhile if the judge is remote.
 
-        Raises Unanswered, after all jobs, where a server left answers out.
+        With `collect`, the numbers of every checkpoint are collected while it is loaded, and stored; return what could not be measured.
+        Raises Unanswered, after all jobs, if a server left answers out.
         """
+        by_checkpoint: dict[Checkpoint, list[Job]] = {}
+        for job in jobs:
+            by_checkpoint.setdefault(job.checkpoint, []).append(job)
         unanswered: list[Unanswered] = []
+        failed: list[str] = []
         with _Beside(self.judge) as beside:
             if self._engine and not self._paid:  # a budget is this process's
-                self._spread(jobs, beside, self._engine)
-                return
-            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                return self._spread(by_checkpoint, evaluation, collect, beside, self._engine)
+            for checkpoint, some in by_checkpoint.items():
+                self._backend.models.keep(evaluation.needed(checkpoint) if evaluation else [checkpoint])
                 try:
-                    self._sample(job, following, beside)
+                    for job in some:
+                        self._sample(job, beside)
+                        if beside.works:
+                            beside.read(self._items(self.asked([job])))
                 except Unanswered as error:
                     unanswered.append(error)
                     continue
-                if beside.works:
-                    beside.read(self._items(self.asked([job])))
+                if evaluation and collect:
+                    visit = self._visit(evaluation, checkpoint, some)
+                    failed += collect(visit)
+                    self.store.add_numbers(visit.numbers)
         if unanswered:
             others = f" (and {len(unanswered) - 1:,} more checkpoints)" if len(unanswered) > 1 else ""
             raise Unanswered(f"{unanswered[0]}{others}") from unanswered[0]
+        return failed
+
+    def _visit(self, evaluation: Evaluation, checkpoint: Checkpoint, jobs: Sequence[Job]) -> Visit:
+        """Return the visit to a checkpoint, with those of its first answers that are stored."""
+        answers = {}
+        for prompt in self.prompts:
+            if (key := self.key(jobs[0], prompt, 0)) in self._texts:
+                answers[prompt.id] = Answered(key, self._texts[key], self._ended[key], prompt.text)
+        return Visit(evaluation, checkpoint, answers, self._backend.models)
 
     def _blocks(self, job: Job) -> list[list[tuple[Prompt, int]]]:
         """Return what a job asks in blocks of like length, a part on disk each.
@@ -136,7 +180,7 @@ class Asker:
             [(prompt, draw) for prompt in ordered[i : i + size] for draw in range(self.asking.draws)] for i in range(0, len(ordered), size)
         ]
 
-    def _sample(self, job: Job, following: Job | None, beside: _Beside) -> None:
+    def _sample(self, job: Job, beside: _Beside) -> None:
         blocks = self._blocks(job)
         waiting = [[pair for pair in block if self.key(job, *pair) not in self._texts] for block in blocks]
         pairs = [pair for block in waiting for pair in block]
@@ -144,8 +188,6 @@ class Asker:
             block_of = [number for number, block in enumerate(waiting) for _ in block]
             left, answers = [len(block) for block in waiting], dict[tuple[Prompt, int], Answer]()
             with progress.task(job.name, len(pairs), "answers") as advance:
-                if following:
-                    self._backend.expect(following.checkpoint)
                 sampling = self._backend.sample(job.checkpoint, pairs, job.noise)
                 try:
                     for place, answer in sampling:
@@ -166,36 +208,54 @@ class Asker:
         """Write one part of answers."""
         self.store.add_answers(answers)
         self._texts |= {answer.key: answer.text for answer in answers}
+        self._ended |= {answer.key: answer.ended for answer in answers}
         self.generated += len(answers)
 
-    def _spread(self, jobs: Sequence[Job], beside: _Beside, engine: Any) -> None:
-        """Have an engine ask several checkpoints at a time; what comes back is written here, in the same parts as otherwise."""
-        under_way = set[str]()
-        waiting: dict[int, list[list[tuple[Prompt, int]]]] = {}
-        for number, job in enumerate(jobs):  # the end of a stage and the start of the next are one checkpoint
-            missing = [
-                [pair for pair in block if self.key(job, *pair) not in self._texts and self.key(job, *pair) not in under_way]
-                for block in self._blocks(job)
-            ]
-            if any(missing):
-                waiting[number] = [block for block in missing if block]
+    def _spread(
+        self,
+        by_checkpoint: Mapping[Checkpoint, Sequence[Job]],
+        evaluation: Evaluation | None,
+        collect: Collect | None,
+        beside: _Beside,
+        engine: Any,
+    ) -> list[str]:
+        """Have an engine visit several checkpoints at a time; what comes back is written here, in the same parts as otherwise."""
+        under_way, failed = set[str](), list[str]()
+        waiting: dict[Checkpoint, list[list[list[tuple[Prompt, int]]]]] = {}
+        for checkpoint, jobs in by_checkpoint.items():  # the end of a stage and the start of the next share their answers
+            waiting[checkpoint] = []
+            for job in jobs:
+                missing = [
+                    [pair for pair in block if self.key(job, *pair) not in self._texts and self.key(job, *pair) not in under_way]
+                    for block in self._blocks(job)
+                ]
+                waiting[checkpoint].append([block for block in missing if block])
                 under_way |= {self.key(job, *pair) for block in missing for pair in block}
         try:
             with progress.task(f"ask {len(waiting)} checkpoints", len(under_way), "answers") as advance:
-                for number, blocks in waiting.items():
-                    pairs = [pair for block in blocks for pair in block]
-                    given = (self.asking, jobs[number].checkpoint, pairs, jobs[number].noise)
-                    engine.submit(number, self.asking.resources, answers_of, *given)
-                for _ in waiting:
-                    number, answers = engine.next()
-                    found = iter(answers)
+                n_tasks = 0
+                for checkpoint, blocks in waiting.items():
+                    jobs, wanted = by_checkpoint[checkpoint], []
+                    for job, some in zip(jobs, blocks, strict=True):
+                        pairs = [pair for block in some for pair in block]
+                        wanted.append((pairs, job.noise))
+                    visit = self._visit(evaluation, checkpoint, jobs) if evaluation and collect else None
+                    if visit or any(pairs for pairs, _ in wanted):
+                        engine.submit(checkpoint, self.asking.resources, visited, self.asking, checkpoint, wanted, visit, collect)
+                        n_tasks += 1
+                for _ in range(n_tasks):
+                    checkpoint, (said, numbers, unmeasured) = engine.next()
                     items = dict[str, Item]()
-                    for block in waiting[number]:
-                        said = [next(found) for _ in block]
-                        self._keep(said)
-                        shown = [self._item(prompt, answer.text) for (prompt, _), answer in zip(block, said, strict=True)]
-                        items |= {item.key: item for item in shown}
-                    advance(len(answers))
+                    for blocks_of_job, answers in zip(waiting[checkpoint], said, strict=True):
+                        found = iter(answers)
+                        for block in blocks_of_job:
+                            own = [next(found) for _ in block]
+                            self._keep(own)
+                            shown = [self._item(prompt, answer.text) for (prompt, _), answer in zip(block, own, strict=True)]
+                            items |= {item.key: item for item in shown}
+                        advance(len(answers))
+                    self.store.add_numbers(numbers)
+                    failed += unmeasured
                     beside.check()
                     if beside.works:
                         beside.read([items[key] for key in sorted(items)])
@@ -205,6 +265,7 @@ class Asker:
         except BaseException:
             engine.stop()
             raise
+        return failed
 
     def asked(self, jobs: Sequence[Job]) -> pl.DataFrame:
         """Return one row per answer of some jobs, with its words and the item a judge is shown.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import polars as pl
 
 from .. import progress, registry
-from ..models.loading import load_model, reason_of
+from ..models.loading import reason_of
 from ..nouns import BadInput, Checkpoint, digest
 from ..plan import Asking
-from ..store import Store
+from .visit import Evaluation, Visit
 
 SCHEMA: dict[str, Any] = {
     "stage": pl.String,
@@ -31,25 +32,52 @@ Z = 1.96
 """Standard errors to either side of a value: the normal interval, which is what the harness's standard errors are meant for."""
 
 
-def capability_scores(store: Store, asking: Asking, checkpoints: Sequence[Checkpoint]) -> pl.DataFrame:
-    """Return one row per checkpoint, task and metric, columns of SCHEMA; computes what the store does not hold yet.
+FIELDS = ("value", "stderr", "n")
+
+
+def collect(visit: Visit) -> None:
+    """Have the harness evaluate a checkpoint on the tasks that are not stored yet.
 
     A task is a name that lm-evaluation-harness knows, or the YAML file of one. It is put as the harness puts it, without a chat template.
     Raises BadInput if the package is missing, a task is unknown, or it cannot be run.
     """
-    release = _release()
-    rows: list[dict[str, Any]] = []
-    for checkpoint in checkpoints:
-        found: dict[str, list[dict[str, Any]]] = {}
-        for task in asking.capability:
-            said = Path(task).read_text() if Path(task).suffix == ".yaml" and Path(task).exists() else task
-            name = f"capability/{digest('capability', release, said, asking.capability_limit, checkpoint.weights)}.json"
-            if (stored := store.read_json(name, list[dict[str, Any]])) is None:
-                found = found or _evaluated(checkpoint, asking)
-                stored = store.read_json(str(store.write_json(name, found[task]).relative_to(store.root)))
-            at = {"stage": checkpoint.stage, "step": checkpoint.step, "seed": checkpoint.seed}
-            rows += [at | row for row in stored]
+    settings = visit.evaluation.settings
+    release = _release() if settings.capability else ""
+    keys = {task: f"{_key(settings, task, visit.checkpoint)} {release}" for task in settings.capability}
+    missing = {task: key for task, key in keys.items() if key not in visit.evaluation.known}
+    if not missing:
+        return
+    found = _evaluated(visit, list(missing))
+    for task, key in missing.items():
+        visit.numbers[key] = float(len(found[task]))
+        for row in found[task]:
+            visit.numbers.update({f"{key} {json.dumps([row['task'], row['metric'], name])}": row[name] for name in FIELDS})
+
+
+def capability_scores(evaluation: Evaluation, numbers: Mapping[str, float | None]) -> pl.DataFrame:
+    """Return one row per checkpoint, task and metric, columns of SCHEMA, from the numbers that were collected."""
+    found: dict[str, dict[str, dict[tuple[str, str], dict[str, Any]]]] = {}
+    """Key of a task on a checkpoint -> release of the harness -> (task, metric) -> its numbers."""
+    for key, value in numbers.items():
+        if "[" in key:
+            task_key, release, named = key.split(" ", 2)
+            task, metric, name = json.loads(named)
+            found.setdefault(task_key, {}).setdefault(release, {}).setdefault((task, metric), {})[name] = value
+    rows = []
+    for checkpoint in evaluation.checkpoints:
+        at = {"stage": checkpoint.stage, "step": checkpoint.step, "seed": checkpoint.seed}
+        for named in evaluation.settings.capability:
+            by_release = found.get(_key(evaluation.settings, named, checkpoint), {"": {}})
+            for (task, metric), row in by_release[max(by_release)].items():
+                low, high = (None if row["stderr"] is None else row["value"] + way * Z * row["stderr"] for way in (-1, 1))
+                n = None if row["n"] is None else int(row["n"])
+                rows.append(at | {"task": task, "metric": metric} | row | {"low": low, "high": high, "n": n})
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _key(settings: Asking, task: str, checkpoint: Checkpoint) -> str:
+    said = Path(task).read_text() if Path(task).suffix == ".yaml" and Path(task).exists() else task
+    return digest("capability", said, settings.capability_limit, checkpoint.weights)
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
@@ -79,20 +107,21 @@ def _tasks(tasks: Sequence[str]) -> Any:
     return TaskManager(include_path=folders or None)
 
 
-def _evaluated(checkpoint: Checkpoint, asking: Asking) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of every task for a checkpoint."""
+def _evaluated(visit: Visit, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the metrics of every task."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    model, tokenizer = load_model(checkpoint.path)
-    tasks = _tasks(asking.capability)
-    harness: Any = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=asking.batch_rows // 16 or 1)
+    settings, checkpoint = visit.evaluation.settings, visit.checkpoint
+    model, tokenizer = visit.models.get(checkpoint)
+    tasks = _tasks(names)
+    harness: Any = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_rows // 16 or 1)
     found = {}
-    for task in asking.capability:
+    for task in names:
         progress.say(f"{task} of {checkpoint.stage} step {checkpoint.step}")
         try:
             result: Any = lm_eval.simple_evaluate(
-                model=harness, tasks=[_name(task)], limit=asking.capability_limit, task_manager=tasks, log_samples=False
+                model=harness, tasks=[_name(task)], limit=settings.capability_limit, task_manager=tasks, log_samples=False
             )
         except (KeyError, ValueError, OSError, ConnectionError) as error:
             raise BadInput(f"the task {task!r} cannot be run: {reason_of(error)}; name one that lm-evaluation-harness knows") from error
@@ -122,8 +151,6 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
                 continue
             stderr = metrics.get(f"{metric}_stderr,{kind}")
             stderr = float(stderr) if isinstance(stderr, int | float) else None
-            ends = (None, None) if stderr is None else (value - Z * stderr, value + Z * stderr)
             shown = metric if kind in ("", "none") else f"{metric} ({kind})"
-            row = {"task": task, "metric": shown, "value": float(value), "stderr": stderr, "low": ends[0], "high": ends[1]}
-            rows.append(row | {"n": n})
+            rows.append({"task": task, "metric": shown, "value": float(value), "stderr": stderr, "n": n})
     return rows

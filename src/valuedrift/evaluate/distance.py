@@ -6,9 +6,8 @@ so that the same command again computes nothing; a kill loses the checkpoint at 
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import polars as pl
@@ -16,15 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import progress
 from ..models.chat_format import Frame, PromptFormat, question
-from ..models.loading import API, load_model
+from ..models.loading import API
 from ..nouns import Checkpoint, Example, Prompt, digest
 from ..plan import Asking
-from ..store import Store
 from ..train.collation import Row, collate
 from ..train.logprobs import answer_outputs, placed
 from ..train.reward_model import RewardModel
+from .visit import Answered, Evaluation, Visit
 
 SCHEMA = (
     {"stage": pl.String(), "step": pl.Int64(), "seed": pl.Int64()}
@@ -40,11 +38,6 @@ LOGITS = 2**26
 """Logits of one model held at once, unless a single answer has more: a quarter of a gigabyte in float32."""
 ROWS = 16
 """Answers that a reward model reads at once."""
-SFT = ("sft", "trl:SFTTrainer")
-Answered = Mapping[str, Any]
-"""One stored answer: stage, step, seed, topic, prompt, its key `answer`, `text`, `ended`, and the `question`."""
-Said = Mapping[tuple[str, int, int], Sequence[Answered]]
-"""The answers looked at, by stage, step and seed."""
 
 
 def kl_nats(logits_NV: Tensor, reference_NV: Tensor, temperature: float) -> Tensor:
@@ -80,9 +73,9 @@ def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answe
 
 
 def _row(prompt_format: PromptFormat, answer: Answered) -> Row:
-    ids, n_prompt = prompt_format.with_reply(question(answer["question"]), answer["text"])
+    ids, n_prompt = prompt_format.with_reply(question(answer.question), answer.text)
     # Of the end only the prediction counts, not which token came
-    end = [prompt_format.tokenizer.eos_token_id or 0] if answer["ended"] == "stop" else []
+    end = [prompt_format.tokenizer.eos_token_id or 0] if answer.ended == "stop" else []
     return Row(torch.tensor([*ids, *end], dtype=torch.int32).numpy(), n_prompt)
 
 
@@ -98,68 +91,42 @@ def _parts(rows: Sequence[Row], most_tokens: int) -> Iterator[list[int]]:
         yield part
 
 
-# -- of a whole run --------------------------------------------------------------------------------------------------------
+# -- of a visit ------------------------------------------------------------------------------------------------------------
 
 
-def companion_scores(
-    store: Store,
-    asking: Asking,
-    stages: Sequence[Mapping[str, Any]],
-    checkpoints: Sequence[Checkpoint],
-    rewards: Sequence[Checkpoint],
-    prompts: Sequence[Prompt],
-    asked: pl.DataFrame,
-) -> pl.DataFrame:
-    """Return one row per checkpoint, prompt and companion (columns of SCHEMA), computing what the store does not hold yet.
+def collect(visit: Visit) -> None:
+    """Collect the KL from the reference and the rewards of the first answers to the `chosen` prompts.
 
-    kl: `divergences` of draw 0, from the end of the nearest stage of supervised fine-tuning before (reference "sft"), else from the stage's
-    own step 0 ("start"); none between models of different vocabularies, and of models behind an API. reward:NAME: the score of the same
-    answers by the reward model of the same seed. length: words per answer, mean over draws, of every prompt. `asked`: the answers, one row
-    each.
+    There is no KL between models of different vocabularies, and none of a model behind an API. A reward model scores its own seed.
     """
-    texts = {prompt.id: prompt.text for prompt in chosen(prompts)}
-    ended = dict(store.answers().select("key", "ended").iter_rows())
-    main = asked.filter(~pl.col("repeat"))
-    said: dict[tuple[str, int, int], list[Answered]] = {}
-    for row in main.filter((pl.col("draw") == 0) & pl.col("prompt").is_in(list(texts))).iter_rows(named=True):
-        more = {"question": texts[row["prompt"]], "ended": ended[row["answer"]]}
-        said.setdefault((row["stage"], row["step"], row["seed"]), []).append(row | more)
-    numbers = Numbers(store)
-    froms = references(stages, checkpoints)
-    by_weights = _divergence_tables(asking, checkpoints, froms, said, numbers)
-    return pl.concat([_lengths(main), *by_weights, *_score_tables(checkpoints, rewards, said, numbers)])
+    checkpoint, reference = visit.checkpoint, visit.evaluation.reference(visit.checkpoint)[1]
+    said = [visit.answers[prompt.id] for prompt in chosen(visit.evaluation.prompts) if prompt.id in visit.answers]
+    if checkpoint.weights != reference.weights and not checkpoint.path.startswith(API):
+
+        def nats(missing: Sequence[Answered]) -> Sequence[float | None]:
+            (model, tokenizer), (other, others) = visit.models.get(checkpoint), visit.models.get(reference)
+            if tokenizer.get_vocab() != others.get_vocab():
+                return [None] * len(missing)
+            return divergences(model, tokenizer, other, missing, visit.evaluation.settings)
+
+        visit.add({kl_key(reference, one.key): one for one in said}, nats, "divergence")
+    for reward in [reward for reward in visit.evaluation.rewards if reward.seed == checkpoint.seed]:
+
+        def scores(missing: Sequence[Answered], reward: Checkpoint = reward) -> Sequence[float]:
+            scorer = visit.models.get(reward, _scorer)[1]
+            return scorer.scores([Example((("user", one.question),), one.text) for one in missing], ROWS).tolist()
+
+        visit.add({reward_key(reward, one.key): one for one in said}, scores, f"{reward.stage}'s scores")
 
 
-def _divergence_tables(
-    asking: Asking,
-    checkpoints: Sequence[Checkpoint],
-    froms: Mapping[tuple[str, int], tuple[str, Checkpoint]],
-    said: Said,
-    numbers: Numbers,
-) -> list[pl.DataFrame]:
-    reader, tables = _Divergence(asking), []
-    for checkpoint in checkpoints:
-        if checkpoint.path.startswith(API):
-            continue
-        name, reference = froms[checkpoint.stage, checkpoint.seed]
-        rows = said[checkpoint.stage, checkpoint.step, checkpoint.seed]
-        values: Sequence[float | None] = [0.0] * len(rows)
-        if checkpoint.weights != reference.weights:
-            task = f"divergence of {checkpoint.stage} step {checkpoint.step}"
-            values = numbers.of(("kl", reference.weights), rows, task, functools.partial(reader.read, checkpoint, reference))
-        tables.append(_table(rows, "kl", name, values))
-    return tables
+def kl_key(reference: Checkpoint, answer: str) -> str:
+    """Return the content key of an answer's KL from a reference."""
+    return digest("kl", reference.weights, FORMULA, answer)
 
 
-def _score_tables(checkpoints: Sequence[Checkpoint], rewards: Sequence[Checkpoint], said: Said, numbers: Numbers) -> list[pl.DataFrame]:
-    tables = []
-    for reward in rewards:
-        scorer = _Scorer(reward.path)
-        for checkpoint in [checkpoint for checkpoint in checkpoints if checkpoint.seed == reward.seed]:
-            rows = said[checkpoint.stage, checkpoint.step, checkpoint.seed]
-            task = f"{reward.stage} scores {checkpoint.stage} step {checkpoint.step}"
-            tables.append(_table(rows, f"reward:{reward.stage}", "", numbers.of(("reward", reward.weights), rows, task, scorer.read)))
-    return tables
+def reward_key(reward: Checkpoint, answer: str) -> str:
+    """Return the content key of an answer's score by a reward model."""
+    return digest("reward", reward.weights, FORMULA, answer)
 
 
 def chosen(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -172,87 +139,51 @@ def chosen(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [prompt for *_, prompt in sorted(ranked, key=lambda entry: entry[:2])[:MOST_PROMPTS]]
 
 
-def references(stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, int], tuple[str, Checkpoint]]:
-    """Return for each stage and seed from which checkpoint its distance is measured, and what that is called: "sft" or "start"."""
-    by_name = {(stage["name"], stage["seed"]): stage for stage in stages}
-    ends: dict[tuple[str, int], list[Checkpoint]] = {}
-    for checkpoint in checkpoints:
-        ends.setdefault((checkpoint.stage, checkpoint.seed), []).append(checkpoint)
-    found = {}
-    for (name, seed), stage in by_name.items():
-        before = None if stage["algorithm"] in SFT else by_name.get((stage["after"], seed))
-        while before is not None and before["algorithm"] not in SFT:
-            before = by_name.get((before["after"], seed))
-        found[name, seed] = ("start", ends[name, seed][0]) if before is None else ("sft", ends[before["name"], seed][-1])
-    return found
+def _scorer(path: str) -> tuple[Any, RewardModel]:
+    scorer = RewardModel(path, torch.accelerator.current_accelerator() or torch.device("cpu"))
+    return scorer.model, scorer
 
 
-def _lengths(main: pl.DataFrame) -> pl.DataFrame:
+# -- of a whole run --------------------------------------------------------------------------------------------------------
+
+
+def companion_scores(
+    evaluation: Evaluation, scores: pl.DataFrame, texts: pl.DataFrame, numbers: Mapping[str, float | None]
+) -> pl.DataFrame:
+    """Return one row per checkpoint, prompt and companion (columns of SCHEMA) from the numbers that were collected.
+
+    kl and reward:NAME are those of the first answer; length is words per answer, the mean over draws, of every prompt.
+    """
+    main = scores.filter(~pl.col("repeat"))
+    first = main.filter((pl.col("draw") == 0) & pl.col("prompt").is_in([prompt.id for prompt in chosen(evaluation.prompts)]))
+    said = {key: rows.to_dicts() for key, rows in first.group_by("stage", "step", "seed", maintain_order=True)}
+    tables = [_lengths(main, texts)]
+    for checkpoint in evaluation.checkpoints:
+        if checkpoint.path.startswith(API):
+            continue
+        (name, reference), rows = evaluation.reference(checkpoint), said.get((checkpoint.stage, checkpoint.step, checkpoint.seed), [])
+        same = checkpoint.weights == reference.weights
+        tables.append(_table(rows, "kl", name, [0.0 if same else numbers.get(kl_key(reference, row["answer"])) for row in rows]))
+    for reward in evaluation.rewards:
+        for checkpoint in [checkpoint for checkpoint in evaluation.checkpoints if checkpoint.seed == reward.seed]:
+            rows = said.get((checkpoint.stage, checkpoint.step, checkpoint.seed), [])
+            values = [numbers.get(reward_key(reward, row["answer"])) for row in rows]
+            tables.append(_table(rows, f"reward:{reward.stage}", "", values))
+    return pl.concat(tables)
+
+
+def _lengths(main: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
     at = ["stage", "step", "seed", "topic", "prompt"]
-    words = main.with_columns(n=pl.col("text").str.count_matches(r"\S+").cast(pl.Float64))
-    table = words.group_by(at, maintain_order=True).agg(value=pl.col("n").mean())
+    words = texts.select(answer="key", n=pl.col("text").str.count_matches(r"\S+").cast(pl.Float64))
+    said = main.join(words, on="answer", how="left", maintain_order="left")
+    table = said.group_by(at, maintain_order=True).agg(value=pl.col("n").mean())
     return table.with_columns(companion=pl.lit("length"), reference=pl.lit("")).select(list(SCHEMA))
 
 
-def _table(rows: Sequence[Answered], companion: str, reference: str, values: Sequence[float | None]) -> pl.DataFrame:
+def _table(rows: Sequence[Mapping[str, Any]], companion: str, reference: str, values: Sequence[float | None]) -> pl.DataFrame:
     told = [
         {name: row[name] for name in list(SCHEMA)[:5]} | {"companion": companion, "reference": reference, "value": value}
         for row, value in zip(rows, values, strict=True)
         if value is not None
     ]
     return pl.DataFrame(told, schema=SCHEMA)
-
-
-class Numbers:
-    """Numbers of answers, kept in the store."""
-
-    def __init__(self, store: Store):
-        self.store, self.known = store, store.numbers()
-
-    def of(
-        self,
-        kind: tuple[str, str],
-        rows: Sequence[Answered],
-        task: str,
-        compute: Callable[[Sequence[Answered]], Sequence[float | None]],
-        unit: str = "answers",
-    ) -> list[float | None]:
-        """Return one number per answer; `kind` names what is computed and by which weights beside those that the answer's key names."""
-        keys = [digest(*kind, FORMULA, row["answer"]) for row in rows]
-        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self.known}
-        if missing:
-            with progress.task(task, len(missing), unit) as advance:
-                new = dict(zip(missing, compute(list(missing.values())), strict=True))
-                self.store.add_numbers(new)
-                advance(len(missing))
-            self.known |= new
-        return [self.known[key] for key in keys]
-
-
-class _Divergence:
-    """Reads answers with two models; the reference is kept until another one is wanted."""
-
-    def __init__(self, asking: Asking):
-        self.asking = asking
-        self._loaded: tuple[str, Any, Any] | None = None
-
-    def read(self, checkpoint: Checkpoint, reference: Checkpoint, rows: Sequence[Answered]) -> list[float] | list[None]:
-        if self._loaded is None or self._loaded[0] != reference.weights:
-            self._loaded = None  # three models at once may not fit
-            self._loaded = (reference.weights, *load_model(reference.path))
-        model, tokenizer = load_model(checkpoint.path)
-        if tokenizer.get_vocab() != self._loaded[2].get_vocab():
-            return [None] * len(rows)
-        return divergences(model, tokenizer, self._loaded[1], rows, self.asking)
-
-
-class _Scorer:
-    """A reward model that is loaded when the first answer is to be scored."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self._model: RewardModel | None = None
-
-    def read(self, rows: Sequence[Answered]) -> list[float]:
-        self._model = self._model or RewardModel(self.path, torch.accelerator.current_accelerator() or torch.device("cpu"))
-        return self._model.scores([Example((("user", row["question"]),), row["text"]) for row in rows], ROWS).tolist()

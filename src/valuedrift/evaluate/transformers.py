@@ -8,8 +8,6 @@ from typing import Any, cast
 from .. import evaluate, progress
 from ..models import checks
 from ..models.chat_format import Frame, PromptFormat, question
-from ..models.loading import likeness, load_model
-from ..models.switch import expect, switch
 from ..nouns import Answer, Checkpoint, Prompt
 from ..plan import Asking
 from . import answer_key
@@ -22,7 +20,6 @@ class Backend(evaluate.Backend):
 
     def __init__(self, asking: Asking):
         super().__init__(asking)
-        self._loaded: tuple[tuple[str, str], str, Any, Any] | None = None
         self._decoder: Any = None
         self._format: PromptFormat | None = None
         self._checked = ""
@@ -39,11 +36,13 @@ class Backend(evaluate.Backend):
 
         if not asked:
             return
+        if is_new := self._checked != checkpoint.weights:
+            self._decoder = self._format = None  # they hold the model before, and two at once may not fit
         model, tokenizer = self._model(checkpoint)
         prompt_format = self._format_of(tokenizer, checkpoint)
         texts = list(dict.fromkeys(prompt.text for prompt, _ in asked))
         ids = dict(zip(texts, map(tuple, prompt_format.prompts([question(text) for text in texts])), strict=True))
-        if self._checked != checkpoint.weights:
+        if is_new:
             checks.logits(model, prompt_format)
             self._checked = checkpoint.weights
         checks.fits(model, prompt_format, ids)
@@ -70,18 +69,5 @@ class Backend(evaluate.Backend):
                 )
         return self._decoder
 
-    def expect(self, checkpoint: Checkpoint) -> None:
-        """Read the next checkpoint's weights ahead."""
-        expect(checkpoint.path)
-
     def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
-        wanted = (checkpoint.weights, checkpoint.frame)
-        if self._loaded is None or self._loaded[0] != wanted:
-            like, loaded, self._loaded = likeness(checkpoint.path), self._loaded, None
-            if loaded and like and loaded[1] == like and switch(loaded[2], checkpoint.path) is not None:
-                self._loaded = (wanted, *loaded[1:])
-            else:
-                del loaded  # two models at once may not fit
-                self._decoder = None
-                self._loaded = (wanted, like, *load_model(checkpoint.path))
-        return self._loaded[2:]
+        return self.models.get(checkpoint)

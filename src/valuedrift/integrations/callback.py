@@ -335,9 +335,6 @@ class Live(Backend):
         taken, self._seconds, self._passes = (self._seconds, self._passes), 0.0, 0
         return taken
 
-    def expect(self, checkpoint: Checkpoint) -> None:
-        """Do nothing: there is one model."""
-
     def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
         return self.live
 
