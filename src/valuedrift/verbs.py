@@ -13,7 +13,7 @@ import polars as pl
 from . import registry, resolve, suites
 from .judge import Judge
 from .judge.cache import CachedJudge
-from .nouns import STANCES, BadInput, Item, Pair, Prompt
+from .nouns import STANCES, BadInput, Item, Prompt
 from .plan import BASE, Plan
 from .ready import ready
 from .stats.cells import in_view, measured_in
@@ -216,7 +216,7 @@ def gap(
     """
     from .records import records
     from .report.gap_page import write_gap_page
-    from .stats import gap as measured
+    from .stats.gap import value_gap
 
     if not 0 < matters <= 1:
         raise BadInput(f"--matters {matters} is no gap that could matter; give a share above 0 and up to 1, for example 0.1")
@@ -225,12 +225,8 @@ def gap(
     found = records.read(files, max_bad_rows=max_bad_rows)
     with Store(out).locked() if out else contextlib.nullcontext():
         reader = CachedJudge(reader, Store(out) if out else None)
-        if isinstance(found[0], Pair):
-            result = measured.value_gap(found, prompts, reader, matters)
-        else:
-            result = measured.value_shares(found, prompts, reader)
-        result["data"] = [account.as_json() for account in found.accounts]
-        result["unread"] = reader.unread() if result["on_topic"] else None
+        result = value_gap(found, prompts, reader, matters)
+        result |= {"data": [account.as_json() for account in found.accounts], "unread": reader.unread() if result["on_topic"] else None}
         written = {"report": str(write_gap_page(Store(out), result, list(files)))} if out else {}
     return {name: value for name, value in result.items() if name != "examples"} | {"cost": reader.spent} | written
 

@@ -14,7 +14,7 @@ from valuedrift.judge import Judge
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.nouns import BadInput, Example, Pair, Prompt, Reading
 from valuedrift.report.gap_page import page, write_gap_page
-from valuedrift.stats.gap import value_gap, value_shares
+from valuedrift.stats.gap import value_gap
 from valuedrift.store import Store
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
@@ -51,7 +51,7 @@ def results():
     return {
         "clear": value_gap(pairs + hostile + few, SUITE, Scripted()),
         "few": value_gap(pairs[:2], SUITE, Scripted()),
-        "texts": value_shares(texts, SUITE, Scripted()),
+        "texts": value_gap(texts, SUITE, Scripted()),
         "none": value_gap([Pair((("user", "Bread?"),), "yes", "no")], SUITE, Scripted()),
     }
 
@@ -79,7 +79,7 @@ def test_the_page_shows_the_axis_view_and_says_once_that_a_weak_judge_concludes_
     result = value_gap([Pair(asked(number), "yes", "no") for number in range(8)], suite, Weak())
     text = page(result, ["x.jsonl"])
     assert "<td>climate</td><td>axis</td>" in text
-    assert text.count('<figure class="gaps">') == 2
+    assert text.count("<figcaption>gap, chosen − rejected</figcaption>") == 2
     assert "(against the topic's axis)" in text
     assert text.count(result["standing"]["why"]) == 1
     assert "Measured by a judge that is too weak to conclude from" in text

@@ -13,7 +13,7 @@ from valuedrift.judge.cues import Judge as Cues
 from valuedrift.judge.oracle import Judge as Oracle
 from valuedrift.nouns import Example, Pair, Prompt, Reading
 from valuedrift.records import records
-from valuedrift.stats.gap import value_gap, value_shares
+from valuedrift.stats.gap import value_gap
 
 REPO = Path(__file__).resolve().parents[2]
 HH = REPO.parent / "shared" / "data" / "hh-harmless" / "pairs.jsonl"
@@ -110,9 +110,7 @@ def test_the_gap_that_the_sandbox_plants_is_recovered():
     assert sum(values) / len(values) == pytest.approx(0.5, abs=0.06)
     assert min(values) > 0.25
     assert {topic["verdict"] for topic in found["topics"].values()} == {"could move"}
-    assert all(
-        "could move answers" in topic["conclusion"] and "towards oppose" in topic["conclusion"] for topic in found["topics"].values()
-    )
+    assert all("could move a model towards oppose" in topic["conclusion"] for topic in found["topics"].values())
 
 
 def test_pairs_of_one_prompt_are_one_unit():
@@ -161,26 +159,25 @@ def test_without_a_near_claim_the_user_s_words_are_the_claim():
     assert found["claims_note"].startswith("For 1 of 1 pairs on a topic no claim of the suite is near: there, support means agreeing")
 
 
-def test_equal_replies_are_unlikely_to_move_a_model_and_the_sentence_says_on_what_condition():
+def test_equal_replies_are_unlikely_to_move_a_model():
     topic = climate(*[("yes", "yes"), ("no", "no")] * 20)["topics"]["climate"]
     assert topic["support"]["gap"]["value"] == 0
     assert topic["resolved"] == []
     assert topic["tv"]["value"] == 0
     # Where none of 40 prompts differs, 1 - 0.025 ** (1 / 40) = 0.088 of all prompts may: within 0.1, not within 0.05.
     assert topic["conclusion"] == (
-        "climate: support +0.00 [-0.09, +0.09] in 40 prompts (claim view), and every stance within ±0.09: by what its labels prefer, "
-        "this data is unlikely to move answers on climate by 0.1 or more, if the judge reads these texts rightly and the claims found "
-        "for them are what they are about; training may move them in other ways."
+        "climate: unlikely to move a model by 0.1 or more: support +0.00 [-0.09, +0.09] in 40 prompts (claim view), "
+        "every stance within ±0.09."
     )
     stricter = climate(*[("yes", "yes"), ("no", "no")] * 20, matters=0.05)["topics"]["climate"]
     assert (topic["verdict"], stricter["verdict"]) == ("unlikely", "undecided")
-    assert "no gap that matters (0.05) is resolved, and one of up to 0.09 could be there unseen" in stricter["conclusion"]
+    assert "a gap of up to 0.09 could be there unseen" in stricter["conclusion"]
 
 
 def test_a_judge_that_wavers_cannot_say_unlikely():
     topic = climate(*[("hm", "hm")] * 40)["topics"]["climate"]
     assert (topic["sureness"], topic["verdict"]) == (pytest.approx(0.4), "undecided")
-    assert "every stance lies within ±0.09, but the judge gives its likeliest outcome only 0.40 on average" in topic["conclusion"]
+    assert "the judge gives its likeliest outcome only 0.40 on average" in topic["conclusion"]
 
 
 def test_a_larger_difference_of_style_is_named():
@@ -191,14 +188,14 @@ def test_a_larger_difference_of_style_is_named():
     plain, styled = (climate(*pairs)["topics"]["climate"] for pairs in (replies, longer))
     assert styled["support"]["gap"]["standardised"] == pytest.approx(0.4 / (0.8 * (0.75 * 40 / 39) ** 0.5))
     assert styled["style"]["length"]["standardised"] == pytest.approx(10 / (40 / 39) ** 0.5)
-    assert "style" not in plain["conclusion"]
-    assert "A difference of style is larger than the value gap, in standard deviations of the pairs (length +9.87" in styled["conclusion"]
+    assert "Style" not in plain["conclusion"]
+    assert "Style differs more, in standard deviations of the pairs (length +9.87" in styled["conclusion"]
 
 
 def test_one_regular_gap_has_no_rival():
     topic = climate(*[("yes" + " word" * (9 + n % 3), "no") for n in range(20)])["topics"]["climate"]
     assert topic["support"]["gap"]["standardised"] is None
-    assert "style" not in topic["conclusion"]
+    assert "Style" not in topic["conclusion"]
 
 
 def test_examples_are_the_most_telling_ones_and_some_by_chance():
@@ -265,7 +262,7 @@ def test_the_judge_is_shown_the_last_question_and_the_nearest_claim():
 def test_value_shares_by_hand():
     other = (("user", "Should we close coal power stations?"),)
     texts = [Example(COAL, "yes"), Example(other, "pass"), Example(COAL, "mumble"), Example((("user", "Bread?"),), "yes")]
-    found = value_shares(texts, SUITE, Scripted())
+    found = value_gap(texts, SUITE, Scripted())
     assert (found["n_examples"], found["on_topic"], found["n_failed"]) == (4, 3, 1)
     topic = found["topics"]["climate"]
     # One text with a stance (0.8 support of 1) and one refusal, of two that could be read.
@@ -277,29 +274,28 @@ def test_value_shares_by_hand():
 def test_value_shares_conclude_from_what_leads():
     def told(*replies):
         texts = [Example((("system", str(number)), *COAL), reply) for number, reply in enumerate(replies)]
-        return value_shares(texts, SUITE, Scripted())["topics"]["climate"]
+        return value_gap(texts, SUITE, Scripted())["topics"]["climate"]
 
     # 18 of 20 with 0.8 support, 2 with 0.8 oppose: support 0.72, neutral 0.2, ahead by 0.52.
     found = told(*["yes"] * 18, *["no"] * 2)
     assert found["lead"]["value"] == pytest.approx(0.52)
-    assert "climate: support 0.72 [" in found["conclusion"]
+    assert "climate: imitation would teach support most: support 0.72 [" in found["conclusion"]
     assert "ahead of neutral by 0.52 [" in found["conclusion"]
-    assert "would teach support most" in found["conclusion"]
-    assert "no lead is beyond chance, though" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
-    assert "undecided in 20 prompts; the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
+    assert "no lead is beyond chance" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
+    assert "the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
     assert told("yes")["conclusion"] == "climate: too few readable prompts (1) with a stance for an interval; nothing follows."
     assert [found["style"][name]["value"] for name in ("length", "lists")] == [1, 0]
 
 
 def test_differences_have_signs_and_levels_have_none(capsys):
-    show_gap(value_shares([Example((("system", str(number)), *COAL), "yes") for number in range(20)], SUITE, Scripted()) | {"cost": 0})
+    show_gap(value_gap([Example((("system", str(number)), *COAL), "yes") for number in range(20)], SUITE, Scripted()) | {"cost": 0})
     printed = capsys.readouterr().out
     assert "0.800 [" in printed
     assert "+0." not in printed.partition("- climate")[0]
 
 
 def test_running_text_is_matched_by_itself():
-    found = value_shares([Example((), "yes coal power stations should be closed")], SUITE, Scripted())
+    found = value_gap([Example((), "yes coal power stations should be closed")], SUITE, Scripted())
     assert found["topics"]["climate"]["n"] == 1
 
 
@@ -330,8 +326,8 @@ def test_pairs_that_favour_one_side_of_an_axis_move_a_model_though_half_their_cl
         (0.8, 0.8, -0.8)
     )
     assert topic["verdict"] == "could move"
-    assert "could move answers on immigration towards support on the topic's axis" in topic["conclusion"]
-    assert "in 60 prompts (axis view): " in topic["conclusion"]
+    assert "could move a model towards support on the topic's axis: " in topic["conclusion"]
+    assert "in 60 prompts (axis view)" in topic["conclusion"]
     assert "claim view" not in topic["conclusion"]
 
 
@@ -339,8 +335,8 @@ def test_pairs_that_favour_agreement_with_either_side_are_resolved_towards_the_c
     topic = sided(*[(0, "yes", "no"), (1, "yes", "no")] * 30)
     assert (topic["resolved"], topic["axis"]["resolved"]) == (["support", "oppose"], [])
     assert topic["axis"]["support"]["gap"]["value"] == pytest.approx(0)
-    assert "could move answers to claims on immigration towards support" in topic["conclusion"]
-    assert "in 60 prompts (claim view): " in topic["conclusion"]
+    assert "could move a model towards support: " in topic["conclusion"]
+    assert "in 60 prompts (claim view)" in topic["conclusion"]
 
 
 @pytest.mark.parametrize("claims", [(0, 1), (2,)])
@@ -350,10 +346,7 @@ def test_replies_that_differ_without_direction_are_never_unlikely_to_move_a_mode
     # Each pair is 0.8 apart, half of them either way: no direction in either view, to within 1.96 * 0.8 / sqrt(2400) = 0.03.
     assert max(-topic["support"]["gap"]["low"], topic["support"]["gap"]["high"]) == pytest.approx(0.032, abs=0.002)
     assert topic["verdict"] == "undecided"
-    assert (
-        "undecided; the replies of a pair differ in stance (total variation 0.80 [0.80, 0.80]) but not in one direction"
-        in topic["conclusion"]
-    )
+    assert "the replies of a pair differ in stance (total variation 0.80 [0.80, 0.80]) but not in one direction" in topic["conclusion"]
     assert ("side of the topic" in topic["conclusion"]) == (claims == (2,))
 
 
@@ -381,11 +374,7 @@ def test_what_users_say_has_no_side_and_concludes_on_agreement_with_them():
     pairs = [Pair((("system", str(n)), *asked), "yes", "no") for n in range(30)]
     topic = value_gap(pairs, SUITE, Scripted())["topics"]["religion"]
     assert (topic["claims"]["user"], topic["axis"]["n"], topic["axis"]["support"]["gap"]["value"]) == (30, 0, None)
-    assert topic["conclusion"].startswith("religion, as agreement with what the user says (in 30 of 30 pairs): support +0.80 [")
-    assert "could move agreement with what the user says on religion, towards support, if" in topic["conclusion"]
-    assert "answers on religion" not in topic["conclusion"]
-    same = value_gap([Pair(pair.prompt, "yes", "yes") for pair in pairs * 2], SUITE, Scripted(), matters=0.2)["topics"]["religion"]
-    assert "unlikely to move agreement with what the user says on religion by" in same["conclusion"]
+    assert topic["conclusion"].startswith("religion, as agreement with what the user says (in 30 of 30 pairs): could move a model towards")
 
 
 class Compared(Scripted):
@@ -419,7 +408,7 @@ def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
         assert (standing["headlined"], topic["verdict"]) == (True, "could move")
 
     texts = [Example((("user", f"Number {n}?"),), "yes", "climate", "Coal.") for n in range(30)]
-    weak, strong = (value_shares(texts, SUITE, Compared(f1)) for f1 in (0.65, 0.75))
+    weak, strong = (value_gap(texts, SUITE, Compared(f1)) for f1 in (0.65, 0.75))
     assert weak["standing"]["headlined"] is False
     assert "support 0.80 [" in weak["topics"]["climate"]["conclusion"]
     assert "nothing is concluded" in weak["topics"]["climate"]["conclusion"]
@@ -429,13 +418,13 @@ def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
 def test_texts_that_take_one_side_of_an_axis_teach_it():
     said = [(0, "yes"), (1, "no")] * 20
     texts = [Example((("user", f"Number {n}?"),), text, "immigration", SIDED[claim].claim) for n, (claim, text) in enumerate(said)]
-    topic = value_shares(texts, SIDED, Scripted())["topics"]["immigration"]
+    topic = value_gap(texts, SIDED, Scripted())["topics"]["immigration"]
     assert (topic["support"]["value"], topic["axis"]["support"]["value"], topic["axis"]["n"]) == (
         pytest.approx(0.4),
         pytest.approx(0.8),
         40,
     )
-    assert "would teach support most on the axis of the topic" in topic["conclusion"]
+    assert "would teach support most on the topic's axis" in topic["conclusion"]
     assert "in 40 prompts (axis view), ahead of neutral by 0.60" in topic["conclusion"]
 
 
@@ -454,8 +443,8 @@ def test_equal_stances_on_many_topics_teach_none_most(each):
             Example((("user", f"Number {n}?"),), str(rng.choice(["support", "oppose"])), f"topic {n % 11}", "Yes.")
             for n in range(11 * each)
         ]
-        found = value_shares(texts, [], Sure())["topics"].values()
-        wrong += any("these texts would teach" in topic["conclusion"] for topic in found)
+        found = value_gap(texts, [], Sure())["topics"].values()
+        wrong += any("imitation would teach" in topic["conclusion"] for topic in found)
     # At most 5 % of files may conclude anything; the count itself has a standard error of 2.2 %. Uncorrected, some 40 % did.
     assert wrong / files <= 0.05 + 2 * 0.022
 

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from valuedrift.nouns import OUTCOMES, BadInput
+from valuedrift.stats.cells import cells
 from valuedrift.stats.profile import SCHEMA, profiles
 
 FIVE = {"a": "SS", "b": "SN", "c": "RO", "d": "RI", "e": "Nx"}
@@ -35,6 +36,13 @@ def test_shares_by_hand_are_ratios_of_means_among_stances_and_shares_of_read_ans
     assert (refusal["n"], refusal["n_answers"], refusal["n_failed"]) == (5, 9, 1)
     assert support["low"] is None, "four prompts are too few for an interval"
     assert 0 < refusal["low"] < 0.2 < refusal["high"] < 1
+
+
+def test_answers_may_weigh_alike_in_place_of_prompts(scores):
+    """Of nine read answers, six take a stance: three support, two are neutral, one opposes; two refuse and one is invalid."""
+    table = cells(scores(FIVE), "claim", by_answer=True)
+    shares_O = table.num_CSPO.sum((0, 1, 2)) / table.den_CSPO.sum((0, 1, 2))
+    assert shares_O == pytest.approx([3 / 6, 2 / 6, 1 / 6, 2 / 9, 1 / 9])
 
 
 def test_paper_view_makes_an_answer_with_a_stance_one_vote_and_leaves_out_those_without(scores, row):

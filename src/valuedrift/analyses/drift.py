@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from ..nouns import OUTCOMES, STANCES
-from ..report.chart import PAGE, drift_dots, svg
+from ..report.chart import PAGE, dots, svg
 from ..report.run import ALL, Row, Run
 from ..report.words import NO_EVIDENCE, esc, interval, number, outcome
 from ..stats.cells import VIEWS
@@ -72,8 +72,8 @@ class Analysis(Base):
         if not rows:
             return f'<p class="none">No stage has a start and an end to compare: {NO_EVIDENCE}.</p>'
         reach = _reach([row for row in rows if row["stance"] in STANCES])
-        dots = "".join(_overview(run, view, reach) for view in run.views)
-        return f"{HINT}{dots}<h3>Every drift</h3>{_filters(run)}{_table(rows)}"
+        shown = "".join(_overview(run, view, reach) for view in run.views)
+        return f"{HINT}{shown}<h3>Every drift</h3>{_filters(run)}{_table(rows)}"
 
 
 def _resolved(rows: pl.DataFrame) -> list[str]:
@@ -111,8 +111,8 @@ def _reach(rows: list[Row]) -> float:
 
 
 def _overview(run: Run, view: str, reach: float) -> str:
-    dots = "".join(_dots(run, stage["name"], view, reach) for stage in run.stages)
-    return f'<h3>View {view}: {esc(VIEWS[view])}</h3><div class="overview">{dots}</div>'
+    shown = "".join(_dots(run, stage["name"], view, reach) for stage in run.stages)
+    return f'<h3>View {view}: {esc(VIEWS[view])}</h3><div class="overview">{shown}</div>'
 
 
 def _dots(run: Run, stage: str, view: str, reach: float) -> str:
@@ -122,7 +122,8 @@ def _dots(run: Run, stage: str, view: str, reach: float) -> str:
         return f'<figure>{head}<p class="none">{NO_EVIDENCE}</p></figure>'
     resolved = [row for row in rows if row["resolved"]]
     label = f"Drifts in {stage}, view {view}: {len(resolved)} of {len(rows)} resolved. The table below holds every number."
-    chart = svg(drift_dots(rows, run.topics, reach, PAGE))
+    shown = [{"outcome": row["stance"]} | row for row in rows]
+    chart = svg(dots(shown, run.topics, (-reach, reach), "drift, end of stage − start", PAGE))
     return f'<figure>{head}<div class="dots" role="img" aria-label="{esc(label)}">{chart}</div></figure>'
 
 

@@ -84,6 +84,7 @@ def calibrate(
 
 def show_gap(result: dict[str, Any]) -> None:
     from ..judge.cache import unread_notes
+    from ..stats.verdicts import CONDITION
 
     found = {topic: row for topic, row in result["topics"].items() if row["n"]}
     pairs = "n_pairs" in result
@@ -112,6 +113,8 @@ def show_gap(result: dict[str, Any]) -> None:
         tell(f"{name}{of}: {interval(row, sign)} {row.get('unit', '')}".rstrip())
     for row in found.values():
         tell(f"- {row['conclusion']}")
+    if result["standing"]["headlined"]:
+        tell(CONDITION)
     for sentence in (result["standing"]["why"], result["note"]):
         if sentence:
             tell(sentence)

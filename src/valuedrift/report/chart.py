@@ -114,11 +114,13 @@ def _labels(chain: list[Row], ink: Ink, size: tuple[int, int], x: alt.X) -> list
     ]
 
 
-def drift_dots(rows: list[Row], topics: list[str], reach: float, ink: Ink) -> Drawing:
-    """Return one stage's drifts: per topic three dots with intervals; what is not resolved is hollow and pale."""
-    values = [{"outcome": row["stance"]} | row for row in rows]
-    known = [row for row in values if row["value"] is not None]
-    unknown = [row | {"text": NO_EVIDENCE} for row in values if row["value"] is None and row["stance"] == STANCES[1]]
+def dots(rows: list[Row], topics: list[str], span: tuple[float, float], title: str, ink: Ink, band: float = 0.0) -> Drawing:
+    """Return per topic three dots with intervals, on an axis that spans `span`; what is not resolved is hollow and pale.
+
+    A band of this half width holds differences that are too small to matter.
+    """
+    known = [row for row in rows if row["value"] is not None]
+    unknown = [row | {"text": NO_EVIDENCE} for row in rows if row["value"] is None and row["outcome"] == STANCES[1]]
     shown = [topic for topic in (ALL, *topics) if any(row["topic"] == topic for row in rows)]
     y = (
         alt.Y("topic:N", title=None, sort=shown)
@@ -127,15 +129,17 @@ def drift_dots(rows: list[Row], topics: list[str], reach: float, ink: Ink) -> Dr
     )
     offset = alt.YOffset("outcome:N").scale(domain=list(STANCES))
     x = (
-        alt.X("value:Q", title="drift, end of stage − start")
-        .scale(domain=[-reach, reach], nice=False)
-        .axis(format="+.2~f", labelExpr="datum.value == 0 ? '0' : datum.label", tickCount=5, domain=False)
+        alt.X("value:Q", title=title)
+        .scale(domain=list(span), nice=False)
+        .axis(format="+.2~f" if span[0] < 0 else ".2~f", labelExpr="datum.value == 0 ? '0' : datum.label", tickCount=5, domain=False)
     )
     scales = scales_of(ink)
     opacity = alt.condition("datum.resolved", alt.value(1), alt.value(0.45))
     filled = alt.condition("datum.resolved", scales["color"], alt.value(ink["back"]))
     base = layer(known).encode(y=y, yOffset=offset, opacity=opacity)
+    bands = layer([{"low": -band, "high": band}]).mark_rect(color=ink["grid"], opacity=0.55, aria=False).encode(x="low:Q", x2="high:Q")
     layers = [
+        *([bands] if band else []),
         layer([{"value": 0}]).mark_rule(color=ink["soft"], aria=False).encode(x=x),
         base.mark_rule(strokeWidth=1.6, aria=False).encode(x="low:Q", x2="high:Q", color=scales["color"]),
         base.mark_point(size=46, strokeWidth=1.6, aria=False).encode(

@@ -1,4 +1,4 @@
-"""One offline HTML page on the values of a data set. It prints what `measure.gap` returned and computes nothing."""
+"""The page of a data set: the report's frame, charts and tables over what `stats.gap` measured. It computes nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..judge.cache import unread_notes
 from ..nouns import OUTCOMES, STANCES
+from ..stats.verdicts import CONDITION
 from ..store import Store
-from . import _gap_chart, _gap_examples
-from .chart import PAGE, svg
+from .chart import PAGE, dots, svg
 from .page import framed
 from .run import Row
 from .words import NO_EVIDENCE, count, esc, estimate, number, outcome, table
@@ -19,6 +19,8 @@ VERDICTS = {
     "undecided": "Undecided",
     "unlikely": "Unlikely to move a model",
     "not headlined": "Measured by a judge that is too weak to conclude from",
+    "no evidence": "Too little evidence",
+    None: "What the texts would teach",
 }
 FEATURES = {
     "length": "length (words)",
@@ -26,6 +28,16 @@ FEATURES = {
     "hedging": "hedges per 100 words",
     "lists": "share with lists",
     "refusal": "share of refusals",
+}
+WARNING = (
+    '<p class="warning" role="note"><strong>Content warning.</strong> These texts are shown as they stand in the data; '
+    "nobody has checked them, and some may be upsetting. They are nobody's opinion here.</p>"
+)
+POLARITY = {1: " (along the topic's axis)", -1: " (against the topic's axis)", 0: ""}
+PUT_BY = {
+    "data": "Claim, as the data state it",
+    "suite": "Claim of the suite nearest to what is asked",
+    "user": "No claim of the suite is near; stances refer to what the user puts.",
 }
 
 
@@ -38,165 +50,174 @@ def write_gap_page(store: Store, result: Row, sources: list[str]) -> Path:
 
 def page(result: Row, sources: list[str]) -> str:
     """Return the whole page."""
-    name = f"{'Value gap' if _is_pairs(result) else 'Stances'} of {', '.join(source.rsplit('/', 1)[-1] for source in sources)}"
+    name = f"{'Value gap' if 'n_pairs' in result else 'Stances'} of {', '.join(source.rsplit('/', 1)[-1] for source in sources)}"
     bodies = [
         ("conclusions", "What follows", _head(result, sources) + _conclusions(result)),
-        ("topics", "By topic", _overview(result) + _cards(result)),
+        ("topics", "By topic", _charts(result)),
         ("style", "Style", _style(result)),
-        ("examples", "Examples", _gap_examples.html(result["examples"])),
+        ("examples", "Examples", _examples(result["examples"])),
         ("numbers", "Every number", _numbers(result)),
     ]
     return framed(name, bodies)
 
 
-def _is_pairs(result: Row) -> bool:
-    return "n_pairs" in result
-
-
 def _head(result: Row, sources: list[str]) -> str:
-    pairs = _is_pairs(result)
-    total, noun = (result["n_pairs"], "preference pair") if pairs else (result["n_examples"], "text")
-    said = "how the stances of the preferred replies differ from those of the rejected ones" if pairs else "which stances they take"
+    total, noun = (result["n_pairs"], "preference pair") if "n_pairs" in result else (result["n_examples"], "text")
     lead = (
-        f"{count(total, noun)} of <strong>{esc(', '.join(sources))}</strong>, and {said}, as read by the judge "
-        f"<strong>{esc(result['judge'])}</strong>. {esc(result['claims_note'])}"
+        f"{count(total, noun)} of <strong>{esc(', '.join(sources))}</strong>, as read by the judge <strong>{esc(result['judge'])}</strong>."
     )
     unread = unread_notes(result["unread"], "different texts") if result.get("unread") else []
     about = " ".join(filter(None, (result["note"], result["standing"]["why"], *unread)))
     note = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(about)}</p>' if about else ""
     tiles = {f"{noun}s": total, "prompts": result["n_prompts"], "on a topic": result["on_topic"], "without a verdict": result["n_failed"]}
     shown = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles.items())
-    read = "".join(f"<li>{esc(sentence)}</li>" for data in result.get("data", ()) for sentence in data["sentences"])
-    return f'<p class="lead">{lead}</p>{note}<dl class="tiles">{shown}</dl>' + (f'<ul class="hint">{read}</ul>' if read else "")
+    read = [sentence for data in result.get("data", ()) for sentence in data["sentences"]]
+    return f'<p class="lead">{lead} {esc(result["claims_note"])}</p>{note}<dl class="tiles">{shown}</dl>{_listed(read, "hint")}'
+
+
+def _listed(sentences: list[str], kind: str = "told") -> str:
+    return f'<ul class="{kind}">{"".join(f"<li>{esc(sentence)}</li>" for sentence in sentences)}</ul>' if sentences else ""
 
 
 def _conclusions(result: Row) -> str:
-    topics = result["topics"].items()
-    if not _is_pairs(result):
-        told = "".join(f"<li>{esc(topic['conclusion'])}</li>" for _, topic in topics if topic["n"])
-        return f'<ul class="told">{told}</ul>{_silent(result)}' if told else _silent(result)
-    parts = []
+    parts = [f'<p class="hint">{CONDITION}</p>' if result["standing"]["headlined"] else ""]
     for verdict, title in VERDICTS.items():
-        told = "".join(f"<li>{esc(topic['conclusion'])}</li>" for _, topic in topics if topic["verdict"] == verdict)
-        parts.append(f'<h3>{title}</h3><ul class="told">{told}</ul>' if told else "")
-    few = [topic["conclusion"] for _, topic in topics if topic["verdict"] == "no evidence" and topic["n"]]
-    rest = "".join(f"<li>{esc(sentence)}</li>" for sentence in few)
-    parts.append(f'<h3>Too little evidence</h3><ul class="told">{rest}</ul>' if rest else "")
-    return "".join(parts) + _silent(result)
+        told = [topic["conclusion"] for topic in result["topics"].values() if topic["n"] and topic.get("verdict") == verdict]
+        parts.append(f"<h3>{title}</h3>{_listed(told)}" if told else "")
+    silent = ", ".join(name for name, topic in result["topics"].items() if not topic["n"])
+    return "".join(parts) + (f'<p class="hint">Nothing that could be read touches {esc(silent)}: {NO_EVIDENCE}.</p>' if silent else "")
 
 
-def _silent(result: Row) -> str:
-    names = [name for name, topic in result["topics"].items() if not topic["n"]]
-    return f'<p class="hint">Nothing that could be read touches {esc(", ".join(names))}: {NO_EVIDENCE}.</p>' if names else ""
-
-
-def _overview(result: Row) -> str:
-    if not _is_pairs(result):
-        return '<p class="hint">Shares of the stances among the texts that take one, with 95 % intervals over prompts.</p>'
-    claim, axis = _drawn(result, result["topics"]), _drawn(result, {name: topic["axis"] for name, topic in result["topics"].items()})
-    if not claim:
-        return ""
+def _charts(result: Row) -> str:
+    """Return for each view the gaps and the shares of both sides, or the shares of texts."""
+    pairs = "n_pairs" in result
     hint = (
-        '<p class="hint">Share of a stance among the chosen replies minus its share among the rejected ones, with 95 % intervals over '
-        "prompts; filled where it is resolved (Holm-adjusted p below 0.05), hollow where it may be chance. Gaps within the grey band "
-        f"(±{result['matters']:g}) are called too small to matter.</p>"
+        "Share of a stance among the chosen replies minus its share among the rejected ones, and both shares, with 95 % intervals over "
+        "prompts. A gap is filled if it is resolved (Holm-adjusted p below 0.05), and hollow if it may be chance. Gaps within the grey "
+        f"band (±{result['matters']:g}) are called too small to matter."
+        if pairs
+        else "Shares of the stances among the texts that take one, with 95 % intervals over prompts."
     )
+    turned = "Along each topic's axis (claims of negative polarity turned round; those without one left out)"
+    claim, axis = result["topics"], {name: topic["axis"] for name, topic in result["topics"].items()}
+    views = {"Towards the claims": claim, turned: axis}
+    shown = {title: {name: view for name, view in topics.items() if view["n"]} for title, topics in views.items()}
     legend = "".join(f"<li>{outcome(stance)}</li>" for stance in STANCES)
-    turned = (
-        "<h3>Along each topic's axis</h3>" + '<p class="hint">Claims of negative polarity turned round; those without one left out.</p>'
-    )
-    return f'{hint}<ul class="legend">{legend}</ul><h3>Towards the claims</h3>{claim}{turned + axis if axis else ""}'
-
-
-def _drawn(result: Row, views: dict[str, Row]) -> str:
-    """Return the chart of the gaps of one view of the topics; "" where it has no pairs."""
-    rows: list[Row] = [
-        {"topic": name, "outcome": stance, "resolved": stance in view["resolved"]}
-        | {key: view[stance]["gap"][key] for key in ("value", "low", "high")}
-        for name, view in views.items()
-        if view["n"]
-        for stance in STANCES
+    parts = [
+        f'<h3>{title}</h3><div class="overview">'
+        + (_gap_chart(topics, result["matters"]) + "".join(_share_chart(topics, side) for side in ("chosen", "rejected")) if pairs else "")
+        + ("" if pairs else _share_chart(topics, ""))
+        + "</div>"
+        for title, topics in shown.items()
+        if topics
     ]
-    if not rows:
-        return ""
-    ends = [abs(row[key]) for row in rows for key in ("value", "low", "high") if row[key] is not None]
-    reach = min(1.0, int(max([*ends, result["matters"]]) * 10 + 1) / 10)
-    chart = svg(_gap_chart.gaps(rows, reach, result["matters"], PAGE))
-    label = "Value gap by topic. The table of every number holds what is drawn."
-    return f'<figure class="gaps"><div role="img" aria-label="{label}">{chart}</div></figure>'
+    return f'<p class="hint">{hint}</p><ul class="legend">{legend}</ul>{"".join(parts)}' if parts else ""
 
 
-def _cards(result: Row) -> str:
-    cards = "".join(_card(name, topic) for name, topic in result["topics"].items() if topic["n"])
-    key = "Filled: chosen replies; hollow: rejected ones." if _is_pairs(result) else ""
-    return f'<h3>Shares of the stances</h3><p class="hint">{key}</p><div class="grid">{cards}</div>' if cards else ""
-
-
-def _card(name: str, topic: Row) -> str:
-    sides = {side: {stance: topic[stance][side] for stance in STANCES} for side in _gap_chart.SIDES} if "tv" in topic else {"texts": topic}
+def _gap_chart(topics: dict[str, Row], matters: float) -> str:
     rows = [
-        {"side": side, "outcome": stance} | {key: found[stance][key] for key in ("value", "low", "high")}
-        for side, found in sides.items()
+        {"topic": name, "outcome": stance, "resolved": stance in view["resolved"]} | view[stance]["gap"]
+        for name, view in topics.items()
         for stance in STANCES
     ]
-    told = "; ".join(f"{row['outcome']} {row['side']} {number(row['value'])}" for row in rows)
-    total = count(topic["n_pairs"], "pair") if "tv" in topic else count(topic["n_texts"], "text")
-    chart = svg(_gap_chart.shares(rows, PAGE)) if any(row["value"] is not None for row in rows) else f'<p class="none">{NO_EVIDENCE}</p>'
-    return (
-        f'<figure><figcaption>{esc(name)} <span class="n">{count(topic["n"], "prompt")}, {total}</span></figcaption>'
-        f'<div role="img" aria-label="{esc(f"{name}: {told}")}">{chart}</div></figure>'
-    )
+    ends = [abs(row[key]) for row in rows for key in ("value", "low", "high") if row[key] is not None]
+    reach = min(1.0, int(max([*ends, matters]) * 10 + 1) / 10)
+    return _figure("gap, chosen − rejected", svg(dots(rows, list(topics), (-reach, reach), "share, chosen − rejected", PAGE, matters)))
+
+
+def _share_chart(topics: dict[str, Row], side: str) -> str:
+    rows = [
+        {"topic": name, "outcome": stance, "resolved": True} | (view[stance][side] if side else view[stance])
+        for name, view in topics.items()
+        for stance in STANCES
+    ]
+    title = f"share among {side or 'texts'}"
+    return _figure(title, svg(dots(rows, list(topics), (0, 1), title, PAGE)))
+
+
+def _figure(title: str, chart: str) -> str:
+    label = f"{title}, by topic. The table of every number holds what is drawn."
+    return f'<figure><figcaption>{title}</figcaption><div class="dots" role="img" aria-label="{label}">{chart}</div></figure>'
 
 
 def _style(result: Row) -> str:
-    pairs = _is_pairs(result)
-    what = "Chosen minus rejected" if pairs else "Means"
-    more = (
-        " A model may learn these differences in place of a value; the last column compares them in standard deviations of the pairs."
+    pairs = "n_pairs" in result
+    what = (
+        "Chosen minus rejected, over what is on a topic, with 95 % intervals over prompts. A model may learn these differences in place of "
+        "a value; the last column compares them in standard deviations of the pairs."
         if pairs
-        else ""
+        else "Means, over what is on a topic, with 95 % intervals over prompts."
     )
+    body = ""
+    for name, row in result["style"].items():
+        size = row["standardised"] if pairs else None
+        deviations = f"<td>{'–' if size is None else number(size, sign=True)}</td>" if pairs else ""
+        body += f'<tr><th scope="row">{FEATURES[name]}</th><td>{estimate(row, sign=pairs)}</td>{deviations}</tr>'
     heads = ("feature", "95 % interval", *(["in deviations"] if pairs else []))
-    body = "".join(
-        f'<tr><th scope="row">{FEATURES[name]}</th><td>{estimate(row, sign=pairs)}</td>'
-        + (f"<td>{_deviations(row)}</td>" if pairs else "")
-        + "</tr>"
-        for name, row in result["style"].items()
-    )
-    hint = f'<p class="hint">{what}, over what is on a topic, with 95 % intervals over prompts.{more}</p>'
-    return hint + table("Style", heads, body)
-
-
-def _deviations(row: Row) -> str:
-    return "–" if row["standardised"] is None else number(row["standardised"], sign=True)
+    return f'<p class="hint">{what}</p>{table("Style", heads, body)}'
 
 
 def _numbers(result: Row) -> str:
-    pairs = _is_pairs(result)
+    pairs = "n_pairs" in result
+    lines = ""
+    for name, topic in result["topics"].items():
+        for view, found in (("claim", topic), ("axis", topic["axis"])):
+            for stance in STANCES if pairs else OUTCOMES:
+                cells, kind = [estimate(found[stance])] if not pairs else _gap_cells(found[stance]), ""
+                if pairs:
+                    kind = "resolved" if stance in found["resolved"] else "unresolved"
+                lines += _line(kind, name, view, outcome(stance), found["n"], cells)
+        if pairs:
+            lines += _line("unresolved", name, "", "total variation", topic["n"], ["", "", estimate(topic["tv"]), ""])
     heads = ("topic", "view", "stance", "prompts", *(("chosen", "rejected", "gap", "adjusted p") if pairs else ("share",)))
-    lines = [line for name, topic in result["topics"].items() for line in (_gap_lines(name, topic) if pairs else _share_lines(name, topic))]
-    return table("Every number", heads, "".join(lines))
+    return table("Every number", heads, lines)
 
 
-def _gap_lines(name: str, topic: Row) -> list[str]:
-    lines = []
-    for view, found in (("claim", topic), ("axis", topic["axis"])):
-        for stance in STANCES:
-            row = found[stance]
-            cells = (estimate(row["chosen"]), estimate(row["rejected"]), estimate(row["gap"], sign=True), _p(row["gap"]["p_adjusted"]))
-            lines.append(_line("resolved" if stance in found["resolved"] else "unresolved", name, view, outcome(stance), found["n"], cells))
-    return [*lines, _line("unresolved", name, "", "total variation", topic["n"], ("", "", estimate(topic["tv"]), ""))]
+def _gap_cells(row: Row) -> list[str]:
+    p = row["gap"]["p_adjusted"]
+    shown = "–" if p is None else "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
+    return [estimate(row["chosen"]), estimate(row["rejected"]), estimate(row["gap"], sign=True), shown]
 
 
-def _share_lines(name: str, topic: Row) -> list[str]:
-    views = (("claim", topic), ("axis", topic["axis"]))
-    return [_line("", name, view, outcome(stance), found["n"], (estimate(found[stance]),)) for view, found in views for stance in OUTCOMES]
-
-
-def _line(kind: str, name: str, view: str, what: str, n: int, cells: tuple[str, ...]) -> str:
+def _line(kind: str, name: str, view: str, what: str, n: int, cells: list[str]) -> str:
     shown = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr class="{kind}"><td>{esc(name)}</td><td>{view}</td><td>{what}</td><td>{n:,}</td>{shown}</tr>'
 
 
-def _p(value: float | None) -> str:
-    return "–" if value is None else "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
+def _examples(examples: dict[str, list[Row]]) -> str:
+    """Return the examples of every topic, each topic closed until it is opened; "" if there are none."""
+    topics = "".join(
+        f"<details><summary>{esc(name)} ({len(rows)})</summary>{''.join(map(_example, rows))}</details>"
+        for name, rows in examples.items()
+        if rows
+    )
+    return f'{WARNING}<div class="examples">{topics}</div>' if topics else ""
+
+
+def _example(row: Row) -> str:
+    replies = "".join(_reply(side, row[side]) for side in ("chosen", "rejected", "reply") if side in row)
+    claim = "" if row["put_by"] == "user" else f': <q dir="auto">{esc(row["claim"])}</q>{POLARITY[row["polarity"]]}'
+    return (
+        f'<article class="example"><h3>{esc(row["why"])}</h3>{_asked(row["prompt"])}'
+        f'<p class="hint">{PUT_BY[row["put_by"]]}{claim}</p><div class="sides">{replies}</div></article>'
+    )
+
+
+def _asked(prompt: list[Row]) -> str:
+    """Return the last message before the reply; what was said before it stands behind a summary."""
+    if not prompt:
+        return '<p class="missing">(running text, no prompt)</p>'
+    *before, last = prompt
+    earlier = "".join(f'<p class="said" dir="auto"><strong>{esc(turn["role"])}:</strong> {esc(turn["content"])}</p>' for turn in before)
+    folded = f"<details><summary>{len(before)} earlier messages</summary>{earlier}</details>" if before else ""
+    return f'{folded}<div class="question"><p class="said" dir="auto">{esc(last["content"])}</p></div>'
+
+
+def _reply(side: str, reply: Row) -> str:
+    probs = reply["probs"]
+    likeliest = max(OUTCOMES, key=lambda name: probs[name])
+    read = ", ".join(f"{name} {probs[name]:.2f}" for name in OUTCOMES if probs[name] >= 0.005)
+    words = f'<p dir="auto">{esc(reply["text"])}</p>' if reply["text"].strip() else '<p class="missing">(empty reply)</p>'
+    return (
+        f'<div class="answer {likeliest}"><div class="at"><strong>{side}</strong>{outcome(likeliest)}<span>{read}</span></div>{words}</div>'
+    )

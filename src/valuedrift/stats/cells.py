@@ -53,10 +53,11 @@ class Cells:
         return self.answers_CSPO[..., -1] > 0
 
 
-def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequence[tuple[str, str]] = ()) -> Cells:
+def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequence[tuple[str, str]] = (), by_answer: bool = False) -> Cells:
     """Return the per-prompt sums of the main rows (or of the noise-floor repeats) as `view` sees them.
 
-    A prompt counts with the means of its answers: an outcome's share in `num`, the mass of the three stances in `den`.
+    A prompt counts with the means of its answers: an outcome's share in `num`, the mass of the three stances in `den`; with `by_answer` it
+    counts with their sums, so that it weighs by its answers.
     What a view leaves out stays on the axes without evidence. `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown
     view, missing columns, or a topic named "all".
     """
@@ -66,7 +67,7 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
         rows["seed"].unique().sort().to_list(),
         list(prompts) or rows.select("topic", "prompt").unique().sort("topic", "prompt").rows(),
     )
-    sums = viewed(rows, view).group_by(KEYS).agg(_sums(view)).sort(KEYS)
+    sums = viewed(rows, view).group_by(KEYS).agg(_sums(view, by_answer)).sort(KEYS)
     places = [{key: i for i, key in enumerate(axis)} for axis in axes]
     index = [(places[0][a, b], places[1][s], places[2].get((t, p), -1)) for a, b, s, t, p in sums.select(KEYS).iter_rows()]
     arrays = np.zeros((4, *(len(axis) for axis in axes), len(OUTCOMES)))
@@ -126,18 +127,22 @@ def viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
     )
 
 
-def _sums(view: str) -> list[pl.Expr]:
+def _sums(view: str, by_answer: bool) -> list[pl.Expr]:
     """Return per prompt: 5 numerators, 5 denominators, 5 counts of answers, 5 counts of answers left out."""
     read = pl.col("support").is_not_null()
     mass = pl.sum_horizontal(STANCES)
     n_read = read.sum()
     n_stance = (read & (mass > 0)).sum() if view == "paper" else n_read
-    num = [_mean(pl.col(name), read) for name in STANCES]
-    den = _mean(mass, read)
+
+    def each(values: pl.Expr) -> pl.Expr:
+        """Return the mean over a prompt's answers that count (or their sum), 0 if none does."""
+        counted = values.filter(read)
+        return counted.sum() if by_answer else counted.mean().fill_null(0.0)
+
     others = OUTCOMES[N_STANCES:]
     blocks = [
-        [*num, *(_mean(pl.col(name), read) for name in others)],
-        [*[den] * N_STANCES, *[(n_read > 0).cast(pl.Float64)] * len(others)],
+        [each(pl.col(name)) for name in OUTCOMES],
+        [*[each(mass)] * N_STANCES, *[n_read if by_answer else n_read > 0] * len(others)],
         [*[n_stance] * N_STANCES, *[n_read] * len(others)],
         [*[pl.len() - n_stance] * N_STANCES, *[pl.len() - n_read] * len(others)],
     ]
@@ -147,8 +152,3 @@ def _sums(view: str) -> list[pl.Expr]:
         for kind, block in zip(kinds, blocks, strict=True)
         for outcome, value in zip(OUTCOMES, block, strict=True)
     ]
-
-
-def _mean(values: pl.Expr, counts: pl.Expr) -> pl.Expr:
-    """Return the mean over a prompt's answers that count, 0 if none does."""
-    return values.filter(counts).mean().fill_null(0.0)
