@@ -7,14 +7,12 @@ import signal
 from collections import Counter
 from multiprocessing import get_context
 
-import numpy as np
 import pytest
 from five_topics import questions
 
 from valuedrift import suites
 from valuedrift.models.writer import Unfinished
 from valuedrift.nouns import BadInput, Stopped
-from valuedrift.store import Store
 from valuedrift.suites import jsonl, vprism
 
 pytest.importorskip("umap")
@@ -169,16 +167,6 @@ def test_nearly_equal_questions_are_chosen_once():
     rows = vprism._chosen(found, topics, 5, None, tally)
     assert [[row["source"] for row in part] for part in rows] == [["0"], ["2"]]
     assert tally.dropped == {"nearly the same as one that was chosen": 2}
-
-
-def test_a_models_vectors_are_kept(tmp_path, encoder, monkeypatch):
-    store = Store(tmp_path)
-    vectors_ND, name = vprism._vectors(["should bread be free", "bread good"], str(encoder), 0, store)
-    assert name.startswith(f"{encoder} (")
-    monkeypatch.setattr(vprism._clusters, "model_embedding", lambda texts, folder: np.zeros((len(texts), 8)))
-    again_ND, _ = vprism._vectors(["should bread be free", "bread good"], str(encoder), 0, store)
-    assert (again_ND == vectors_ND).all()
-    assert not vprism._vectors(["bread good"], str(encoder), 0, store)[0].any()  # other texts are not in the folder
 
 
 def test_topics_have_names_of_their_own():

@@ -546,14 +546,13 @@ def test_a_kill_loses_little_and_the_same_command_gives_the_same_files(tmp_path,
 def test_candidates_and_turns_are_asked_for_with_seeds_of_their_own(tmp_path, server):
     _, claim, _ = grammar.claims_of(["work"])[0]
     words = _drafts.words_of("", ("warm", "plain"))
-    drafter = _drafts.Instructed(writer_of("openai:m"), words, 80, 0, 3, Store(tmp_path))
+    drafter = _drafts.Instructed(writer_of("openai:m"), words, 80, 0, 3)
     start = len(server.bodies)
     wants = [(Slot("work", claim, "Is it so?", turn, "warm", "support"), ("support", "warm")) for turn in (0, 1)]
-    texts = drafter.write(wants)
+    texts = drafter.write(wants, Store(tmp_path))
     assert [len(found) for found in texts] == [3, 3]
     assert len({body["seed"] for body in server.bodies[start:]}) == 6
-    again = _drafts.Instructed(drafter.writer, words, 80, 0, 3, Store(tmp_path))
-    assert again.write(wants[::-1]) == texts[::-1]
+    assert drafter.write(wants[::-1], Store(tmp_path)) == texts[::-1]
     assert len(server.bodies) == start + 6
 
 

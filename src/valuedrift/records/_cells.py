@@ -5,35 +5,26 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-    r"|(?P<word>[A-Za-z_][\w.]*)|(?P<mark>[\[\](){},:=]))",
+    r"|(?P<word>[A-Za-z_][\w.]*)|(?P<mark>[\[\](){},:=]))\s*",
     re.DOTALL,
 )
 WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None, "nan": None, "NaN": None}
-CLOSING = {"[": "]", "(": ")", "{": "}"}
 
 
 def parsed(text: str) -> Any:
-    """Return the list or object that a text writes out. Raises ValueError if the text is anything else.
-
-    Python's own parser would join the neighbours in numpy's ['one' 'two'] to one text, so it is not asked.
-    """
+    """Return the list or object that a text writes out. Raises ValueError if the text is anything else."""
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         pass
     try:
-        tokens = _tokens(text)
-        found = _value(tokens, next(tokens))
-        if next(tokens, None) is not None:
-            raise ValueError("more follows the list")
-    except (StopIteration, RecursionError, SyntaxError, IndexError, TypeError) as error:
+        return _value(ast.parse(_with_commas(text), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError("not a list or object") from error
-    return found
 
 
 def plain(value: Any) -> Any:
@@ -43,61 +34,35 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    text, at = text.rstrip(), 0
+def _with_commas(text: str) -> str:
+    """Return a text with a comma between neighbours in brackets: Python would join numpy's ['one' 'two'] to one text."""
+    pieces, at, before, depth = list[str](), 0, "", 0
     while at < len(text):
         match = TOKEN.match(text, at)
         if not match:
             raise ValueError(f"not understood: {text[at : at + 20]!r}")
-        at = match.end()
-        yield str(match.lastgroup), match[str(match.lastgroup)]
+        at, kind, piece = match.end(), str(match.lastgroup), match[str(match.lastgroup)]
+        follows_value = before in ("text", "number", "word") or before in ("]", ")", "}")
+        if depth and follows_value and (kind != "mark" or piece in "[({") and (before, piece) != ("word", "("):
+            pieces.append(",")
+        pieces.append(piece)
+        depth += (piece in "[({") - (piece in "])}") if kind == "mark" else 0
+        before = piece if kind == "mark" else kind
+    return "".join(pieces)
 
 
-def _value(tokens: Iterator[tuple[str, str]], token: tuple[str, str]) -> Any:
-    kind, text = token
-    if kind == "text":
-        return ast.literal_eval(text)
-    if kind == "number":
-        return float(text) if re.search(r"[.eE]", text) else int(text)
-    if kind == "word" and text in WORDS:
-        return WORDS[text]
-    if kind == "word":  # array([…], dtype=object): the first argument
-        if next(tokens) != ("mark", "("):
-            raise ValueError(f"unknown word {text!r}")
-        return _items(tokens, ")")[0]
-    if text in "[(":
-        return _items(tokens, CLOSING[text])
-    if text == "{":
-        found = _items(tokens, "}")
-        if any(not isinstance(item, tuple) for item in found):
-            raise ValueError("an object without keys")
-        return dict(found)
-    raise ValueError(f"unexpected {text!r}")
-
-
-def _items(tokens: Iterator[tuple[str, str]], closing: str) -> list[Any]:
-    """Return what stands up to a bracket, commas between or not; (key, value) for what a colon or "=" joins."""
-    found: list[Any] = []
-    for token in tokens:
-        if token == ("mark", closing):
-            return found
-        if token == ("mark", ","):
-            continue
-        if token in (("mark", ":"), ("mark", "=")):
-            found.append((found.pop(), _value(tokens, next(tokens))))
-        elif token[0] == "word" and token[1] not in WORDS and closing == ")":
-            found.append(_named(tokens, token))
-        else:
-            found.append(_value(tokens, token))
-    raise ValueError("the end is missing")
-
-
-def _named(tokens: Iterator[tuple[str, str]], token: tuple[str, str]) -> Any:
-    """Return what a call holds at a word: dtype=object, or a further call."""
-    following = next(tokens)
-    if following == ("mark", "("):
-        return _items(tokens, ")")[0]
-    if following != ("mark", "="):
-        raise ValueError(f"unknown word {token[1]!r}")
-    kind, text = next(tokens)
-    return token[1], text if kind == "word" else _value(tokens, (kind, text))
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name() if node.id in WORDS:
+            return WORDS[node.id]
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float())):
+            return ast.literal_eval(node)
+        case ast.List() | ast.Tuple():
+            return [_value(item) for item in node.elts]
+        case ast.Dict():
+            return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key is not None}
+        case ast.Call(args=[first, *_]):  # array([…], dtype=object)
+            return _value(first)
+    raise ValueError(f"not understood: {ast.unparse(node):.20}")

@@ -22,7 +22,6 @@ REDUCED = {"n_components": 5, "min_dist": 0.0, "metric": "cosine"}
 """UMAP's other settings, those that are usual before a density clustering."""
 MIN_SAMPLES = 5
 """HDBSCAN's: how many neighbours make a place dense."""
-SETTINGS = (NEIGHBOURS, REDUCED, MIN_SAMPLES)
 LEAST = 20
 """Rows that UMAP needs for its neighbourhoods."""
 CENTRAL = 0.7
@@ -78,7 +77,7 @@ def model_embedding(texts: Sequence[str], folder: str) -> Floats:
 
 
 def require(n: int, smallest: int) -> None:
-    """Raise BadInput where there are too few questions for clusters of that size."""
+    """Raise BadInput if there are too few questions for clusters of that size."""
     if n < max(2 * smallest, LEAST):
         raise BadInput(f"{n} questions are too few for clusters of {smallest}; give more prompts, or ask for fewer questions per cluster")
 
@@ -86,7 +85,7 @@ def require(n: int, smallest: int) -> None:
 def cluster(vectors_ND: Floats, smallest: int, seed: int) -> list[int]:
     """Return the cluster of each row, the largest cluster being 0 and -1 meaning none, by HDBSCAN after UMAP.
 
-    A row of zeros belongs to no cluster. Raises BadInput where umap-learn is missing or the rows are too few.
+    A row of zeros belongs to no cluster. Raises BadInput if umap-learn is missing, the rows are too few, or there is no cluster.
     """
     from sklearn.cluster import HDBSCAN
 
@@ -95,6 +94,10 @@ def cluster(vectors_ND: Floats, smallest: int, seed: int) -> list[int]:
     require(len(known_K), smallest)
     reduced_KR = _reduced(vectors_ND[known_K], min(NEIGHBOURS, max(smallest, MIN_SAMPLES)), seed)
     found_K = HDBSCAN(min_cluster_size=smallest, min_samples=min(MIN_SAMPLES, smallest), copy=True).fit(reduced_KR).labels_
+    if found_K.max() < 0:
+        raise BadInput(
+            f"no {smallest} of the {len(labels_N):,} questions form a cluster; give more prompts, or ask for fewer questions per cluster"
+        )
     by_size = np.argsort([-(found_K == label).sum() for label in range(found_K.max() + 1)], kind="stable")
     for number, label in enumerate(by_size):
         labels_N[known_K[found_K == label]] = number

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import re
@@ -132,8 +131,9 @@ def build(
         questions = _questions(read, asked, tally)
         _clusters.require(len(questions), per_cluster)
         texts = [question.text for question in questions]
-        vectors_ND, embedding = _vectors(texts, embed, seed, store)
-        labels = _labels(vectors_ND, digest(embedding, texts), per_cluster, seed, store)
+        vectors_ND, embedding = _vectors(texts, embed, seed)
+        progress.say(f"clustering {len(texts):,} questions (UMAP, HDBSCAN)")
+        labels = _clusters.cluster(vectors_ND, per_cluster, seed)
         tally.steps["in a cluster"] = sum(label >= 0 for label in labels)
         named = _topics(texts, vectors_ND, labels, topics, asked, tally)
         tally.steps["in a topic that is kept"] = sum(len(topic.members) for topic in named)
@@ -212,38 +212,15 @@ def _rewritten(question: Question, reply: str | None) -> Question | str:
 # -- questions to topics -------------------------------------------------------------------------------------------------------
 
 
-def _vectors(texts: Sequence[str], embed: str, seed: int, store: Store) -> tuple[_clusters.Floats, str]:
-    """Return a vector per text and the name of what made them; a model's are kept in the folder."""
-    import numpy as np
-
+def _vectors(texts: Sequence[str], embed: str, seed: int) -> tuple[_clusters.Floats, str]:
+    """Return a vector per text and the name of what made them."""
     if not embed:
         name = f"TF-IDF and SVD, {_clusters.DIMENSIONS} dimensions, offline (words {_words_digest()})"
         return _clusters.offline_embedding(texts, seed), name
     from ..models.loading import local_folder, weights_digest
 
-    weights = weights_digest(embed)
-    path = store.root / f"cache/vectors-{digest(weights, texts)}.npy"
-    if not path.exists():
-        progress.say(f"embedding {len(texts):,} questions with {embed}")
-        buffer = io.BytesIO()
-        np.save(buffer, _clusters.model_embedding(texts, str(local_folder(embed))))
-        store.write_bytes(str(path.relative_to(store.root)), buffer.getvalue())
-    return np.load(path), f"{embed} ({weights})"
-
-
-def _labels(vectors_ND: _clusters.Floats, key: str, smallest: int, seed: int, store: Store) -> list[int]:
-    """Return the cluster of each question, from the folder where this clustering was done before. Raises BadInput where there is none."""
-    name = f"cache/labels-{digest(key, _clusters.SETTINGS, smallest, seed)}.json"
-    labels = store.read_json(name, list[int])
-    if labels is None:
-        progress.say(f"clustering {len(vectors_ND):,} questions (UMAP, HDBSCAN)")
-        labels = _clusters.cluster(vectors_ND, smallest, seed)
-        store.write_json(name, labels)
-    if max(labels) < 0:
-        raise BadInput(
-            f"no {smallest} of the {len(labels):,} questions form a cluster; give more prompts, or ask for fewer questions per cluster"
-        )
-    return labels
+    progress.say(f"embedding {len(texts):,} questions with {embed}")
+    return _clusters.model_embedding(texts, str(local_folder(embed))), f"{embed} ({weights_digest(embed)})"
 
 
 def _topics(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from .. import progress
 from ..models.writer import CachedWriter, Messages, Writer
@@ -117,28 +117,11 @@ def _asked(prompts: Sequence[Prompt], topic: str, seed: int) -> Iterator[tuple[s
 # -- writers -------------------------------------------------------------------------------------------------------------------
 
 
-class Drafter(Protocol):
-    """Writes candidates for what is wanted: one list per want, shorter where the writer failed."""
-
-    identity: str
-    like: frozenset[str]
-    """The kinds of pairs whose sides can be had in matched length."""
-
-    @property
-    def failures(self) -> Counter[str]:
-        """Return how often the writer failed, by reason."""
-
-    @property
-    def spent(self) -> float:
-        """Return the dollars that this process has paid."""
-
-    def write(self, wants: Sequence[Want]) -> list[list[str]]: ...
-
-
 class Grammar:
-    """The sandbox's grammar. Its warm style is longer than its plain one, so that only opposed pairs can be matched."""
+    """The sandbox's grammar. Its warm style is longer than its plain one, so that only opposed pairs can be matched in length."""
 
     like = frozenset({"opposed"})
+    """The kinds of pairs whose sides can have the same length."""
     spent = 0.0
 
     def __init__(self, seed: int, candidates: int, styles: Sequence[str], topics: Sequence[str]):
@@ -151,7 +134,7 @@ class Grammar:
         self.seed, self.candidates, self.failures = seed, candidates, Counter[str]()
         self.identity = f"sandbox/{grammar.identity()}"
 
-    def write(self, wants: Sequence[Want]) -> list[list[str]]:
+    def write(self, wants: Sequence[Want], store: Store) -> list[list[str]]:
         """Return the candidates for each want."""
         return [[self._text(slot, side, number) for number in range(self.candidates)] for slot, side in wants]
 
@@ -161,31 +144,28 @@ class Grammar:
 
 
 class Instructed:
-    """A language model that is told the stance and the style. What it wrote stays in the store, and is not written again."""
+    """A language model that is told the stance and the style. Its texts stay in the store and are not written again."""
 
     like = frozenset(KINDS)
 
-    def __init__(self, writer: Writer, words: Mapping[str, Any], n_words: int, seed: int, candidates: int, store: Store):
+    def __init__(self, writer: Writer, words: Mapping[str, Any], n_words: int, seed: int, candidates: int):
         self.writer, self.words, self.n_words, self.seed, self.candidates = writer, words, n_words, seed, candidates
-        self.identity, self.kept = writer.identity, CachedWriter(writer, store, "drafts")
-
-    @property
-    def failures(self) -> Counter[str]:
-        return self.writer.failures
+        self.identity, self.failures = writer.identity, writer.failures
 
     @property
     def spent(self) -> float:
         return self.writer.spent
 
-    def write(self, wants: Sequence[Want]) -> list[list[str]]:
-        """Return the candidates for each want. Raises Stopped where the writer does, with all that was written in the store."""
+    def write(self, wants: Sequence[Want], store: Store) -> list[list[str]]:
+        """Return the candidates for each want, fewer if the writer fails. Raises Stopped if it stops; the store keeps its texts."""
+        kept = CachedWriter(self.writer, store, "drafts")
         texts: list[list[str]] = [[] for _ in wants]
         turns = sorted({slot.turn for slot, _ in wants})
         with progress.task(f"write with {self.identity.split('/')[0]}", len(wants) * self.candidates, "texts") as advance:
             for turn, number in itertools.product(turns, range(self.candidates)):
                 rows = [row for row, (slot, _) in enumerate(wants) if slot.turn == turn]
                 seed = int(digest("candidate", self.seed, turn, number)[:8], 16)
-                written = self.kept.write([self.messages(*wants[row]) for row in rows], seed, advance)
+                written = kept.write([self.messages(*wants[row]) for row in rows], seed, advance)
                 for row, text in zip(rows, written, strict=True):
                     texts[row] += [text] if text else []
         return texts
@@ -195,6 +175,9 @@ class Instructed:
         stance, style = self.words["stance"][side[0]], self.words["style"][side[1]]
         about = {"question": slot.question, "claim": slot.claim, "words": self.n_words, "stance": stance, "style": style}
         return (("system", self.words["system"].strip()), ("user", self.words["request"].strip().format(**about)))
+
+
+Drafter = Grammar | Instructed
 
 
 def words_of(path: str, styles: Sequence[str]) -> dict[str, Any]:

@@ -123,10 +123,9 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
     prompts = _prompts(spec, asked, dropped)
     questions = _drafts.Questions(prompts, spec.topics, spec.seed, spec.styles)
     n_of = [dict(zip(questions.topics, _mix.sizes(spec.n, len(questions.topics), gap), strict=True)) for gap in spec.gaps()]
-    drafter_in, reader = _drafter(spec, questions.topics), make(spec.judge, spec.max_cost)
+    drafter, reader = _drafter(spec, questions.topics), make(spec.judge, spec.max_cost)
     store = Store(out)  # only now: what is refused leaves no folder
     with store.locked():
-        drafter = drafter_in(store)
         judge = CachedJudge(reader, store)
         record = {
             **spec.model_dump(exclude={"max_cost"}),
@@ -137,7 +136,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
         }
         _check_folder(store, record)
         wanted = {topic: max(n[topic] for n in n_of) for topic in questions.topics}
-        drafts = _drafts.preferring(_written(spec, drafter, judge, questions, wanted, asked, dropped), spec.style_preference)
+        drafts = _drafts.preferring(_written(spec, drafter, judge, store, questions, wanted, asked, dropped), spec.style_preference)
         mixtures = [_mixture(spec, drafts, n, gap) for gap, n in zip(spec.gaps(), n_of, strict=True)]
         store.write_json("spec.json", record)  # before the pairs, so that no pairs ever stand without it
         folders = [out / f"gap-{gap:g}" for gap in spec.gaps()] if isinstance(spec.gap, list) else [out]
@@ -180,18 +179,15 @@ def _leaked(prompts: Sequence[tuple[str, str]], asked: Sequence[str]) -> set[int
     return {index for index, prompt in enumerate(prompts) if not near.isdisjoint(prompt)}
 
 
-def _drafter(spec: Spec, topics: Sequence[str]) -> Callable[[Store], Drafter]:
-    """Return what makes the drafter that keeps its texts in a store. Raises BadInput where the specification names none that can write."""
-    if spec.writer == "sandbox":
-        if spec.words:
-            raise BadInput(
-                f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; take one of them out"
-            )
-        grammar = _drafts.Grammar(spec.seed, spec.candidates, spec.styles, topics)
-        return lambda store: grammar
-    words = _drafts.words_of(spec.words, spec.styles)
-    writer = writer_of(spec.writer, spec.temperature, spec.max_new_tokens, spec.max_cost)
-    return lambda store: _drafts.Instructed(writer, words, spec.length, spec.seed, spec.candidates, store)
+def _drafter(spec: Spec, topics: Sequence[str]) -> Drafter:
+    """Return what writes the texts. Raises BadInput if the specification names nothing that can."""
+    if spec.writer != "sandbox":
+        words = _drafts.words_of(spec.words, spec.styles)
+        writer = writer_of(spec.writer, spec.temperature, spec.max_new_tokens, spec.max_cost)
+        return _drafts.Instructed(writer, words, spec.length, spec.seed, spec.candidates)
+    if spec.words:
+        raise BadInput(f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; take one of them out")
+    return _drafts.Grammar(spec.seed, spec.candidates, spec.styles, topics)
 
 
 def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
@@ -224,6 +220,7 @@ def _written(
     spec: Spec,
     drafter: Drafter,
     judge: CachedJudge,
+    store: Store,
     questions: _drafts.Questions,
     wanted: Mapping[str, int],
     asked: Sequence[str],
@@ -241,7 +238,7 @@ def _written(
         tried.update(slot.topic for slot in slots)
         leaked = _leaked([(slot.question, slot.claim) for slot in slots], asked)
         dropped.update([LEAK] * len(leaked))
-        for draft in _settled(spec, drafter, judge, [slot for index, slot in enumerate(slots) if index not in leaked]):
+        for draft in _settled(spec, drafter, judge, store, [slot for index, slot in enumerate(slots) if index not in leaked]):
             if isinstance(draft, str):
                 dropped[draft] += 1
             elif draft.contents() & seen:
@@ -255,11 +252,11 @@ def _written(
     return kept
 
 
-def _settled(spec: Spec, drafter: Drafter, judge: CachedJudge, slots: Sequence[Slot]) -> list[Draft | str]:
+def _settled(spec: Spec, drafter: Drafter, judge: CachedJudge, store: Store, slots: Sequence[Slot]) -> list[Draft | str]:
     """Return the draft of each slot, or why there is none."""
     sides_of = [{kind: slot.sides(kind, spec.styles) for kind in spec.kinds()} for slot in slots]
     wants = [(slot, side) for slot, sides in zip(slots, sides_of, strict=True) for side in dict.fromkeys(sum(sides.values(), ()))]
-    texts = drafter.write(wants)
+    texts = drafter.write(wants, store)
     readings = iter(judge.read([_drafts.item(slot, text) for (slot, _), found in zip(wants, texts, strict=True) for text in found]))
     written: dict[Slot, dict[Any, Any]] = {slot: {} for slot in slots}
     for (slot, side), found in zip(wants, texts, strict=True):

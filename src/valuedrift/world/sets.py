@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Set
+from typing import TypeVar
 
 from ..nouns import STANCES, BadInput, Example, Outcome, Pair
 from ..registry import among
@@ -31,8 +33,10 @@ always won would be a preference without limit, which no model's language surviv
 
 MOST = 20_000
 """Records of a set: making one takes about a millisecond, and each command that names the set makes it again."""
-COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000, "stances": 1_000}
-"""Records where an address gives no `n`."""
+COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000, "stock-pairs": 2_000, "stances": 1_000}
+"""Records if an address gives no `n`."""
+
+T = TypeVar("T")
 
 
 def examples(name: str, query: dict[str, str]) -> list[Example]:
@@ -54,27 +58,23 @@ def pairs(query: dict[str, str]) -> list[Pair]:
     Swapping the direction swaps the two answers of those pairs and changes nothing else.
     Raises BadInput for a gap outside 0..1, another direction, or an unknown parameter.
     """
-    _refuse_unknown("pairs", query, {"gap", "direction", "n", "seed"})
     gap, direction = _number(query, "gap", 1.0), query.get("direction", "support")
     if not 0 <= gap <= 1:
         raise BadInput(f"sandbox:pairs: gap must lie between 0 and 1, not {gap}")
     if direction not in ("support", "oppose"):
         raise BadInput(f"sandbox:pairs: direction must be support or oppose, not {direction!r}")
-    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
     # One generator per pair, asked for the question first: sets of another gap or direction hold the same questions in the same order.
-    return [_pair(random.Random(f"pairs/{seed}/{index}"), gap, direction) for index in range(n)]
+    return _drawn("pairs", query, lambda rng: _pair(rng, gap, direction), {"gap", "direction"})
 
 
 def stock_pairs(query: dict[str, str]) -> list[Pair]:
-    """Return the preference pairs behind sandbox:stock-pairs?n=…&seed=… : what stands for preference data as they are collected.
+    """Return the preference pairs behind sandbox:stock-pairs?n=…&seed=…, which stand for preference data as they are collected.
 
     Each reply holds the stances of neutral chat, whatever the other holds, and people prefer a style: the warm reply wins in
     `STYLE_AGREEMENT` of the pairs. Over all pairs the value gap is 0 up to sampling; a single pair may have any.
     Raises BadInput for an unknown parameter.
     """
-    _refuse_unknown("stock-pairs", query, {"n", "seed"})
-    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["pairs"]))
-    return [_stock_pair(random.Random(f"stock-pairs/{seed}/{index}")) for index in range(n)]
+    return _drawn("stock-pairs", query, _stock_pair)
 
 
 def stances(query: dict[str, str]) -> list[dict[str, str]]:
@@ -82,9 +82,14 @@ def stances(query: dict[str, str]) -> list[dict[str, str]]:
 
     Raises BadInput for an unknown parameter.
     """
-    _refuse_unknown("stances", query, {"n", "seed"})
-    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS["stances"]))
-    return [_stances(random.Random(f"stances/{seed}/{index}")) for index in range(n)]
+    return _drawn("stances", query, _stances)
+
+
+def _drawn(name: str, query: dict[str, str], draw: Callable[[random.Random], T], further: Set[str] = frozenset()) -> list[T]:
+    """Return n records of a set, each drawn with a generator of its own."""
+    _refuse_unknown(name, query, {"n", "seed", *further})
+    seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS[name]))
+    return [draw(random.Random(f"{name}/{seed}/{index}")) for index in range(n)]
 
 
 def pretraining(n: int = COUNTS["pretraining"], seed: int = 0) -> list[Example]:
