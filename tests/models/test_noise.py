@@ -71,6 +71,14 @@ def test_filters_by_hand():
     assert torch.equal(kept(scores, 0, 1.0), scores)
 
 
+@pytest.mark.parametrize("spread", [0.5, 3.0, 30.0])
+def test_tokens_that_cannot_win_are_left_out_without_changing_any(spread):
+    logits_BV = torch.randn(3000, 400, generator=torch.Generator().manual_seed(2)) * spread
+    words_B2 = position_words(torch.tensor([row_words(0, "q", draw) for draw in range(3000)], dtype=torch.int32), torch.tensor([3]))
+    expected_B = (logits_BV / 0.7 - minus_gumbel(words_B2, vocabulary_words(400))).argmax(-1)
+    assert torch.equal(drawn(logits_BV, words_B2, vocabulary_words(400), 0.7), expected_B)
+
+
 def test_greedy_at_temperature_zero():
     logits_BV = torch.randn(7, 30, generator=torch.Generator().manual_seed(1))
     words_B2 = torch.zeros(7, 2, dtype=torch.int32)

@@ -55,7 +55,7 @@ class PackedModel:
     def __init__(self, model: Any, slots: int):
         self.model, self.slots, self.longest = model, slots, 0
         accepted = inspect.signature(model.forward).parameters
-        self.last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self.keeps_logits = "logits_to_keep" in accepted
         self.cache_name = cache_name(accepted)
         layers = DynamicCache(config=model.config).layers
         self.layers = [_Slots(self, getattr(layer, "sliding_window", None)) for layer in layers]
@@ -72,7 +72,9 @@ class PackedModel:
             slots[first : first + len(source), :, :width] = states_BHTD[source_R]
             return states_BHTD
 
-        self._forward(ids_BT, torch.arange(width, device=self.model.device)[None], width, written)
+        # Not even the last logits: for a batch of prompts, torch would copy the output layer's weights once per prompt
+        none = torch.tensor([], dtype=torch.long, device=self.model.device)
+        self._forward(ids_BT, torch.arange(width, device=self.model.device)[None], width, written, none)
 
     def step(self, ids_R: Tensor, position_R: Tensor, longest: int) -> Tensor:
         """Read one token per row, in the first slots; return the logits after it, shape (R, V). `longest` is the greatest position + 1."""
@@ -82,13 +84,17 @@ class PackedModel:
             slots[slot_R, :, position_R] = states_RH1D[:, :, 0]
             return slots[: len(slot_R), :, :longest]
 
-        return self._forward(ids_R[:, None], position_R[:, None], longest, written)
+        return self._forward(ids_R[:, None], position_R[:, None], longest, written, 1)[:, -1]
 
-    def _forward(self, ids_BT: Tensor, position_BT: Tensor, longest: int, written: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _forward(
+        self, ids_BT: Tensor, position_BT: Tensor, longest: int, written: Callable[[Tensor, Tensor], Tensor], keep: Tensor | int
+    ) -> Tensor:
         self.longest, self.written, self.position_BT = longest, written, position_BT
         self.masks: dict[tuple[int | None, int], Tensor] = {}
-        reads = {"input_ids": ids_BT, "position_ids": position_BT.expand_as(ids_BT), self.cache_name: self.cache}
-        return self.model(**reads, use_cache=True, **self.last).logits[:, -1]
+        reads: dict[str, Any] = {"input_ids": ids_BT, "position_ids": position_BT.expand_as(ids_BT), self.cache_name: self.cache}
+        if self.keeps_logits:
+            reads["logits_to_keep"] = keep
+        return self.model(**reads, use_cache=True).logits
 
     def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
         """Return the mask to add to attention scores (0 or -inf), shape (B or 1, 1, groups * T, L)."""

@@ -12,8 +12,10 @@ import hashlib
 import torch
 from torch import Tensor
 
-_SCRATCH_ELEMENTS = {"cpu": 1 << 15, "other": 1 << 24}
-"""Elements hashed at a time: few enough for a CPU's second-level cache, many enough to fill an accelerator."""
+ELEMENTS = {"cpu": 1 << 19, "other": 1 << 24}
+"""Scores handled at a time: few enough for a CPU's cache, many enough to fill an accelerator."""
+MOST = 16.7
+"""More than the greatest noise, log(2^24) = 16.636, by more than scores are rounded."""
 
 
 def row_words(noise: int, text: str, draw: int) -> tuple[int, int]:
@@ -54,7 +56,10 @@ def _counted(numbers_N: Tensor) -> Tensor:
 
 
 def uniform(words_B2: Tensor, vocabulary_V: Tensor) -> Tensor:
-    """Return u uniform on the odd multiples of 2^-24, shape (B, V) float32: one number per row and vocabulary index, never 0 or 1."""
+    """Return u uniform on the odd multiples of 2^-24, shape (B, V) float32: one number per row and vocabulary index, never 0 or 1.
+
+    `vocabulary_V` may have a row of its own for each row, shape (B, V).
+    """
     bits_BV = torch.bitwise_xor(words_B2[:, :1], vocabulary_V)
     scratch_BV = torch.empty_like(bits_BV)
     _mix_(bits_BV, scratch_BV).add_(words_B2[:, 1:])
@@ -82,15 +87,20 @@ def kept(scores_BV: Tensor, top_k: int, top_p: float) -> Tensor:
 def drawn(logits_BV: Tensor, words_B2: Tensor, vocabulary_V: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Return one token per row, shape (B,): argmax(logits / T + g) over the tokens kept, or the greedy token at T = 0.
 
-    `words_B2` are the rows' words at this position. The order of the filters is that of transformers: temperature, top-k, top-p.
+    `words_B2` are the rows' words at this position. The order of the filters is that of transformers: temperature, top-k, top-p. Noise is
+    computed only for tokens that can win: those within `MOST` of the likeliest token's score with its noise.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
     kind = "cpu" if logits_BV.device.type == "cpu" else "other"
-    rows = max(1, _SCRATCH_ELEMENTS[kind] // logits_BV.shape[1])
+    rows = max(1, ELEMENTS[kind] // logits_BV.shape[1])
     tokens_B = torch.empty(len(logits_BV), dtype=torch.long, device=logits_BV.device)
     for start in range(0, len(logits_BV), rows):
         part = slice(start, start + rows)
-        scores_bV = kept(logits_BV[part].float() / temperature, top_k, top_p)
-        tokens_B[part] = scores_bV.sub_(minus_gumbel(words_B2[part], vocabulary_V)).argmax(-1)
+        scores_bV, words_b2 = kept(logits_BV[part].float() / temperature, top_k, top_p), words_B2[part]
+        top_b1, token_b1 = scores_bV.max(-1, keepdim=True)
+        least_b1 = top_b1 - minus_gumbel(words_b2, vocabulary_V[token_b1]) - MOST
+        row_C, token_C = (scores_bV >= least_b1).nonzero(as_tuple=True)
+        sums_C = scores_bV[row_C, token_C] - minus_gumbel(words_b2[row_C], vocabulary_V[token_C, None])[:, 0]
+        tokens_B[part] = scores_bV.fill_(-torch.inf).index_put_((row_C, token_C), sums_C).argmax(-1)
     return tokens_B
