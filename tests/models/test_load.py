@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from valuedrift.evaluate.transformers import Backend
-from valuedrift.models.loading import chat_template, check_causal, load_model, weights_digest
+from valuedrift.models.loading import chat_template, check_causal, likeness, load_model, weights_digest
 from valuedrift.nouns import BadInput, Checkpoint, Prompt
 from valuedrift.plan import Asking
 
@@ -53,6 +53,14 @@ def test_digest_changes_under_the_same_folder_name(folder, change):
     before = weights_digest(folder)
     change(folder)
     assert weights_digest(folder) != before
+
+
+def test_likeness_names_everything_but_the_weights(folder, folders):
+    like = likeness(folders["llama"])
+    changed_weights(folder)
+    assert likeness(folder) == like != likeness(folders["qwen3"])
+    edited(folder / "config.json", rms_norm_eps=1e-3)
+    assert likeness(folder) != like
 
 
 def test_changed_weights_answer_differently_under_the_same_name(folder):

@@ -70,4 +70,6 @@ class Backend(evaluate.Backend):
         return self._decoder
 
     def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
+        if self._checked != checkpoint.weights:
+            self._decoder = None  # it holds the last model, and two at once may not fit
         return self.models.get(checkpoint)

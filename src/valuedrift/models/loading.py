@@ -56,14 +56,11 @@ def weights_digest(path: Path | str) -> str:
 
 
 def likeness(path: Path | str) -> str:
-    """Return the digest of everything but the weights, which two checkpoints must share for a switch; "" if no switch is possible.
+    """Return the digest of everything but the weights: an engine of one whole model can take the weights of another with the same digest.
 
-    Adapters cannot be switched, because they are merged into their base, and neither can weights other than safetensors. The dtype counts,
-    because a checkpoint keeps its own on an accelerator.
+    It is "" for weights other than safetensors. The dtype counts, because a checkpoint keeps its own on an accelerator.
     """
     folder = local_folder(path)
-    if is_adapter(folder):
-        return ""
     files, config = weight_files(folder), json_of(folder / "config.json") or {}
     if any(file.suffix != ".safetensors" for file in files):
         return ""
