@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from .nouns import OUTCOMES, BadInput, digest
+from .nouns import OUTCOMES, BadInput, Reading, digest
 
 ANSWER_SCHEMA: dict[str, Any] = {
     "key": pl.String,
@@ -117,3 +117,13 @@ def parquet(table: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def readings_table(readings: Sequence[Reading]) -> pl.DataFrame:
+    """Return readings as rows, columns of READING_SCHEMA."""
+    rows: list[dict[str, Any]] = [
+        {name: getattr(reading, name) for name in ("item", "judge", "failure", "reason", "missing", "reply")}
+        | (dict(zip(OUTCOMES, reading.probs, strict=True)) if reading.probs else {})
+        for reading in readings
+    ]
+    return pl.DataFrame(rows, schema=READING_SCHEMA)

@@ -130,10 +130,8 @@ def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | Non
 def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
     """Judge the stored answers of a run again with changed settings; loads no checkpoint. Raises BadInput if the run is not finished."""
     store = Store(folder)
+    record = store.provenance()  # the lock would make a folder of a name that is wrong
     with store.locked():
-        record = store.provenance()
-        if record is None:
-            raise BadInput(f"{folder} is not a finished run (it holds no provenance.json); finish it with the command that began it")
         if not store.stages():
             raise BadInput(f"{folder} names no stage (stages.json is missing or empty); run the command that began it again")
         plan = record["plan"] | changed
@@ -238,7 +236,7 @@ def analyse(work: Work) -> None:
 def _summary(work: Work) -> dict[str, Any]:
     """Return what the command prints with `--json`, read from the run folder."""
     store = work.store
-    record = store.provenance() or {}
+    record = store.provenance()
     tables = {name: store.read_table(name) for name in store.tables()}
     scores = tables["scores"].filter(~pl.col("repeat"))
     scores = scores.unique("answer", maintain_order=True)  # a checkpoint that ends one stage and starts others counts once

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from . import parts, progress
 from .nouns import OUTCOMES, Answer, BadInput, Checkpoint, Prompt, Reading, digest
-from .parts import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA, UNREADABLE, fault_of, parquet
+from .parts import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA, UNREADABLE, fault_of, parquet, readings_table
 
 KINDS = ("answers", "readings", "numbers")
 """The folders of parts that the tables are made of."""
@@ -84,14 +84,14 @@ class Store:
         self._held = False
         self._drafts: dict[str, str | None] = {}
         """The SHA-256 of each draft by the name of its file, None for a file that is to go."""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder, made if there is none, against a second process; the lock goes with the process, however that ends."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"cannot make the run folder {self.root}: {error.strerror}; choose another with --out") from error
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run folder against a second process; the lock goes with the process, however that ends."""
         try:
             lock = open(self.root / ".lock", "w")  # noqa: SIM115 - held below
         except OSError as error:
@@ -156,10 +156,6 @@ class Store:
         plain = json.loads(content)  # with its keys in the order in which they were written
         return plain if plain == found else found
 
-    def write_table(self, name: str, table: pl.DataFrame) -> Path:
-        """Write a table as NAME.parquet."""
-        return self.write_bytes(f"{name}.parquet", parquet(table))
-
     def read_table(self, name: str) -> pl.DataFrame:
         path = self.root / f"{name}.parquet"
         content = self._content(path.name)
@@ -198,12 +194,14 @@ class Store:
             self.write_bytes(f"{NEXT}{name}", written)
             self._drafts[name] = hashlib.sha256(written).hexdigest()
 
-    def publish(self) -> None:
-        """Replace the derived files by their drafts, all at once.
+    def publish(self, files: Mapping[str, Any] | None = None) -> None:
+        """Replace the derived files by their drafts, and by `files` (by name, as `draft` takes them), all at once.
 
         tables.json names the digests of the drafts, and then they take their places. A command that is killed before the first step leaves
         the old set; after it, the next one finishes the second.
         """
+        for name, content in (files or {}).items():
+            self.draft(name, content)
         digests = {name: written for name, written in (self._digests() | self._drafts).items() if written is not None}
         parts = {kind: [path.name for path in self._paths(kind)] for kind in KINDS}
         self.write_json(MANIFEST, Manifest(files=digests, parts=parts))
@@ -212,12 +210,6 @@ class Store:
                 (self.root / name).unlink(missing_ok=True)
         self._drafts.clear()
         self._finish_commit()
-
-    def commit(self, files: Mapping[str, Any]) -> None:
-        """Replace derived files by name, all at once."""
-        for name, content in files.items():
-            self.draft(name, content)
-        self.publish()
 
     def _finish_commit(self) -> None:
         """Give files that a commit named their places, and delete those that none named or that a kill left unfinished."""
@@ -347,9 +339,20 @@ class Store:
         """Return the stages of this run in the order of training."""
         return self.read_json("stages.json", list[StageEntry], [])
 
-    def provenance(self) -> dict[str, Any] | None:
-        """Return where the figures of this run came from, or None if no command has finished."""
-        return self.read_json("provenance.json", Provenance)
+    def provenance(self) -> dict[str, Any]:
+        """Return where the figures of this run came from. Raises BadInput if no command has finished here."""
+        if record := self.read_json("provenance.json", Provenance):
+            return record
+        raise BadInput(
+            f"{self.root} is not a finished run (it holds no provenance.json); give a folder that 'run', 'trace' or 'demo' wrote, "
+            "or finish it with the command that began it"
+        )
+
+    def finished(self) -> dict[str, Any]:
+        """Return `provenance`. Raises BadInput also unless the tables are whole and as new as their parts."""
+        record = self.provenance()
+        self.check_tables()
+        return record
 
 
 def cache_root() -> Path:
@@ -357,16 +360,6 @@ def cache_root() -> Path:
     if own := os.environ.get("VALUEDRIFT_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "valuedrift"
-
-
-def readings_table(readings: Sequence[Reading]) -> pl.DataFrame:
-    """Return readings as rows, columns of READING_SCHEMA."""
-    rows: list[dict[str, Any]] = [
-        {name: getattr(reading, name) for name in ("item", "judge", "failure", "reason", "missing", "reply")}
-        | (dict(zip(OUTCOMES, reading.probs, strict=True)) if reading.probs else {})
-        for reading in readings
-    ]
-    return pl.DataFrame(rows, schema=READING_SCHEMA)
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

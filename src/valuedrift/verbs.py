@@ -100,19 +100,11 @@ def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[st
     from .report import page
 
     store = Store(folder)
+    store.provenance()  # the lock would make a folder of a name that is wrong
     with store.locked():
         store.check_tables()
         result = {"report": str(page.write_report(store, view))}
         return result | ({"picture": str(page.picture(store, picture, view))} if picture else {})
-
-
-def finished(store: Store) -> dict[str, Any]:
-    """Return where the figures of a run came from. Raises BadInput unless its tables are whole and as new as their parts."""
-    store.check_tables()
-    record = store.provenance()
-    if record is None:
-        raise BadInput(f"{store.root} is not a finished run (it holds no provenance.json); finish it with the command that began it")
-    return record
 
 
 def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str, Any]:
@@ -132,7 +124,7 @@ def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str
 
 def _refuse_unlike(first: Path, second: Path) -> None:
     """Raise BadInput where two runs differ in judge, or in what a prompt id stands for."""
-    judges = [finished(Store(folder))["judge"]["identity"] for folder in (first, second)]
+    judges = [Store(folder).finished()["judge"]["identity"] for folder in (first, second)]
     if judges[0] != judges[1]:
         raise BadInput(f"{first} and {second} cannot be compared: their judge differs ({judges[0]} and {judges[1]}); trace both alike")
     asked = [{prompt.id: prompt for prompt in Store(folder).prompts()} for folder in (first, second)]
@@ -161,7 +153,7 @@ def _checkpoint_rows(folder: Path, at: str) -> tuple[str, int, pl.DataFrame]:
 def gate(folder: Path, limits: Sequence[str], stage: str = "", view: str = "axis") -> dict[str, Any]:
     """Return the verdict over all limits TOPIC.STANCE=X in a view: "within", "exceeded" (an interval lies beyond), or "undecided"."""
     store = Store(folder)
-    judge = finished(store)["judge"]
+    judge = store.finished()["judge"]
     drifts = in_view(store.read_table("drifts"), view, f"{folder}/drifts.parquet").filter(pl.col("stance").is_in(STANCES))
     if stage:
         known = drifts["stage"].unique(maintain_order=True).to_list()
@@ -262,7 +254,7 @@ def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, A
     from .stats import gold
 
     store = Store(folder)
-    store.check_tables()
+    store.finished()
     rows = gold.sample_for_labels(store, n, seed)
     gold.write_sample(rows, out)
     return {"n_rows": len(rows), "out": str(out)}

@@ -61,9 +61,9 @@ def test_importing_the_package_imports_no_torch():
         (["gap", "sandbox:pairs", "--judge", "orcale"], "unknown judge 'orcale'; did you mean 'oracle'?"),
         (["synth", "nowhere.toml"], "there is no specification nowhere.toml"),
         (["calibrate", "--judge", "cues", "--gold", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["report", "nowhere"], "nowhere is not a finished run folder"),
-        (["compare", "nowhere", "nowhere"], "nowhere is not a finished run folder"),
-        (["gate", "nowhere", "--max-drift", "work.support=0.1"], "nowhere is not a finished run folder"),
+        (["report", "nowhere"], "nowhere is not a finished run"),
+        (["compare", "nowhere", "nowhere"], "nowhere is not a finished run"),
+        (["gate", "nowhere", "--max-drift", "work.support=0.1"], "nowhere is not a finished run"),
         (["suite", "check", "nowhere.jsonl"], "there is no suite file nowhere.jsonl"),
     ],
 )

@@ -149,12 +149,12 @@ def test_derived_files_are_replaced_together(tmp_path, monkeypatch):
     for moment in range(12):
         root = tmp_path / str(moment)
         store, left = Store(root), [moment]
-        store.commit(old)
+        store.publish(old)
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", stopping(os.replace, left))
             patch.setattr(Path, "unlink", stopping(Path.unlink, left))
             with contextlib.suppress(KeyboardInterrupt):
-                store.commit(NEW)
+                store.publish(NEW)
         seen.add(state(Store(root)))
         with Store(root).locked():
             assert not list(root.glob(".next-*"))
@@ -168,7 +168,7 @@ def test_tables_are_told_from_damaged_missing_and_outdated_ones(tmp_path):
     store.add_answers(ANSWERS[:2])
     with pytest.raises(BadInput, match=r"holds no tables.json, which says whether its tables are whole"):
         store.check_tables()
-    store.commit(NEW)
+    store.publish(NEW)
     Store(tmp_path).check_tables()
     (part,) = (tmp_path / "answers").iterdir()
     whole = part.read_bytes()
@@ -184,7 +184,7 @@ def test_tables_are_told_from_damaged_missing_and_outdated_ones(tmp_path):
     part.write_bytes(whole)
     store.add_readings([Reading("a", "j", (1.0, 0, 0, 0, 0))])
     refused(r"the tables of \S+ are older than \S+readings/\S+; run the command that made it again, or 'valuedrift judge'")
-    store.commit({})
+    store.publish({})
     flipped = bytearray((tmp_path / "drifts.parquet").read_bytes())
     flipped[len(flipped) // 2] ^= 1
     (tmp_path / "drifts.parquet").write_bytes(flipped)
@@ -241,7 +241,7 @@ def test_checkpoints_and_tables_go_round(tmp_path):
     store.write_json("checkpoints.json", [dataclasses.asdict(checkpoint)])
     assert store.checkpoints() == [checkpoint]
     table = pl.DataFrame({"a": [1, 2]})
-    store.write_table("profiles", table)
+    store.publish({"profiles.parquet": table})
     assert store.read_table("profiles").equals(table)
     with pytest.raises(BadInput, match=r"holds no drifts\.parquet"):
         store.read_table("drifts")

@@ -102,6 +102,6 @@ def test_an_unfinished_run_is_not_judged(tmp_path):
 @pytest.mark.parametrize("stages", [None, []])
 def test_a_run_without_stages_is_not_judged(judged, tiny_model, tmp_path, stages):
     traced(tiny_model, suite(tmp_path / "s.jsonl", "Tea is good."), tmp_path / "run")
-    Store(tmp_path / "run").commit({"stages.json": stages})
+    Store(tmp_path / "run").publish({"stages.json": stages})
     with pytest.raises(BadInput, match=r"names no stage \(stages.json is missing or empty\); run the command"):
         pipeline.rejudge(tmp_path / "run", {"judge": "by-claim"})

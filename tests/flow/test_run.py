@@ -156,7 +156,7 @@ def test_compare_and_gate_read_finished_runs(finished, tmp_path):
 
 def measured(folder, drifts):
     judge = {"identity": "j", "headlined": True, "why": ""}
-    Store(folder).commit({"drifts.parquet": drifts, "provenance.json": {"plan": {}, "view": "claim", "judge": judge}})
+    Store(folder).publish({"drifts.parquet": drifts, "provenance.json": {"plan": {}, "view": "claim", "judge": judge}})
 
 
 @pytest.mark.parametrize(

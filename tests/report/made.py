@@ -38,9 +38,9 @@ def make_run(root: Path, branches=BRANCHED, topics=TOPICS, n_prompts=3, n_draws=
     store.write_json("stages.json", [_stage(name, after, steps) for name, after in branches])
     store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in prompts])
     store.write_json("provenance.json", _provenance(note, hostile))
-    store.write_table("profiles", pl.DataFrame(_profiles(shares, n_prompts, n_draws), infer_schema_length=None))
-    store.write_table("drifts", pl.DataFrame(_drifts(shares, branches, topics, steps, n_prompts, chance), infer_schema_length=None))
-    store.write_table("scores", pl.DataFrame(_scores(store, prompts, points, n_draws, shares, chance, hostile), infer_schema_length=None))
+    profiles, drifts = _profiles(shares, n_prompts, n_draws), _drifts(shares, branches, topics, steps, n_prompts, chance)
+    tables = {"profiles": profiles, "drifts": drifts, "scores": _scores(store, prompts, points, n_draws, shares, chance, hostile)}
+    store.publish({f"{name}.parquet": pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()})
     return store
 
 

@@ -153,7 +153,7 @@ def test_offline_quiet_and_never_wider_than_the_window(driver, tmp_path, results
     driver.find_element("css selector", "#theme").click()
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert [url for url in urls if not url.startswith(("data:", "blob:"))] == [driver.current_url]
+    assert [url for url in urls if not url.startswith(("data:", "blob:", "chrome:"))] == [driver.current_url]
     assert driver.get_log("browser") == []
     assert driver.find_elements("css selector", "img") == []
 

@@ -110,11 +110,12 @@ def test_refusals_that_moved_are_named_once(run):
 def test_a_one_sided_swing_is_named_in_the_headline_and_any_view_can_come_first(store, tmp_path):
     swung = made.make_run(tmp_path, branches=(("sft", "base"),))
     still = (pl.col("view") == "claim") | (pl.col("stance") == "neutral") | (pl.col("topic") == "silent")
-    swung.write_table(
-        "drifts",
-        swung.read_table("drifts").with_columns(
-            resolved=~still, value=pl.when(still).then("value").when(pl.col("stance") == "support").then(0.51).otherwise(-0.51)
-        ),
+    swung.publish(
+        {
+            "drifts.parquet": swung.read_table("drifts").with_columns(
+                resolved=~still, value=pl.when(still).then("value").when(pl.col("stance") == "support").then(0.51).otherwise(-0.51)
+            )
+        }
     )
     claim, axis = drift.Analysis().findings(read(swung).tables, "claim")
     assert claim.startswith("sft, claim (agreement with what is claimed): over all topics no stance moved beyond its interval; 0 of 9")
@@ -188,10 +189,10 @@ def test_picture_is_a_wide_png(store, tmp_path):
 
 def test_folder_that_is_no_finished_run_is_refused_with_what_to_do(tmp_path):
     half = made.make_run(tmp_path)
-    half.write_table("drifts", half.read_table("drifts").drop("floor", "time"))
+    half.publish({"drifts.parquet": half.read_table("drifts").drop("floor", "time")})
     with pytest.raises(BadInput, match=r"drifts\.parquet lacks the columns floor, time; run"):
         write_report(half)
-    (tmp_path / "stages.json").unlink()
-    with pytest.raises(BadInput, match=r"holds no stages\.json; finish the run"):
+    (tmp_path / "provenance.json").unlink()
+    with pytest.raises(BadInput, match=r"is not a finished run"):
         write_report(half)
     assert not (tmp_path / "report.html").exists()

@@ -48,7 +48,7 @@ def run(tmp_path):
         rows = [row for row, _ in made]
         rows += [row | {"stage": "dpo", "step": 0} for row in rows if row["step"] == STEPS[-1]]
         rows += [row | {"repeat": True, "answer": f"again {row['answer']}"} for row in rows]
-        store.write_table("scores", pl.DataFrame(rows, infer_schema_length=None))
+        store.publish({"scores.parquet": pl.DataFrame(rows, infer_schema_length=None)})
         store.write_json("prompts.json", [dataclasses.asdict(prompt) for prompt in PROMPTS])
         store.add_answers([Answer(key, "c", "p", 0, text, "stop", 3) for _, (key, text) in made])
         return store

@@ -12,7 +12,6 @@ from ..plan import Asking
 from ..progress import tell
 from .options import Json, Set, settings
 from .program import app, interval, number, output, table
-from .results import finished
 
 
 @app.command()
@@ -69,7 +68,7 @@ def calibrate(
     from .. import verbs
 
     if sample:
-        found = verbs.sample_for_labels(finished(sample), n, seed, out)
+        found = verbs.sample_for_labels(sample, n, seed, out)
         sentence = f"{found['n_rows']} rows in {found['out']}: fill in 'stance', then give the file as --gold"
         output(found, as_json, lambda _: tell(sentence))
         return

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from ..nouns import BadInput
 from ..plan import Asking
 from ..progress import tell
 from .options import Json, RunFolder, settings
@@ -25,7 +24,7 @@ def judge(folder: RunFolder, asking: Asking, as_json: Json = False) -> None:
     from .. import pipeline
 
     given = asking.model_dump(include=asking.model_fields_set)
-    output(pipeline.rejudge(finished(folder), {"max_cost": None} | given), as_json, show_trace)
+    output(pipeline.rejudge(folder, {"max_cost": None} | given), as_json, show_trace)
 
 
 @app.command()
@@ -38,7 +37,7 @@ def report(
     """Write report.html from what a run folder holds; loads no model."""
     from .. import verbs
 
-    output(verbs.report(finished(folder), view, picture), as_json, lambda result: tell(result["report"]))
+    output(verbs.report(folder, view, picture), as_json, lambda result: tell(result["report"]))
 
 
 @app.command()
@@ -50,7 +49,7 @@ def export(
     """Write the answers and verdicts of a run as logs of Inspect, for `inspect view` and its other tools."""
     from ..integrations import inspect
 
-    paths = inspect.export(finished(folder), out)
+    paths = inspect.export(folder, out)
     output({"logs": paths}, as_json, lambda _: tell(f"{len(paths)} logs in {out}; look at them with: inspect view --log-dir {out}"))
 
 
@@ -65,7 +64,7 @@ def compare(
     """Show how the values of two runs differ, second minus first, paired by prompt."""
     from .. import verbs
 
-    output(verbs.compare(finished(first), finished(second), at, view), as_json, _show_compare)
+    output(verbs.compare(first, second, at, view), as_json, _show_compare)
 
 
 @app.command()
@@ -79,16 +78,9 @@ def gate(
     """Exit 0 if every drift's interval lies within its limit, 3 if one lies beyond, 4 if the data cannot tell."""
     from .. import verbs
 
-    result = verbs.gate(finished(folder), max_drift, stage, view)
+    result = verbs.gate(folder, max_drift, stage, view)
     output(result, as_json, lambda found: tell("\n".join(found["sentences"])))
     raise typer.Exit({"within": 0, "exceeded": 3, "undecided": 4}[result["verdict"]])
-
-
-def finished(folder: Path) -> Path:
-    """Return the folder of a finished run. Raises BadInput for any other."""
-    if not (folder / "drifts.parquet").exists():
-        raise BadInput(f"{folder} is not a finished run folder (it holds no drifts.parquet); give one that 'run', 'trace' or 'demo' wrote")
-    return folder
 
 
 def _show_compare(result: dict[str, Any]) -> None:

@@ -22,8 +22,9 @@ from ..distributed import Failed
 from ..judge.cache import CachedJudge
 from ..models.endpoint import LOOK_SECONDS
 from ..nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
+from ..parts import readings_table
 from ..plan import Asking
-from ..store import Store, readings_table
+from ..store import Store
 from . import Backend, Unanswered, answer_key
 from .visit import Answered, Collect, Evaluation, Visit
 

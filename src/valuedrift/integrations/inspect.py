@@ -65,10 +65,7 @@ def export(folder: Path, out: Path) -> list[str]:
     A draw is an epoch. An answer without a verdict has no score. Raises BadInput where the run is not finished.
     """
     store = Store(folder)
-    store.check_tables()
-    prompts, record = {prompt.id: prompt for prompt in store.prompts()}, store.provenance()
-    if record is None or not prompts:
-        raise BadInput(f"{folder} is not a finished run; finish it with the command that began it")
+    record, prompts = store.finished(), {prompt.id: prompt for prompt in store.prompts()}
     answers = dict(store.answers().select("key", "text").iter_rows())
     scores = store.read_table("scores").filter(~pl.col("repeat"))
     out.mkdir(parents=True, exist_ok=True)

@@ -109,23 +109,19 @@ class Run:
 
 def read(store: Store, view: str = "") -> Run:
     """Return the run in a folder, to be shown in `view` (else in that of its plan). Raises BadInput where a file or a column is missing."""
-    stages, prompts, provenance = store.stages(), store.prompts(), store.provenance()
-    for name, content in (("stages.json", stages), ("prompts.json", prompts), ("provenance.json", provenance)):
-        if not content:
-            raise BadInput(f"{store.root} holds no {name}; finish the run with 'valuedrift run' or 'trace', then ask for the report again")
-    provenance = provenance or {}
+    provenance = store.provenance()
     view = view or provenance["view"]
     tables = {name: store.read_table(name) for name in store.tables()} | {name: _table(store, name) for name in COLUMNS}
     profiles = in_view(tables["profiles"], view, f"{store.root}/profiles.parquet")
     return Run(
         name=store.root.resolve().name,
         view=view,
-        stages=_gathered(stages, profiles),
+        stages=_gathered(store.stages(), profiles),
         profiles=profiles,
         drifts=tables["drifts"],
         scores=tables["scores"],
         answers=store.texts(),
-        prompts=prompts,
+        prompts=store.prompts(),
         checkpoints=store.checkpoints(),
         provenance=provenance,
         tables=tables,
