@@ -1,5 +1,6 @@
 """The rule judge reads what its words say, and its note holds what was measured of exactly this version."""
 
+import importlib.util
 import json
 import math
 import re
@@ -9,11 +10,19 @@ import pytest
 
 from valuedrift.judge import cues
 from valuedrift.nouns import OUTCOMES, BadInput, Item
-from valuedrift.stats.agreement import calibrate, half, read_gold, table
+from valuedrift.stats.agreement import calibrate
+from valuedrift.stats.gold import read_gold
 
 REPO = Path(__file__).resolve().parents[2]
+script = importlib.util.spec_from_file_location("measured_agreement", REPO / "benchmarks" / "agreement.py")
+measured = importlib.util.module_from_spec(script)
+script.loader.exec_module(measured)
 GOLD = REPO.parent / "shared" / "data" / "issuebench-stance" / "stance.jsonl"
 HIGH_SPEED = "High-speed trains are worth their price."
+
+
+def test_halves_divide_issues_for_good():
+    assert [measured.half(name) for name in ("abortion", "taxes", "war")] == ["half B", "half A", "half B"]
 
 
 def verdict(claim, text):
@@ -112,7 +121,7 @@ def test_note_and_docs_hold_the_stored_numbers():
     assert f"{held_out['macro_f1']:.2f}" in judge.note
     assert f"accuracy {held_out['accuracy']:.2f}" in judge.note
     assert "weak" in judge.note
-    assert table(stored()) in (REPO / "docs" / "cues.md").read_text(), "docs/cues.md: paste the table that the command prints"
+    assert measured.table(stored()) in (REPO / "docs" / "cues.md").read_text(), "docs/cues.md: paste the table that the command prints"
 
 
 @pytest.mark.skipif(not GOLD.exists(), reason="shared/data/issuebench-stance is not here")
@@ -120,7 +129,7 @@ def test_stored_numbers_are_those_of_a_fresh_measurement():
     gold, judge = read_gold(GOLD), cues.Judge()
     rows = {row["part"]: row for row in stored() if row["gold"] == "issuebench-stance"}
     for part, row in rows.items():
-        fresh = calibrate(judge, [text for text in gold if part in ("all", half(text.group))])
+        fresh = calibrate(judge, [text for text in gold if part in ("all", measured.half(text.group))])
         assert fresh["confusion"] == row["confusion"]
         assert (fresh["n"], fresh["macro_f1"]) == (row["n"], pytest.approx(row["macro_f1"]))
 

@@ -12,6 +12,8 @@ from valuedrift.judge import Judge
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Reading
 from valuedrift.stats import agreement
+from valuedrift.stats.agreement import Verdicts
+from valuedrift.stats.gold import Gold, read_gold
 
 GOLD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "issuebench-stance" / "stance.jsonl"
 
@@ -158,9 +160,11 @@ def test_few_issues_show_no_interval(tmp_path, n_groups, known):
 
 
 def test_tails_of_few_issues_lie_further_out():
-    read = [(agreement.Gold(Item("q", "c", "t"), "support", f"c{group}", ""), None) for group in range(10)]
     # t of 9 degrees of freedom 2.2622, by sqrt(10 / 9) 2.3845; the normal's tail beyond that is .00855 (plain percentiles: .025).
-    assert agreement._tails(read) == pytest.approx((0.00855, 1 - 0.00855), abs=5e-6)
+    ten = Verdicts.of(
+        [(Gold(Item("q", "c", "t"), "support", f"c{group}", ""), Reading("k", "j", failure="judge_error")) for group in range(10)]
+    )
+    assert ten.quantiles(np.linspace(0, 1, 100_001)) == pytest.approx((0.00855, 1 - 0.00855), abs=1e-5)
 
 
 def test_intervals_hold_the_truth_from_the_fewest_issues_on():
@@ -171,13 +175,13 @@ def test_intervals_hold_the_truth_from_the_fewest_issues_on():
         right = rng.random((agreement.MIN_GROUPS, 20)) < rng.beta(4, 2, (agreement.MIN_GROUPS, 1))
         read = [
             (
-                agreement.Gold(Item("q", "c", "t"), "support", f"c{group}", ""),
+                Gold(Item("q", "c", "t"), "support", f"c{group}", ""),
                 Reading("k", "j", (float(one), 0.0, float(not one), 0.0, 0.0)),
             )
             for group, texts in enumerate(right)
             for one in texts
         ]
-        low, high = agreement._intervals(read)["accuracy"]
+        low, high = Verdicts.of(read).intervals()["accuracy"]
         held.append(low <= 2 / 3 <= high)
     assert 0.91 <= np.mean(held) <= 0.99  # plain percentiles: .88
 
@@ -212,7 +216,7 @@ def test_the_interval_of_ece_allows_for_its_bias():
     reaching = []
     for _ in range(40):
         texts = [f"{'support' if right else 'oppose'} 0.8" for right in rng.random(60) < 0.8]
-        gold = [agreement.Gold(Item(f"c{number % 20}", "c", text), "support", f"c{number % 20}", "") for number, text in enumerate(texts)]
+        gold = [Gold(Item(f"c{number % 20}", "c", text), "support", f"c{number % 20}", "") for number, text in enumerate(texts)]
         found = agreement.calibrate(Scripted(), gold)
         low, high = found["intervals"]["ece"]
         assert low <= found["ece"] <= high + 1e-12 or found["ece"] < 0.02
@@ -330,7 +334,7 @@ def test_five_grades_and_the_pro_reading_is_the_claim(tmp_path):
         {"issue": "trains", "text": "t", "stance": "only_pro"},
         row("t", "REFUSAL"),
     )
-    gold = agreement.read_gold(path)
+    gold = read_gold(path)
     assert [(one.item.claim, one.outcome, one.group) for one in gold] == [
         ("tax evasion being good", "oppose", "tax evasion"),
         ("trains", "support", "trains"),
@@ -348,18 +352,12 @@ def test_five_grades_and_the_pro_reading_is_the_claim(tmp_path):
 )
 def test_faults_name_the_line(tmp_path, bad, said):
     with pytest.raises(BadInput, match=rf"gold\.jsonl:2: {said}"):
-        agreement.read_gold(written(tmp_path, row("t", "pro"), bad))
-
-
-def test_halves_divide_issues_evenly_and_for_good():
-    halves = [agreement.half(f"issue {number}") for number in range(1000)]
-    assert 450 < halves.count("half A") < 550
-    assert [agreement.half(name) for name in ("abortion", "taxes", "war")] == ["half B", "half A", "half B"]
+        read_gold(written(tmp_path, row("t", "pro"), bad))
 
 
 @pytest.mark.skipif(not GOLD.exists(), reason="shared/data/issuebench-stance is not here")
 def test_real_gold():
-    gold = agreement.read_gold(GOLD)
+    gold = read_gold(GOLD)
     found = agreement.calibrate(Cues(), gold)
     assert {name: sum(counts.values()) for name, counts in found["confusion"].items()} == {
         "support": 200,
