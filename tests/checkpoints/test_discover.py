@@ -9,7 +9,7 @@ from valuedrift.nouns import BadInput
 
 
 def model(folder):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     return folder
 
@@ -18,12 +18,22 @@ def steps(found):
     return [(stage.name, [step for step, _ in stage.steps]) for stage in found]
 
 
-def test_numbered_folders_are_sorted_by_number(tmp_path):
-    for n in (500, 1000, 60):
-        model(tmp_path / "sft" / f"checkpoint-{n}")
-    (tmp_path / "sft" / "runs").mkdir()
-    (tmp_path / "sft" / "checkpoint-9999").mkdir()  # holds no model: still being written
-    assert steps(discover([tmp_path / "sft"])) == [("sft", [60, 500, 1000])]
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("checkpoint-500", "checkpoint-1000", "checkpoint-60"), [60, 500, 1000]),
+        (("epoch_0", "epoch_1"), [1, 2]),  # the first epoch is over when it is saved
+        (("step_2k", "step_500", "step_1k", "checkpoint-1.5k"), [500, 1000, 1500, 2000]),
+        (("epoch_0-step_50", "epoch_1-step_100", "epoch_1-step_150"), [50, 100, 150]),
+        ((".", "checkpoint-10", "checkpoint-20"), [10, 20]),  # the final model beside them
+    ],
+)
+def test_a_folder_of_checkpoints_is_sorted_by_step(tmp_path, names, expected):
+    for name in names:
+        model(tmp_path / "out" / name)
+    (tmp_path / "out" / "runs").mkdir()
+    (tmp_path / "out" / "checkpoint-9999").mkdir()  # holds no model: still being written
+    assert steps(discover([tmp_path / "out"])) == [("out", expected)]
 
 
 def test_a_base_is_step_zero_and_a_later_stage_starts_where_the_one_before_ended(tmp_path):
@@ -34,6 +44,11 @@ def test_a_base_is_step_zero_and_a_later_stage_starts_where_the_one_before_ended
     assert steps(found) == [("sft", [0, 10]), ("dpo", [0, 20])]
     assert found[0].steps[0][1] == str(base)
     assert found[1].steps[0][1] == found[0].steps[-1][1]
+    (found,) = discover([model(tmp_path / "tuned")], str(base))
+    assert found.steps == ((0, str(base)), (1, str(tmp_path / "tuned")))
+    model(tmp_path / "sft" / "checkpoint-0")
+    with pytest.raises(BadInput, match="is step 0 of its stage already; leave out --base"):
+        discover([tmp_path / "sft"], str(base))
 
 
 def test_single_checkpoints_in_a_row_are_one_stage(tmp_path):
@@ -42,38 +57,10 @@ def test_single_checkpoints_in_a_row_are_one_stage(tmp_path):
     numbered = [model(tmp_path / f"m-step{n}") for n in (5, 20)]
     assert steps(discover(numbered)) == [(tmp_path.name, [5, 20])]
     assert steps(discover(list(reversed(numbered)))) == [(tmp_path.name, [0, 1])]
-
-
-def test_a_base_goes_before_folders_without_numbers(tmp_path):
-    base, tuned = model(tmp_path / "base"), model(tmp_path / "tuned")
-    (found,) = discover([tuned], str(base))
-    assert found.steps == ((0, str(base)), (1, str(tuned)))
-
-
-def test_one_adapter_is_a_checkpoint(tmp_path):
+    assert discover(["openai:ft-step-10", "openai:ft-step-20"])[0].steps == ((10, "openai:ft-step-10"), (20, "openai:ft-step-20"))
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "adapter_config.json").write_text("{}")
     assert steps(discover([tmp_path / "lora"])) == [("lora", [0])]
-
-
-def test_two_folders_of_one_step_are_refused(tmp_path):
-    for name in ("checkpoint-5", "step_5"):
-        model(tmp_path / "out" / name)
-    with pytest.raises(BadInput, match=r"checkpoint-5 and .*step_5 both name step 5"):
-        discover([tmp_path / "out"])
-
-
-def test_epochs_and_steps_are_not_mixed(tmp_path):
-    for name in ("step_500", "epoch_1"):
-        model(tmp_path / "out" / name)
-    with pytest.raises(BadInput, match="counts epoch_1 in epochs and step_500 in steps"):
-        discover([tmp_path / "out"])
-
-
-def test_the_first_epoch_is_over_when_it_is_saved(tmp_path):
-    for name in ("epoch_0", "epoch_1"):
-        model(tmp_path / "out" / name)
-    assert steps(discover([tmp_path / "out"])) == [("out", [1, 2])]
 
 
 @pytest.mark.parametrize(
@@ -120,12 +107,6 @@ def test_other_numbers_are_no_steps(name):
     assert step_of(name) is None
 
 
-def test_units_are_compared_on_one_scale(tmp_path):
-    for name in ("step_2k", "step_500", "step_1k", "checkpoint-1.5k"):
-        model(tmp_path / "out" / name)
-    assert steps(discover([tmp_path / "out"])) == [("out", [500, 1000, 1500, 2000])]
-
-
 @pytest.mark.parametrize(
     ("names", "says"),
     [
@@ -137,6 +118,8 @@ def test_units_are_compared_on_one_scale(tmp_path):
         (("100", "200"), "state no step"),
         (("seed1-step_100", "seed2-step_200"), "do not say whether they are of one training"),
         (("tokens5B", "step_100"), "in tokens"),
+        (("step_500", "epoch_1"), "counts epoch_1 in epochs and step_500 in steps"),
+        (("checkpoint-5", "step_5"), r"checkpoint-5 and .*step_5 both name step 5"),
         (("epoch_1-step_100", "epoch_2-step_50"), "from 0 in each epoch"),
         (("epoch_1-step_50", "epoch_2-step_50"), "from 0 in each epoch"),
     ],
@@ -151,12 +134,6 @@ def test_names_that_leave_the_step_open_are_refused(tmp_path, names, says):
     assert [path for _, path in one_by_one[0].steps] == [str(tmp_path / "out" / name) for name in names]
 
 
-def test_the_epoch_in_front_of_a_step_does_not_matter(tmp_path):
-    for name in ("epoch_0-step_50", "epoch_1-step_100", "epoch_1-step_150"):
-        model(tmp_path / "out" / name)
-    assert steps(discover([tmp_path / "out"])) == [("out", [50, 100, 150])]
-
-
 def state(folder, step, *losses):
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": [{"loss": loss} for loss in losses]}))
     return folder
@@ -168,6 +145,9 @@ def test_the_trainers_state_tells_the_step_of_its_own_training_only(tmp_path):
     state(model(tmp_path / "out" / "dpo"), 120, 0.69, 0.5)  # another training
     (found,) = discover([tmp_path / "out"])
     assert steps([found]) == [("out", [100, 150])]
+    state(model(tmp_path / "other"), 620)  # the model that training ended in
+    model(tmp_path / "other" / "checkpoint-500")
+    assert steps(discover([tmp_path / "other"])) == [("other", [500, 620])]
     assert found.left_out == ("dpo (nothing states its step)",)
 
 
@@ -235,31 +215,6 @@ def test_models_named_by_their_methods_are_a_stage_each(tmp_path):
     assert steps(discover([sft, dpo], base)) == [("sft", [0, 1]), ("dpo", [0, 1])]
 
 
-def test_the_end_of_training_counts_where_the_trainer_tells_its_step(tmp_path):
-    out = model(tmp_path / "out")
-    model(out / "checkpoint-500")
-    (out / "trainer_state.json").write_text('{"global_step": 620}')
-    assert steps(discover([out])) == [("out", [500, 620])]
-
-
-def test_a_folder_of_stages_names_them(tmp_path):
-    for stage in ("sft", "dpo"):
-        model(tmp_path / "out" / stage / "checkpoint-5")
-    with pytest.raises(BadInput, match="its sub-folders dpo, sft do: give those"):
-        discover([tmp_path / "out"])
-
-
-def test_models_behind_an_api_are_single_checkpoints():
-    assert discover(["openai:ft-step-10", "openai:ft-step-20"])[0].steps == ((10, "openai:ft-step-10"), (20, "openai:ft-step-20"))
-
-
-def test_a_final_model_beside_its_checkpoints_hides_none_of_them(tmp_path):
-    model(tmp_path / "out")
-    for step in (10, 20):
-        model(tmp_path / "out" / f"checkpoint-{step}")
-    assert steps(discover([tmp_path / "out"])) == [("out", [10, 20])]
-
-
 def test_a_stage_never_takes_the_name_of_the_base_or_of_another(tmp_path):
     for place in ("base", "a/sft", "b/sft"):
         model(tmp_path / place / "checkpoint-1")
@@ -267,14 +222,11 @@ def test_a_stage_never_takes_the_name_of_the_base_or_of_another(tmp_path):
     assert names == ["base-2", "sft", "sft-2"]
 
 
-def test_real_step_numbers_are_never_shifted(tmp_path):
-    for step in (0, 500):
-        model(tmp_path / "out" / f"checkpoint-{step}")
-    with pytest.raises(BadInput, match="is step 0 of its stage already; leave out --base"):
-        discover([tmp_path / "out"], str(model(tmp_path / "raw")))
-
-
-def test_missing_and_empty_folders_are_refused(tmp_path):
+def test_folders_without_checkpoints_are_refused(tmp_path):
+    for stage in ("sft", "dpo"):
+        model(tmp_path / "out" / stage / "checkpoint-5")
+    with pytest.raises(BadInput, match="its sub-folders dpo, sft do: give those"):
+        discover([tmp_path / "out"])
     with pytest.raises(BadInput, match=r"there is no folder .*nowhere"):
         discover([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()

@@ -1,14 +1,7 @@
 """Checkpoints as other trainers leave them: made by the real tool where it is installed, else by its documented layout."""
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,39 +9,11 @@ import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from valuedrift.checkpoints.discover import discover
 from valuedrift.models.loading import load_model, weights_digest
 from valuedrift.nouns import BadInput
-
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
-
-
-def tokenizer():
-    core = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "Question": 2, "Answer": 3, "yes": 4, "no": 5}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="[UNK]")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "base"
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=64, eos_token_id=1, tie_word_embeddings=False, **SIZES)).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def trained(base):
-    """The model after some training: weights that no other checkpoint has."""
-    model = AutoModelForCausalLM.from_pretrained(base)
-    with torch.no_grad():
-        for values in model.parameters():
-            values += 0.01
-    return model
 
 
 def norm(path):
@@ -287,7 +252,8 @@ def test_an_adapter_that_its_model_keeps_apart_is_what_counts(tmp_path, base, in
 
 def test_a_later_stages_adapter_whose_base_has_moved_belongs_to_the_model_before(tmp_path, base, trained):
     trained.save_pretrained(tmp_path / "sft" / "checkpoint-5")
-    tokenizer().save_pretrained(tmp_path / "sft" / "checkpoint-5")
+    shutil.copy(base / "tokenizer.json", tmp_path / "sft" / "checkpoint-5")
+    shutil.copy(base / "tokenizer_config.json", tmp_path / "sft" / "checkpoint-5")
     merged = adapter(trained, tmp_path / "dpo" / "checkpoint-3")
     file = tmp_path / "dpo" / "checkpoint-3" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/nowhere/sft"}))
@@ -311,252 +277,3 @@ def test_adapters_that_go_on_over_two_stages_belong_to_the_base_that_is_named(tm
         BadInput, match=r"trained on /nowhere/merged, which is not there, and the stage before it is an adapter on /nowhere/base"
     ):
         discover([tmp_path / "sft", tmp_path / "dpo"], str(base), tmp_path / "made")
-
-
-TEMPLATE = "{% for message in messages %}{{ message['role'] + ' ' + message['content'] + '</s>' }}{% endfor %}"
-SETTINGS = {"max_steps": 3, "save_steps": 2, "learning_rate": 0.1, "report_to": "none"}
-
-
-@pytest.fixture(scope="module")
-def talker(base, tmp_path_factory):
-    """A folder with a model that has a chat template, and with dialogues and pairs as both tools read them."""
-    folder = tmp_path_factory.mktemp("talker")
-    shutil.copytree(base, folder / "base")
-    (folder / "base" / "chat_template.jinja").write_text(TEMPLATE)
-    asked, good, bad = (
-        {"role": role, "content": text} for role, text in (("user", "Question"), ("assistant", "Answer yes"), ("assistant", "Answer no"))
-    )
-    for name, record in {"sft": {"messages": [asked, good]}, "dpo": {"messages": [asked], "chosen": good, "rejected": bad}}.items():
-        (folder / f"{name}.jsonl").write_text(f"{json.dumps(record)}\n" * 8)
-    return folder
-
-
-def command(tool, verb, settings, file):
-    """Run a tool's own command on settings; JSON is YAML too."""
-    file.write_text(json.dumps(settings))
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(file.parent / "hub"), "AXOLOTL_DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
-    after = ["--launcher", "python"] if (tool, verb) == ("axolotl", "train") else []
-    line = [str(Path(sys.executable).with_name(tool)), verb, str(file), *after]
-    done = subprocess.run(line, env=os.environ | offline, cwd=file.parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-class LlamaFactory:
-    """`llamafactory-cli train` and `export`."""
-
-    tool = "llamafactory-cli"
-
-    def __init__(self, talker, place):
-        self.talker, self.place = talker, place
-        turns = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-        kind = {"formatting": "sharegpt", "tags": turns}
-        pairs = kind | {"ranking": True, "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"}}
-        listed = {"sft": kind | {"columns": {"messages": "messages"}}, "dpo": pairs}
-        named = {name: entry | {"file_name": str(talker / f"{name}.jsonl")} for name, entry in listed.items()}
-        (place / "dataset_info.json").write_text(json.dumps(named))
-
-    def train(self, name, model, stage, lora, **more):
-        data = {"dataset": stage, "dataset_dir": str(self.place), "template": "empty", "cutoff_len": 32, "overwrite_cache": True}
-        kind = {"stage": stage, "do_train": True, "finetuning_type": "lora" if lora else "full"}
-        settings = {"model_name_or_path": str(model), "output_dir": str(self.place / name), **SETTINGS, **data, **kind, **more}
-        command(self.tool, "train", settings, self.place / f"{name}.yaml")
-        return self.place / name
-
-    def merged(self, model, *adapters):
-        out = self.place / f"{adapters[-1].name}-merged"
-        settings = {"model_name_or_path": str(model), "adapter_name_or_path": ",".join(map(str, adapters)), "template": "empty"}
-        command(self.tool, "export", settings | {"export_dir": str(out), "infer_dtype": "float32"}, self.place / "export.yaml")
-        return out
-
-
-class Axolotl:
-    """`axolotl train` and `merge-lora`."""
-
-    tool = "axolotl"
-
-    def __init__(self, talker, place):
-        self.talker, self.place = talker, place
-
-    def settings(self, name, model, stage, lora):
-        data = {"path": str(self.talker / f"{stage}.jsonl"), "ds_type": "json", "split": "train"}
-        kind = {"rl": "dpo"} if stage == "dpo" else {}
-        data["type"] = "chat_template.default" if kind else "chat_template"
-        kernels = {f"lora_{part}_kernel": False for part in ("mlp", "qkv", "o", "embedding")}  # they need a GPU
-        adapter = {"adapter": "lora", "lora_r": 2, "lora_alpha": 4, "lora_target_linear": True, **kernels} if lora else {}
-        trainer = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 32, "bf16": False, "tf32": False}
-        trainer |= {"optimizer": "adamw_torch", "lr_scheduler": "constant", "val_set_size": 0, "special_tokens": {"pad_token": "</s>"}}
-        places = {"base_model": str(model), "output_dir": str(self.place / name), "dataset_prepared_path": str(self.place / "prepared")}
-        return {**places, "datasets": [data], **SETTINGS, **kind, **adapter, **trainer}
-
-    def train(self, name, model, stage, lora, **more):
-        command(self.tool, "train", self.settings(name, model, stage, lora) | more, self.place / f"{name}.yaml")
-        return self.place / name
-
-    def merged(self, model, folder):
-        command(self.tool, "merge-lora", self.settings(folder.name, model, "sft", True), self.place / "merge.yaml")
-        return folder / "merged"
-
-
-@pytest.fixture
-def trainer(request, talker, tmp_path):
-    package = {LlamaFactory: "llamafactory", Axolotl: "axolotl"}[request.param]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    return request.param(talker, tmp_path)
-
-
-both = pytest.mark.parametrize("trainer", [LlamaFactory, Axolotl], indirect=True)
-
-
-@both
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_their_own_checkpoints(tmp_path, trainer, stage):
-    base = trainer.talker / "base"
-    out = trainer.train(stage, base, stage, lora=False)
-    (found,) = discover([out], str(base), tmp_path / "made")
-    assert (found.name, [step for step, _ in found.steps]) == (stage, [0, 2, 3])
-    assert len({weights_digest(path) for _, path in found.steps}) == 3
-    assert differing(found.steps[-1][1], out) == 0.0, "the last checkpoint is the final model"
-
-
-@both
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_their_own_adapters(tmp_path, trainer, stage):
-    base = trainer.talker / "base"
-    out = trainer.train(stage, base, stage, lora=True)
-    merged = trainer.merged(base, out)
-    (found,) = discover([out], str(base), tmp_path / "made")
-    assert (found.name, [step for step, _ in found.steps]) == (stage, [0, 2, 3])
-    assert differing(found.steps[-1][1], merged) < 1e-6
-    assert differing(found.steps[-1][1], base) > 1e-3
-    for checkpoint in out.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    steps, path = only(discover([out], str(base), tmp_path / "made"))
-    assert steps == [0, 1], "the final model alone"
-    assert differing(path, merged) < 1e-6
-
-
-@both
-def test_their_adapters_on_a_whole_model_that_has_moved(tmp_path, trainer):
-    base = trainer.talker / "base"
-    sft = trainer.train("sft", base, "sft", lora=False)
-    dpo = trainer.train("dpo", sft, "dpo", lora=True)
-    merged = trainer.merged(sft, dpo)
-    sft = sft.rename(tmp_path / "elsewhere")
-    first, second = discover([sft, dpo], str(base), tmp_path / "made")
-    assert [(stage.name, [step for step, _ in stage.steps]) for stage in (first, second)] == [("elsewhere", [0, 2, 3]), ("dpo", [0, 2, 3])]
-    assert differing(second.steps[-1][1], merged) < 1e-6
-
-
-@pytest.mark.parametrize("trainer", [LlamaFactory], indirect=True)
-def test_an_adapter_on_top_of_another_has_to_be_told_its_base(tmp_path, trainer):
-    base = trainer.talker / "base"
-    sft = trainer.train("sft", base, "sft", lora=True)
-    dpo = trainer.train("dpo", base, "dpo", lora=True, adapter_name_or_path=str(sft), create_new_adapter=True)
-    truth = trainer.merged(base, sft, dpo)
-    _, path = only(discover([dpo], str(base), tmp_path / "made"))
-    assert differing(path, truth) > 1e-3, "nothing in its folder tells of the first one"
-    file = dpo / "checkpoint-3" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(trainer.merged(base, sft))}))
-    _, path = only(discover([dpo], str(base), tmp_path / "made"))
-    assert differing(path, truth) < 1e-6
-
-
-# -- hub ---------------------------------------------------------------------------------------------------------------------
-
-
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's API as its client needs to list revisions and to fetch the files of one."""
-
-    repos: dict  # name -> revision -> folder
-
-    def answer(self, body, **headers):
-        self.send_response(200)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_GET(self):
-        parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            name, revisions = "/".join(parts[2:4]), self.repos["/".join(parts[2:4])]
-            if parts[4:] == ["refs"]:
-                refs = [{"name": one, "ref": f"refs/heads/{one}", "targetCommit": sha(one)} for one in revisions]
-                return self.answer(json.dumps({"branches": refs, "converts": [], "tags": []}).encode(), Content_Type="application/json")
-            revision, folder = self.found(revisions, parts[5])
-            found: object = {"id": name, "sha": sha(revision), "private": False, "tags": [], "downloads": 0}
-            if parts[4] == "tree":
-                files = sorted(folder.iterdir())
-                found = [{"type": "file", "path": path.name, "size": path.stat().st_size, "oid": sha(path.name)} for path in files]
-            return self.answer(json.dumps(found).encode(), Content_Type="application/json")
-        if parts[0] == "api":  # the client asks for more than it needs
-            return self.send_error(404)
-        revision, folder = self.found(self.repos["/".join(parts[:2])], parts[3])
-        body = (folder / parts[4]).read_bytes()
-        return self.answer(body, ETag=f'"{sha(revision + parts[4])}"', X_Repo_Commit=sha(revision))
-
-    do_HEAD = do_GET
-
-    def found(self, revisions, wanted):
-        return next((one, folder) for one, folder in revisions.items() if wanted in (one, sha(one)))
-
-    def log_message(self, *_):
-        pass
-
-
-def sha(text):
-    import hashlib
-
-    return hashlib.sha1(text.encode()).hexdigest()
-
-
-@pytest.fixture
-def hub(tmp_path, base, trained):
-    """Return the environment in which the hub is a server on this machine; it holds a model with three revisions of two steps."""
-    revisions = {}
-    for place, name in enumerate(["step1000", "step20", "main"]):
-        folder = shutil.copytree(base, tmp_path / "hub" / name)
-        weights = {key: values + place for key, values in load_file(folder / "model.safetensors").items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        revisions[name] = folder
-    staged = {f"stage{n}-step{step}-tokens{step}B": base for n in (1, 2) for step in (5, 10)}
-    beside = {f"stage2-ingredient{n}-step5": base for n in (1, 2)}
-    handler = type("Handler", (Hub,), {"repos": {"people/model": revisions, "people/staged": staged, "people/beside": beside}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    server.shutdown()
-
-
-SCRIPT = """
-import json, sys
-from valuedrift.checkpoints.discover import discover
-from valuedrift.nouns import BadInput
-from valuedrift.models.loading import weights_digest
-try:
-    found = discover(sys.argv[1:])
-    print(json.dumps([[stage.name, [[step, path, weights_digest(path)] for step, path in stage.steps]] for stage in found]))
-except BadInput as error:
-    print(json.dumps(str(error)))
-"""
-
-
-def test_revisions_of_a_hub_id_are_a_stage(hub):
-    def found(*targets):
-        done = subprocess.run([sys.executable, "-c", SCRIPT, *targets], env=hub, capture_output=True, text=True, timeout=120, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
-
-    ((name, steps),) = found("people/model@step*")
-    assert (name, [(step, path) for step, path, _ in steps]) == ("model", [(20, "people/model@step20"), (1000, "people/model@step1000")])
-    assert len({weights for _, _, weights in steps}) == 2
-    assert [step for step, _, _ in found("people/model@step20,main")[0][1]] == [20, 21]
-    staged = found("people/staged@stage*")
-    assert [(name, [step for step, _, _ in steps]) for name, steps in staged] == [("staged-stage1", [5, 10]), ("staged-stage2", [0, 5, 10])]
-    assert "lie beside each other" in found("people/beside@*")
-    assert "has no revision like 'epoch*'; it has step1000, step20, main" in found("people/model@epoch*")
