@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 
 from valuedrift import plan
-from valuedrift.stats import companions, contrast, dose, drift, effects, profile
+from valuedrift.stats import companions, contrast, dose, drift, profile
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(ROOT.glob("[0-9]-*"))
 SCHEMAS = {
     "drifts": drift.SCHEMA,
-    "effects": effects.SCHEMA,
+    "effects": contrast.EFFECTS,
     "dose": dose.SCHEMA,
     "contrast": contrast.SCHEMA,
     "profiles": profile.SCHEMA,

@@ -17,7 +17,7 @@ from valuedrift import plan, provenance
 from valuedrift.cli import app
 from valuedrift.evaluate import asking, capability
 from valuedrift.nouns import Checkpoint
-from valuedrift.stats import companions, contrast, dose, drift, intervals, judges, profile
+from valuedrift.stats import companions, contrast, dose, drift, intervals, profile
 from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
 from valuedrift.synth.synth import Spec
 from valuedrift.world import grammar, sets
@@ -157,7 +157,7 @@ def test_the_columns_of_the_stored_tables():
 
 def _judges_columns():
     drifts = pl.DataFrame(schema=drift.SCHEMA)
-    return judges.by_judge(drifts, {"a": drifts}).columns
+    return drift.by_judge(drifts, {"a": drifts}).columns
 
 
 def test_the_columns_of_a_comparison():

@@ -10,7 +10,7 @@ import pytest
 
 from valuedrift.analyses.drift import Analysis
 from valuedrift.nouns import OUTCOMES, BadInput
-from valuedrift.stats.drift import SCHEMA, drifts, paper_arrival
+from valuedrift.stats.drift import SCHEMA, by_judge, drifts, paper_arrival
 
 spec = importlib.util.spec_from_file_location("drift_time", Path(__file__).parents[2] / "benchmarks" / "drift_time.py")
 simulation = importlib.util.module_from_spec(spec)
@@ -232,3 +232,44 @@ def test_one_checkpoint_is_no_drift_and_an_unknown_stage_is_named(scores):
     assert drifts(scores({"a": "S"}), STAGE).height == 0
     with pytest.raises(BadInput, match="follow the stage 'dpo'"):
         drifts(steps(scores, {0: "N" * 10, 20: "S" * 10}, stage="dpo"), STAGE)
+
+
+# -- several judges --------------------------------------------------------------------------------------------------------
+
+
+def judged(*rows):
+    return pl.DataFrame(
+        [
+            {
+                "stage": "sft",
+                "view": "claim",
+                "topic": topic,
+                "stance": "support",
+                "value": value,
+                "low": None,
+                "high": None,
+                "resolved": resolved,
+            }
+            for topic, value, resolved in rows
+        ],
+        schema_overrides={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64},
+    )
+
+
+def test_every_case():
+    panel = judged(("a", 0.3, True), ("b", 0.3, True), ("c", 0.3, True), ("d", 0.1, False), ("e", 0.0, False), ("f", 0.3, True))
+    member = judged(("a", 0.2, True), ("b", -0.2, True), ("c", 0.1, False), ("d", 0.2, True), ("e", 0.0, False), ("f", None, False))
+    found = by_judge(panel, {"other": member})
+    assert dict(found.select("topic", "says").iter_rows()) == {
+        "a": "confirms",
+        "b": "contradicts",
+        "c": "undecided",
+        "d": "alone",
+        "e": "none",
+        "f": "undecided",
+    }
+    assert found["judge"].unique().to_list() == ["other"]
+
+
+def test_one_judge_is_no_panel():
+    assert by_judge(judged(("a", 0.3, True)), {}) is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..nouns import STANCES
 from ..report.run import ALL, Row, Run
 from ..report.words import count, esc, estimate, outcome, table
+from ..stats.contrast import effects as measured
 from ..stats.contrast import speaks_for
-from ..stats.effects import effects as measured
 from . import Analysis as Base
 from . import Measured, Tables, filled
 

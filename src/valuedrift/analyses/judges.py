@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..nouns import STANCES
 from ..report.run import ALL, Row, Run
 from ..report.words import count, esc, estimate, listed, outcome, table
-from ..stats.drift import drifts
-from ..stats.judges import by_judge
+from ..stats.drift import by_judge, drifts
 from . import Analysis as Base
 from . import Measured, Tables
 

@@ -1,9 +1,10 @@
-"""Contrasts: the difference between two checkpoints of different runs or stages, paired by prompt."""
+"""Contrasts: the difference between two checkpoints of different runs or stages, paired by prompt, and which of them a run allows."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -19,6 +20,7 @@ SCHEMA = (
     | {"n": pl.Int64(), "n_seeds": pl.Int64(), "seed_share": pl.Float64(), "p": pl.Float64(), "p_adjusted": pl.Float64()}
     | {"resolved": pl.Boolean(), "n_left_out": pl.Int64()}
 )
+EFFECTS = {"kind": pl.String(), "first": pl.String(), "second": pl.String()} | SCHEMA
 BY_SEEDS = 0.5
 """Part of the squared standard error from which on an interval rests mostly on seeds."""
 LEAST_COVERED = 87
@@ -33,8 +35,19 @@ def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, *views: str) -> pl.
     """
     compared = {view: _compared(scores_a, scores_b, view) for view in views or ("claim",)}
     changes = {(view, topic): change for view, (of, _) in compared.items() for topic, change in of.items()}
-    left_out = {(view, topic): n for view, (_, of) in compared.items() for topic, n in of.items()}
-    return frame(tested(changes, left_out), SCHEMA)
+    results = {key: difference(change) for key, change in changes.items()}
+    known = planned(results)
+    adjusted, _ = families({key: result.p for key, result in results.items()})
+    rows = []
+    for (view, topic), result in results.items():
+        change, seed_share = changes[view, topic], known[view, topic].seed_share
+        for o, outcome in enumerate(OUTCOMES):
+            row: dict[str, Any] = {"view": view, "topic": topic, "outcome": outcome, "seed_share": seed_share[o]}
+            row |= {"n": change.n[o], "n_seeds": change.n_seeds[o], "n_left_out": compared[view][1][topic]}
+            row |= {name: getattr(result, name)[o] for name in ("value", "low", "high", "p")}
+            corrected = adjusted[view, topic, outcome]
+            rows.append(row | {"p_adjusted": corrected, "resolved": bool(corrected < ALPHA)})
+    return frame(rows, SCHEMA)
 
 
 def _compared(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str) -> tuple[dict[str, Sample], dict[str, int]]:
@@ -52,24 +65,6 @@ def _compared(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str) -> tupl
     alone = {topic: change[0] for topic, change in changes.items()}
     one_side = (read_a | read_b).any((0, 1)) & ~both[..., 0].any((0, 1))
     return alone, {topic: int(one_side[a.topics.get(topic, slice(None))].sum()) for topic in alone}
-
-
-def tested(changes: Mapping[tuple[str, str], Sample], left_out: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
-    """Return the columns of SCHEMA for the differences of one comparison by (view, topic), leading axis O; p corrected within it."""
-    results = {key: difference(change) for key, change in changes.items()}
-    known = planned(results)
-    adjusted, _ = families({key: result.p for key, result in results.items()})
-    rows = []
-    for (view, topic), result in results.items():
-        for o, outcome in enumerate(OUTCOMES):
-            row: dict[str, Any] = {"view": view, "topic": topic, "outcome": outcome}
-            row |= {"n": changes[view, topic].n[o], "n_seeds": changes[view, topic].n_seeds[o], "n_left_out": left_out[view, topic]}
-            row |= {name: getattr(result, name)[o] for name in ("value", "low", "high", "p")} | {
-                "seed_share": known[view, topic].seed_share[o]
-            }
-            corrected = adjusted[view, topic, outcome]
-            rows.append(row | {"p_adjusted": corrected, "resolved": bool(corrected < ALPHA)})
-    return rows
 
 
 def speaks_for(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -106,3 +101,65 @@ def _one_checkpoint(scores: pl.DataFrame, view: str) -> Cells:
             f"a contrast compares one checkpoint with one other, not {len(table.checkpoints)}; filter the scores by stage and step"
         )
     return table
+
+
+class Comparison(NamedTuple):
+    """Two stages to compare at their last steps. `kind` says what they differ in."""
+
+    kind: str
+    first: str
+    second: str
+
+
+def comparisons(stages: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """Return the comparisons that a stage graph allows, each with everything else held fixed.
+
+    "stage": from one and the same start, one stage in place of another (its algorithm, its data, a swept setting): each against the first
+    of its siblings. "start": one stage (equal `settings`: all but where it starts) from different starts, which is what leaving out or
+    swapping a stage before it makes. "order": the same stages one after the other in another order.
+    """
+    by_name = {stage["name"]: stage for stage in stages}
+    chains = {name: _chain(by_name, name) for name in by_name}
+    found = []
+    for first, second in itertools.combinations(by_name.values(), 2):
+        names = first["name"], second["name"]
+        same = first.get("settings") is not None and first.get("settings") == second.get("settings")
+        alike = [[str(by_name[name].get("settings")) for name in chains[of]] for of in names]
+        if first["after"] == second["after"]:
+            siblings = [name for name, stage in by_name.items() if stage["after"] == first["after"]]
+            found += [Comparison("stage", *names)] if first["name"] == siblings[0] else []
+        elif len(alike[0]) > 1 and "None" not in alike[0] and alike[0] != alike[1] and sorted(alike[0]) == sorted(alike[1]):
+            found.append(Comparison("order", *names))
+        elif same:
+            found.append(Comparison("start", *names))
+    return found
+
+
+def effects(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: str) -> pl.DataFrame:
+    """Return one row per comparison x view x topic x outcome: share at the second's end less share at the first's.
+
+    Paired by prompt and seed; seeds that one of the two lacks are left out. Columns as in `contrast`; p is corrected by Holm within a
+    comparison.
+    """
+    rows = scores.filter(~pl.col("repeat"))
+    tables = [pl.DataFrame(schema=EFFECTS)]
+    for comparison in comparisons(stages):
+        first, second = (_end(rows, stages, name) for name in comparison[1:])
+        if first.height and second.height:
+            named = {name: pl.lit(value) for name, value in zip(("kind", "first", "second"), comparison, strict=True)}
+            tables.append(contrast(first, second, *views).select(**named, **{name: pl.col(name) for name in SCHEMA}))
+    return pl.concat(tables)
+
+
+def _chain(by_name: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """Return the stages from the base to this one."""
+    chain: list[str] = []
+    while name in by_name and name not in chain:
+        chain.insert(0, name)
+        name = by_name[name]["after"]
+    return chain
+
+
+def _end(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], name: str) -> pl.DataFrame:
+    last = max((stage["steps"][-1] for stage in stages if stage["name"] == name), default=0)
+    return scores.filter((pl.col("stage") == name) & (pl.col("step") == last))
