@@ -7,8 +7,8 @@ import pytest
 from valuedrift.nouns import OUTCOMES, BadInput
 from valuedrift.stats import correct
 from valuedrift.stats.drift import drifts
-from valuedrift.stats.gold import _drawn
-from valuedrift.stats.intervals import difference, ratio, share_interval
+from valuedrift.stats.gold import drawn_from
+from valuedrift.stats.intervals import difference, ratio
 from valuedrift.stats.profile import profiles
 
 ONE_CELL = np.zeros(20, int)
@@ -332,6 +332,11 @@ def as_scores(labels, probs):
     return keyed(table)
 
 
+def bounds_of(table, n_checkpoints=2):
+    """Return low and high, each by checkpoint and stance; nan without evidence."""
+    return (table[name].cast(float).fill_null(np.nan).to_numpy().reshape(n_checkpoints, 3) for name in ("low", "high"))
+
+
 def covered(low, high, truth):
     return ((low <= truth) & (truth <= high)).tolist()
 
@@ -347,23 +352,21 @@ def test_coverage_with_a_biased_judge(n_labels):
     by_topic = shares(world(np.random.default_rng(12), 40_000))
     truth = by_topic.mean(1)
     ours, of_topics, of_drifts, judged, wide = [], [], [], [], []
+    stances = pl.col("outcome").is_in(OUTCOMES[:3])
     for number in range(N_SETS):
         labels = world(rng)
         table = as_scores(labels, biased_judge(rng, labels))
-        drawn = _drawn(table, n_labels, number).select("answer", "item", "outcome", "inclusion")
-        read = correct._read(table.drop("outcome"), drawn, "claim")
-        found = correct._shares(read)
-        everything = found.by_topic["all"]
-        low, high = (x[:, :3] for x in share_interval(correct._inside(everything)))
-        ours += covered(low, high, truth)
-        wide.append((high - low).mean())
-        change = difference(correct._change(everything))
-        of_drifts += covered(change.low[:3], change.high[:3], truth[1] - truth[0])
-        bounds = share_interval(correct._judged(table, read, "claim")["all"])
-        judged += covered(*(x[:, :3] for x in bounds), truth)
+        drawn = drawn_from(table, n_labels, number).select("answer", "item", "outcome", "inclusion")
+        table = table.drop("outcome")
+        found = correct.corrected_profiles(table, drawn).filter(stances)
+        bounds = list(bounds_of(found.filter(topic="all")))
+        ours += covered(*bounds, truth)
+        wide.append((bounds[1] - bounds[0]).mean())
+        change = correct.corrected_drifts(table, STAGES, drawn).filter(pl.col("stance").is_in(OUTCOMES[:3]), topic="all")
+        of_drifts += covered(*(x[0] for x in bounds_of(change, 1)), truth[1] - truth[0])
+        judged += covered(*bounds_of(profiles(table).filter(stances, topic="all")), truth)
         for topic in range(N_TOPICS if n_labels == 300 else 0):
-            low, high = share_interval(correct._inside(found.by_topic[f"t{topic:02}"]))
-            of_topics += covered(low[:, :3], high[:, :3], by_topic[:, topic])
+            of_topics += covered(*bounds_of(found.filter(topic=f"t{topic:02}")), by_topic[:, topic])
     assert 0.92 <= np.mean(ours) <= 0.98
     assert 0.92 <= np.mean(of_drifts) <= 0.98
     assert np.mean(judged) < 0.1
@@ -388,7 +391,7 @@ def test_a_judge_that_fails_unevenly_does_not_bias(n_labels):
         probs = rng.dirichlet([1, 1, 1, 1, 1], labels.shape)
         probs[:, :, sparse, 1:] = np.nan
         table = as_scores(labels, probs).with_columns(pl.col(OUTCOMES).fill_nan(None))
-        drawn = _drawn(table.filter(pl.col("support").is_not_null()), n_labels, number).select("answer", "item", "outcome", "inclusion")
+        drawn = drawn_from(table.filter(pl.col("support").is_not_null()), n_labels, number).select("answer", "item", "outcome", "inclusion")
         row = correct.corrected_profiles(table.drop("outcome"), drawn).row(
             by_predicate=(pl.col("topic") == "all") & (pl.col("outcome") == "support"), named=True
         )

@@ -115,7 +115,7 @@ def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any
     answers with these words that were not drawn get no label by it, or else frequent words would count too often.
     Raises BadInput where there are fewer than 2 labels per checkpoint and topic.
     """
-    drawn = _drawn(_ends(store), n, seed)
+    drawn = drawn_from(_ends(store), n, seed)
     prompts = {prompt.id: prompt for prompt in store.prompts()}
     texts = dict(store.answers().select("key", "text").iter_rows())
     found = []
@@ -168,7 +168,7 @@ def _ends(store: Store) -> pl.DataFrame:
     return scores.filter(at_end).unique(["answer", "item"], keep="first", maintain_order=True)
 
 
-def _drawn(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
+def drawn_from(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """Return the drawn rows with their `inclusion` probability, P(its turn within the prompt) x P(the prompt in that turn), over all turns.
 
     In turn k the k-th answers of the prompts that have so many come up, in random order. Which of its prompt's answers an answer is, is
