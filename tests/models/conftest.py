@@ -1,11 +1,16 @@
-"""Tiny random models, one folder each, written by save_pretrained as any trainer would."""
+"""Tiny random models, one folder each, written by save_pretrained as any trainer would; a chat server that misbehaves; its prices."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from valuedrift import testing
+
+sys.path.append(str(Path(__file__).parents[1] / "judge"))
+
+import misbehaving
 
 
 def save(folder: Path, kind: str = "qwen3", template: str | None = None, seed: int = 0, end_bias: float = 1.0) -> Path:
@@ -40,3 +45,35 @@ def template():
 def make_tokenizer():
     """Return a function from a chat template to a tokenizer."""
     return lambda template=None: testing.tokenizer(template=template)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server that the environment names, without a key."""
+    with misbehaving.Server() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        for name in ("OPENAI_API_KEY", "VALUEDRIFT_PRICES"):
+            monkeypatch.delenv(name, raising=False)
+        yield server
+
+
+@pytest.fixture
+def prices(tmp_path):
+    """A table with the models "m" and "late" at $1000 per million tokens, in and out."""
+    path = tmp_path / "prices.toml"
+    path.write_text("[models]\n" + "".join(f'"{name}" = {{ input = 1000, output = 1000 }}\n' for name in ("m", "late")))
+    return path
+
+
+@pytest.fixture
+def made():
+    """Return a function that makes an endpoint of the model "m", which hardly waits before a retry."""
+    from valuedrift.models.endpoint import Endpoint
+
+    def make(**settings):
+        endpoint = Endpoint("m", **settings)
+        endpoint.backoff_seconds = 0.005
+        return endpoint
+
+    return make

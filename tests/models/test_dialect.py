@@ -1,21 +1,14 @@
 """Servers differ: what one refuses is left out from then on, what is no completion is said, and no secret is ever shown."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from valuedrift.models import endpoint as _endpoint
 from valuedrift.models import local_server
 from valuedrift.models.chat_api import Failed, Request
-from valuedrift.models.endpoint import Endpoint
 from valuedrift.nouns import BadInput
-
-sys.path.append(str(Path(__file__).parents[1] / "judge"))
-
-import misbehaving
 
 # Ten input tokens and one output token a reply, at $1000 per million: $0.011. At worst: 20 bytes + 16 for the frame + 4 = 40 tokens, $0.04.
 PAID, WORST = 0.011, 0.04
@@ -23,22 +16,6 @@ ASK = Request((("user", f"{'say':<16}#yes"),), max_tokens=4)
 VLLM = "Requested sample logprobs of 20, which is greater than max allowed: 7"
 FULL = replace(ASK, temperature=0.5, n=2, seed=3, top_p=0.9)
 SENT = {"temperature", "max_tokens", "n", "seed", "top_p"}
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with misbehaving.Server() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        monkeypatch.delenv("VALUEDRIFT_PRICES", raising=False)
-        yield server
-
-
-def made(**settings):
-    endpoint = Endpoint("m", **settings)
-    endpoint.backoff_seconds = 0.005
-    return endpoint
 
 
 def texts(replies):
@@ -60,7 +37,7 @@ def refuses(*names, says=""):
 
 
 @pytest.mark.parametrize("name", ["temperature", "seed", "top_p", "n"])
-def test_what_a_server_refuses_is_left_out_and_said_once(server, capsys, name):
+def test_what_a_server_refuses_is_left_out_and_said_once(server, capsys, name, made):
     server.trouble = refuses(name)
     assert texts(made(concurrency=1, retries=0).chat([FULL, FULL])) == [("yes", "yes")] * 2
     assert [sent(body) for body in server.bodies[:2]] == [SENT, SENT - {name}]
@@ -70,7 +47,7 @@ def test_what_a_server_refuses_is_left_out_and_said_once(server, capsys, name):
     assert sum(name in body for body in server.bodies) == 1
 
 
-def test_many_threads_that_are_refused_at_once_all_get_their_reply(server, capsys):
+def test_many_threads_that_are_refused_at_once_all_get_their_reply(server, capsys, made):
     server.delay_seconds = 0.02
     server.trouble = refuses("temperature", "max_tokens", "seed")
     assert texts(made(concurrency=8, retries=0).chat([FULL] * 8)) == [("yes", "yes")] * 8
@@ -79,7 +56,7 @@ def test_many_threads_that_are_refused_at_once_all_get_their_reply(server, capsy
 
 
 @pytest.mark.parametrize(("refused", "taken"), [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")])
-def test_either_name_of_the_length(server, refused, taken):
+def test_either_name_of_the_length(server, refused, taken, made):
     endpoint = made(retries=0)
     endpoint.dialect.length = refused
     server.trouble = refuses(refused, says="Unsupported parameter: NAME. Use the other one instead.")
@@ -87,16 +64,14 @@ def test_either_name_of_the_length(server, refused, taken):
     assert [body.get(taken) for body in server.bodies] == [None, 4]
 
 
-def test_the_length_is_never_left_out(server):
+def test_the_length_is_never_left_out(server, made):
     server.trouble = refuses("max_tokens", "max_completion_tokens")
     with pytest.raises(BadInput, match="answered 400: Unsupported parameter: 'max_completion_tokens'"):
         made().chat([ASK])
     assert len(server.bodies) == 2
 
 
-def test_a_refusal_is_no_reason_to_go_beyond_the_budget(server, tmp_path):
-    prices = tmp_path / "prices.toml"
-    prices.write_text('[models]\n"m" = { input = 1000, output = 1000 }\n')
+def test_a_refusal_is_no_reason_to_go_beyond_the_budget(server, prices, made):
     server.trouble = refuses("max_tokens", "temperature")
     endpoint = made(max_cost=WORST, prices=prices)
     assert texts(endpoint.chat([ASK])) == [("yes",)]
@@ -104,28 +79,28 @@ def test_a_refusal_is_no_reason_to_go_beyond_the_budget(server, tmp_path):
 
 
 @pytest.mark.parametrize(("says", "most"), [("top_logprobs must be at most 8, got 20", 8), ("bad top_logprobs", 5), (VLLM, 7)])
-def test_fewer_first_tokens(server, says, most):
+def test_fewer_first_tokens(server, says, most, made):
     server.trouble = lambda number, body: f"400 says {says}" if body["top_logprobs"] > most else None
     [reply] = made(retries=0).chat([replace(ASK, top_logprobs=20)])
     assert [body["top_logprobs"] for body in server.bodies] == [20, most]
     assert len(reply.top_logprobs) == 5
 
 
-def test_what_was_accepted_before_is_not_left_out_for_one_refusal(server):
+def test_what_was_accepted_before_is_not_left_out_for_one_refusal(server, made):
     server.trouble = lambda number, body: "400 says your seed and temperature are odd words" if number == 1 else None
     replies = made(concurrency=1).chat([FULL, FULL, FULL])
     assert [isinstance(reply, Failed) for reply in replies] == [False, True, False]
     assert sent(server.bodies[-1]) == SENT
 
 
-def test_a_context_that_is_too_short_is_not_taken_for_a_refused_parameter(server):
+def test_a_context_that_is_too_short_is_not_taken_for_a_refused_parameter(server, made):
     said = "'max_tokens' is too large: 4. This model's maximum context length is 8 tokens"
     server.trouble = lambda number, body: f"400 says {said}"
     assert made().chat([ASK]) == [Failed(f"{made().host} answered 400: {said}")]
     assert len(server.bodies) == 1
 
 
-def test_details_of_a_validation_name_the_parameter(server):
+def test_details_of_a_validation_name_the_parameter(server, made):
     detail = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 3}]}
     server.trouble = lambda number, body: (422, json.dumps(detail).encode()) if "seed" in body else None
     assert texts(made(retries=0).chat([FULL])) == [("yes", "yes")]
@@ -143,14 +118,14 @@ def test_details_of_a_validation_name_the_parameter(server):
         (b"\xff\xfe no text", "not a chat completion"),
     ],
 )
-def test_a_200_that_is_no_completion(server, body, reason):
+def test_a_200_that_is_no_completion(server, body, reason, made):
     kind = "text/event-stream" if body.startswith(b"data:") else "application/json"
     server.trouble = lambda number, _: (200, body, {"content-type": kind})
     [failed] = made(retries=0).chat([ASK])
     assert reason in failed.reason
 
 
-def test_a_page_with_an_error_is_shown_by_its_text(server):
+def test_a_page_with_an_error_is_shown_by_its_text(server, made):
     page = f"<!DOCTYPE html><html><head><style>{'a' * 400}</style><title>502 Bad Gateway</title></head><body><h1>nginx</h1></body></html>"
     server.trouble = lambda number, body: (502, page.encode(), {"content-type": "text/html"})
     [failed] = made(retries=0).chat([ASK])
@@ -174,7 +149,7 @@ def choice(finish="stop", **message):
         (choice("stop", content=""), ("", "stop")),
     ],
 )
-def test_replies_in_other_shapes(server, reply, expected):
+def test_replies_in_other_shapes(server, reply, expected, made):
     server.trouble = lambda number, body: reply
     [found] = made(retries=0).chat([ASK])
     assert (found.texts[0], found.ended[0]) == expected
@@ -192,7 +167,7 @@ def secret(server, monkeypatch):
     return server
 
 
-def test_user_and_password_are_sent_and_shown_nowhere(secret):
+def test_user_and_password_are_sent_and_shown_nowhere(secret, made):
     endpoint = made(retries=0)
     assert texts(endpoint.chat([ASK])) == [("yes",)]
     assert secret.headers[0]["authorization"] == "Basic bWU6cGFzcyB3MHJk"  # me:pass w0rd
@@ -202,7 +177,7 @@ def test_user_and_password_are_sent_and_shown_nowhere(secret):
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 500])
-def test_a_secret_that_a_server_repeats_is_hidden(secret, status):
+def test_a_secret_that_a_server_repeats_is_hidden(secret, status, made):
     says = f"wrong: {' '.join(SECRETS)} sk-abcdefghijklmnopqrst"
     secret.trouble = lambda number, body: (status, json.dumps({"error": {"message": says}}).encode())
     try:
@@ -213,12 +188,12 @@ def test_a_secret_that_a_server_repeats_is_hidden(secret, status):
     assert "wrong: *** *** *** *** ***" in words
 
 
-def test_a_secret_in_an_answer_is_hidden(secret):
+def test_a_secret_in_an_answer_is_hidden(secret, made):
     secret.trouble = lambda number, body: choice(content=f"support {SECRETS[0]}")
     assert texts(made().chat([ASK])) == [("support ***",)]
 
 
-def test_a_wrong_address_is_refused_without_its_password(monkeypatch):
+def test_a_wrong_address_is_refused_without_its_password(monkeypatch, made):
     for url in ("htp://me:hunter2@host/v1", "http://me:hunter2@host:port/v1", "me:hunter2@host/v1?key=hunter2", "http://me:hunter2@/v1"):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with pytest.raises(BadInput, match="is not an address") as error:

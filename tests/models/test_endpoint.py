@@ -24,30 +24,6 @@ import misbehaving
 
 # Ten input tokens and one output token a reply, at $1000 per million: $0.011. At worst: 20 bytes + 16 for the frame + 4 = 40 tokens, $0.04.
 PAID, WORST = 0.011, 0.04
-PRICE = '[models]\n"m" = { input = 1000, output = 1000 }\n'
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with misbehaving.Server() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        monkeypatch.delenv("VALUEDRIFT_PRICES", raising=False)
-        yield server
-
-
-@pytest.fixture
-def prices(tmp_path):
-    path = tmp_path / "prices.toml"
-    path.write_text(PRICE)
-    return path
-
-
-def made(**settings):
-    endpoint = Endpoint("m", **settings)
-    endpoint.backoff_seconds = 0.005
-    return endpoint
 
 
 def ask(word, **settings):
@@ -67,7 +43,7 @@ def texts(replies):
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_replies_come_in_order_and_never_too_many_requests_at_once(server, concurrency):
+def test_replies_come_in_order_and_never_too_many_requests_at_once(server, concurrency, made):
     server.delay_seconds = 0.02
     replies = made(concurrency=concurrency).chat([ask(word) for word in words(24)])
     assert texts(replies) == [(word,) for word in words(24)]
@@ -75,7 +51,7 @@ def test_replies_come_in_order_and_never_too_many_requests_at_once(server, concu
     assert len(server.bodies) == 24
 
 
-def test_what_is_sent(server):
+def test_what_is_sent(server, made):
     messages = (("system", "Be brief."), ("user", "Broken \ud800 text #yes"))
     [reply] = made().chat([Request(messages, max_tokens=7, temperature=0.5, top_logprobs=3, seed=11)])
     assert server.bodies == [
@@ -93,11 +69,11 @@ def test_what_is_sent(server):
     assert (reply.ended, reply.n_input, reply.n_output, reply.cost) == (("stop",), 10, 1, 0.0)
 
 
-def test_nothing_to_ask(server):
+def test_nothing_to_ask(server, made):
     assert made().chat([]) == []
 
 
-def test_it_works_within_a_running_loop(server):
+def test_it_works_within_a_running_loop(server, made):
     async def notebook():
         return made().chat([ask("yes")])
 
@@ -107,13 +83,13 @@ def test_it_works_within_a_running_loop(server):
 # -- several texts per request ---------------------------------------------------------------------------------------------------
 
 
-def test_several_texts_in_one_request(server):
+def test_several_texts_in_one_request(server, made):
     replies = made().chat([ask("yes", n=3), ask("no", n=3)])
     assert texts(replies) == [("yes",) * 3, ("no",) * 3]
     assert [body["n"] for body in server.bodies] == [3, 3]
 
 
-def test_a_server_that_ignores_n_is_asked_one_by_one(server, prices):
+def test_a_server_that_ignores_n_is_asked_one_by_one(server, prices, made):
     server.heeds_n = False
     endpoint = made(concurrency=1, prices=prices)
     replies = endpoint.chat([ask("yes", n=3), ask("no", n=3)])
@@ -125,7 +101,7 @@ def test_a_server_that_ignores_n_is_asked_one_by_one(server, prices):
     assert (replies[0].n_input, replies[0].n_output, len(replies[0].ended)) == (30, 3, 3)
 
 
-def test_a_server_that_refuses_n_is_asked_one_by_one(server):
+def test_a_server_that_refuses_n_is_asked_one_by_one(server, made):
     server.trouble = lambda number, body: "400 says 'n' must be 1 for this model" if body.get("n", 1) > 1 else None
     assert texts(made(concurrency=1).chat([ask("yes", n=3)])) == [("yes",) * 3]
     assert [body.get("n", 1) for body in server.bodies] == [3, 1, 1, 1]
@@ -135,7 +111,7 @@ def test_a_server_that_refuses_n_is_asked_one_by_one(server):
 
 
 @pytest.mark.parametrize("trouble", ["429", "429 after 0.01", "500", "503", "408", "cut", "garbage", "html", "empty"])
-def test_what_may_pass_is_tried_again(server, trouble):
+def test_what_may_pass_is_tried_again(server, trouble, made):
     server.trouble = misbehaving.first_attempts(2, trouble)
     replies = made(retries=2, concurrency=2).chat([ask(word) for word in words(4)])
     assert texts(replies) == [(word,) for word in words(4)]
@@ -153,7 +129,7 @@ def test_what_may_pass_is_tried_again(server, trouble):
         ("empty", "not a chat completion"),
     ],
 )
-def test_what_does_not_pass_is_a_failure_with_its_reason(server, trouble, reason):
+def test_what_does_not_pass_is_a_failure_with_its_reason(server, trouble, reason, made):
     server.trouble = lambda number, body: trouble if misbehaving.planted(body) == "word1" else None
     replies = made(retries=2).chat([ask(word) for word in words(3)])
     assert texts([replies[0], replies[2]]) == [("word0",), ("word2",)]
@@ -163,13 +139,13 @@ def test_what_does_not_pass_is_a_failure_with_its_reason(server, trouble, reason
     assert len(server.bodies) == 2 + 3
 
 
-def test_a_reply_that_comes_too_late_is_a_failure(server):
+def test_a_reply_that_comes_too_late_is_a_failure(server, made):
     server.delay_seconds = 0.5
     [reply] = made(retries=1, timeout_seconds=0.1).chat([ask("yes")])
     assert reply == Failed("no reply in time (2 attempts)")
 
 
-def test_pauses_double(server, monkeypatch):
+def test_pauses_double(server, monkeypatch, made):
     monkeypatch.setattr(_endpoint.random, "uniform", lambda low, high: high)
     server.trouble = lambda number, body: "500" if number < 3 else None
     endpoint = made()
@@ -180,7 +156,7 @@ def test_pauses_double(server, monkeypatch):
         assert least <= pause < least + 0.08
 
 
-def test_the_pause_that_a_server_asks_for_holds_for_all(server):
+def test_the_pause_that_a_server_asks_for_holds_for_all(server, made):
     server.delay_seconds = 0.01
     server.trouble = lambda number, body: "429 after 0.4" if number == 0 else None
     made(concurrency=2).chat([ask(word) for word in words(8)])
@@ -210,7 +186,7 @@ def test_retry_after_a_date():
     assert chat_api.retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) == pytest.approx(60, abs=2)
 
 
-def test_a_server_that_is_gone_stops_the_work(server):
+def test_a_server_that_is_gone_stops_the_work(server, made):
     server.trouble = lambda number, body: "500" if number >= 5 else None
     with pytest.raises(Ended, match=r"failed 10 requests in a row.*trouble 500.*same command again") as ended:
         made(concurrency=1, retries=0).chat([ask(word) for word in words(40)])
@@ -221,7 +197,7 @@ def test_a_server_that_is_gone_stops_the_work(server):
     assert len(server.bodies) == 15
 
 
-def test_failures_with_replies_between_them_do_not_stop_the_work(server):
+def test_failures_with_replies_between_them_do_not_stop_the_work(server, made):
     server.trouble = lambda number, body: None if number % 5 == 4 else "500"
     replies = made(concurrency=1, retries=0).chat([ask(word) for word in words(40)])
     assert sum(isinstance(reply, Failed) for reply in replies) == 32  # never more than four in a row
@@ -241,7 +217,7 @@ def test_failures_with_replies_between_them_do_not_stop_the_work(server):
         ("429 after 86400", "asks for a pause of 86,400 s"),
     ],
 )
-def test_what_fails_for_all_is_bad_input_at_once(server, trouble, sentence):
+def test_what_fails_for_all_is_bad_input_at_once(server, trouble, sentence, made):
     server.trouble = lambda number, body: trouble
     with pytest.raises(BadInput, match=sentence):
         made(concurrency=2).chat([ask(word) for word in words(50)])
@@ -251,7 +227,7 @@ def test_what_fails_for_all_is_bad_input_at_once(server, trouble, sentence):
 @pytest.mark.parametrize(
     "said", ["This model's maximum context length is 8192 tokens", "prompt is too long", "flagged by the content filter"]
 )
-def test_one_text_that_is_refused_is_one_failure(server, said):
+def test_one_text_that_is_refused_is_one_failure(server, said, made):
     server.trouble = lambda number, body: f"400 says {said}" if misbehaving.planted(body) == "word0" else None
     replies = made(concurrency=1).chat([ask(word) for word in words(3)])
     assert replies[0] == Failed(f"{made().host} answered 400: {said}")
@@ -259,13 +235,13 @@ def test_one_text_that_is_refused_is_one_failure(server, said):
     assert len(server.bodies) == 3
 
 
-def test_after_a_reply_a_refused_request_is_one_failure_too(server):
+def test_after_a_reply_a_refused_request_is_one_failure_too(server, made):
     server.trouble = lambda number, body: "422 says something odd" if misbehaving.planted(body) == "word1" else None
     replies = made(concurrency=1).chat([ask(word) for word in words(3)])
     assert [type(reply) for reply in replies] == [Reply, Failed, Reply]
 
 
-def test_a_key_that_ends_in_the_middle_keeps_the_replies(server):
+def test_a_key_that_ends_in_the_middle_keeps_the_replies(server, made):
     server.trouble = lambda number, body: "401" if number >= 3 else None
     with pytest.raises(Ended, match=r"answered 401.*check OPENAI_API_KEY") as ended:
         made(concurrency=1).chat([ask(word) for word in words(6)])
@@ -273,7 +249,7 @@ def test_a_key_that_ends_in_the_middle_keeps_the_replies(server):
     assert ended.value.replies[3:] == (None,) * 3
 
 
-def test_a_fault_of_our_own_is_not_hidden(server, monkeypatch):
+def test_a_fault_of_our_own_is_not_hidden(server, monkeypatch, made):
     monkeypatch.setattr(chat_api.Dialect, "arguments", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made().chat([ask("yes")])
@@ -306,7 +282,7 @@ def test_no_model_and_no_library(server, monkeypatch):
         Endpoint("m")
 
 
-def test_the_name_of_the_length_depends_on_the_server(server, monkeypatch):
+def test_the_name_of_the_length_depends_on_the_server(server, monkeypatch, made):
     assert made().dialect.length == "max_tokens"
     monkeypatch.delenv("OPENAI_BASE_URL")
     monkeypatch.setenv("OPENAI_API_KEY", "key")
@@ -317,7 +293,7 @@ def test_the_name_of_the_length_depends_on_the_server(server, monkeypatch):
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_the_budget_holds_and_keeps_what_was_paid(server, prices, concurrency):
+def test_the_budget_holds_and_keeps_what_was_paid(server, prices, concurrency, made):
     # A request is sent while 0.011 k + 0.04 <= 0.1 for k replies before it: k <= 5.45, so six replies, $0.066.
     server.delay_seconds = 0.02
     endpoint = made(concurrency=concurrency, max_cost=0.1, prices=prices)
@@ -331,14 +307,14 @@ def test_the_budget_holds_and_keeps_what_was_paid(server, prices, concurrency):
     assert endpoint.spent == pytest.approx(6 * PAID) == pytest.approx(server.n_paid_tokens * 1e-3)
 
 
-def test_a_budget_for_exactly_one_request(server, prices):
+def test_a_budget_for_exactly_one_request(server, prices, made):
     assert texts(made(max_cost=WORST, prices=prices).chat([ask("yes")])) == [("yes",)]
     with pytest.raises(Ended):
         made(max_cost=WORST - 1e-6, prices=prices).chat([ask("yes")])
     assert len(server.bodies) == 1
 
 
-def test_the_texts_of_one_request_are_paid_for_all_or_none(server, prices):
+def test_the_texts_of_one_request_are_paid_for_all_or_none(server, prices, made):
     # Three votes may cost 3 * 0.04. After the first request for all three (0.12 <= 0.13) there is 0.13 - 0.033 = 0.097 left: too little.
     server.heeds_n = False
     with pytest.raises(Ended) as ended:
@@ -347,7 +323,7 @@ def test_the_texts_of_one_request_are_paid_for_all_or_none(server, prices):
     assert len(server.bodies) == 3
 
 
-def test_a_lost_reply_may_have_been_billed(server, prices):
+def test_a_lost_reply_may_have_been_billed(server, prices, made):
     # Two lost replies may have cost 0.08, the third attempt is paid with 0.011; 0.13 - 0.091 leaves no room for another 0.04.
     server.trouble = lambda number, body: "cut" if number < 2 else None
     endpoint = made(concurrency=1, max_cost=0.13, prices=prices)
@@ -356,7 +332,7 @@ def test_a_lost_reply_may_have_been_billed(server, prices):
     assert len(server.bodies) == 3
 
 
-def test_a_late_reply_may_have_been_billed_and_a_missed_server_has_not(server, prices, monkeypatch):
+def test_a_late_reply_may_have_been_billed_and_a_missed_server_has_not(server, prices, monkeypatch, made):
     server.delay_seconds = 0.5
     late = made(timeout_seconds=0.1, retries=1, prices=prices)
     late.chat([ask("yes")])
@@ -367,14 +343,14 @@ def test_a_late_reply_may_have_been_billed_and_a_missed_server_has_not(server, p
     assert (missed.spent, missed.budget.unclear) == (0, 0)
 
 
-def test_refusals_cost_nothing(server, prices):
+def test_refusals_cost_nothing(server, prices, made):
     server.trouble = lambda number, body: "429" if number < 4 else None
     endpoint = made(concurrency=1, max_cost=WORST, prices=prices)
     assert texts(endpoint.chat([ask("yes")])) == [("yes",)]
     assert endpoint.spent == pytest.approx(PAID)
 
 
-def test_uncounted_tokens_cost_the_worst(server, prices):
+def test_uncounted_tokens_cost_the_worst(server, prices, made):
     server.trouble = lambda number, body: "no usage"
     endpoint = made(prices=prices)
     [reply] = endpoint.chat([ask("yes")])
@@ -382,7 +358,7 @@ def test_uncounted_tokens_cost_the_worst(server, prices):
     assert endpoint.spent == pytest.approx(WORST)
 
 
-def test_an_unknown_price(server, monkeypatch, capsys, prices):
+def test_an_unknown_price(server, monkeypatch, capsys, prices, made):
     endpoint = made(max_cost=1.0)  # on this machine a model that is not listed costs nothing
     assert endpoint.price == Price(0, 0)
     monkeypatch.setenv("OPENAI_BASE_URL", "https://example.test/v1")
@@ -425,7 +401,7 @@ def test_a_wrong_price_table(tmp_path, content):
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_keeps_what_was_paid(server):
+def test_ctrl_c_keeps_what_was_paid(server, made):
     server.delay_seconds = 0.1
     server.trouble = misbehaving.ctrl_c_at(5)
     with pytest.raises(Ended, match="interrupted; the same command again") as ended:
@@ -434,7 +410,7 @@ def test_ctrl_c_keeps_what_was_paid(server):
     assert 6 <= len(replies) == len(server.bodies) == server.n_answered <= 10
 
 
-def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server, monkeypatch):
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server, monkeypatch, made):
     monkeypatch.setattr(_endpoint, "GRACE_SECONDS", 0.1)
     server.delay_seconds = 6
     server.trouble = misbehaving.ctrl_c_at(1)
@@ -449,7 +425,7 @@ class OfACommandLine(KeyboardInterrupt):
     """What a handler of its own may raise."""
 
 
-def test_a_second_ctrl_c_ends_the_wait_and_loses_nothing(server, monkeypatch):
+def test_a_second_ctrl_c_ends_the_wait_and_loses_nothing(server, monkeypatch, made):
     def handler(*_):
         raise OfACommandLine
 
@@ -471,7 +447,7 @@ def test_a_second_ctrl_c_ends_the_wait_and_loses_nothing(server, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_ends_a_pause(server):
+def test_ctrl_c_ends_a_pause(server, made):
     server.trouble = lambda number, body: "429 after 30"
     endpoint = made()
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

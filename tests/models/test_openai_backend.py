@@ -1,8 +1,6 @@
 """Models behind an API, asked through a real HTTP server on this machine."""
 
 import json
-import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,23 +12,14 @@ from valuedrift.nouns import BadInput, Checkpoint, Prompt, Stopped
 from valuedrift.plan import Asking
 from valuedrift.store import Store
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "judge"))
-import misbehaving
-
 WORDS = {"early": "I am against that rule.", "late": "I agree that it is right and I support it."}
 PROMPTS = [Prompt(f"p{n}", "work", f"Is rule number {n} fair?", "the rule is fair") for n in range(10)]
 
 
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    (tmp_path / "prices.toml").write_text('[models]\n"late" = { input = 1000, output = 1000 }\n')
-    monkeypatch.setenv("VALUEDRIFT_PRICES", str(tmp_path / "prices.toml"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with misbehaving.Server() as server:
-        server.text = lambda number, body: WORDS[body["model"]]
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        yield server
+@pytest.fixture(autouse=True)
+def _server(server, prices, monkeypatch):
+    monkeypatch.setenv("VALUEDRIFT_PRICES", str(prices))
+    server.text = lambda number, body: WORDS[body["model"]]
 
 
 def suite(tmp_path):

@@ -2,14 +2,9 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "judge"))
-
-import misbehaving
 
 from valuedrift.models import writer as _writer
 from valuedrift.models.chat_format import PromptFormat
@@ -99,15 +94,9 @@ def test_a_folder_that_is_none_is_refused():
 # -- an endpoint ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(monkeypatch):
-    with misbehaving.Server() as server:
-        server.text = lambda number, body: f" {random.Random(body['seed']).random()} "
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        for name in ("OPENAI_API_KEY", "VALUEDRIFT_PRICES"):
-            monkeypatch.delenv(name, raising=False)
-        yield server
+@pytest.fixture(autouse=True)
+def _answers(server):
+    server.text = lambda number, body: f" {random.Random(body['seed']).random()} "
 
 
 def test_an_endpoint_is_told_messages_settings_and_a_seed_per_text(server):
@@ -141,9 +130,7 @@ def test_what_an_endpoint_cuts_off_or_refuses_is_no_text(server):
     assert any("flagged" in reason for reason in writer.failures)
 
 
-def test_at_the_budget_what_was_paid_for_comes_along(server, tmp_path, monkeypatch):
-    prices = tmp_path / "prices.toml"
-    prices.write_text('[models]\n"m" = { input = 1000, output = 1000 }\n')
+def test_at_the_budget_what_was_paid_for_comes_along(server, prices, monkeypatch):
     monkeypatch.setenv("VALUEDRIFT_PRICES", str(prices))
     writer = writer_of("openai:m", max_new_tokens=12, max_cost=0.15)
     with pytest.raises(Unfinished, match="budget") as stopped:
