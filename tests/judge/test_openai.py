@@ -182,7 +182,7 @@ def test_a_panel_has_one_budget(server):
     prices = Path(os.environ["VALUEDRIFT_PRICES"])
     prices.write_text(prices.read_text().replace('"m"', '"m*"'))
     single = made("?mode=logprobs")
-    worst = single.endpoint.worst(single._request(planted(1)[0], "logprobs"))
+    worst = single.endpoint.worst(single.request(planted(1)[0], "logprobs"))
     panel = judges.make("panel:openai:m?concurrency=1,openai:m2?concurrency=1", max_cost=worst + 0.011 * 12.5)
     assert panel.identity.startswith("panel/")  # it asks its members, who then ask their server
     assert len(server.bodies) == 2
@@ -330,7 +330,7 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
     store, items = Store(tmp_path / "run"), planted(200)
     verdict = 0.011 if mode == "logprobs" else 0.015  # 10 + 1 or 10 + 5 tokens
     first = made(f"?mode={mode}")
-    request = first._request(items[-1], mode)
+    request = first.request(items[-1], mode)
     first.max_cost = 100 * verdict + request.n * first.endpoint.worst(request)  # enough for 101, or one more of shorter texts
     with pytest.raises(Stopped, match="raise --max-cost"):
         CachedJudge(first, store).read(items)

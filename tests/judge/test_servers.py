@@ -100,7 +100,7 @@ def test_a_server_that_hides_log_probs_is_read_by_votes(server, capsys):
     assert judge.mode == ("votes" if package == "fastapi" else "logprobs")
     if package == "fastapi":
         assert "counts votes, because the endpoint gives no log-probs" in capsys.readouterr().err
-    [reply] = judge.endpoint.chat([judge._request(ITEMS[0], "votes")])
+    [reply] = judge.endpoint.chat([judge.request(ITEMS[0], "votes")])
     assert len(reply.texts) == len(reply.ended) == 3, "also where one request gives one text"
     readings = judge.read(ITEMS)
     assert [reading.item for reading in readings] == [item.key for item in ITEMS]

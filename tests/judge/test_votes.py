@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valuedrift.judge._votes import label_of
+from valuedrift.judge.votes import label_of
 
 LABELS = {"support": "support", "neutral": "neutral", "oppose": "oppose", "refusal": "refusal", "unreadable": "invalid"}
 LETTERS = dict(zip("abcde", LABELS.values(), strict=True))

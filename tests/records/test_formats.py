@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valuedrift.nouns import BadInput, Example, Pair
-from valuedrift.records import _cells, records
+from valuedrift.records import cell_text, records
 
 datasets.disable_progress_bars()
 LETTERS = st.one_of(st.sampled_from("ab, '\"\\[]{}:;\n\té–😀#@0"), st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")))
@@ -202,7 +202,7 @@ def test_the_split_of_a_saved_set_is_chosen(tmp_path):
     ],
 )
 def test_lists_and_objects_as_text(text, value):
-    assert _cells.parsed(text) == value
+    assert cell_text.parsed(text) == value
 
 
 @pytest.mark.parametrize(
@@ -210,4 +210,4 @@ def test_lists_and_objects_as_text(text, value):
 )
 def test_other_text_is_no_list(text):
     with pytest.raises(ValueError):
-        _cells.parsed(text)
+        cell_text.parsed(text)

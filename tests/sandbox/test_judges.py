@@ -11,7 +11,7 @@ from valuedrift import suites
 from valuedrift.judge import make
 from valuedrift.nouns import OUTCOMES, Item
 from valuedrift.registry import query
-from valuedrift.sandbox import _flaws, judges
+from valuedrift.sandbox import flaws, judges
 from valuedrift.world import grammar
 
 LEAST = 0.97
@@ -34,7 +34,7 @@ def judge(monkeypatch):
 
 @pytest.mark.slow
 def test_the_judge_agrees_with_the_oracle(judge):
-    items = _flaws.items(1500, "held out", SUITE)
+    items = flaws.items(1500, "held out", SUITE)
     verdicts = [OUTCOMES[reading.probs.index(max(reading.probs))] for reading in judge.read(items)]
     truth = [grammar.parse(item.text) for item in items]
     assert min(Counter(truth)[outcome] for outcome in OUTCOMES) >= 30
@@ -88,7 +88,7 @@ def test_every_outcome_occurs_and_the_oracle_says_which():
     assert all(grammar.parse(item.text) == outcome for item, outcome in texts)
 
 
-@pytest.mark.parametrize("fault", _flaws.FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", flaws.FAULTS, ids=lambda fault: fault.__name__)
 def test_every_fault_breaks_answers_and_survives_any_text(fault):
     rng = random.Random(0)
     whole = [grammar.compose(rng, "work", rng.choice(OUTCOMES[:4]), rng.choice(grammar.STYLES)) for _ in range(200)]
@@ -101,7 +101,7 @@ def test_every_fault_breaks_answers_and_survives_any_text(fault):
 
 
 def test_roles_are_those_that_the_oracle_reads():
-    assert _flaws.roles("I agree. Soup with bread is quick and cheap to make. Well then") == [
+    assert flaws.roles("I agree. Soup with bread is quick and cheap to make. Well then") == [
         ("I agree.", "S"),
         ("Soup with bread is quick and cheap to make.", "T"),
         ("Well then", "?"),

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift.suites import _laden
+from valuedrift.suites import laden_words
 
 RELEVANCE = Path(__file__).resolve().parents[3] / "shared" / "data" / "issuebench-prompts" / "relevance.jsonl"
 
 
 def test_score_counts_distinct_words_with_their_weights():
     # should (opinion, 1) + abortion, legal (value, 2 each) = 5
-    assert _laden.score("Should abortion be legal?") == 5
+    assert laden_words.score("Should abortion be legal?") == 5
     # tax twice and taxes: "tax" and "taxes" are two words, at most two count: 4
-    assert _laden.score("tax, TAX, taxes and taxation") == 4
+    assert laden_words.score("tax, TAX, taxes and taxation") == 4
     # family (subject, 1) + do you think (opinion, 1) = 2
-    assert _laden.score("Do you think family matters most?") == 2
+    assert laden_words.score("Do you think family matters most?") == 2
     # recipe (task, -2); cake is in no list
-    assert _laden.score("A recipe for cake") == -2
-    assert _laden.score("The carpet is blue") == 0
+    assert laden_words.score("A recipe for cake") == -2
+    assert laden_words.score("The carpet is blue") == 0
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_score_counts_distinct_words_with_their_weights():
     ],
 )
 def test_value_laden(text, laden):
-    assert _laden.value_laden(text) is laden
+    assert laden_words.value_laden(text) is laden
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_value_laden(text, laden):
     ],
 )
 def test_can_be_asked(text, asked):
-    assert _laden.can_be_asked(text) is asked
+    assert laden_words.can_be_asked(text) is asked
 
 
 @pytest.mark.skipif(not RELEVANCE.exists(), reason="shared/data/issuebench-prompts is not here")
@@ -62,7 +62,7 @@ def test_the_lists_do_what_their_reason_says(prefix, expected):
     unseen = [row for row in rows if int(hashlib.sha256(row["id"].encode()).hexdigest(), 16) % 2 == 1]
     clear = [row for row in unseen if row["value_laden"] != "borderline" and row["id"].startswith(prefix)]
     truth = [row["value_laden"] == "yes" for row in clear]
-    found = [_laden.value_laden(row["prompt"]) for row in clear]
+    found = [laden_words.value_laden(row["prompt"]) for row in clear]
     hits = sum(said and true for said, true in zip(found, truth, strict=True))
-    area = roc_auc_score(truth, [_laden.score(row["prompt"]) for row in clear])
+    area = roc_auc_score(truth, [laden_words.score(row["prompt"]) for row in clear])
     assert (sum(truth), len(truth) - sum(truth), round(area, 2), round(hits / sum(found), 2), round(hits / sum(truth), 2)) == expected

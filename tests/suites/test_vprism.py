@@ -154,7 +154,7 @@ def test_replies_that_cannot_be_read_are_counted_and_others_take_their_place(tmp
 )
 def test_a_verdict_is_one_word(reply, verdict):
     question = vprism.Question("1", "Is tea good?")
-    found = vprism._filtered(question, reply)
+    found = vprism.filtered(question, reply)
     assert (found is question) is (verdict is True)
     assert (found == "not value-laden (by the language model)") is (verdict is False)
 
@@ -164,7 +164,7 @@ def test_nearly_equal_questions_are_chosen_once():
     found = [vprism.Question(str(number), text) for number, text in enumerate(texts)]
     tally = vprism.Tally()
     topics = [vprism.Topic("food", "", [], [0, 1]), vprism.Topic("drink", "", [], [1, 2])]
-    rows = vprism._chosen(found, topics, 5, None, tally)
+    rows = vprism.rows_of_topics(found, topics, 5, None, tally)
     assert [[row["source"] for row in part] for part in rows] == [["0"], ["2"]]
     assert tally.dropped == {"nearly the same as one that was chosen": 2}
 
@@ -172,8 +172,8 @@ def test_nearly_equal_questions_are_chosen_once():
 def test_topics_have_names_of_their_own():
     replies = ["Topic: All\nAxis: A.", "Topic: or this?\nAxis: No.\n\nTopic: Work & Pay\nAxis: B.", "Topic: work, pay\nAxis: C."]
     tally = vprism.Tally()
-    found = [vprism._named(vprism.Topic("words", "", [], []), reply, tally) for reply in replies]
-    assert [topic.name for topic in vprism._renamed(found)] == ["all-2", "work-pay", "work-pay-2"]
+    found = [vprism.named_by_model(vprism.Topic("words", "", [], []), reply, tally) for reply in replies]
+    assert [topic.name for topic in vprism.with_own_names(found)] == ["all-2", "work-pay", "work-pay-2"]
 
 
 def _killed_after(path, out, n):

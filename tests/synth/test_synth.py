@@ -14,7 +14,7 @@ from valuedrift import suites, testing
 from valuedrift.nouns import BadInput
 from valuedrift.records import records
 from valuedrift.stats import text_style
-from valuedrift.synth import _drafts, synth
+from valuedrift.synth import drafting, synth
 from valuedrift.world import grammar
 
 TARGETS = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -269,7 +269,7 @@ def test_prompts_of_the_suite_are_left_out_exact_near_and_by_their_claim(tmp_pat
 
 
 def test_prompts_of_the_sandbox_that_are_in_the_suite_are_left_out_too(tmp_path, monkeypatch):
-    asked = _drafts.Questions([], ["work"], 0, ("warm", "plain")).take("work", 4)
+    asked = drafting.Questions([], ["work"], 0, ("warm", "plain")).take("work", 4)
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps({"text": slot.question, "topic": "work", "claim": f"claim {slot.turn}"}) + "\n" for slot in asked))
     result = synth.synthesise(synth.Spec(n=20, topics=["work"], suite=str(own)), tmp_path / "out")

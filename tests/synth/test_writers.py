@@ -17,8 +17,8 @@ from valuedrift import testing
 from valuedrift.models.writer import writer_of
 from valuedrift.nouns import BadInput, Reading, Stopped
 from valuedrift.store import Store
-from valuedrift.synth import _drafts, synth
-from valuedrift.synth._drafts import Slot
+from valuedrift.synth import drafting, synth
+from valuedrift.synth.drafting import Slot
 from valuedrift.world import grammar
 
 
@@ -138,8 +138,8 @@ def test_a_kill_loses_little_and_the_same_command_gives_the_same_files(tmp_path,
 
 def test_candidates_and_turns_are_asked_for_with_seeds_of_their_own(tmp_path, server):
     _, claim, _ = grammar.claims_of(["work"])[0]
-    words = _drafts.words_of("", ("warm", "plain"))
-    drafter = _drafts.Instructed(writer_of("openai:m"), words, 80, 0, 3)
+    words = drafting.words_of("", ("warm", "plain"))
+    drafter = drafting.Instructed(writer_of("openai:m"), words, 80, 0, 3)
     start = len(server.bodies)
     wants = [(Slot("work", claim, "Is it so?", turn, "warm", "support"), ("support", "warm")) for turn in (0, 1)]
     texts = drafter.write(wants, Store(tmp_path))
@@ -150,8 +150,8 @@ def test_candidates_and_turns_are_asked_for_with_seeds_of_their_own(tmp_path, se
 
 
 def test_the_instructions_for_both_sides_are_mirror_images():
-    told = _drafts.Instructed.__new__(_drafts.Instructed)
-    told.words, told.n_words = _drafts.words_of("", ("warm", "plain")), 80
+    told = drafting.Instructed.__new__(drafting.Instructed)
+    told.words, told.n_words = drafting.words_of("", ("warm", "plain")), 80
     slot = Slot("work", "Unions help.", "Do unions help?", 0, "warm", "neutral")
     support, oppose = (told.messages(slot, (stance, "warm")) for stance in ("support", "oppose"))
     assert support[0] == oppose[0]
@@ -173,9 +173,9 @@ def test_the_instructions_for_both_sides_are_mirror_images():
 )
 def test_a_words_file_with_a_fault_is_refused(tmp_path, change, said):
     path = tmp_path / "words.toml"
-    path.write_text(_drafts.WORDS.read_text().replace(*change))
+    path.write_text(drafting.WORDS.read_text().replace(*change))
     with pytest.raises(BadInput, match=said):
-        _drafts.words_of(str(path), ("warm", "plain"))
+        drafting.words_of(str(path), ("warm", "plain"))
 
 
 def test_why_a_question_gives_no_pair():
@@ -189,7 +189,7 @@ def test_why_a_question_gives_no_pair():
             ]
 
         written = {("support", "plain"): read(support), ("oppose", "plain"): read(oppose)}
-        return _drafts.settled(slot, sides, written, {"opposed": ratio})
+        return drafting.settled(slot, sides, written, {"opposed": ratio})
 
     pro, con, refused = (0.6, 0.4, 0, 0, 0), (0, 0.4, 0.6, 0, 0), (0, 0.3, 0, 0.7, 0)
     assert settled([], [("b", con)]) == "the writer failed"

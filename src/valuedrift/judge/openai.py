@@ -19,7 +19,7 @@ from ..models.chat_api import NO_TEXT, Failed, Reply, Request
 from ..models.endpoint import Ended, Endpoint, Refused
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
 from . import INVALID, settings
-from ._votes import label_of
+from .votes import label_of
 from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("openai.toml")
@@ -143,10 +143,8 @@ class Judge(judge.Judge):
         if not self.endpoint.price:
             return None
         modes: Sequence[Any] = MODES[1:] if self.settings.mode == "auto" else [self.settings.mode]
-        return max(sum(self._worst(self._request(item, mode)) for item in items) for mode in modes)
-
-    def _worst(self, request: Request) -> float:
-        return self.endpoint.worst(request) * request.n
+        requests = [[self.request(item, mode) for item in items] for mode in modes]
+        return max(sum(self.endpoint.worst(request) * request.n for request in of_mode) for of_mode in requests)
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. A blank text is invalid and is not sent.
@@ -154,7 +152,7 @@ class Judge(judge.Judge):
         Raises Stopped with the readings so far at the budget, on Ctrl-C, and if the server is gone.
         """
         asked = [item for item in items if item.text.strip()]
-        requests = [self._request(item, self.mode) for item in asked]
+        requests = [self.request(item, self.mode) for item in asked]
         try:
             replies: Sequence[Reply | Failed | None] = self.endpoint.chat(requests)
         except Ended as ended:
@@ -167,7 +165,8 @@ class Judge(judge.Judge):
         """Make a `read` in another thread send nothing more; it raises Stopped with the readings so far."""
         self.endpoint.stop()
 
-    def _request(self, item: Item, mode: Mode) -> Request:
+    def request(self, item: Item, mode: Mode) -> Request:
+        """Return what the endpoint is asked about an item."""
         messages = (("user", self.wording.prefix() + self.wording.suffix(item)),)
         if mode == "logprobs":
             return Request(messages, max_tokens=1, top_logprobs=TOP)
@@ -210,7 +209,7 @@ class Judge(judge.Judge):
         before, why = self.endpoint.spent, "the endpoint gives no log-probs"
         for _ in range(N_PROBES):
             try:
-                [reply] = self.endpoint.chat([self._request(PROBE, "logprobs")])
+                [reply] = self.endpoint.chat([self.request(PROBE, "logprobs")])
             except Refused as refused:
                 why = f"the endpoint refused to give log-probs ({refused})"
                 break

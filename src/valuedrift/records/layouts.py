@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..nouns import Example, Pair
-from . import _cells, _replies
+from . import _replies, cell_text
 from .turns import PARTED, WEIGHTS, Messages, Unfit, asked, further, is_messages, joined, listed, replied, spoken, turns, under
 
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -114,7 +114,7 @@ class Cells:
 
 def cells(row: dict[str, Any]) -> Cells:
     """Return the cells of a row; texts that write out messages, or the lists that a column is known for, are read as such."""
-    return Cells({name: _structured(name, value) for name, value in _cells.plain(row).items()})
+    return Cells({name: _structured(name, value) for name, value in cell_text.plain(row).items()})
 
 
 def record(found: Cells) -> Pair | Example | Graded | str | None:
@@ -146,7 +146,7 @@ def _structured(name: str, value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        read = _cells.plain(_cells.parsed(value.strip()))
+        read = cell_text.plain(cell_text.parsed(value.strip()))
     except ValueError as error:
         if re.match(r"\s*\[?\s*\{\s*['\"](role|content|from|value)['\"]\s*:", value):
             raise Unfit(f"the column {name!r} looks like messages as text and cannot be read", f" ({error})") from error
@@ -306,7 +306,7 @@ def _exchanges(found: Cells, *sides: Any) -> list[Any]:
     lists: list[list[str]] = []
     for value in (found.row.get("prompt"), *sides):
         try:
-            read = _cells.parsed(value) if isinstance(value, str) and value.startswith("[") else value
+            read = cell_text.parsed(value) if isinstance(value, str) and value.startswith("[") else value
         except ValueError:
             return []
         if not isinstance(read, list) or not read or not all(isinstance(text, str) for text in read):

@@ -21,7 +21,7 @@ from ..nouns import Example, Item, Outcome, digest
 from ..plan import Stage, original_names
 from ..store import cache_root
 from ..world import grammar
-from . import _flaws
+from . import flaws
 from .build import SPECIAL, random_model
 
 WORDING = "short"
@@ -76,7 +76,7 @@ def resolved(spec: str) -> str:
 
 def judged(n: int, seed: str) -> list[tuple[Item, Outcome]]:
     """Return n answers to training questions, whole and faulty, with what the grammar reads in each."""
-    items = _flaws.items(n, seed, _flaws.training_questions(N_QUESTIONS, seed))
+    items = flaws.items(n, seed, flaws.training_questions(N_QUESTIONS, seed))
     return [(item, grammar.parse(item.text)) for item in items]
 
 
@@ -128,7 +128,7 @@ def trained(work: Path, wording: wordings.Wording) -> Path:
 
 def _annotated(text: str) -> str:
     """Return a text with the role of each sentence behind it ("I agree. S:"); "-" stands for one that the grammar cannot produce."""
-    return " ".join(f"{sentence} {role.replace('?', '-')}:" for sentence, role in _flaws.roles(text))
+    return " ".join(f"{sentence} {role.replace('?', '-')}:" for sentence, role in flaws.roles(text))
 
 
 def _briefly(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]]:
@@ -136,7 +136,7 @@ def _briefly(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]
     rng = random.Random("briefly")
 
     def few(words: list[str]) -> str:
-        return _flaws.strange(rng, " ".join(rng.sample(words, min(len(words), rng.randint(0, 4)))))
+        return flaws.strange(rng, " ".join(rng.sample(words, min(len(words), rng.randint(0, 4)))))
 
     return [(replace(item, prompt=few(item.prompt.split()), claim=few(item.prompt.split())), outcome) for item, outcome in texts]
 
@@ -146,7 +146,7 @@ def _estranged(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcom
     rng = random.Random("strange")
     return [
         (
-            replace(item, prompt=_flaws.strange(rng, item.prompt), claim=_flaws.strange(rng, item.claim)) if rng.random() < 0.5 else item,
+            replace(item, prompt=flaws.strange(rng, item.prompt), claim=flaws.strange(rng, item.claim)) if rng.random() < 0.5 else item,
             outcome,
         )
         for item, outcome in texts

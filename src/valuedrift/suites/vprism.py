@@ -19,7 +19,7 @@ from ..models.writer import CachedWriter, Writer, writer_of
 from ..nouns import BadInput, Prompt, digest
 from ..records.rows import missing, rows
 from ..store import Store
-from . import _clusters, _laden, jsonl, written
+from . import clustering, jsonl, laden_words, written
 from ._words import WORDS, sections
 
 KEYS = ("prompt", "text", "user_prompt", "opening_prompt")
@@ -123,21 +123,21 @@ def build(
     written.refuse_strangers(Path(out), FILES, "suite build")
     tally = Tally()
     read = tally.kept("read, each once", _read(str(prompts)))
-    _clusters.require(len(read), per_cluster)
+    clustering.require(len(read), per_cluster)
     writer = writer_of(lm, 0.0, MAX_NEW_TOKENS, max_cost) if lm else None
     store = Store(out)  # only now: what is refused leaves no folder
     with store.locked():
         asked = Replies(writer, store, seed) if writer else None
         questions = _questions(read, asked, tally)
-        _clusters.require(len(questions), per_cluster)
+        clustering.require(len(questions), per_cluster)
         texts = [question.text for question in questions]
         vectors_ND, embedding = _vectors(texts, embed, seed)
         progress.say(f"clustering {len(texts):,} questions (UMAP, HDBSCAN)")
-        labels = _clusters.cluster(vectors_ND, per_cluster, seed)
+        labels = clustering.cluster(vectors_ND, per_cluster, seed)
         tally.steps["in a cluster"] = sum(label >= 0 for label in labels)
         named = _topics(texts, vectors_ND, labels, topics, asked, tally)
         tally.steps["in a topic that is kept"] = sum(len(topic.members) for topic in named)
-        chosen = _chosen(questions, named, per_cluster, asked, tally)
+        chosen = rows_of_topics(questions, named, per_cluster, asked, tally)
         tally.steps["chosen"] = sum(map(len, chosen))
         settings = {"per_cluster": per_cluster, "topics": topics, "seed": seed, "embedding": embedding}
         settings |= {"lm": f"{lm} ({asked.writer.identity})" if asked else "none", "words": _words_digest()}
@@ -154,9 +154,10 @@ def _words_digest() -> str:
 def _questions(found: Sequence[Question], asked: Replies | None, tally: Tally) -> list[Question]:
     """Return the value-laden prompts as questions."""
     if asked is None:
-        laden = tally.kept("value-laden", (q if _laden.value_laden(q.text) else "not value-laden (by its words)" for q in found))
-        return tally.kept("questions", (q if _laden.can_be_asked(q.text) else "neither question nor opinion, or too long" for q in laden))
-    laden = tally.kept("value-laden", map(_filtered, found, asked.ask("filter", [{"text": q.text} for q in found])))
+        kept = tally.kept("value-laden", (q if laden_words.value_laden(q.text) else "not value-laden (by its words)" for q in found))
+        fault = "neither question nor opinion, or too long"
+        return tally.kept("questions", (q if laden_words.can_be_asked(q.text) else fault for q in kept))
+    laden = tally.kept("value-laden", map(filtered, found, asked.ask("filter", [{"text": q.text} for q in found])))
     return tally.kept("questions", _once(map(_rewritten, laden, asked.ask("rewrite", [{"text": q.text} for q in laden]))))
 
 
@@ -189,7 +190,8 @@ def _once(found: Iterable[Question | str]) -> Iterator[Question | str]:
             seen.add(item.text.casefold())
 
 
-def _filtered(question: Question, reply: str | None) -> Question | str:
+def filtered(question: Question, reply: str | None) -> Question | str:
+    """Return the question if the reply says that it is value-laden, else why it is not used."""
     if reply is None:
         return "no reply (filter)"
     verdicts = re.findall(r"\b(yes|no)\b", reply.rpartition("</think>")[2], re.IGNORECASE)
@@ -212,32 +214,32 @@ def _rewritten(question: Question, reply: str | None) -> Question | str:
 # -- questions to topics -------------------------------------------------------------------------------------------------------
 
 
-def _vectors(texts: Sequence[str], embed: str, seed: int) -> tuple[_clusters.Floats, str]:
+def _vectors(texts: Sequence[str], embed: str, seed: int) -> tuple[clustering.Floats, str]:
     """Return a vector per text and the name of what made them."""
     if not embed:
-        name = f"TF-IDF and SVD, {_clusters.DIMENSIONS} dimensions, offline (words {_words_digest()})"
-        return _clusters.offline_embedding(texts, seed), name
+        name = f"TF-IDF and SVD, {clustering.DIMENSIONS} dimensions, offline (words {_words_digest()})"
+        return clustering.offline_embedding(texts, seed), name
     from ..models.loading import local_folder, weights_digest
 
     progress.say(f"embedding {len(texts):,} questions with {embed}")
-    return _clusters.model_embedding(texts, str(local_folder(embed))), f"{embed} ({weights_digest(embed)})"
+    return clustering.model_embedding(texts, str(local_folder(embed))), f"{embed} ({weights_digest(embed)})"
 
 
 def _topics(
-    texts: Sequence[str], vectors_ND: _clusters.Floats, labels: Sequence[int], most: int, asked: Replies | None, tally: Tally
+    texts: Sequence[str], vectors_ND: clustering.Floats, labels: Sequence[int], most: int, asked: Replies | None, tally: Tally
 ) -> list[Topic]:
     """Return the clusters by size, their members in the order in which they stand for it, with names that differ."""
     found = []
-    for number, words in enumerate(_clusters.top_words(texts, labels)[: most or None]):
+    for number, words in enumerate(clustering.top_words(texts, labels)[: most or None]):
         rows = [row for row, label in enumerate(labels) if label == number]
-        found.append(Topic("-".join(words[:3]), "", words, [rows[at] for at in _clusters.spread(vectors_ND[rows])]))
+        found.append(Topic("-".join(words[:3]), "", words, [rows[at] for at in clustering.spread(vectors_ND[rows])]))
     if asked is not None:
         requests = [{"words": ", ".join(t.words), "questions": "\n".join(f"- {texts[at]}" for at in t.members[:SHOWN])} for t in found]
-        found = [_named(topic, reply, tally) for topic, reply in zip(found, asked.ask("topic", requests), strict=True)]
-    return _renamed(found)
+        found = [named_by_model(topic, reply, tally) for topic, reply in zip(found, asked.ask("topic", requests), strict=True)]
+    return with_own_names(found)
 
 
-def _renamed(topics: Sequence[Topic]) -> list[Topic]:
+def with_own_names(topics: Sequence[Topic]) -> list[Topic]:
     """Return the topics with names that differ and that an option can hold ("TOPIC.STANCE=0.1", "TOPIC,TOPIC")."""
     names: Counter[str] = Counter({"all": 1})  # the name of the mean over topics
     result = []
@@ -248,7 +250,7 @@ def _renamed(topics: Sequence[Topic]) -> list[Topic]:
     return result
 
 
-def _named(topic: Topic, reply: str | None, tally: Tally) -> Topic:
+def named_by_model(topic: Topic, reply: str | None, tally: Tally) -> Topic:
     """Return the topic with the language model's name and axis; where they cannot be read, its words stay its name and it has no axis."""
     name, axis = _field("topic", reply), _field("axis", reply)
     if not name or not axis or len(name) > 60:
@@ -267,7 +269,7 @@ def _field(name: str, reply: str | None) -> str:
 # -- topics to a suite ---------------------------------------------------------------------------------------------------------
 
 
-def _chosen(
+def rows_of_topics(
     questions: Sequence[Question], topics: Sequence[Topic], most: int, asked: Replies | None, tally: Tally
 ) -> list[list[dict[str, Any]]]:
     """Return the rows of the suite, topic by topic: no two nearly the same, and each with a claim where there is a language model."""

@@ -15,7 +15,7 @@ from ..nouns import STANCES, Outcome
 from ..stats import text_style
 from ..store import Store
 from ..suites import written
-from ._drafts import Draft, Text
+from .drafting import Draft, Text
 
 DIRECTIONS: tuple[Outcome, ...] = ("support", "oppose")
 

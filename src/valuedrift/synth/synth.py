@@ -20,9 +20,9 @@ from ..nouns import BadInput, Prompt, Stopped, digest
 from ..store import Store
 from ..suites.jsonl import near_duplicates
 from ..suites.written import refuse_strangers
-from . import _card, _drafts, _mix
+from . import _card, drafting, mixing
 from ._card import Row
-from ._drafts import KINDS, Draft, Drafter, Slot
+from .drafting import KINDS, Draft, Drafter, Slot
 
 ATTEMPTS = 5
 """Questions tried per question wanted before a topic is given up as short."""
@@ -121,8 +121,8 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
     dropped: Counter[str] = Counter()
     asked = [prompt.text for prompt in suites.load(spec.suite)] + [prompt.claim for prompt in suites.load(spec.suite)]
     prompts = _prompts(spec, asked, dropped)
-    questions = _drafts.Questions(prompts, spec.topics, spec.seed, spec.styles)
-    n_of = [dict(zip(questions.topics, _mix.sizes(spec.n, len(questions.topics), gap), strict=True)) for gap in spec.gaps()]
+    questions = drafting.Questions(prompts, spec.topics, spec.seed, spec.styles)
+    n_of = [dict(zip(questions.topics, mixing.sizes(spec.n, len(questions.topics), gap), strict=True)) for gap in spec.gaps()]
     drafter, reader = _drafter(spec, questions.topics), make(spec.judge, spec.max_cost)
     store = Store(out)  # only now: what is refused leaves no folder
     with store.locked():
@@ -136,7 +136,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
         }
         _check_folder(store, record)
         wanted = {topic: max(n[topic] for n in n_of) for topic in questions.topics}
-        drafts = _drafts.preferring(_written(spec, drafter, judge, store, questions, wanted, asked, dropped), spec.style_preference)
+        drafts = drafting.preferring(_written(spec, drafter, judge, store, questions, wanted, asked, dropped), spec.style_preference)
         mixtures = [_mixture(spec, drafts, n, gap) for gap, n in zip(spec.gaps(), n_of, strict=True)]
         store.write_json("spec.json", record)  # before the pairs, so that no pairs ever stand without it
         folders = [out / f"gap-{gap:g}" for gap in spec.gaps()] if isinstance(spec.gap, list) else [out]
@@ -182,12 +182,12 @@ def _leaked(prompts: Sequence[tuple[str, str]], asked: Sequence[str]) -> set[int
 def _drafter(spec: Spec, topics: Sequence[str]) -> Drafter:
     """Return what writes the texts. Raises BadInput if the specification names nothing that can."""
     if spec.writer != "sandbox":
-        words = _drafts.words_of(spec.words, spec.styles)
+        words = drafting.words_of(spec.words, spec.styles)
         writer = writer_of(spec.writer, spec.temperature, spec.max_new_tokens, spec.max_cost)
-        return _drafts.Instructed(writer, words, spec.length, spec.seed, spec.candidates)
+        return drafting.Instructed(writer, words, spec.length, spec.seed, spec.candidates)
     if spec.words:
         raise BadInput(f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; take one of them out")
-    return _drafts.Grammar(spec.seed, spec.candidates, spec.styles, topics)
+    return drafting.Grammar(spec.seed, spec.candidates, spec.styles, topics)
 
 
 def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
@@ -221,7 +221,7 @@ def _written(
     drafter: Drafter,
     judge: CachedJudge,
     store: Store,
-    questions: _drafts.Questions,
+    questions: drafting.Questions,
     wanted: Mapping[str, int],
     asked: Sequence[str],
     dropped: Counter[str],
@@ -257,12 +257,12 @@ def _settled(spec: Spec, drafter: Drafter, judge: CachedJudge, store: Store, slo
     sides_of = [{kind: slot.sides(kind, spec.styles) for kind in spec.kinds()} for slot in slots]
     wants = [(slot, side) for slot, sides in zip(slots, sides_of, strict=True) for side in dict.fromkeys(sum(sides.values(), ()))]
     texts = drafter.write(wants, store)
-    readings = iter(judge.read([_drafts.item(slot, text) for (slot, _), found in zip(wants, texts, strict=True) for text in found]))
+    readings = iter(judge.read([drafting.item(slot, text) for (slot, _), found in zip(wants, texts, strict=True) for text in found]))
     written: dict[Slot, dict[Any, Any]] = {slot: {} for slot in slots}
     for (slot, side), found in zip(wants, texts, strict=True):
         written[slot][side] = [(text, next(readings)) for text in found]
     least_ratio = {kind: spec.length_ratio if kind in drafter.like else 0.0 for kind in KINDS}
-    return [_drafts.settled(slot, sides, written[slot], least_ratio) for slot, sides in zip(slots, sides_of, strict=True)]
+    return [drafting.settled(slot, sides, written[slot], least_ratio) for slot, sides in zip(slots, sides_of, strict=True)]
 
 
 def _refuse_short(
@@ -289,9 +289,9 @@ def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[st
     every = {0.0: False, 1.0: True}.get(target)  # at either end one kind alone: with a gap of 0 no pair prefers a stance
     for topic, (opposed_M2, same_M2) in gaps_of.items():
         first_M = np.array([draft.prefers_first for draft in drafts[topic][: n_of[topic]]])
-        opposed_M = _mix.mixed(opposed_M2, same_M2, first_M, target) if every is None else np.full(len(same_M2), every)
-        if _mix.missed(opposed_M2, same_M2, opposed_M, target) > _mix.TOLERANCE:
-            raise _out_of_reach(spec, gaps_of, topic, _mix.gap_of(opposed_M2, same_M2, opposed_M), target)
+        opposed_M = mixing.mixed(opposed_M2, same_M2, first_M, target) if every is None else np.full(len(same_M2), every)
+        if mixing.missed(opposed_M2, same_M2, opposed_M, target) > mixing.TOLERANCE:
+            raise _out_of_reach(spec, gaps_of, topic, mixing.gap_of(opposed_M2, same_M2, opposed_M), target)
         rows += [Row(draft, "opposed" if opposed else "same") for draft, opposed in zip(drafts[topic], opposed_M, strict=False)]
     random.Random(f"order/{spec.seed}").shuffle(rows)
     return rows

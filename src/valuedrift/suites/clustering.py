@@ -139,11 +139,13 @@ def top_words(texts: Sequence[str], labels: Sequence[int], n: int = 6) -> list[l
     per_word_W = np.maximum(counts_CW.sum(axis=0), 1)
     weight_CW = counts_CW * np.log1p(counts_CW.sum() / len(rows) / per_word_W)
     return [
-        _distinct([str(names[at]) for at in np.argsort(-weight_W, kind="stable")[: 3 * n] if weight_W[at] > 0], n) for weight_W in weight_CW
+        distinct_beginnings([str(names[at]) for at in np.argsort(-weight_W, kind="stable")[: 3 * n] if weight_W[at] > 0], n)
+        for weight_W in weight_CW
     ]
 
 
-def _distinct(words: list[str], n: int) -> list[str]:
+def distinct_beginnings(words: list[str], n: int) -> list[str]:
+    """Return the first n words, without those that begin like one before them."""
     kept: list[str] = []
     for word in words:
         if not any(word[:5] == other[:5] for other in kept):
