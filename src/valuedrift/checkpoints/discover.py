@@ -76,7 +76,7 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
 
 
 def _gathered(target: str) -> list[Found]:
-    """Return the stages of a target that holds several checkpoints; none where it is one itself."""
+    """Return the stages of a target that holds several checkpoints; none if it is one itself."""
     if target.startswith(API):
         return []
     folder = Path(target)
@@ -251,7 +251,7 @@ def _chained(stages: list[Found], base: str | None) -> list[Found]:
 
 
 def _named_base(path: str) -> str | None:
-    """Return the model that an adapter says it belongs to; None where there is no adapter, or none that can be read."""
+    """Return the model that an adapter says it belongs to; None if there is no adapter, or none that can be read."""
     try:
         return str(json.loads((Path(path) / ADAPTER).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -259,7 +259,7 @@ def _named_base(path: str) -> str | None:
 
 
 def _check_bases(stage: Found, before: str) -> None:
-    """Raise BadInput where an adapter's base is gone and not `before`, that of the adapter before: it may have been merged from both."""
+    """Raise BadInput if an adapter's base is gone and not `before`, that of the adapter before: it may have been merged from both."""
     for _, path in stage.steps:
         named = _named_base(path)
         if named and named != before:
@@ -273,7 +273,7 @@ def _check_bases(stage: Found, before: str) -> None:
 
 
 def _ending(stage: Found) -> str | None:
-    """Return the folder of the whole model that a stage ends in; None where that is an adapter, which others lend to, or not a folder."""
+    """Return the folder of the whole model that a stage ends in; None if that is an adapter, which others lend to, or not a folder."""
     path = stage.steps[-1][1]
     return path if os.path.isdir(path) and not os.path.exists(os.path.join(path, ADAPTER)) else None
 

@@ -45,14 +45,14 @@ matter ("Is Joe Biden a corrupt president?" against "An eighteen-year-old should
 
 @dataclass(frozen=True)
 class Match:
-    """The topic that a text touches, and the suite's claim that it is about; the claim is empty where none is near."""
+    """The topic that a text touches, and the suite's claim that it is about; the claim is empty if none is near."""
 
     topic: str
     claim: str
 
 
 def match(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Match | None]:
-    """Return, for each text, its topic and claim, or None where it touches none of the topics. No text changes another's match."""
+    """Return, for each text, its topic and claim, or None if it touches none of the topics. No text changes another's match."""
     if not prompts or not texts:
         return [None] * len(texts)
     names, score_NT, near_NP = _scored(prompts, texts)

@@ -83,7 +83,7 @@ def judged(n: int, seed: str) -> list[tuple[Item, Outcome]]:
 def causal_judge() -> Path:
     """Return the folder of a language model that reads whole answers first, and then learns to go on with the label `labels` asks for.
 
-    A killed build is continued by the next call. Raises BadInput where the cache folder cannot be written.
+    A killed build is continued by the next call. Raises BadInput if the cache folder cannot be written.
     """
     some = [(item.key, outcome) for item, outcome in judged(2_000, "labels")]
     wording = wordings.wordings(labels.WORDS)[WORDING]

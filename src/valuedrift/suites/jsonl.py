@@ -77,7 +77,7 @@ def check(suite: Path | str) -> list[str]:
 def broken(text: str) -> str:
     """Return the first broken character of a text (a control character, a replacement character, half of a pair) or garbled piece.
 
-    Garbled is UTF-8 that was read as Latin-1 or Windows-1252: "Ã©" for "é". Line breaks and tabs are not broken. Empty where all is well.
+    Garbled is UTF-8 that was read as Latin-1 or Windows-1252: "Ã©" for "é". Line breaks and tabs are not broken. Empty if all is well.
     """
     for character in text:
         if character in "\ufffd\ufeff\ufffe\uffff" or (unicodedata.category(character) in ("Cc", "Co", "Cs") and character not in "\n\r\t"):

@@ -59,7 +59,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Topic:
-    """A cluster with a name. `axis` is the position that polarity +1 leans to; empty where none was fixed."""
+    """A cluster with a name. `axis` is the position that polarity +1 leans to; empty if none was fixed."""
 
     name: str
     axis: str
@@ -93,7 +93,7 @@ class Replies:
         self.writer, self.seed, self.kept = writer, seed, CachedWriter(writer, store, "replies")
 
     def ask(self, step: str, requests: Sequence[dict[str, str]]) -> list[str | None]:
-        """Return a reply per request, made by filling in the words of a step; None where there was none."""
+        """Return a reply per request, made by filling in the words of a step; None if there was none."""
         prompts = [(("user", sections()[step].format(**request)),) for request in requests]
         n = len(self.kept.waiting(prompts, self.seed))
         with progress.task(f"{step} with {self.writer.identity.split('/')[0]}", n, "replies") as advance:
@@ -260,7 +260,7 @@ def named_by_model(topic: Topic, reply: str | None, tally: Tally) -> Topic:
 
 
 def _field(name: str, reply: str | None) -> str:
-    """Return what stands behind "Name:" on the last such line of a reply, without marks of emphasis; empty where there is no such line."""
+    """Return what stands behind "Name:" on the last such line of a reply, without marks of emphasis; empty if there is no such line."""
     found = re.findall(rf"^\W*{name}\W*:[ \t]*(.+)$", reply or "", re.IGNORECASE | re.MULTILINE)
     text = found[-1].strip(' \t"“”*`_') if found else ""
     return "" if jsonl.broken(text) else text

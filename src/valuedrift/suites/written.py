@@ -30,7 +30,7 @@ def write(store: Store, name: str, text: str) -> Path:
 
 
 def refuse_strangers(folder: Path, names: Iterable[str], command: str) -> None:
-    """Raise BadInput where a file of one of these names holds anything that `write` did not put there."""
+    """Raise BadInput if a file of one of these names holds anything that `write` did not put there."""
     there = [folder / name for name in names if (folder / name).exists()]
     record = Store(folder).read_json(RECORD, dict[str, list[str]], {}) if there else {}
     for path in there:

@@ -114,7 +114,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Spec:
 def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] = judges.make) -> dict[str, Any]:
     """Write pairs.support.jsonl, pairs.oppose.jsonl (the same pairs, labels swapped) and README.md; return counts and the achieved gap.
 
-    Of a list of targets each gets a folder, with pairs of the same questions. Raises Stopped where the writer, the judge or the target
+    Of a list of targets each gets a folder, with pairs of the same questions. Raises Stopped if the writer, the judge or the target
     stand in the way; what was written and judged stays in `out`, and the same command again goes on from there. `make` gives the judge
     of a name and of its dollars.
     """
@@ -152,7 +152,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
 
 
 def _prompts(spec: Spec, asked: Sequence[str], dropped: Counter[str]) -> list[Prompt]:
-    """Return the prompts of the file that the specification names, without those of the suite; none where the sandbox makes them."""
+    """Return the prompts of the file that the specification names, without those of the suite; none if the sandbox makes them."""
     if spec.prompts == "sandbox":
         return []
     prompts = suites.load(spec.prompts, spec.topics)
@@ -191,7 +191,7 @@ def _drafter(spec: Spec, topics: Sequence[str]) -> Drafter:
 
 
 def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
-    """Raise BadInput where the folder holds finished pairs of another specification, or a file of somebody else's under such a name."""
+    """Raise BadInput if the folder holds finished pairs of another specification, or a file of somebody else's under such a name."""
     finished = [
         path
         for pattern in ("pairs.*.jsonl", "README.md", "gap-*/pairs.*.jsonl", "gap-*/README.md")
@@ -226,7 +226,7 @@ def _written(
     asked: Sequence[str],
     dropped: Counter[str],
 ) -> dict[str, list[Draft]]:
-    """Return the wanted number of drafts per topic; what was dropped is counted by reason. Raises Stopped where a topic stays short."""
+    """Return the wanted number of drafts per topic; what was dropped is counted by reason. Raises Stopped if a topic stays short."""
     kept: dict[str, list[Draft]] = {topic: [] for topic in wanted}
     tried: Counter[str] = Counter()
     seen: set[tuple[str, ...]] = set()
@@ -283,7 +283,7 @@ def _refuse_short(
 
 
 def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[str, int], target: float) -> list[Row]:
-    """Return the rows of one set, in the order of the file. Raises Stopped where a topic cannot meet the target."""
+    """Return the rows of one set, in the order of the file. Raises Stopped if a topic cannot meet the target."""
     rows: list[Row] = []
     gaps_of = {topic: _gaps(spec, drafts[topic][:n]) for topic, n in n_of.items()}
     every = {0.0: False, 1.0: True}.get(target)  # at either end one kind alone: with a gap of 0 no pair prefers a stance
