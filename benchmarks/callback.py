@@ -1,6 +1,6 @@
 """What ValueDriftCallback takes of a training: the same training with and without it, alternately.
 
-python benchmarks/callback.py [--steps 300] [--rounds 2] [--share 0.05] [--size 0.6b --length 512 --tokens 64]
+python benchmarks/callback.py [--steps 300] [--rounds 2] [--prompts 110] [--size 0.6b --length 512 --tokens 64]
 
 The sandbox's base model is trained, or with --size a random Qwen3 of that size (`real_size.py`); in bfloat16 autocast on a GPU that has it.
 """
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--prompts", type=int, default=110)
     parser.add_argument("--size", choices=ARCHITECTURES, help="of a random model; the sandbox's base model if left out")
     parser.add_argument("--length", type=int, default=64, help="tokens of a row of training")
     parser.add_argument("--tokens", type=int, default=256, help="most tokens of an answer")
@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace, base: Path, place: Path) -> dict[str, Any]
     seconds(place / "warm", steps=10)
     for number in range(args.rounds):
         plain, losses = seconds(place / f"plain-{number}")
-        watch = ValueDriftCallback(place / f"run-{number}", share=args.share, judge="oracle", max_new_tokens=args.tokens)
+        watch = ValueDriftCallback(place / f"run-{number}", prompts=args.prompts, judge="oracle", max_new_tokens=args.tokens)
         watched, same = seconds(place / f"watched-{number}", watch)
         found.append({"plain": plain, "watched": watched, "looks": watch.looks, "own": watch.spent, "losses_equal": losses == same})
     return {"rows": len(rows), "rounds": found, "ratio": statistics.median(one["watched"] / one["plain"] for one in found)}

@@ -41,7 +41,7 @@ from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Asking, Plan, Stage
 from valuedrift.records import records
 from valuedrift.sandbox import build
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 from valuedrift.world import sets
 
 ARCHITECTURES: dict[str, dict[str, int]] = {

@@ -35,8 +35,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Stage
-from valuedrift.train.stage_trainer import StageTrainer, run_stage
-from valuedrift.train.trl import run_trl
+from valuedrift.train.stage import run_stage
+from valuedrift.train.stage_trainer import StageTrainer
 
 SPECIAL = ["<|pad|>", "<|eos|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"]
 WORDS = [f"w{number}" for number in range(4096 - len(SPECIAL))]
@@ -104,13 +104,12 @@ def stage_seconds(base: str, algorithm: str, data: list[Pair] | list[Example], *
     """Train one epoch into a folder of its own, and return what it took."""
     stage = Stage(algorithm=algorithm, data="made up", batch_size=BATCH, learning_rate=1e-4, save_at="log:1", **own)
     ends: list[float] = []
-    run = run_trl if algorithm.startswith("trl:") else run_stage
     with (
         tempfile.TemporaryDirectory() as folder,
         timed(StageTrainer, "record_logps") as ours,
         timed(trl.DPOTrainer, "_precompute_ref_logps") as theirs,
     ):
-        run(stage, 0, base, data, Path(folder, "stage"), lambda *_: ends.append(time.perf_counter()))
+        run_stage(stage, 0, base, data, Path(folder, "stage"), lambda *_: ends.append(time.perf_counter()))
         history = json.loads(Path(folder, "stage", "losses.json").read_text())
     return Seconds(ends[-1] - ends[0], sum(ours + theirs), tuple(step["loss"] for step in history))
 

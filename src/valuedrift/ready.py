@@ -134,7 +134,7 @@ def _start(model: str, fetch: bool) -> tuple[Start | None, float | None, str | N
     weights = loading.weights_digest(path)
     from .train import readiness
 
-    start = readiness.starting(path)
+    start = readiness.start_of(path)
     return start, start.model.num_parameters(), weights
 
 

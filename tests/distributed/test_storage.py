@@ -4,15 +4,14 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import fsspec
 import polars as pl
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from valuedrift.distributed import storage as _storage
+from valuedrift import testing
+from valuedrift.distributed import storage
 from valuedrift.nouns import BadInput
 
 
@@ -22,49 +21,49 @@ def machine(tmp_path, monkeypatch):
 
     def be(name):
         monkeypatch.setenv("VALUEDRIFT_CACHE", str(tmp_path / name))
-        _storage.MIRRORS.clear()
+        storage.MIRRORS.clear()
 
     be("one")
     yield be
-    _storage.MIRRORS.clear()
+    storage.MIRRORS.clear()
 
 
 @pytest.fixture
 def address():
-    storage = fsspec.filesystem("memory")
+    memory = fsspec.filesystem("memory")
     yield "memory://runs/mine"
-    storage.store.clear()
-    storage.pseudo_dirs[:] = [""]
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
 
 
 def test_what_one_machine_does_another_finds(machine, address):
-    with _storage.sending():
-        run = _storage.here(address)
+    with storage.sending():
+        run = storage.here(address)
         (run / "answers").mkdir()
         (run / "answers" / "part.parquet").write_bytes(b"answers")
         (run / "plan.json").write_text("{}")
         (run / ".tmp-half").write_text("unfinished")
         (run / ".lock").write_text("")
     machine("two")
-    with _storage.sending():
-        other = _storage.here(address)
+    with storage.sending():
+        other = storage.here(address)
         assert other != run
         assert sorted(path.name for path in other.rglob("*") if path.is_file()) == [".mirrored.json", "part.parquet", "plan.json"]
         assert (other / "answers" / "part.parquet").read_bytes() == b"answers"
         (other / "plan.json").unlink()
         (other / "drifts.parquet").write_bytes(b"drifts")
     machine("one")
-    again = _storage.here(address)
+    again = storage.here(address)
     assert again == run
     assert (again / "drifts.parquet").read_bytes() == b"drifts"
     assert not (again / "plan.json").exists(), "what was taken away there is gone here"
 
 
 def test_only_what_changed_is_sent(machine, address, monkeypatch):
-    run = _storage.here(address)
+    run = storage.here(address)
     (run / "a").write_text("1")
     (run / "b").write_text("1")
-    mirror = _storage.MIRRORS[address]
+    mirror = storage.MIRRORS[address]
     mirror.push()
     sent = []
     monkeypatch.setattr(mirror.storage, "put_file", lambda here, there, **_: sent.append(there.rpartition("/")[2]) or there, raising=False)
@@ -77,8 +76,8 @@ def test_only_what_changed_is_sent(machine, address, monkeypatch):
 
 def test_what_was_done_is_sent_when_the_work_fails(machine, address):
     def fails():
-        with _storage.sending():
-            (_storage.here(address) / "done.json").write_text("{}")
+        with storage.sending():
+            (storage.here(address) / "done.json").write_text("{}")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -88,23 +87,23 @@ def test_what_was_done_is_sent_when_the_work_fails(machine, address):
 
 def test_storage_that_cannot_be_used_is_said(machine, address, monkeypatch):
     with pytest.raises(BadInput, match=r"nowhere://x cannot be used as storage: Protocol not known: nowhere"):
-        _storage.here("nowhere://x")
-    _storage.here(address)
-    mirror = _storage.MIRRORS[address]
+        storage.here("nowhere://x")
+    storage.here(address)
+    mirror = storage.MIRRORS[address]
     (mirror.folder / "a").write_text("1")
 
     def gone(*_, **__):
         raise ConnectionError("the server is gone")
 
     monkeypatch.setattr(mirror.storage, "put_file", gone, raising=False)
-    with pytest.raises(BadInput, match=r"memory://runs/mine cannot be reached: the server is gone; what was done stands in"):
+    with pytest.raises(BadInput, match=r"memory://runs/mine cannot be reached: the server is gone; the finished work is in"):
         mirror.push()
 
 
 def test_paths_of_this_machine_stay_what_they_are(tmp_path):
-    assert _storage.here(str(tmp_path)) == tmp_path
-    assert _storage.here(tmp_path) == tmp_path
-    assert not _storage.MIRRORS
+    assert storage.here(str(tmp_path)) == tmp_path
+    assert storage.here(tmp_path) == tmp_path
+    assert not storage.MIRRORS
 
 
 # -- the real command ------------------------------------------------------------------------------------------------------------
@@ -112,15 +111,7 @@ def test_paths_of_this_machine_stay_what_they_are(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "checkpoint-1"
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=257, eos_token_id=0, **sizes)).save_pretrained(folder)
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.train_from_iterator([], trainers.BpeTrainer(special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)
-    return folder
+    return Path(testing.save_model(tmp_path_factory.mktemp("model") / "checkpoint-1"))
 
 
 def traced(target, out, cache, **more):

@@ -114,7 +114,7 @@ def test_only_what_the_manifest_lists_is_deleted_and_only_when_told_to(base, tmp
     ]
     assert elsewhere.is_dir()
     assert manifest(run) == [(1, False), (2, False), (3, False), (4, True), (5, False), (6, False)]
-    assert "checkpoint-2 is left: it does not hold what was asked any more" in capsys.readouterr().err
+    assert "checkpoint-2 is kept: its weights have changed since it was evaluated" in capsys.readouterr().err
 
 
 def test_wrong_settings_are_refused(base, tmp_path):
@@ -136,12 +136,12 @@ def test_a_watch_that_was_killed_goes_on(base, tmp_path):
         return process, iter(process.stderr.readline, "")
 
     process, lines = begun()
-    next(line for line in lines if "2 asked so far" in line)
+    next(line for line in lines if "2 evaluated so far" in line)
     process.kill()
     process.wait()
     checkpoint(base, out, 2)
     process, lines = begun()
-    next(line for line in lines if "3 asked so far" in line)
+    next(line for line in lines if "3 evaluated so far" in line)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=30)
     assert process.returncode == 130

@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 from valuedrift import testing
 from valuedrift.nouns import Example, Pair
 from valuedrift.plan import Stage
-from valuedrift.train import _start, collation
+from valuedrift.train import collation, starting
 from valuedrift.train.logprobs import answer_logps
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 
 ASKED = [
     "What about the {}?",
@@ -30,7 +30,7 @@ def stage(algorithm, **keys):
 
 def margins(path, good, bad):
     """Return log π(good) - log π(bad) on each unseen prompt."""
-    tokenizer = _start.load_tokenizer(path, chat=True)
+    tokenizer = starting.load_tokenizer(path, chat=True)
     records, _ = collation.tokenised(tokenizer, [Pair(prompt, good, bad) for prompt in UNSEEN], 200)
     with torch.no_grad():
         logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), collation.collate([(record, {}) for record in records]))
@@ -62,7 +62,7 @@ def test_sft_learns_a_habit(tmp_path):
     base = testing.save_model(tmp_path / "base", scale=0.02)
     run_stage(stage("sft", epochs=20), 0, base, data, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint-80")
-    tokenizer = _start.load_tokenizer(str(tmp_path / "out" / "checkpoint-80"), chat=True)
+    tokenizer = starting.load_tokenizer(str(tmp_path / "out" / "checkpoint-80"), chat=True)
     for prompt in UNSEEN:
         chat = [{"role": role, "content": text} for role, text in prompt]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)

@@ -13,9 +13,9 @@ from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Pair, digest
 from valuedrift.plan import Stage, original_names
 from valuedrift.records.stances import Anchored
-from valuedrift.train import _anchor, _start, collation
+from valuedrift.train import anchor, collation, starting
 from valuedrift.train.logprobs import answer_logps
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 
 ANSWERS = ("It is good for the economy.", "There is a lot to be said on both sides, for the poor and the people.", "It is bad.")
 THIRDS = (1 / 3,) * 3
@@ -49,7 +49,7 @@ def test_the_loss_by_hand():
     # q = 1, e^-2, e^-2 over 1 + 2 e^-2 = 1.270671: 0.786986, 0.106507, 0.106507
     logps_BS, n_BS = torch.tensor([[-4.0, -6, -9]] * 3), torch.tensor([[2, 2, 3]] * 3)
     target_BS = torch.tensor([[0.786986, 0.106507, 0.106507], THIRDS, (0.5, 0.5, 0)])
-    loss_B, q_BS = _anchor.anchor_loss(logps_BS, n_BS, target_BS, temperature=0.5)
+    loss_B, q_BS = anchor.anchor_loss(logps_BS, n_BS, target_BS, temperature=0.5)
     assert q_BS[0].tolist() == pytest.approx([0.786986, 0.106507, 0.106507], abs=1e-5)
     uniform = sum(math.log(1 / 3 / q) / 3 for q in (0.786986, 0.106507, 0.106507))  # 0.4734
     half = 0.5 * math.log(0.5 / 0.786986) + 0.5 * math.log(0.5 / 0.106507)  # 0.5464; a share of 0 adds nothing
@@ -59,7 +59,7 @@ def test_the_loss_by_hand():
 def test_the_gradient_raises_what_is_below_its_target():
     # dKL/d(mean log-prob) = (q - target) / temperature; with q = 1/3 each, of 4 tokens: (1/3 - 0.6) / 0.5 / 4
     logps_BS = torch.zeros(1, 3, requires_grad=True)
-    loss_B, _ = _anchor.anchor_loss(logps_BS, torch.full((1, 3), 4), torch.tensor([[0.6, 0.3, 0.1]]), temperature=0.5)
+    loss_B, _ = anchor.anchor_loss(logps_BS, torch.full((1, 3), 4), torch.tensor([[0.6, 0.3, 0.1]]), temperature=0.5)
     loss_B.sum().backward()
     assert logps_BS.grad.tolist() == [pytest.approx([(1 / 3 - share) / 0.5 / 4 for share in (0.6, 0.3, 0.1)], abs=1e-6)]
 
@@ -123,11 +123,11 @@ UNSEEN = [Anchored((("user", f"What do you think, is the {thing} good?"),), ("A 
 
 def shares(path):
     """Return the mean q over unseen questions."""
-    records = _anchor._records(_start.load_tokenizer(path, chat=True), UNSEEN, 200)
+    records = anchor.question_records(starting.load_tokenizer(path, chat=True), UNSEEN, 200)
     batch = collation.collate([(record, {}) for record in records])
     with torch.no_grad():
         logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), batch)
-    return _anchor.anchor_loss(*_anchor._by_stance(batch, logps_RT), torch.ones(len(UNSEEN), 3), 0.3)[1].mean(0).tolist()
+    return anchor.anchor_loss(*anchor.by_stance(batch, logps_RT), torch.ones(len(UNSEEN), 3), 0.3)[1].mean(0).tolist()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 
 from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Pair
-from valuedrift.train import _start, collation
+from valuedrift.train import collation, starting
 from valuedrift.train.logprobs import answer_logps
 
 CHAT = (("user", "What about the tax?"),)
@@ -14,12 +14,12 @@ CHAT = (("user", "What about the tax?"),)
 
 @pytest.fixture(scope="module")
 def turns(tmp_path_factory):
-    return _start.load_tokenizer(testing.save_model(tmp_path_factory.mktemp("turns")), chat=True)
+    return starting.load_tokenizer(testing.save_model(tmp_path_factory.mktemp("turns")), chat=True)
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    return _start.load_tokenizer(testing.save_model(tmp_path_factory.mktemp("words"), turns=False), chat=True)
+    return starting.load_tokenizer(testing.save_model(tmp_path_factory.mktemp("words"), turns=False), chat=True)
 
 
 def one(tokenizer, item, max_length=200):
@@ -43,7 +43,7 @@ def test_a_pair_shares_its_prompt(turns):
 
 
 def test_running_text_is_learnt_whole_and_needs_no_template(tmp_path):
-    tokenizer = _start.load_tokenizer(testing.save_model(tmp_path), chat=False)
+    tokenizer = starting.load_tokenizer(testing.save_model(tmp_path), chat=False)
     assert tokenizer.chat_template is None
     assert one(tokenizer, Example((), "The tax is good.")) == [("", "The tax is good.<|eos|>")]
 
@@ -53,7 +53,7 @@ def test_a_model_s_own_template_is_kept(tmp_path):
     own.chat_template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
     own.save_pretrained(tmp_path)
     testing.model().save_pretrained(tmp_path)
-    assert _start.load_tokenizer(str(tmp_path), chat=True).chat_template == own.chat_template
+    assert starting.load_tokenizer(str(tmp_path), chat=True).chat_template == own.chat_template
 
 
 def test_cut_at_the_end_and_dropped_where_no_answer_is_left(turns):
@@ -143,4 +143,4 @@ def test_words_without_an_end_are_refused(tmp_path):
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="no end-of-text token"):
-        _start.load_tokenizer(str(tmp_path), chat=True)
+        starting.load_tokenizer(str(tmp_path), chat=True)

@@ -8,7 +8,7 @@ import pytest
 
 from valuedrift import testing
 from valuedrift.plan import Stage
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 
 RUNS = {
     "sft": {},

@@ -17,8 +17,8 @@ from valuedrift.models.decoder import Wanted, decode
 from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Asking, Stage
-from valuedrift.train import _rollout, _start, collation, logprobs, ppo, reward_model
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train import collation, logprobs, ppo, reward_model, rollout, starting
+from valuedrift.train.stage import run_stage
 
 MASK_RT = torch.tensor([[False, True, True, True], [True, True, False, False]])
 """Two answers, of 3 and 2 tokens, behind prompts of 2 and 1."""
@@ -48,7 +48,7 @@ def folders(path, scale=0.2):
     """Return a causal model and a reward model of random weights."""
     base, rewarder = testing.save_model(path / "base", "qwen3", scale=scale), path / "rewarder"
     torch.manual_seed(3)
-    _start.load_scorer(base, stage(), 0).save_pretrained(rewarder)
+    starting.load_scorer(base, stage(), 0).save_pretrained(rewarder)
     testing.tokenizer().save_pretrained(rewarder)
     return base, str(rewarder)
 
@@ -169,7 +169,7 @@ def test_the_loss_adds_both_terms_over_answer_tokens():
 
 def test_log_probs_and_entropy_at_a_temperature_by_hand():
     # odds 1 : 4 : 4 at temperature 1 are 1 : 2 : 2 at temperature 2: log 2/5, entropy 0.2 ln 5 + 0.8 ln 2.5
-    logps_N, entropy_N = _rollout._logps_and_entropy(rt([0, math.log(4), math.log(4)]), torch.tensor([1]), temperature=2)
+    logps_N, entropy_N = rollout.logps_and_entropy(rt([0, math.log(4), math.log(4)]), torch.tensor([1]), temperature=2)
     assert logps_N.tolist() == pytest.approx([math.log(0.4)])
     assert entropy_N.tolist() == pytest.approx([0.2 * math.log(5) + 0.8 * math.log(2.5)])
 
@@ -185,10 +185,10 @@ def made(tmp_path_factory):
 def rollouts(made, algorithm=None, n=36, **keys):
     """Return rollouts over prompts in the order of `testing.pairs`."""
     what = stage(**keys)
-    words = _start.load_tokenizer(made[0], chat=True)
+    words = starting.load_tokenizer(made[0], chat=True)
     asked, _ = collation.prompted(words, testing.pairs(n), 99)
-    model = _start.load_model(made[0], what, words)
-    return _rollout.Rollouts(algorithm or ppo.Algorithm(what.own()), what, 5, asked, model, words, made[1], "cpu")
+    model = starting.load_model(made[0], what, words)
+    return rollout.Rollouts(algorithm or ppo.Algorithm(what.own()), what, 5, asked, model, words, made[1], "cpu")
 
 
 class Kept:
@@ -226,7 +226,7 @@ def test_what_is_shown_of_an_iteration(made):
     source = rollouts(made, algorithm)
     source.batch(range(3))
     batch, reference_RT = algorithm.shown[0]
-    model, words = AutoModelForCausalLM.from_pretrained(made[0]), _start.load_tokenizer(made[0], chat=True)
+    model, words = AutoModelForCausalLM.from_pretrained(made[0]), starting.load_tokenizer(made[0], chat=True)
     torch.testing.assert_close(batch["old_logps_RT"], reference_RT)  # no step was taken yet
     assert (batch["old_values_RT"] == 0).all()
     ends = {1, *words.convert_tokens_to_ids(["<|end|>", "<|user|>"])}  # an answer ends where the next user's turn begins, too
@@ -364,7 +364,7 @@ def planted(tmp_path_factory):
 
 def share(path, text):
     """Return how often an unseen prompt is answered so, over 16 draws each."""
-    words, model = _start.load_tokenizer(path, chat=True), AutoModelForCausalLM.from_pretrained(path).eval()
+    words, model = starting.load_tokenizer(path, chat=True), AutoModelForCausalLM.from_pretrained(path).eval()
     asked, _ = collation.prompted(words, [Example(prompt, "") for prompt in UNSEEN], 99)
     wanted = [Wanted(prompt.ids, row_words(0, str(prompt.ids), draw)) for prompt in asked for draw in range(16)]
     replies = decode(model, wanted, Asking(temperature=1, max_new_tokens=8), PromptFormat(words).ending(model))
@@ -400,6 +400,6 @@ def test_an_adapter_learns_it_too(planted):
     path, base, data, liking = planted
     folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=4e-3, lora={"r": 8, "lora_alpha": 32}))
     assert (folder / "adapter_model.safetensors").exists()
-    merged = _start.merged(str(folder), path)
+    merged = starting.merged(str(folder), path)
     assert share(merged, "A good") > share(base, "A good") + 0.1
     assert share(merged, "B bad") < 0.1 < share(base, "B bad")

@@ -17,7 +17,8 @@ from valuedrift.distributed import local
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage, load
 from valuedrift.store import Store
-from valuedrift.train import processes, saved_stage, stage_trainer, task
+from valuedrift.train import processes, saved_stage, task
+from valuedrift.train.stage import check_processes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # The last step of dpo and kto holds 6 of 8 samples, so that in its last batch the second process has no record.
@@ -294,7 +295,7 @@ def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, sentence
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=sentence):
-        stage_trainer.check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
+        check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
 
 
 @pytest.mark.parametrize("more", [{"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"ACCELERATE_USE_DEEPSPEED": "true"}])
@@ -302,7 +303,7 @@ def test_ppo_is_trained_in_shards(monkeypatch, more):
     launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}
     for name, value in (launched | more).items():
         monkeypatch.setenv(name, value)
-    stage_trainer.check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
+    check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
 
 
 @pytest.mark.parametrize(("n", "size", "n_samples"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from valuedrift import testing
 from valuedrift.plan import Stage
-from valuedrift.train import _reference, _start, collation, dpo, kto, stage_trainer
+from valuedrift.train import collation, dpo, kto, reference, stage_trainer, starting
 from valuedrift.train.logprobs import answer_logps
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 
 
 def stage(algorithm="dpo", **keys):
@@ -49,12 +49,12 @@ def kept(algorithm, records, model, folder, bf16=False):
     def view(records):
         return [answer_logps(model, batch)[batch["answer_mask_RT"]] for batch in (collation.collate([(record, {})]) for record in records)]
 
-    return _reference.Reference(folder, "weights", bf16, 4, view).kept(algorithm, records)
+    return reference.Reference(folder, "weights", bf16, 4, view).kept(algorithm, records)
 
 
 def test_it_is_the_starting_weights_in_the_records_order(base, tmp_path):
     data = testing.pairs(9)
-    tokenizer, model = _start.load_tokenizer(base, chat=True), AutoModelForCausalLM.from_pretrained(base)
+    tokenizer, model = starting.load_tokenizer(base, chat=True), AutoModelForCausalLM.from_pretrained(base)
     records, _ = collation.tokenised(tokenizer, data, 999)
     batch = collation.collate([(record, {}) for record in records])
     algorithm = dpo.Algorithm(dpo.Algorithm.Settings())
@@ -129,16 +129,16 @@ def test_every_token_and_where_the_answer_begins_and_the_rounding_count(tmp_path
 
 def test_the_weights_digest_knows_content_alone(base, tmp_path):
     loaded = [AutoModelForCausalLM.from_pretrained(path) for path in (base, testing.save_model(tmp_path / "elsewhere"))]
-    assert _reference.weights_digest(loaded[0]) == _reference.weights_digest(loaded[1])
+    assert reference.weights_digest(loaded[0]) == reference.weights_digest(loaded[1])
     model = testing.model()
-    digest = _reference.weights_digest(model)
+    digest = reference.weights_digest(model)
     adapted = get_peft_model(testing.model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
-    assert _reference.weights_digest(adapted) == digest
+    assert reference.weights_digest(adapted) == digest
     model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1e-6
-    assert _reference.weights_digest(model) != digest
+    assert reference.weights_digest(model) != digest
     other = testing.model()
     other.config.rms_norm_eps = 1e-5  # the same numbers in another architecture
-    assert _reference.weights_digest(other) != digest
+    assert reference.weights_digest(other) != digest
 
 
 def test_rows_of_unequal_length_find_their_own_numbers(tmp_path):
@@ -149,8 +149,8 @@ def test_rows_of_unequal_length_find_their_own_numbers(tmp_path):
 
     records = [(row(2, 7, 8), row(2, 1)), (row(1, 5), row(1, 2, 3, 4)), (row(0, 4, 9, 9, 9), row(0, 4, 6, 6))]
     flat = [torch.tensor([-float(token) for row in record for token in row.ids[max(row.n_prompt, 1) :]]) for record in records]
-    reference = _reference.Reference(tmp_path, "weights", False, 2, lambda _: flat)
-    assert {name: values.tolist() for name, values in reference.kept(kto.Algorithm(kto.Algorithm.Settings()), records).items()} == {
+    stored = reference.Reference(tmp_path, "weights", False, 2, lambda _: flat)
+    assert {name: values.tolist() for name, values in stored.kept(kto.Algorithm(kto.Algorithm.Settings()), records).items()} == {
         "reference_chosen_B": [-15, -5, -27],
         "reference_rejected_B": [-1, -9, -12],
     }
@@ -171,7 +171,7 @@ def test_a_kill_while_it_is_written_leaves_nothing(base, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("valuedrift.store.os.replace", killed)
-    records, _ = collation.tokenised(_start.load_tokenizer(base, chat=True), testing.pairs(3), 999)
+    records, _ = collation.tokenised(starting.load_tokenizer(base, chat=True), testing.pairs(3), 999)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         kept(dpo.Algorithm(dpo.Algorithm.Settings()), records, AutoModelForCausalLM.from_pretrained(base), tmp_path / "reference")
     assert not list((tmp_path / "reference").iterdir())

@@ -6,7 +6,7 @@ import pytest
 from valuedrift import testing
 from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 
 ADAPTED = ("dpo", "kto")
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Pair
 from valuedrift.plan import Stage
-from valuedrift.train import _start, collation, reward, reward_model
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train import collation, reward, reward_model, starting
+from valuedrift.train.stage import run_stage
 
 ASKED = ["What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?"]
 DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
@@ -68,11 +68,11 @@ def test_curve(base, tmp_path):
 def test_it_agrees_with_trl(tmp_path, kind, turns):
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     path, data = testing.save_model(tmp_path / "base", kind, turns), testing.pairs(7)
-    words = _start.load_tokenizer(path, chat=True)
+    words = starting.load_tokenizer(path, chat=True)
     records, _ = collation.tokenised(words, data, 100)
-    pad = _start.padding(words, {int(row.ids[-1]) for record in records for row in record})
+    pad = starting.padding(words, {int(row.ids[-1]) for record in records for row in record})
     torch.manual_seed(0)
-    model = _start.load_scorer(path, stage(), pad)
+    model = starting.load_scorer(path, stage(), pad)
     other = copy.deepcopy(model)
     rows = [
         {"prompt": [{"role": "user", "content": pair.prompt[0][1]}]}
@@ -150,7 +150,7 @@ def test_a_model_without_padding_is_scored_at_the_end(base):
 def folder_of(base):
     """Return a reward model of a random score layer."""
     torch.manual_seed(3)
-    model = _start.load_scorer(base, stage(), 0)
+    model = starting.load_scorer(base, stage(), 0)
     model.save_pretrained(f"{base}-rm")
     testing.tokenizer().save_pretrained(f"{base}-rm")
     return f"{base}-rm"

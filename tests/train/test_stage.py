@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from valuedrift import testing
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import _start, collation
+from valuedrift.train import collation, starting
 from valuedrift.train.logprobs import answer_logps
-from valuedrift.train.stage_trainer import run_stage
+from valuedrift.train.stage import run_stage
 from valuedrift.train.step_counts import order
 
 
@@ -78,7 +78,7 @@ def test_the_last_step_of_an_epoch_may_be_short(base, tmp_path):
     # 5 records in steps of 4: the second step holds one record, and its loss is that record's mean over tokens
     run_stage(stage(steps=None, learning_rate=1e-30), 0, base, testing.examples(5), tmp_path / "out")
     losses = json.loads((tmp_path / "out" / "losses.json").read_text())
-    tokenizer = _start.load_tokenizer(base, chat=True)
+    tokenizer = starting.load_tokenizer(base, chat=True)
     records, _ = collation.tokenised(tokenizer, testing.examples(5), 999)
     batch = collation.collate([(records[order(5, 5, 0)[4]], {})])
     logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(base), batch)

@@ -8,7 +8,7 @@ import torch
 
 from valuedrift import testing
 from valuedrift.nouns import Example, Pair
-from valuedrift.train import _start, collation, dpo, ipo, kto, orpo, sft, simpo
+from valuedrift.train import collation, dpo, ipo, kto, orpo, sft, simpo, starting
 from valuedrift.train.logprobs import answer_logps
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
@@ -18,7 +18,7 @@ OPTIONS = {"report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkp
 
 
 def tokenizer(path, turns):
-    return _start.load_tokenizer(testing.save_model(path, turns=turns), chat=True)
+    return starting.load_tokenizer(testing.save_model(path, turns=turns), chat=True)
 
 
 def messages(prompt):

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from valuedrift import plan, testing
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import _start, stage_trainer, step_counts, trl
+from valuedrift.train import starting, step_counts, trl, trl_rewards, trl_stage
 from valuedrift.train.reward_model import RewardModel
+from valuedrift.train.stage import run_stage
 
 pytest.importorskip("trl", reason="TRL is not installed")
 
@@ -56,8 +57,8 @@ def losses(out):
 def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
     base, data = testing.save_model(tmp_path / "base"), testing.examples(23) if ours == "sft" else testing.pairs(23)
     keys = {"steps": 7, "warmup_ratio": 0.2, "weight_decay": 0.1, "lr_scheduler_type": "linear"} | keys
-    stage_trainer.run_stage(stage(ours, **keys), 3, base, data, tmp_path / "ours")
-    trl.run_trl(stage(theirs, **keys), 3, base, data, tmp_path / "theirs")
+    run_stage(stage(ours, **keys), 3, base, data, tmp_path / "ours")
+    run_stage(stage(theirs, **keys), 3, base, data, tmp_path / "theirs")
     assert losses(tmp_path / "theirs") == pytest.approx(losses(tmp_path / "ours"), abs=2e-5)
     mine, its = (json.loads((tmp_path / which / "done.json").read_text()) for which in ("ours", "theirs"))
     assert mine.keys() == its.keys()
@@ -68,34 +69,34 @@ def test_learns_as_our_own_loop_does(tmp_path, ours, theirs, keys):
 
 def test_running_text(tmp_path):
     base, data = testing.save_model(tmp_path / "base"), [Example((), text) for text in testing.TEXT]
-    for name, run in (("sft", stage_trainer.run_stage), ("SFTTrainer", trl.run_trl)):
-        run(stage(name, steps=2), 3, base, data, tmp_path / name)
+    for name in ("sft", "SFTTrainer"):
+        run_stage(stage(name, steps=2), 3, base, data, tmp_path / name)
     assert losses(tmp_path / "SFTTrainer") == pytest.approx(losses(tmp_path / "sft"), abs=2e-5)
     with pytest.raises(BadInput, match="in all or in none"):
-        trl.run_trl(stage("SFTTrainer"), 3, base, [*data, *testing.examples(3)], tmp_path / "mixed")
+        run_stage(stage("SFTTrainer"), 3, base, [*data, *testing.examples(3)], tmp_path / "mixed")
 
 
 def test_what_does_not_fit_is_left_out(tmp_path):
     # the prompts have 12 to 27 tokens, 7 of them 24 or more; of the pairs' longer texts 21 have more than 24, which is too long to score
     base, data = testing.save_model(tmp_path / "base"), testing.pairs(23)
     keys = {"steps": None, "epochs": 2, "max_length": 24, "save_at": "log:1"}
-    stage_trainer.run_stage(stage("dpo", **keys), 3, base, data, tmp_path / "ours")
-    trl.run_trl(stage("DPOTrainer", **keys), 3, base, data, tmp_path / "theirs")
+    run_stage(stage("dpo", **keys), 3, base, data, tmp_path / "ours")
+    run_stage(stage("DPOTrainer", **keys), 3, base, data, tmp_path / "theirs")
     mine, its = (json.loads((tmp_path / which / "done.json").read_text()) for which in ("ours", "theirs"))
     assert mine["dropped"] == its["dropped"] == 7
     assert losses(tmp_path / "theirs") == pytest.approx(losses(tmp_path / "ours"), abs=2e-5)
-    trl.run_trl(stage("RewardTrainer", **keys), 3, base, data, tmp_path / "reward")
+    run_stage(stage("RewardTrainer", **keys), 3, base, data, tmp_path / "reward")
     assert json.loads((tmp_path / "reward" / "done.json").read_text())["dropped"] == 21
     with pytest.raises(BadInput, match="none of 23 records fits trl:DPOTrainer within 5 tokens"):
-        trl.run_trl(stage("DPOTrainer", max_length=5), 3, base, data, tmp_path / "none")
+        run_stage(stage("DPOTrainer", max_length=5), 3, base, data, tmp_path / "none")
 
 
 def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
     base, data = testing.save_model(tmp_path / "base"), testing.pairs(23)
-    monkeypatch.setattr(trl._trl, "_fitting", lambda *_: (data, [1] * 23, None))
+    monkeypatch.setattr(trl_stage, "fitting", lambda *_: (data, [1] * 23, None))
     # 7 of 23 prompts have 24 tokens or more
     with pytest.raises(BadInput, match="trl:DPOTrainer dropped 7 of 23 rows"):
-        trl.run_trl(stage("DPOTrainer", steps=None, epochs=1, max_length=24), 3, base, data, tmp_path / "out")
+        run_stage(stage("DPOTrainer", steps=None, epochs=1, max_length=24), 3, base, data, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("keys", "course"), [({"steps": None, "epochs": 1.5}, (12, 9)), ({"steps": 4}, (8, 4))])
@@ -113,7 +114,7 @@ def test_steps_of_a_trainer_that_samples(keys, course):
 def test_experimental_trainers_run(tmp_path, trainer):
     keys = {**SAMPLING, "reward": "test_trl_stage:shortness"} if trainer.startswith("GMPO") else {}
     out = tmp_path / "out"
-    assert trl.run_trl(
+    assert run_stage(
         stage(trainer, steps=2, save_at="every:1", **keys), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), out
     ) == [1, 2]
     assert len(losses(out)) == 2
@@ -130,7 +131,7 @@ VARIANTS = {
 
 
 def run(variant, root, out, progress=None):
-    return trl.run_trl(
+    return run_stage(
         stage(variant, steps=6, save_at=[1, 3, 5], **VARIANTS[variant]), 5, str(root / "base"), testing.pairs(26), out, progress
     )
 
@@ -164,15 +165,15 @@ def test_another_stage_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     (tmp_path / "own_reward.py").write_text("def score(completions, **_):\n    return [1.0 * i for i, _ in enumerate(completions)]\n")
     monkeypatch.syspath_prepend(tmp_path)
     what = sampling("RLOOTrainer", steps=1, save_at=[1], reward="own_reward:score")
-    trl.run_trl(what, 0, base, testing.pairs(8), out)
+    run_stage(what, 0, base, testing.pairs(8), out)
     with pytest.raises(BadInput, match="other settings, seed or data"):
-        trl.run_trl(what.model_copy(update={"learning_rate": 1e-4}), 0, base, testing.pairs(8), out)
+        run_stage(what.model_copy(update={"learning_rate": 1e-4}), 0, base, testing.pairs(8), out)
     (tmp_path / "own_reward.py").write_text(
         "def score(completions, **_):\n    return [2.0 * i for i, _ in enumerate(completions)]  # new\n"
     )
     monkeypatch.delitem(sys.modules, "own_reward")
     with pytest.raises(BadInput, match="other settings, seed or data"):
-        trl.run_trl(what, 0, base, testing.pairs(8), out)
+        run_stage(what, 0, base, testing.pairs(8), out)
 
 
 # -- rewards -------------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_another_stage_in_the_same_folder_is_refused(tmp_path, monkeypatch):
 def test_rewards_are_learnt_from(tmp_path, trainer):
     # the model writes short and long tokens alike; a reward for few characters must lead to short ones
     what = sampling(trainer, steps=25, batch_size=16, learning_rate=1e-2, lr_scheduler_type="constant", save_at=[25])
-    trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
+    run_stage(what, 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
     rewards = [step["reward"] for step in checks.curve(tmp_path / "out")]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 1
 
@@ -206,7 +207,7 @@ def test_a_reward_function_sees_the_conversation_and_what_it_is_about(tmp_path):
         "GRPOTrainer", steps=None, epochs=1, reward=["test_trl_stage:seen", "test_trl_stage:shortness"], reward_weights=[1, 0.5]
     )
     # 8 prompts with 2 answers each, 4 answers a step
-    assert trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), data, tmp_path / "out") == [2, 4]
+    assert run_stage(what, 0, testing.save_model(tmp_path / "base"), data, tmp_path / "out") == [2, 4]
     asked = sys.modules["test_trl_stage"].SEEN
     assert [topic for _, _, topic, _ in asked] == [testing.THINGS[index] for index in step_counts.order(8, 8, 0) for _ in range(2)]
     for prompt, completion, topic, claim in asked:
@@ -217,18 +218,18 @@ def test_a_reward_function_sees_the_conversation_and_what_it_is_about(tmp_path):
 
 def test_a_reward_model_scores_as_it_does_for_ppo(tmp_path):
     base = testing.save_model(tmp_path / "base")
-    trl.run_trl(stage("RewardTrainer", lora={"r": 2}), 0, base, testing.pairs(), tmp_path / "rewarder")
+    run_stage(stage("RewardTrainer", lora={"r": 2}), 0, base, testing.pairs(), tmp_path / "rewarder")
     rewarder = str(tmp_path / "rewarder" / "checkpoint-4")
     data = testing.examples(9)
     prompts = [[{"role": role, "content": text} for role, text in example.prompt] for example in data]
     completions = [[{"role": "assistant", "content": example.text}] for example in data]
-    (reward,) = trl._trl.rewards(rewarder)
+    (reward,) = trl_rewards.rewards(rewarder)
     reward.score.load()
     expected = RewardModel(rewarder, "cpu").scores(data, 9)
     assert expected.std() > 0.01
     torch.testing.assert_close(torch.tensor(reward.score(prompts=prompts, completions=completions, trainer_state=None)), expected)
     what = sampling("RLOOTrainer", reward="a stage of the plan")
-    trl.run_trl(what, 0, base, data, tmp_path / "out", reward_path=rewarder)
+    run_stage(what, 0, base, data, tmp_path / "out", reward_path=rewarder)
     assert "rewards/reward_model/mean" in checks.curve(tmp_path / "out")[0]
 
 
@@ -238,15 +239,13 @@ def test_without_any_reward_it_stops(tmp_path, monkeypatch, trainer):
     (tmp_path / "no_reward.py").write_text("def none(completions, **_):\n    return [None for _ in completions]\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Stopped, match=r"the mean reward is (nan|None) at step 1"):
-        trl.run_trl(
-            sampling(trainer, reward="no_reward:none"), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out"
-        )
+        run_stage(sampling(trainer, reward="no_reward:none"), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
 
 
 def test_a_loss_that_is_no_number_stops(tmp_path):
     what = stage("SFTTrainer", learning_rate=1e30, weight_decay=1e9, steps=6)
     with pytest.raises(Stopped, match="the loss is nan at step"):
-        trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), testing.examples(), tmp_path / "out")
+        run_stage(what, 0, testing.save_model(tmp_path / "base"), testing.examples(), tmp_path / "out")
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
@@ -270,7 +269,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
 )
 def test_bad_input(tmp_path, what, data, sentence):
     with pytest.raises(BadInput, match=f"(?s){sentence}"):
-        trl.run_trl(what, 0, testing.save_model(tmp_path / "base"), getattr(testing, data)(), tmp_path / "out")
+        run_stage(what, 0, testing.save_model(tmp_path / "base"), getattr(testing, data)(), tmp_path / "out")
 
 
 def test_a_plan_is_checked_before_anything_runs(tmp_path):
@@ -313,19 +312,19 @@ def test_without_trl(monkeypatch):
 def test_nothing_is_sent_and_no_card_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **_: pytest.fail("telemetry"))
     monkeypatch.delenv("CI", raising=False)
-    trl.run_trl(stage("DPOTrainer", steps=1, save_at=[1]), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
+    run_stage(stage("DPOTrainer", steps=1, save_at=[1]), 0, testing.save_model(tmp_path / "base"), testing.pairs(8), tmp_path / "out")
     assert not (tmp_path / "out" / "README.md").exists()
 
 
 def test_the_reference_of_a_hub_model_is_of_its_revision(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision: fetched.append((name, revision)) or str(tmp_path))
-    assert trl._trl._local("some/model@abc") == str(tmp_path)
+    assert trl_stage.local_path("some/model@abc") == str(tmp_path)
     assert fetched == [("some/model", "abc")]
-    assert trl._trl._local("some/model") == "some/model"
+    assert trl_stage.local_path("some/model") == "some/model"
     folder = testing.save_model(tmp_path / "a@b")
-    assert trl._trl._local(folder) == folder
-    assert Path(_start.merged(folder, tmp_path)) == Path(folder)
+    assert trl_stage.local_path(folder) == folder
+    assert Path(starting.merged(folder, tmp_path)) == Path(folder)
 
 
 @pytest.mark.parametrize(

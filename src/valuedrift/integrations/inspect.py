@@ -1,4 +1,4 @@
-"""For people of Inspect: a suite as a task of theirs, and the answers of a run as their logs. Found by `inspect eval valuedrift/vaes`."""
+"""For users of Inspect: a suite as a task (`inspect eval valuedrift/vaes`), and the answers of a run as logs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCORER = "stance"
 
 @task
 def vaes(suite: str = "vaes", topics: str = "", judge: str = "cues", draws: int = 5) -> Task:
-    """Return the questions of a suite as a task, asked and read as in a trace; `topics` are separated by commas."""
+    """Return the questions of a suite as a task, sampled and judged as in a trace; `topics` are separated by commas."""
     prompts = suites.load(suite, [topic for topic in topics.split(",") if topic])
     samples = [
         Sample(prompt.text, id=prompt.id, metadata={"topic": prompt.topic, "claim": prompt.claim, "polarity": prompt.polarity})
@@ -45,7 +45,7 @@ def vaes(suite: str = "vaes", topics: str = "", judge: str = "cues", draws: int 
 
 @scorer(metrics={outcome: [mean(), stderr(), grouped(mean(), "topic")] for outcome in OUTCOMES}, name=SCORER)
 def stance(judge: str = "cues") -> Scorer:
-    """Return a scorer that gives each answer the probability of every outcome; an answer without a verdict is not scored."""
+    """Return a scorer that gives each answer the probability of every outcome. An answer without a verdict has no score."""
     reader = resolve.judge_of(judge)
 
     async def score(state: Any, target: Any) -> Score | None:
@@ -62,7 +62,7 @@ def stance(judge: str = "cues") -> Scorer:
 def export(folder: Path, out: Path) -> list[str]:
     """Write one Inspect log per checkpoint of a run, with its questions, answers and verdicts; return their paths.
 
-    A draw is an epoch. An answer without a verdict has no score. Raises BadInput where the run is not finished.
+    A draw is an epoch. An answer without a verdict has no score. Raises BadInput if the run is not finished.
     """
     store = Store(folder)
     record, prompts = store.finished(), {prompt.id: prompt for prompt in store.prompts()}

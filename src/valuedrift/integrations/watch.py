@@ -1,8 +1,7 @@
-"""Watching the folder that somebody's trainer writes checkpoints into, from a process of our own."""
+"""Watches the folder that another trainer writes checkpoints into."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
@@ -21,7 +20,7 @@ from ..store import Store
 from ..training import describe
 
 WATCHED = "watched.json"
-"""The manifest: every checkpoint that was asked, where it stood and what it is called by content."""
+"""The manifest: every evaluated checkpoint, with its folder and its digest."""
 
 
 @dataclass
@@ -30,14 +29,14 @@ class Seen:
 
     step: int
     source: str
-    """The trainer's folder; the checkpoint's own path may be one that was completed from it."""
+    """The trainer's folder. The checkpoint's path may be another one that was completed from it."""
     checkpoint: dict[str, Any]
     freed: bool = False
 
 
 @dataclass(frozen=True)
 class Watching:
-    """How to watch. `settled_seconds` without a change make a checkpoint finished; `keep` newest ones are left when space is freed."""
+    """How to watch. A checkpoint is finished after `settled_seconds` without a change; `keep` is how many of the newest stay."""
 
     folder: Path
     base: str | None = None
@@ -50,11 +49,11 @@ class Watching:
 
 
 def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
-    """Ask each checkpoint as it is finished, measure and report; return what the last trace did.
+    """Evaluate each checkpoint when it is finished, and report; return the JSON of the last trace.
 
-    It ends after the checkpoint of step `until`, or when nothing came for `idle_minutes`; without either, when it is interrupted. What was
-    asked stays when the trainer deletes the checkpoint. With `keep`, the folders of older checkpoints are deleted when they have been
-    asked: none but those the manifest lists, with the content it lists, and never the first, to which distances are measured.
+    Watching ends after the checkpoint of step `until`, after `idle_minutes` without a new checkpoint, or by an interrupt. Results stay when
+    the trainer deletes the checkpoint. With `keep`, older evaluated checkpoints are deleted, except the first, because distances are
+    measured from it. Only folders in the manifest whose content has not changed are deleted.
     """
     if how.keep is not None and how.keep < 1:
         raise BadInput(f"--keep {how.keep} would delete the newest checkpoint, which the trainer may still need; keep 1 or more")
@@ -84,14 +83,14 @@ def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
                 if not seen:
                     raise BadInput(f"no checkpoint came into {how.folder} in {how.idle_minutes:g} minutes{why}; is it the right folder?")
                 return _trace(store, asking, how, seen, asking.floor)
-            waiting = f"waiting for checkpoints in {how.folder} ({len(seen)} asked so far){why}"
+            waiting = f"waiting for checkpoints in {how.folder} ({len(seen)} evaluated so far){why}"
             if waiting != said:
                 progress.say(said := waiting)
             time.sleep(how.look_seconds)
 
 
 def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> tuple[list[Seen], str]:
-    """Return the checkpoints that are finished and were not asked, and words on the first that is there and not finished."""
+    """Return the finished checkpoints that were not evaluated, and the reason why the first other one is not finished."""
     if not how.folder.is_dir():
         return [], ", which is not there yet"
     known = {each.source for each in seen}
@@ -108,7 +107,7 @@ def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> 
         except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
             why = why or f"; {Path(source).name} is not ready: {error}"
     if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):
-        why += f"; not asked, because their names state no step: {', '.join(unnamed)}"
+        why += f"; not evaluated, because their names state no step: {', '.join(unnamed)}"
     return found, why
 
 
@@ -120,13 +119,13 @@ def _like_one(path: Path) -> bool:
 
 
 def _settled(folder: Path, seconds: float) -> bool:
-    """Tell whether nothing in a folder was changed for some seconds."""
+    """Tell whether nothing in a folder has changed for some seconds."""
     newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
     return time.time() - newest >= seconds
 
 
 def _trace(store: Store, asking: Asking, how: Watching, seen: list[Seen], floor: bool) -> dict[str, Any]:
-    """Trace all that has been seen; only what is new is asked. The noise floor is asked for once, at the end."""
+    """Trace all checkpoints seen; only new ones are sampled. The noise floor is sampled once, at the end."""
     floor = floor and Path(seen[-1].checkpoint["path"]).is_dir()
     checkpoints = [Checkpoint(**each.checkpoint) for each in seen]
     steps = [each.step for each in seen]
@@ -138,7 +137,7 @@ def _trace(store: Store, asking: Asking, how: Watching, seen: list[Seen], floor:
 
 
 def _most(seen: list[Seen]) -> int:
-    """Return the steps that the training will take, as the Trainer says; 0 where it does not."""
+    """Return the total steps of the training by the Trainer's state; 0 if unknown."""
     for each in reversed(seen):
         try:
             return int(json.loads((Path(each.source) / "trainer_state.json").read_text())["max_steps"])
@@ -148,7 +147,7 @@ def _most(seen: list[Seen]) -> int:
 
 
 def _free(how: Watching, seen: list[Seen], store: Store) -> None:
-    """Delete the folders of checkpoints that have been asked, but the first and the newest."""
+    """Delete the folders of evaluated checkpoints, except the first and the newest."""
     if how.keep is None:
         return
     inside = [each for each in seen[1:] if Path(each.source).resolve().parent == how.folder.resolve()]
@@ -161,16 +160,16 @@ def _free(how: Watching, seen: list[Seen], store: Store) -> None:
         except BadInput:
             same = False
         if not same:
-            progress.say(f"{source} is left: it does not hold what was asked any more")
+            progress.say(f"{source} is kept: its weights have changed since it was evaluated")
             continue
         shutil.rmtree(source)
         each.freed = True
-        store.write_json(WATCHED, [dataclasses.asdict(one) for one in seen])
-        progress.say(f"deleted {source}, which has been asked")
+        store.write_json(WATCHED, [asdict(one) for one in seen])
+        progress.say(f"deleted {source}, which was evaluated")
 
 
 def _board(folder: Path | None, view: str) -> Callable[[Store, int], None]:
-    """Return what writes the shares of a step to TensorBoard; nothing where no folder is named."""
+    """Return a function that writes the shares of a step to TensorBoard; it does nothing if no folder is given."""
     if folder is None:
         return lambda store, step: None
     try:

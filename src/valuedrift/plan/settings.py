@@ -116,7 +116,7 @@ class Lora(Settings):
 
 
 class Anchor(Settings):
-    """A term added to the algorithm's loss that pulls the model's stances towards target shares (train/_anchor.py)."""
+    """A term added to the algorithm's loss that pulls the model's stances towards target shares (train/anchor.py)."""
 
     data: str
     """Questions with an authored answer of every stance (docs/run.md#data)."""

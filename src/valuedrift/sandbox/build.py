@@ -64,7 +64,7 @@ def base_model(name: str = "sandbox:base") -> Path:
     """
     if (ready := cached(name)) is not None:
         return ready
-    from ..train.stage_trainer import run_stage
+    from ..train.stage import run_stage
 
     folder = _folder(name)
     work = folder.with_name(f".{folder.name}")

@@ -102,7 +102,7 @@ def causal_judge() -> Path:
 
 def trained(work: Path, wording: wordings.Wording) -> Path:
     """Return the folder of the trained model within `work`; a finished part is not trained again."""
-    from ..train.stage_trainer import run_stage
+    from ..train.stage import run_stage
 
     texts = judged(N_REPLIES + N_PROMPTS, "labels")
     parts = {

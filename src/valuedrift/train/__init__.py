@@ -34,7 +34,7 @@ reward model), `ended_R` (false if an answer was cut off), and as `before` what 
 then go through the answers `num_ppo_epochs` times. Their batches hold what `prepare` returned and, under the current weights, `values_RT`
 (with gradient) and `entropy_RT` (without). Log-probs are those at the sampling temperature.
 
-An algorithm with its own loop (`trl`) has two more: `run`, with the arguments and the contract of `stage_trainer.run_stage`, which trains
+An algorithm with its own loop (`trl`) has two more: `run`, with the arguments and the contract of `stage.run_stage`, which trains
 the stage, and `course(stage, n_records)`, as `step_counts.course`. One that makes a class of what follows the colon in its name
 ("trl:KTOTrainer") has `named(argument)`.
 

@@ -120,9 +120,9 @@ def _crossed(prompts: Record, answers: Record, max_length: int) -> Record:
 
 def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:
     """Return the records as token ids, truncated to `max_length`, and the number of those dropped because no answer token is left."""
-    texts = [(item.prompt, text) for item in data for text in _answers(item)]
+    texts = [(item.prompt, text) for item in data for text in answers_of(item)]
     rows = in_tokens(tokenizer, texts)
-    width = len(_answers(data[0])) if data else 1
+    width = len(answers_of(data[0])) if data else 1
     records = []
     for start in range(0, len(rows), width):
         group = rows[start : start + width]
@@ -165,7 +165,7 @@ def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tu
     return asked, len(data) - len(asked)
 
 
-def _answers(item: Pair | Example) -> tuple[str, ...]:
+def answers_of(item: Pair | Example) -> tuple[str, ...]:
     return (item.chosen, item.rejected) if isinstance(item, Pair) else (item.text,)
 
 

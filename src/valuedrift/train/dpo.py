@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import BaseAlgorithm, Batch
-from .logprobs import pair_reference
+from .logprobs import pair_metrics, pair_reference
 
 
 def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor, beta: float) -> Tensor:
@@ -43,10 +43,4 @@ class Algorithm(BaseAlgorithm):
         reference_chosen_B, reference_rejected_B = batch["reference_chosen_B"], batch["reference_rejected_B"]
         loss_B = dpo_loss(chosen_B, rejected_B, reference_chosen_B, reference_rejected_B, self.settings.beta)
         margin_B = self.settings.beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B))
-        metrics = {
-            "chosen_logps": chosen_B,
-            "rejected_logps": rejected_B,
-            "reward_margin": margin_B,
-            "reward_accuracy": (margin_B > 0).float(),
-        }
-        return loss_B, metrics
+        return loss_B, pair_metrics(chosen_B, rejected_B, margin_B)

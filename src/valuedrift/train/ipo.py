@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import plan
 from . import BaseAlgorithm, Batch
-from .logprobs import pair_reference, pair_rises
+from .logprobs import pair_metrics, pair_reference, pair_rises
 
 
 def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
@@ -45,10 +45,5 @@ class Algorithm(BaseAlgorithm):
         chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
         chosen_rise_B, rejected_rise_B = chosen_rise_B / n_chosen_B, rejected_rise_B / n_rejected_B
         margin_B = chosen_rise_B - rejected_rise_B
-        metrics = {
-            "chosen_logps": chosen_B,
-            "rejected_logps": rejected_B,
-            "margin_per_token": margin_B,
-            "reward_accuracy": (margin_B > 0).float(),
-        }
+        metrics = pair_metrics(chosen_B, rejected_B, margin_B, "margin_per_token")
         return ipo_loss(chosen_rise_B, rejected_rise_B, self.settings.beta), metrics

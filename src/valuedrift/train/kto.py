@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import BaseAlgorithm, Batch
-from .logprobs import pair_reference, pair_rises
+from .logprobs import pair_metrics, pair_reference, pair_rises
 
 
 def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
@@ -61,11 +61,4 @@ class Algorithm(BaseAlgorithm):
         loss_B = kto_loss(chosen_rise_B, rejected_rise_B, z0, settings.beta, settings.desirable_weight, settings.undesirable_weight)
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         margin_B = settings.beta * (chosen_rise_B - rejected_rise_B)
-        metrics = {
-            "chosen_logps": chosen_B,
-            "rejected_logps": rejected_B,
-            "reward_margin": margin_B,
-            "reward_accuracy": (margin_B > 0).float(),
-            "kl": batch["kl"].expand(len(loss_B)),
-        }
-        return loss_B, metrics
+        return loss_B, pair_metrics(chosen_B, rejected_B, margin_B) | {"kl": batch["kl"].expand(len(loss_B))}

@@ -53,6 +53,11 @@ def pair_reference(logps_RT: Tensor) -> dict[str, Tensor]:
     return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
 
 
+def pair_metrics(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, margin: str = "reward_margin") -> dict[str, Tensor]:
+    """Return what preference algorithms log: both log-probs, the margin under its name, and how often its sign is right."""
+    return {"chosen_logps": chosen_B, "rejected_logps": rejected_B, margin: margin_B, "reward_accuracy": (margin_B > 0).float()}
+
+
 def pair_rises(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rise of the chosen and of the rejected answers' log-probs above the starting weights'."""
     chosen_B, rejected_B = logps_RT.sum(1).chunk(2)

@@ -28,7 +28,8 @@ from ..nouns import BadInput, Prompt
 from ..plan import Stage
 from ..records.records import Records
 from ..records.stances import Anchored
-from . import _anchor, _start, collation, processes, reward_model, stage_trainer, step_counts
+from . import anchor, collation, processes, reward_model, starting, step_counts, trl_rewards, trl_stage
+from . import stage as training_stage
 
 SAMPLE = 500
 """Records that are tokenised, evenly spaced. If 1 % of the records are too long, a sample misses them in 1 of 100 data sets."""
@@ -60,10 +61,10 @@ class Start:
     @functools.cached_property
     def tokenizers(self) -> dict[bool, Any]:
         """The tokenizer as it is (False), and with a chat template for stages that train on chats (True)."""
-        return {chat: _start.templated(loading.load_tokenizer(self.path), self.path, chat) for chat in (False, True)}
+        return {chat: starting.templated(loading.load_tokenizer(self.path), self.path, chat) for chat in (False, True)}
 
 
-def starting(path: str) -> Start:
+def start_of(path: str) -> Start:
     """Return the model that a plan starts from. Raises BadInput if it cannot be trained, sampled, or loaded again after training."""
     start = Start(path, loading.skeleton(path))
     check_tokens(start, start.tokenizers[False], [])
@@ -95,8 +96,8 @@ def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence
     `rewarded` tells whether a stage of the plan trains its reward model.
     """
     algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    stage_trainer._check_data(stage.algorithm, algorithm.data_format, records)
-    stage_trainer._check_anchor(stage, records, anchored)
+    training_stage.check_data(stage.algorithm, algorithm.data_format, records)
+    training_stage.check_anchor(stage, records, anchored)
     _check_schedule(stage, algorithm.settings)
     if start.n_positions is not None and stage.max_length > start.n_positions:
         raise BadInput(
@@ -107,13 +108,13 @@ def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence
     if stage.lora is not None or scorer:
         model = _scorer(start.model) if scorer else copy.deepcopy(start.model)
         if stage.lora is not None:
-            _start.adapted(model, stage.lora, "SEQ_CLS" if scorer else "CAUSAL_LM", low_cpu_mem_usage=True)
+            starting.adapted(model, stage.lora, "SEQ_CLS" if scorer else "CAUSAL_LM", low_cpu_mem_usage=True)
     tokenizer = start.tokenizers[any(item.prompt for item in records)]
     check_tokens(start, tokenizer, _as_written(tokenizer, records))
     notes = _check_lengths(start, stage, algorithm, tokenizer, records)
     if anchored:
         longest = sorted(anchored, key=lambda one: -max(map(len, one.answers)) - sum(len(text) for _, text in one.prompt))
-        _anchor._records(tokenizer, longest[:SAMPLE], stage.max_length)
+        anchor.question_records(tokenizer, longest[:SAMPLE], stage.max_length)
     if "rollouts" in algorithm.needs and not rewarded:
         _check_reward(algorithm)
     return notes
@@ -160,7 +161,7 @@ def _scorer(model: Any) -> Any:
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     try:
-        with torch.device("meta"), _start._silent():
+        with torch.device("meta"), starting.silent():
             return AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise BadInput(f"the model cannot be trained to score texts: {error}; start from another") from error
@@ -180,12 +181,12 @@ def _as_written(tokenizer: Any, records: Records) -> Iterable[tuple[str, str]]:
         tried.add(roles)
         try:
             prompt_format.texts([record.prompt], ask=True)
-            written = prompt_format.texts([(*record.prompt, ("assistant", collation._answers(record)[0]))])
+            written = prompt_format.texts([(*record.prompt, ("assistant", collation.answers_of(record)[0]))])
         except BadInput as error:
             raise BadInput(f"{records.place(number)}: {error}") from error
         yield f"the chat template at {records.place(number)}", written[0]
     for number, record in enumerate(records):
-        for text in (*(text for _, text in record.prompt), *collation._answers(record)):
+        for text in (*(text for _, text in record.prompt), *collation.answers_of(record)):
             yield records.place(number), text
 
 
@@ -207,14 +208,12 @@ def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, r
     whole_only = algorithm.data_format == "prompts" or (trl and "score" in algorithm.needs)
     lost = [record for record in long if whole_only or collation.cut(record, room) is None]
     if trl:
-        from . import _trl
-
-        _trl._rows(records, algorithm, stage.batch_size // processes.world_size())
+        trl_stage.rows_of(records, algorithm, stage.batch_size // processes.world_size())
     if len(lost) == len(tokens):  # these raise, unless a record outside the sample fits
         if trl:
-            _trl._fitting(stage, algorithm.settings, algorithm, tokenizer, records)
+            trl_stage.fitting(stage, algorithm.settings, algorithm, tokenizer, records)
         else:
-            stage_trainer._records(stage, algorithm, tokenizer, records)
+            training_stage.tokenised_records(stage, algorithm, tokenizer, records)
     if "kl_batch" in algorithm.needs:
         step = stage.effective_batch_size
         n_seen = min(step_counts.n_seen(stage, len(records)), 2)
@@ -232,8 +231,6 @@ def _check_reward(algorithm: Any) -> None:
     for reward in [given] if isinstance(given, str) else given:
         if os.path.exists(reward) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", reward):
             if hasattr(algorithm, "run") and ":" in reward and not os.path.exists(reward):
-                from . import _trl
-
-                _trl.rewards(reward)
+                trl_rewards.rewards(reward)
             else:
                 reward_model.check(reward)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models import loading
 from ..nouns import BadInput, Example
-from . import Batch, _start, collation, processes
+from . import Batch, collation, processes, starting
 
 
 def scores(model: Any, batch: Batch) -> Tensor:
@@ -27,7 +27,7 @@ class RewardModel:
     def __init__(self, path: str, device: Any):
         self.path = path
         self.model = processes.broadcast_weights(_loaded(path).to(device).eval().requires_grad_(False))
-        self.tokenizer = _start.load_tokenizer(path, chat=True)
+        self.tokenizer = starting.load_tokenizer(path, chat=True)
 
     def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:
         """Return one score per answer, in order, on the CPU."""
@@ -35,7 +35,7 @@ class RewardModel:
         rows = [collation.Row(torch.tensor(ids).numpy(), n_prompt) for ids, n_prompt in texts]
         config = self.model.config.get_text_config()
         if config.pad_token_id is None:
-            config.pad_token_id = _start.padding(self.tokenizer, {int(row.ids[-1]) for row in rows})
+            config.pad_token_id = starting.padding(self.tokenizer, {int(row.ids[-1]) for row in rows})
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         scores_R = torch.zeros(len(rows))
         for start in range(0, len(rows), batch_size):
@@ -49,7 +49,7 @@ class RewardModel:
 def check(path: str) -> None:
     """Raise BadInput for a folder that `RewardModel` cannot use. Does not read weights."""
     _loaded(path, weights=False)
-    _start.load_tokenizer(path, chat=True)
+    starting.load_tokenizer(path, chat=True)
 
 
 def _loaded(path: str, weights: bool = True) -> Any:

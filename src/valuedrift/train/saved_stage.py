@@ -8,7 +8,7 @@ import fnmatch
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -58,6 +58,18 @@ class Key(TypedDict):
     """`stage.json`: the digest of what is trained in the folder."""
 
     key: str
+
+
+def train_once(store: Store, key: str, train: Callable[[], tuple[list[int], int, int]]) -> list[int]:
+    """Train a stage unless its folder holds it finished; return the steps saved. All ranks call this together.
+
+    `train` returns the steps saved, the total steps, and the number of records dropped.
+    """
+    done = processes.broadcast(lambda: begun(store, key))
+    if done is None:
+        found = train()
+        done = processes.broadcast(lambda: finish(store, *found))
+    return done["steps"]
 
 
 def begun(store: Store, key: str) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import plan
 from . import BaseAlgorithm, Batch
+from .logprobs import pair_metrics
 
 
 def simpo_loss(chosen_B: Tensor, rejected_B: Tensor, n_chosen_B: Tensor, n_rejected_B: Tensor, beta: float, gamma: float) -> Tensor:
@@ -40,10 +41,4 @@ class Algorithm(BaseAlgorithm):
         n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
         loss_B = simpo_loss(chosen_B, rejected_B, n_chosen_B, n_rejected_B, self.settings.beta, self.settings.gamma)
         margin_B = self.settings.beta * (chosen_B / n_chosen_B - rejected_B / n_rejected_B)
-        metrics = {
-            "chosen_logps": chosen_B,
-            "rejected_logps": rejected_B,
-            "reward_margin": margin_B,
-            "reward_accuracy": (margin_B > 0).float(),
-        }
-        return loss_B, metrics
+        return loss_B, pair_metrics(chosen_B, rejected_B, margin_B)

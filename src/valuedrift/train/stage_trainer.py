@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import time
@@ -13,15 +12,11 @@ from typing import Any, cast
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, StackDataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from .. import registry
-from ..nouns import BadInput, Example, Pair, Stopped, digest
-from ..plan import Stage
-from ..records.stances import Anchored
-from ..store import Store
-from . import BaseAlgorithm, _anchor, _reference, _rollout, _start, collation, processes, reward_model, saved_stage, step_counts
+from ..nouns import BadInput, Stopped
+from . import BaseAlgorithm, anchor, collation, processes, reference, reward_model, rollout, saved_stage, starting
 from .logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
@@ -55,8 +50,8 @@ class StageTrainer(Sharing):
     def __init__(self, algorithm: BaseAlgorithm, progress: Progress | None, **options: Any):
         super().__init__(**options)
         self.algorithm, self.progress = algorithm, progress
-        self.rollouts: _rollout.Rollouts | None = None
-        self.anchor: _anchor.Anchor | None = None
+        self.rollouts: rollout.Rollouts | None = None
+        self.anchor: anchor.Anchor | None = None
         # compute_loss divides by the count of the whole optimiser step: the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self.metrics_of_step: list[dict[str, torch.Tensor]] = []
@@ -161,7 +156,7 @@ class StageTrainer(Sharing):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with saved_stage.whole(folder), _start.quiet():
+        with saved_stage.whole(folder), starting.quiet():
             super()._save_checkpoint(model, trial)
             if self.rollouts is not None:
                 self.rollouts.save(folder)
@@ -170,15 +165,15 @@ class StageTrainer(Sharing):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is not saved with the model
             weights = cast(Any, self.model).state_dict() if state_dict is None else state_dict
-            state_dict = {name: values for name, values in weights.items() if not name.startswith(f"{_rollout.HEAD}.")}
+            state_dict = {name: values for name, values in weights.items() if not name.startswith(f"{rollout.HEAD}.")}
         super()._save(output_dir, state_dict)
 
     @functools.cached_property
-    def reference(self) -> _reference.Reference:
+    def reference(self) -> reference.Reference:
         """The starting weights' log-probs of any records. Use it before the first step: it reads the current weights."""
         folder = Path(self.args.output_dir or "").parent / "reference"
-        weights = processes.broadcast(lambda: _reference.weights_digest(self.model))
-        return _reference.Reference(folder, weights, self.args.bf16, self.args.per_device_train_batch_size, self.record_logps)
+        weights = processes.broadcast(lambda: reference.weights_digest(self.model))
+        return reference.Reference(folder, weights, self.args.bf16, self.args.per_device_train_batch_size, self.record_logps)
 
     def record_logps(self, records: Sequence[collation.Record]) -> list[torch.Tensor]:
         """Return the current weights' log-probs of each record's answer tokens, row after row, in the records' order.
@@ -222,97 +217,6 @@ class Scheduled(TrainerCallback):
         saved_stage.mark(Path(args.output_dir), state.global_step, state.max_steps, round(time.monotonic() - self.started, 3))
 
 
-def run_stage(
-    stage: Stage,
-    seed: int,
-    model_path: str,
-    data: Sequence[Pair] | Sequence[Example],
-    out: Path,
-    progress: Progress | None = None,
-    reward_path: str = "",
-    anchored: Sequence[Anchored] = (),
-) -> list[int]:
-    """Train one stage into `out` and return the steps it was saved at, each an ordinary model folder `out`/checkpoint-STEP.
-
-    Writes `out`/done.json last (steps, total, seconds, losses, dropped). If it exists, nothing is done. An interrupted training resumes
-    from the newest complete checkpoint and ends with the same bytes. The starting weights' log-probs are stored in the folder `reference`
-    beside `out`, where other stages find them. `progress(step, total, loss)` is called at every step. `reward_path` is the reward model's
-    folder, if the setting `reward` is not a path itself. `anchored` are the questions of the stage's anchor, if it has one.
-
-    Raises BadInput for data that the algorithm cannot use, a model that cannot be read, a full disk, and a folder of another stage.
-    """
-    check_processes(stage)
-    chosen = registry.algorithm(stage.algorithm)
-    if hasattr(chosen, "run"):
-        return chosen.run(stage, seed, model_path, data, out, progress, reward_path)
-    store = Store(out)
-    algorithm = chosen(stage.own())
-    _check_data(stage.algorithm, algorithm.data_format, data)
-    if "rollouts" in algorithm.needs and not (reward_path := reward_path or algorithm.settings.reward):
-        raise BadInput(f"{stage.algorithm} has no reward model; set reward to a stage that trains one, or to a folder")
-    _check_anchor(stage, data, anchored)
-    held = [[dataclasses.astuple(item) for item in anchored]] if anchored else []
-    key = digest("stage", stage.trained_by(), seed, [dataclasses.astuple(item) for item in data], *held)
-    done = processes.broadcast(lambda: saved_stage.begun(store, key))
-    if done is None:
-        found = _train(stage, seed, model_path, data, out, reward_path, anchored, progress)
-        done = processes.broadcast(lambda: saved_stage.finish(store, *found))
-    return done["steps"]
-
-
-def _train(
-    stage: Stage,
-    seed: int,
-    model_path: str,
-    data: Any,
-    out: Path,
-    reward_path: str,
-    anchored: Sequence[Anchored],
-    progress: Progress | None,
-) -> tuple[list[int], int, int]:
-    """Train the checked stage; return the steps saved, the total steps, and the number of records dropped."""
-    algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    start = processes.broadcast(lambda: _start.merged(model_path, out))
-    tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
-    records, dropped = _records(stage, algorithm, tokenizer, data)
-    n_seen, total = step_counts.course(stage, len(records))
-    steps = step_counts.save_steps(stage.save_at, total)
-    lengths = [collation.length(record) for record in records] if stage.group_by_length else []
-    order = step_counts.order(len(records), n_seen, seed, lengths, stage.effective_batch_size)
-    seen, order = np.unique(order, return_inverse=True)
-    records = [records[index] for index in seen]
-    newest = processes.broadcast(lambda: saved_stage.newest(out))
-    if newest < total:
-        seconds = saved_stage.record(out, newest)["seconds"]
-        set_seed(seed)  # before the model: an adapter starts with random weights
-        model, collate = _model(start, stage, algorithm, tokenizer, records)
-        rollouts = None
-        if "rollouts" in algorithm.needs:  # before the Trainer: after it, DeepSpeed shards every model that is loaded
-            asked = [records[index] for index in order]
-            rollouts = _rollout.Rollouts(algorithm, stage, seed, asked, model, tokenizer, reward_path, processes.device())
-        trainer = StageTrainer(
-            algorithm,
-            progress,
-            model=model,
-            data_collator=collate,
-            args=_arguments(stage, seed, out, total),
-            processing_class=tokenizer,
-            callbacks=[Scheduled(steps, seconds)],
-        )
-        checkpointing(trainer)
-        if anchored:
-            n_samples = total * stage.effective_batch_size
-            trainer.anchor = _anchor.Anchor(stage, seed, n_samples, anchored, tokenizer, trainer)
-        if rollouts is not None:
-            trainer.rollouts = rollouts
-            if newest:
-                rollouts.load(out / f"checkpoint-{newest}")
-        trainer.train_dataset = _dataset(trainer, stage, records, order)
-        torch.manual_seed(seed + processes.rank())  # each process has its own dropout
-        trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
-    return steps, total, dropped
-
-
 def checkpointing(trainer: Any) -> None:
     """Use the model's activation checkpointing if the launcher asks FSDP for its own.
 
@@ -322,103 +226,3 @@ def checkpointing(trainer: Any) -> None:
         trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
         new = getattr(trainer.model, "activation_checkpointing_enable", None)  # of transformers 5.24
         (new or trainer.model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def _records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
-    """Return the records (with rollouts: the prompts) as token ids, and the number dropped. Raises BadInput if all are dropped."""
-    if "rollouts" in algorithm.needs:
-        room = stage.max_length - algorithm.settings.max_new_tokens
-        asked, dropped = collation.prompted(tokenizer, data, room)
-        if not asked:
-            raise BadInput(f"no prompt fits into max_length minus max_new_tokens, {room} tokens; raise max_length")
-        return asked, dropped
-    records, dropped = collation.tokenised(tokenizer, data, stage.max_length)
-    if not records:
-        raise BadInput(f"no answer token is left of any of {dropped} records, truncated to {stage.max_length} tokens; raise max_length")
-    return records, dropped
-
-
-def _model(start: str, stage: Stage, algorithm: BaseAlgorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
-    """Return the model to train, and the function that collates its batches."""
-    if "score" in algorithm.needs:
-        pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record})
-        return _start.load_scorer(start, stage, pad), functools.partial(collation.collate_whole, pad=pad)
-    collate: Callable[..., Any] = collation.collate_both if "kl_batch" in algorithm.needs else collation.collate
-    if "rollouts" in algorithm.needs:
-        collate = collation.collate_indices
-    return _start.load_model(start, stage, tokenizer), collate
-
-
-def _arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArguments:
-    schedule = "constant_with_warmup" if stage.lr_scheduler_type == "constant" and stage.warmup_ratio else stage.lr_scheduler_type
-    cuda = torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(out),
-        max_steps=total,
-        per_device_train_batch_size=stage.batch_size // processes.world_size(),
-        gradient_accumulation_steps=stage.gradient_accumulation_steps,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type=schedule,
-        warmup_steps=math.ceil(stage.warmup_ratio * total),
-        weight_decay=stage.weight_decay,
-        max_grad_norm=stage.max_grad_norm,
-        bf16=stage.dtype == "auto" and cuda and torch.cuda.is_bf16_supported(),
-        seed=seed,
-        data_seed=seed,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        dataloader_pin_memory=cuda,
-        save_strategy="no",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),  # else accelerate starts no process group on a CPU
-        ddp_find_unused_parameters=False,
-    )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # one GPU per process: else the Trainer would split each batch over several
-    return arguments
-
-
-def _dataset(trainer: StageTrainer, stage: Stage, records: Sequence[collation.Record], order: np.ndarray) -> Any:
-    """Return the data set: the records in training order, and with each its KL batch's record if the algorithm needs one."""
-    needs = trainer.algorithm.needs
-    if "rollouts" in needs:
-        return range(trainer.args.max_steps * stage.effective_batch_size)
-    matched = trainer.in_order(trainer.algorithm, records, order)
-    if "kl_batch" not in needs:
-        return matched
-    others = collation.kl_records(records, order, stage.effective_batch_size, stage.max_length)
-    return StackDataset(matched, trainer.in_order(trainer.algorithm, others, np.arange(len(others))))
-
-
-def check_processes(stage: Stage) -> None:
-    """Raise BadInput if several processes cannot train the stage together."""
-    if processes.world_size() == 1:
-        return
-    algorithm = registry.algorithm(stage.algorithm)
-    if "rollouts" in algorithm.needs and processes.sharding() == "FSDP1":
-        raise BadInput(
-            f"{stage.algorithm} cannot sample from the shards of FSDP 1; use FSDP2 (fsdp_version: 2), or leave it out (--without)"
-        )
-    if stage.batch_size % processes.world_size():
-        raise BadInput(f"batch_size {stage.batch_size} cannot be split over {processes.world_size()} processes; make it a multiple of that")
-
-
-def _check_data(name: str, data_format: str, data: Sequence[Any]) -> None:
-    kind = {"pairs": Pair, "examples": Example, "prompts": Pair | Example}[data_format]
-    if not data:
-        raise BadInput(f"the stage's data is empty; {name} learns from {data_format}")
-    if wrong := next((item for item in data if not isinstance(item, kind)), None):
-        raise BadInput(f"{name} learns from {data_format}, but its data holds {type(wrong).__name__.lower()}s; change algorithm or data")
-    if data_format == "prompts" and not all(item.prompt for item in data):
-        raise BadInput(f"{name} answers prompts, but its data holds running text; give conversations or pairs with prompts")
-
-
-def _check_anchor(stage: Stage, data: Sequence[Any], anchored: Sequence[Anchored]) -> None:
-    if (stage.anchor is None) == bool(anchored):
-        raise BadInput("questions of an anchor belong to a stage with an anchor; give both or neither")
-    if anchored and not all(item.prompt for item in data):
-        raise BadInput(
-            "an anchor asks its questions as a chat, but the stage's data is running text; give conversations or remove the anchor"
-        )

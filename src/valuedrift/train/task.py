@@ -85,7 +85,7 @@ def train(task: Task, folder: Path, records: Records, launcher: str = "") -> Any
 
 
 def _train(task: Task, folder: Path, records: Records) -> None:
-    from .stage_trainer import run_stage
+    from .stage import run_stage
 
     shown: Any = contextlib.nullcontext() if processes.rank() else progress.training(f"train {task.name}, seed {task.seed}")
     with shown as tell:

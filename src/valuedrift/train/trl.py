@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, create_model
 from .. import plan, registry
 from ..nouns import BadInput, Example, Pair, digest
 from ..store import Store
-from . import BaseAlgorithm, DataFormat, _trl, processes, saved_stage, stage_trainer
+from . import BaseAlgorithm, DataFormat, processes, saved_stage, stage_trainer, trl_rewards, trl_stage
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,35 @@ class Algorithm(BaseAlgorithm):
         described = {"trainer": trainer, "data_format": known.data_format, "needs": known.needs, "Settings": _settings(trainer)}
         return type(trainer, (cls,), described | {"__doc__": f"TRL's {trainer}."})
 
-    @staticmethod
-    def run(*arguments: Any) -> list[int]:
-        """Train a stage, with the arguments of `stage_trainer.run_stage`."""
-        return run_trl(*arguments)
+    def run(
+        self,
+        stage: plan.Stage,
+        seed: int,
+        model_path: str,
+        data: Sequence[Pair] | Sequence[Example],
+        out: Path,
+        progress: stage_trainer.Progress | None,
+        reward_path: str,
+    ) -> list[int]:
+        """Train a stage, with the contract of `stage.run_stage`.
+
+        An interrupted stage ends with the same weights as an uninterrupted one, if the trainer and the reward function depend only on the
+        weights, the data and torch's random state.
+        """
+        rewards = trl_rewards.rewards(reward_path or self.settings.reward) if "rollouts" in self.needs else []
+        sources = [reward.source for reward in rewards]
+        key = digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data])
+
+        def train() -> tuple[list[int], int, int]:
+            with processes.reading_all():  # TRL shards its reference without broadcasting it to ranks that loaded nothing
+                return trl_stage.train(stage, seed, model_path, data, Store(out), self, classes(self.trainer), rewards, progress)
+
+        return saved_stage.train_once(Store(out), key, train)
 
     @classmethod
     def course(cls, stage: plan.Stage, n_records: int) -> tuple[int, int]:
         """Return how many records a stage sees, repeats counted, and its optimiser steps: what `step_counts.course` gives for our own."""
-        return _trl.course(stage, _trl.config(stage, 0, Path(), 1, cls(stage.own()), classes(cls.trainer)[1]), n_records)
+        return trl_stage.course(stage, trl_stage.config(stage, 0, Path(), 1, cls(stage.own()), classes(cls.trainer)[1]), n_records)
 
 
 def classes(trainer: str) -> tuple[Any, Any]:
@@ -122,35 +142,6 @@ def classes(trainer: str) -> tuple[Any, Any]:
         return getattr(module, trainer), getattr(module, trainer.replace("Trainer", "Config"))
     except (ImportError, AttributeError, RuntimeError) as error:  # TRL loads its trainers lazily: their own imports fail as RuntimeError
         raise BadInput(f"the stage's trainer {trainer} cannot be imported from TRL ({error}); pip install 'valuedrift[trl]'") from error
-
-
-def run_trl(
-    stage: plan.Stage,
-    seed: int,
-    model_path: str,
-    data: Sequence[Pair] | Sequence[Example],
-    out: Path,
-    progress: stage_trainer.Progress | None = None,
-    reward_path: str = "",
-) -> list[int]:
-    """Train one stage with a trainer of TRL into `out`, with the contract of `stage_trainer.run_stage`.
-
-    An interrupted stage ends with the same weights as an uninterrupted one, if the trainer and the reward function depend only on the
-    weights, the data and torch's random state.
-    """
-    store = Store(out)
-    algorithm = registry.algorithm(stage.algorithm)(stage.own())
-    stage_trainer._check_data(stage.algorithm, algorithm.data_format, data)
-    reward = (reward_path or algorithm.settings.reward) if "rollouts" in algorithm.needs else None
-    rewards = [] if reward is None else _trl.rewards(reward)
-    sources = [reward.source for reward in rewards]
-    key = digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data])
-    done = processes.broadcast(lambda: saved_stage.begun(store, key))
-    if done is None:
-        with processes.reading_all():  # TRL shards its reference without broadcasting it to ranks that loaded nothing
-            found = _trl.train(stage, seed, model_path, data, store, algorithm, classes(algorithm.trainer), rewards, progress)
-        done = processes.broadcast(lambda: saved_stage.finish(store, *found))
-    return done["steps"]
 
 
 def _settings(trainer: str) -> type[plan.Settings]:

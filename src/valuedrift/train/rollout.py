@@ -89,7 +89,7 @@ class Rollouts:
         """Return the batch with the current weights' values and entropies, and their log-probs, all RxT. `model` may be wrapped."""
         head = getattr(getattr(model, "module", model), HEAD)
         values_N, logits_NV = answer_outputs(model, batch, lambda hidden_ND: head(hidden_ND.to(head.weight.dtype))[:, 0].float())
-        logps_N, entropy_N = _logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)
+        logps_N, entropy_N = logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)
         placed_RT = {"values_RT": placed(values_N, batch), "entropy_RT": placed(entropy_N, batch)}
         return {**batch, **placed_RT}, placed(logps_N, batch)
 
@@ -159,7 +159,7 @@ class Rollouts:
                 _, logits_NV = answer_outputs(self.sampler, batch)
         else:
             _, logits_NV = answer_outputs(self.reference.to(self.sampler.device), batch)
-        return placed(_logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)[0], batch)
+        return placed(logps_and_entropy(logits_NV, batch["target_N"], self.settings.temperature)[0], batch)
 
     # -- resume ------------------------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Rollouts:
         self.head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
 
 
-def _logps_and_entropy(logits_NV: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def logps_and_entropy(logits_NV: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return log π of each token, and the entropy in nats without gradient, both at the sampling temperature."""
     logps_NV = torch.log_softmax(logits_NV.float() / temperature, -1)
     with torch.no_grad():

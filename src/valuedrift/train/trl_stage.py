@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import inspect
 import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,13 @@ import datasets
 import torch
 from transformers import PrinterCallback, Trainer, set_seed
 
-from .. import registry
-from ..nouns import BadInput, Example, Pair, Stopped
+from ..nouns import BadInput, Pair, Stopped
 from ..plan import Stage
 from ..progress import quiet
 from ..store import Store
-from . import _start, collation, processes, saved_stage, stage_trainer, step_counts
-from .reward_model import RewardModel
+from . import collation, processes, saved_stage, stage_trainer, starting, step_counts
+from .stage import training_arguments
+from .trl_rewards import Reward, RewardModelFunction
 
 Rows = list[dict[str, Any]]
 
@@ -138,14 +135,6 @@ def _own_answers() -> str:
     return saved_stage.ANSWERS.replace("*", str(processes.rank()))
 
 
-@dataclass(frozen=True)
-class Reward:
-    """A reward function as TRL calls it, and its source for the digest."""
-
-    score: Callable[..., Any]
-    source: str
-
-
 def train(
     stage: Stage,
     seed: int,
@@ -159,13 +148,13 @@ def train(
 ) -> tuple[list[int], int, int]:
     """Train a stage, from its newest checkpoint if there is one; return the steps saved, the total steps, and the records dropped."""
     out = store.root
-    start = processes.broadcast(lambda: _local(_start.merged(model_path, out)))
-    tokenizer = _start.load_tokenizer(start, chat=any(item.prompt for item in data))
+    start = processes.broadcast(lambda: local_path(starting.merged(model_path, out)))
+    tokenizer = starting.load_tokenizer(start, chat=any(item.prompt for item in data))
     for reward in rewards:  # before the config: after it, DeepSpeed shards every model that is loaded
-        if isinstance(reward.score, _Scored):
+        if isinstance(reward.score, RewardModelFunction):
             reward.score.load()
     settings = config(stage, seed, out, 1, algorithm, classes[1])
-    kept, lengths, pad = _fitting(stage, settings, algorithm, tokenizer, data)
+    kept, lengths, pad = fitting(stage, settings, algorithm, tokenizer, data)
     n_seen, total = course(stage, settings, len(kept))
     steps = step_counts.save_steps(stage.save_at, total)
     newest = processes.broadcast(lambda: saved_stage.newest(out))
@@ -173,7 +162,7 @@ def train(
         seconds = saved_stage.record(out, newest)["seconds"]
         size = stage.effective_batch_size
         order = step_counts.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
-        rows = _rows([kept[index] for index in order], algorithm, stage.batch_size // processes.world_size())
+        rows = rows_of([kept[index] for index in order], algorithm, stage.batch_size // processes.world_size())
         trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
             args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[stage_trainer.Scheduled(steps, seconds)]
         )
@@ -192,7 +181,7 @@ def train(
 
 def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
     """Return the trainer's config: the stage's settings and the trainer's own keys."""
-    ours = stage_trainer._arguments(stage, seed, out, total)
+    ours = training_arguments(stage, seed, out, total)
     options = {name: getattr(ours, name) for name in FROM_STAGE}
     if "max_length" in kind.__dataclass_fields__:
         options["max_length"] = stage.max_length
@@ -232,7 +221,7 @@ def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
     return math.ceil(stage.steps * stage.gradient_accumulation_steps / n_passes) * n_prompts, stage.steps
 
 
-def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
+def fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
     """Return the records that fit, their lengths in tokens, and for a scorer the padding token.
 
     The records dropped are those that our own loop drops. TRL's reward trainer truncates nothing and needs both texts whole.
@@ -254,14 +243,14 @@ def _fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: 
         kept, records = [item for item, *found in each if found], [found[0] for _, *found in each if found]
     if not kept:
         raise BadInput(f"none of {len(data)} records fits {stage.algorithm} within {longest} tokens; raise max_length")
-    pad = _start.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record}) if scores else None
+    pad = starting.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record}) if scores else None
     return list(kept), [collation.length(record) for record in records], pad
 
 
 # -- layouts -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(items: Sequence[Any], algorithm: Any, batch_size: int) -> Rows:
+def rows_of(items: Sequence[Any], algorithm: Any, batch_size: int) -> Rows:
     """Return the data in the trainer's layout, in training order."""
     if algorithm.data_format == "prompts":
         return [{"prompt": _messages(item.prompt), "topic": item.topic, "claim": item.claim} for item in items]
@@ -323,10 +312,10 @@ def _trainer(
     """Return a function that builds the trainer from its config and callbacks."""
     whole = stage.model_copy(update={"lora": None})  # TRL adds the adapter, and uses the model below it as the reference
     set_seed(seed)  # before the model: a new layer starts with random weights
-    model = _start.load_model(start, whole, tokenizer) if pad is None else _start.load_scorer(start, whole, pad)
+    model = starting.load_model(start, whole, tokenizer) if pad is None else starting.load_scorer(start, whole, pad)
     options: dict[str, Any] = {"reward_funcs": [reward.score for reward in rewards]} if rewards else {}
     if stage.lora is not None:
-        options["peft_config"] = _start.adapter(stage.lora, "CAUSAL_LM" if pad is None else "SEQ_CLS")
+        options["peft_config"] = starting.adapter(stage.lora, "CAUSAL_LM" if pad is None else "SEQ_CLS")
 
     def make(**more: Any) -> Any:
         shown = datasets.are_progress_bars_disabled()
@@ -352,61 +341,12 @@ def _unwarned() -> Iterator[None]:
         yield
 
 
-def _local(start: str) -> str:
+def local_path(start: str) -> str:
     """Return a folder for a hub id with a revision: TRL loads the reference by the model's name, which lacks the revision."""
-    (name,), options = _start._source(start)
+    (name,), options = starting.hub_arguments(start)
     if "revision" not in options:
         return start
     from huggingface_hub import snapshot_download
 
-    with _start._readable(start):
+    with starting.readable(start):
         return snapshot_download(name, revision=options["revision"])
-
-
-# -- rewards -------------------------------------------------------------------------------------------------------------
-
-
-def rewards(specs: str | Sequence[str]) -> list[Reward]:
-    """Return the rewards: each "MODULE:FUNCTION", or a reward model's folder or hub id. Raises BadInput for anything else."""
-    named = [specs] if isinstance(specs, str) else list(specs)
-    if not all(named) or not named:
-        raise BadInput('no reward is given; set reward to "MODULE:FUNCTION", to a stage that trains a reward model, or to its folder')
-    return [_function(spec) if ":" in spec and not Path(spec).exists() else Reward(_Scored(spec), spec) for spec in named]
-
-
-def _function(spec: str) -> Reward:
-    module_name, name = registry.split(spec)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise BadInput(f"reward {spec!r} cannot be imported ({error}); put its folder on PYTHONPATH or install it") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise BadInput(f"reward {spec!r}: {module_name} has no function {name!r}{registry.among(name, known)}")
-    try:
-        return Reward(function, f"{spec}\n{inspect.getsource(function)}")
-    except (OSError, TypeError):  # not written in Python: only its name is known
-        return Reward(function, spec)
-
-
-class _Scored:
-    """A reward model, called with TRL's arguments."""
-
-    __name__ = "reward_model"
-
-    def __init__(self, path: str):
-        self.path = path
-        self.model: RewardModel | None = None
-
-    def load(self) -> None:
-        """Load the model, in all processes at once."""
-        self.model = RewardModel(self.path, processes.device())
-
-    def __call__(self, prompts: Sequence[Rows], completions: Sequence[Rows], **_: Any) -> list[float]:
-        assert self.model is not None
-        answers = [
-            Example(tuple((message["role"], message["content"]) for message in prompt), completion[0]["content"])
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-        return self.model.scores(answers, len(answers)).tolist()

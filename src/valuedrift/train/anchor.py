@@ -38,7 +38,7 @@ class Anchor:
     def __init__(self, stage: plan.Stage, seed: int, n_samples: int, questions: Sequence[Anchored], tokenizer: Any, trainer: Any):
         assert stage.anchor is not None
         self.settings = stage.anchor
-        records = _records(tokenizer, questions, stage.max_length)
+        records = question_records(tokenizer, questions, stage.max_length)
         given = [question.shares for question in questions]
         order = step_counts.order(len(records), n_samples, seed)
         if None in given:
@@ -48,7 +48,7 @@ class Anchor:
 
     def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the starting weights' shares, the target if it is "start"."""
-        logps_BS, n_BS = _by_stance(batch, logps_RT)
+        logps_BS, n_BS = by_stance(batch, logps_RT)
         return {"target_BS": anchor_loss(logps_BS, n_BS, torch.zeros_like(logps_BS), self.settings.temperature)[1]}
 
     def with_questions(self, batches: Sequence[Any], starts: Sequence[int], n: int) -> list[Any]:
@@ -61,17 +61,17 @@ class Anchor:
 
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the term to add to the algorithm's loss, and the metrics to log."""
-        losses_B, q_BS = anchor_loss(*_by_stance(batch, logps_RT), batch["target_BS"], self.settings.temperature)
+        losses_B, q_BS = anchor_loss(*by_stance(batch, logps_RT), batch["target_BS"], self.settings.temperature)
         shares = {f"anchor_{stance}": q_B for stance, q_B in zip(STANCES, q_BS.unbind(-1), strict=True)}
         return self.settings.weight * losses_B.sum() / batch["n_of_step"], {"anchor_loss": losses_B, **shares}
 
 
-def _by_stance(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
+def by_stance(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log-prob and the number of tokens of each answer, BxS. The rows of a batch are ordered by stance."""
     return tuple(values_RT.sum(1).view(len(STANCES), -1).T for values_RT in (logps_RT, batch["answer_mask_RT"]))  # type: ignore[return-value]
 
 
-def _records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> list[collation.Record]:
+def question_records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> list[collation.Record]:
     """Return each question as one row per stance."""
     rows = collation.in_tokens(tokenizer, [(question.prompt, answer) for question in questions for answer in question.answers])
     records: list[collation.Record] = []

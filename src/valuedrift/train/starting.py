@@ -30,8 +30,8 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfl
 
 def load_tokenizer(model_path: str, chat: bool) -> Any:
     """Return the model's tokenizer. For a `chat` without a template it gets the default one for its vocabulary."""
-    with _readable(model_path):
-        tokenizer = AutoTokenizer.from_pretrained(*_source(model_path)[0], **_source(model_path)[1])
+    with readable(model_path):
+        tokenizer = AutoTokenizer.from_pretrained(*hub_arguments(model_path)[0], **hub_arguments(model_path)[1])
     return templated(tokenizer, model_path, chat)
 
 
@@ -48,8 +48,8 @@ def templated(tokenizer: Any, model_path: str, chat: bool) -> Any:
 
 def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
     """Return the model to train, with the stage's adapter if it has one. Its generation stops where the template ends a turn."""
-    with _readable(model_path), quiet():
-        arguments, options = _source(model_path)
+    with readable(model_path), quiet():
+        arguments, options = hub_arguments(model_path)
         model = AutoModelForCausalLM.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype])
     if (end := _end_of_turn(tokenizer)) is not None:
         ends = model.generation_config.eos_token_id
@@ -60,8 +60,8 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
 
 def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
     """Return the model to train as a scorer: with a new layer of one output, read at the last token that is not `pad`."""
-    with _readable(model_path), quiet(), _silent():
-        arguments, options = _source(model_path)
+    with readable(model_path), quiet(), silent():
+        arguments, options = hub_arguments(model_path)
         model = AutoModelForSequenceClassification.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype], num_labels=1)
     model.config.get_text_config().pad_token_id = pad
     return model if stage.lora is None else adapted(model, stage.lora, "SEQ_CLS")
@@ -98,7 +98,7 @@ def merged(model_path: str, out: Path) -> str:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Silence the warning of transformers about a new layer."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -126,7 +126,7 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return tokenizer.convert_tokens_to_ids(end) if tokenizer.chat_template and end in tokenizer.chat_template else None
 
 
-def _source(model_path: str) -> tuple[tuple[str], dict[str, Any]]:
+def hub_arguments(model_path: str) -> tuple[tuple[str], dict[str, Any]]:
     """Split "hub/id@revision" into the arguments of from_pretrained; a folder's name may hold an @. A model's own code is never run."""
     name, _, revision = model_path.partition("@")
     if Path(model_path).exists() or not revision:
@@ -135,7 +135,7 @@ def _source(model_path: str) -> tuple[tuple[str], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _readable(model_path: str) -> Iterator[None]:
+def readable(model_path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
