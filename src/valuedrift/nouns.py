@@ -124,39 +124,6 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A measured number with its 95 % interval and the number of independent units behind it.
-
-    `value` is None where there is no evidence; `n` counts prompts (or pairs), never draws.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"no evidence (n={self.n})"
-        if self.low is None or self.high is None:
-            return f"{self.value:+.3f} (no interval, n={self.n})"
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n={self.n})"
-
-
-NO_EVIDENCE = Estimate(None, None, None, 0)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The value of a checkpoint on a topic: the share of one outcome, with its interval."""
-
-    checkpoint: Checkpoint
-    topic: str
-    outcome: Outcome
-    share: Estimate
-
-
-@dataclass(frozen=True)
 class Pair:
     """One preference pair. `prompt` holds chat messages as (role, text), oldest first.
 

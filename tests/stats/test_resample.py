@@ -8,7 +8,6 @@ from valuedrift.stats.intervals import (
     Sample,
     difference,
     holm,
-    interval,
     mean_over,
     ratio,
     rng_for,
@@ -51,11 +50,8 @@ def test_fewer_than_five_prompts_give_a_value_without_interval_or_p():
     found = difference(one_seed([0.5, 0.1, 0.2, 0.0]))
     assert found.value == pytest.approx(0.2)
     assert np.isnan([found.low, found.high, found.p]).all()
-    assert str(interval([])) == "no evidence (n=0)"
-    assert interval([0.5, 0.1, 0.2, 0.0]).low is None
-    assert interval([0.5, 0.1, 0.2, 0.0, 0.2]).low == pytest.approx(
-        0.2 - stats.t.ppf(0.975, 4) * np.std([0.5, 0.1, 0.2, 0, 0.2], ddof=1) / 5**0.5
-    )
+    five = difference(one_seed([0.5, 0.1, 0.2, 0.0, 0.2]))
+    assert five.low == pytest.approx(0.2 - stats.t.ppf(0.975, 4) * np.std([0.5, 0.1, 0.2, 0, 0.2], ddof=1) / 5**0.5)
 
 
 def test_ratio_parts_are_the_linearisation():

@@ -233,7 +233,7 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     n, n_read = agreement["n"], agreement["n_read"]
     if not n_read:
         return False, f"This judge read none of {n} human-labelled texts; its findings are reported but not headlined."
-    score = "macro_f1" if n_read == n else "macro_f1_all"  # the same, where all were read
+    score = "macro_f1" if n_read == n else "macro_f1_all"  # the same if all were read
     found, (low, high) = agreement[score], agreement["intervals"][score] or (None, None)
     shown = f"{found:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
     measured = f"This judge agrees with {n} human labels at a macro-F1 of {shown}"

@@ -1,4 +1,4 @@
-"""Companions: what goes along with a drift, checkpoint by checkpoint: the distance moved, rewards, length, refusals."""
+"""Companions: what goes along with a drift at each checkpoint. These are the distance moved, rewards, length and refusals."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, *views: str) -> pl.
     """Return one row per view (default: claim) x topic x outcome: share in b - share in a over the prompts read in both, p by `families`.
 
     Each side holds the rows of ONE checkpoint (any number of seeds); pick them first, else BadInput. Seeds that both sides have are paired;
-    where they have none in common they are paired in order. `n_left_out` counts the topic's prompts that only one side has read.
+    if they have none in common, they are paired in order. `n_left_out` counts the topic's prompts that only one side has read.
     """
     compared = {view: _compared(scores_a, scores_b, view) for view in views or ("claim",)}
     changes = {(view, topic): change for view, (of, _) in compared.items() for topic, change in of.items()}

@@ -6,7 +6,7 @@ With f the judge's probabilities of an answer, y its label as 0s and one 1, x = 
     g = w f + b + x / (q p) (y - w f - b)        b = mean of y - w f, weighted by x / p; q = mean of x / p; both per checkpoint and topic
 
 Its mean is w mean_all(f) + mean_labelled(y - w f), each label standing for 1 / p answers (Hajek 1971), which estimates the mean of y
-however wrong the judge is: where p is the same for all, the estimator of Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N,
+however wrong the judge is: if p is the same for all, the estimator of Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N,
 power-tuned (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) by w = cov(y, f) / var(f), which is lambda (1 + n/N) there,
 because here the n labelled answers are among all n + N. A judge that knows nothing gets w = 0: the labels alone. Rectified verdicts take
 the place of the judge's in the sums of each prompt, so that shares stay ratios of sums, and prompts (not draws, not labels) stay the
@@ -45,8 +45,8 @@ def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "
     """Return one row per stage x step x topic x outcome of the labelled checkpoints: the corrected share, and the judge's own beside it.
 
     `labels` holds answer, item, outcome and inclusion (`gold.labels_of`): a random sample within each checkpoint and topic, in which an
-    answer has the chance `inclusion`, or a fixed part of it where labelling stopped early. Empty where fewer than
-    10 prompts have a label ("all": or fewer than 2 of some topic), or where it is hardly known whether answers take stances at all.
+    answer has the chance `inclusion`, or a fixed part of it if labelling stopped early. Empty if fewer than
+    10 prompts have a label ("all": or fewer than 2 of some topic), or if it is hardly known whether answers take stances at all.
     `n_labels` counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not.
     """
     read = _read(scores, labels, view)
@@ -166,10 +166,10 @@ def _sums(num_CSPO: np.ndarray, den_CSPO: np.ndarray, table: Cells) -> dict[str,
 
 
 def _with_mean(sums: dict[str, Sums], n_prompts: dict[str, np.ndarray], judged: Cells) -> dict[str, Sample]:
-    """Return the shares of every topic and their mean under "all"; no evidence where there are too few labels.
+    """Return the shares of every topic and their mean under "all"; no evidence if there are too few labels.
 
     Where the ratio of some topic is not known well enough, "all" is the ratio of means over topics, moved by what the judge sees between
-    that and the mean of ratios (it is 0 where topics are alike in what they refuse). A topic with fewer than 2 labelled prompts has nan in
+    that and the mean of ratios (it is 0 if topics are alike in what they refuse). A topic with fewer than 2 labelled prompts has nan in
     its sums, which makes "all" nan too.
     """
     samples = {topic: pooled_ratio([sums[topic]], n_prompts[topic][:, None]) for topic in sums}
@@ -289,7 +289,7 @@ def pooled_ratio(topics: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n:
 
 
 def _prompt_mean(values_SP: np.ndarray, there_SP: np.ndarray) -> np.ndarray:
-    """Return the mean over the prompts that were read; nan where none was."""
+    """Return the mean over the prompts that were read; nan if none was."""
     n_S = there_SP.sum(-1)
     return np.where(n_S > 0, np.where(there_SP, values_SP, 0).sum(-1) / np.maximum(n_S, 1), np.nan)
 

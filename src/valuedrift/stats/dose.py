@@ -45,7 +45,7 @@ CURVE = KEYS | {"kind": pl.String()} | dict.fromkeys(("dose", "value", "low", "h
 
 
 class Family(NamedTuple):
-    """Stages that differ in one swept number alone: `dpo`, or `dpo[beta=0.1]` where beta is swept too. `stages`: dose -> stage, rising."""
+    """Stages that differ in one swept number alone: `dpo`, or `dpo[beta=0.1]` if beta is swept too. `stages`: dose -> stage, rising."""
 
     name: str
     setting: str

@@ -43,7 +43,7 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: st
     paper_time: `paper_arrival`; all as fractions of the stage's steps. Times are empty with "no drift" if the change is unresolved (a
     value that went and came back has not drifted between the ends), and with "no evidence" if an end has no value or fewer than 5 prompts.
     A stage with one checkpoint has no rows.
-    Raises BadInput where `stages` does not know a stage of the scores.
+    Raises BadInput if `stages` does not know a stage of the scores.
     """
     tables = {view: cells(scores, view) for view in views or ("claim",)}
     known = list(dict.fromkeys(entry["name"] for entry in stages))
@@ -114,7 +114,7 @@ def _stage_rows(paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str,
 def planned(results: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, str], Spread]:
     """Return the spread to plan with, by (view, topic): the seeds' part and its noise are means over a view's topics, "all" has its own.
 
-    Few seeds say little of one topic; where they happen to agree they would seem not to matter.
+    Few seeds say little of one topic; if they happen to agree, they would seem not to matter.
     """
     found = {}
     for view, topic in results:
@@ -206,11 +206,11 @@ def paper_arrival(change_T: np.ndarray, low_T: np.ndarray, high_T: np.ndarray) -
 
 
 def by_judge(drifts: pl.DataFrame, members: Mapping[str, pl.DataFrame]) -> pl.DataFrame | None:
-    """Return one row per drift and member of a panel, None where there is no panel.
+    """Return one row per drift and member of a panel, None if there is no panel.
 
     `says`: "confirms" (the panel's drift is resolved, and the member's is too, with the same sign), "contradicts" (with the other sign),
     "undecided" (the member does not resolve it), "alone" (resolved by the member and not by the panel), "none" (resolved by neither).
-    A drift survives where every member confirms it.
+    A drift survives if every member confirms it.
     """
     if not members:
         return None

@@ -6,7 +6,6 @@ prompt weighs by its records, because training sees each of them. The prompt sta
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from ..records import topics
 from . import text_style, verdicts
 from .agreement import standing as standing_of
 from .cells import cells, viewed
-from .intervals import Sample, difference, estimate, holm, ratio, share_interval
+from .intervals import Sample, difference, holm, ratio, share_interval
 from .profile import by_topic
 
 LEVEL = 0.05
@@ -297,7 +296,7 @@ def _share(sample: Sample) -> dict[str, Any]:
 
 
 def _record(value: Any, low: Any, high: Any, n: Any) -> dict[str, Any]:
-    return dataclasses.asdict(estimate(value, low, high, n))
+    return {"value": _known(value), "low": _known(low), "high": _known(high), "n": int(n)}
 
 
 def _known(value: Any) -> float | None:

@@ -109,11 +109,11 @@ def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any
     """Return `n` answers of a run for people to label, as rows for JSONL in random order, blind: no verdict and no checkpoint in them.
 
     Drawn from the first and last checkpoint of every stage, the same number from each checkpoint and topic, of the answers with a verdict:
-    one of every prompt before a second of any, so that an answer's chance (`inclusion`) is less where its prompt has more of them. The same
+    one of every prompt before a second of any, so that an answer's chance (`inclusion`) is less if its prompt has more of them. The same
     prompts and draws are taken at every checkpoint (permanent random numbers: Ohlsson 1995), as many prompts as can be: that pairs the
     labels of a drift. Equal words sampled twice are one row with both keys in `answer`;
     answers with these words that were not drawn get no label by it, or else frequent words would count too often.
-    Raises BadInput where there are fewer than 2 labels per checkpoint and topic.
+    Raises BadInput if there are fewer than 2 labels per checkpoint and topic.
     """
     drawn = drawn_from(_ends(store), n, seed)
     prompts = {prompt.id: prompt for prompt in store.prompts()}
@@ -129,7 +129,7 @@ def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any
 
 
 def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a sample as JSONL. Raises BadInput where the file exists: it may hold labels."""
+    """Write a sample as JSONL. Raises BadInput if the file exists: it may hold labels."""
     try:
         with open(path, "x", encoding="utf-8") as handle:
             handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
@@ -142,7 +142,7 @@ def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
 def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Return the labels of a run's own answers (answer, item, outcome, inclusion), and how many labelled answers are not of this run.
 
-    An answer whose claim or question has changed since is another item, and its label is not taken. Raises BadInput where two rows label
+    An answer whose claim or question has changed since is another item, and its label is not taken. Raises BadInput if two rows label
     one answer differently.
     """
     given = [

@@ -11,7 +11,7 @@ tests/stats/test_coverage.py (and shares of .02; dense: many prompts change, spa
     bootstrap-t, bounded                 95-98        97-99       98-100        91-98          78-99
     here                                 95-97        96-98       98-98         95-97          98-100
 
-("bounded": `unseen` where all prompts agree. Expanded percentile: Hesterberg 2015.) The bootstrap is kept for drift times.
+("bounded": `unseen` if all prompts agree. Expanded percentile: Hesterberg 2015.) Only the agreement of judges is bootstrapped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import chdtri, stdtr, stdtrit
-
-from ..nouns import NO_EVIDENCE, Estimate
 
 LEVEL = 0.95
 TAIL = 0.5 + LEVEL / 2
@@ -40,7 +38,7 @@ TINY = 1e-100
 class Sample:
     """Estimates and what each prompt adds to them; leading axes (...) are shared.
 
-    value_S: an estimate per seed (nan where the seed has no evidence). parts_SP: the influence of each prompt on it, summing to 0 over P,
+    value_S: an estimate per seed (nan if the seed has no evidence). parts_SP: the influence of each prompt on it, summing to 0 over P,
     scaled so that the sum of squares over P is the squared standard error (n/(n-1) included). n: prompts with evidence.
     """
 
@@ -66,7 +64,7 @@ class Sample:
 
     @property
     def value(self) -> np.ndarray:
-        """Return the mean over seeds that have evidence, nan where none has."""
+        """Return the mean over seeds that have evidence, nan if none has."""
         return nanmean(self.value_S)
 
     @property
@@ -76,7 +74,7 @@ class Sample:
 
 
 def nanmean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean of what is not nan along `axis`, nan where nothing is left (and no warning)."""
+    """Return the mean of what is not nan along `axis`, nan if nothing is left (and no warning)."""
     there = ~np.isnan(values)
     count = there.sum(axis)
     return np.where(count > 0, np.where(there, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
@@ -91,7 +89,7 @@ def rng_for(seed: int, *purpose: Any) -> np.random.Generator:
 def ratio(num_SP: np.ndarray, den_SP: np.ndarray) -> Sample:
     """Return sum(num) / sum(den) over the last axis with each prompt's linearised part (num - ratio * den) / sum(den).
 
-    The linearisation is the usual one of a ratio of means (Cochran 1977, ch. 6). nan where den sums to 0. One prompt shows
+    The linearisation is the usual one of a ratio of means (Cochran 1977, ch. 6). nan if den sums to 0. One prompt shows
     no spread: its part is nan, and what is computed from it has no interval.
     """
     total = den_SP.sum(-1)
@@ -143,7 +141,7 @@ class Spread:
         return np.sqrt(t_prompt**2 * self.by_prompt + t_seed**2 * self.by_seed)
 
     def p_value(self, value: np.ndarray) -> np.ndarray:
-        """Return the two-sided p at which the interval just reaches 0: Student's t where seeds add nothing, else by bisection."""
+        """Return the two-sided p at which the interval just reaches 0: Student's t if seeds add nothing, else by bisection."""
         if not self.by_seed.any():
             return 2 * stdtr(self.df_prompt, -np.abs(value) / np.sqrt(self.by_prompt))
         low, high = np.full(value.shape, np.log(1e-15)), np.zeros(value.shape)
@@ -241,21 +239,6 @@ def difference(sample: Sample) -> Difference:
     few = (sample.n < MIN_PROMPTS) | np.isnan(value) | np.isnan(known.by_prompt)
     low, high, p = (np.where(few, np.nan, x) for x in (low.clip(-1, 1), high.clip(-1, 1), known.p_value(value)))
     return Difference(value, low, high, p, known)
-
-
-def interval(values_N: Sequence[float] | np.ndarray) -> Estimate:
-    """Return the mean of independent differences in [-1, 1] (one per prompt or pair) as an Estimate, by the interval of every drift."""
-    values = np.asarray(values_N, float)
-    if values.size == 0:
-        return NO_EVIDENCE
-    result = difference(ratio(values[None], np.ones((1, values.size))))
-    return estimate(result.value, result.low, result.high, values.size)
-
-
-def estimate(value: Any, low: Any, high: Any, n: Any) -> Estimate:
-    """Return an Estimate, with None for nan."""
-    value, low, high = (None if np.isnan(x) else float(x) for x in (value, low, high))
-    return Estimate(value, low, high, int(n))
 
 
 def weights(rng: np.random.Generator, n: int, replicates: int = REPLICATES) -> np.ndarray:
