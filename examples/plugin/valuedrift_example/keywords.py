@@ -10,11 +10,11 @@ from valuedrift import judge
 from valuedrift.nouns import BadInput, Item, Reading, digest
 
 FORMULA = 1
-"""To be raised with every change of `probabilities`: old verdicts are then not taken for new ones."""
+"""Raise this with every change of `probabilities`, so that old verdicts are not reused."""
 
 
 class Judge(judge.Judge):
-    """Gives support, neutral and oppose the weights (words for, 1, words against); text without a letter is invalid."""
+    """Weight support, neutral and oppose by (words for, 1, words against). Text without a letter is invalid."""
 
     note = "The judge 'keywords' counts the words of a list and was never compared with people."
 

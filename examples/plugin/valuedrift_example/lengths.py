@@ -1,4 +1,4 @@
-"""How long the answers are: a change of length is often taken for a change of values."""
+"""The length of the answers: a change of length is easily mistaken for a change of values."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from valuedrift.report.words import esc
 
 
 class Analysis(analyses.Analysis):
-    """The mean answer length per checkpoint: a table, a sentence and a panel."""
+    """Report the mean answer length per checkpoint in a table, a sentence and a panel."""
 
     order = 35
     title = "Answer length"
 
     def measure(self, tables: Tables) -> Measured:
-        """Return the mean number of words of each checkpoint's answers, repeats for the noise floor left out."""
+        """Return the mean number of words of each checkpoint's answers, without the repeats for the noise floor."""
         answers = tables["scores"].filter(~pl.col("repeat")).join(tables.answers, left_on="answer", right_on="key")
         words = answers.with_columns(words=pl.col("text").str.count_matches(r"\S+"))
         return {"answer_length": words.group_by("stage", "step").agg(pl.col("words").mean(), n=pl.len()).sort("stage", "step")}
