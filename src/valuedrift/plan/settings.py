@@ -153,7 +153,7 @@ class Stage(Settings):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
     algorithm: str
-    """An algorithm of those below (docs/run.md#settings-of-an-algorithm), sft, or one that is installed beside them."""
+    """An algorithm of the table below (docs/run.md#settings-of-an-algorithm), sft, or one from an installed package."""
     data: str
     """The training data (docs/run.md#data)."""
     after: str = BASE
@@ -189,7 +189,7 @@ class Stage(Settings):
     anchor: Anchor | None = None
     """A table [stage.NAME.anchor] holds the model's stances at a target, or steers them to one."""
     resources: Resources | None = None
-    """What the training takes, with --engine ray (docs/scale.md); by default one core, and one GPU if there are any."""
+    """Resources for the training, with --engine ray (docs/scale.md); by default one core, and one GPU if there are any."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """float32, bfloat16, or auto: float32 weights, computing in bfloat16 if the GPU can."""
 
@@ -272,7 +272,7 @@ class Asking(Settings):
     In a plan, a list of judges is a panel of them: ["a", "b"] is "panel:a,b".
     """
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Dollars that models behind an API may cost, judges included; work that would cost more stops (exit code 3) and keeps its results."""
+    """Limit in dollars for models behind an API, judges included; work that would cost more stops (exit code 3) and keeps its results."""
     gold: str = ""
     """A file of human labels (docs/calibrate.md): the judge is compared with it, and labels of this run's answers correct the figures."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = LEAST_AGREEMENT
@@ -298,13 +298,13 @@ class Asking(Settings):
     floor: bool = True
     """Evaluate the last checkpoint of each stage a second time with another sampling seed: the noise floor."""
     companions: bool = True
-    """Also measure how far each checkpoint moved (KL), and the length and reward of its answers (docs/measures.md#companions)."""
+    """Also measure how far each checkpoint moved (KL), and the length and reward of its answers (docs/measures.md#side-metrics)."""
     capability: list[str] = []
     """Tasks of lm-evaluation-harness that every evaluated checkpoint also takes: names or YAML files (docs/capability.md)."""
     capability_limit: Count | None = None
     """Items of each of these tasks; all items if not given."""
     resources: Resources | None = None
-    """What evaluating one checkpoint takes, with --engine ray (docs/scale.md)."""
+    """Resources to evaluate one checkpoint, with --engine ray (docs/scale.md)."""
     view: Literal["claim", "axis", "paper"] = "claim"
     """The view to show first (docs/measures.md): claim or axis, which are always measured, or paper, which is measured only if named.
 
