@@ -40,14 +40,14 @@ def options(verb: str) -> str:
 
 
 def keys(name: str) -> str:
-    """Return the table of the keys of a model of plan.py, of `Spec`, or of "all algorithms"; those of `Plan` without those of `Asking`."""
+    """Return the table of the keys of a model of plan.py, of `Spec`, or of "all algorithms"; of `Plan`, its own ones alone."""
     if name == "all algorithms":
         classes = [(choice, registry.find("algorithm", choice)) for choice in registry.names("algorithm")]
         own = [(choice, one) for choice, one in classes if one.__module__.startswith("valuedrift.") and not hasattr(one, "named")]
         rows = [(f"`{choice}`", *row) for choice, one in own for row in rows_of(one.Settings.model_fields)]
         return table("algorithm | key", rows)
     fields = (Spec if name == "Spec" else getattr(plan, name)).model_fields
-    taken = plan.Asking.model_fields if name == "Plan" else {}
+    taken = plan.EvaluationSettings.model_fields if name == "Plan" else {}
     return table("key", rows_of({key: field for key, field in fields.items() if key not in taken}))
 
 

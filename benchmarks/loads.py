@@ -21,7 +21,7 @@ from valuedrift import pipeline
 from valuedrift.evaluate.visit import Models
 from valuedrift.models import loading
 from valuedrift.nouns import Checkpoint
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 
 def checkpoints_of(model: str, n: int, folder: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def side(paths: list[Path], tasks: list[str], out: Path, once: bool) -> tuple[fl
 
     with mock.patch.object(Models, "get", get if once else anew), mock.patch.object(loading, "load_model", counted):
         started = time.monotonic()
-        pipeline.trace_folders(Asking(**settings, capability=tasks), [paths[0].parent], None, out)
+        pipeline.trace_folders(EvaluationSettings(**settings, capability=tasks), [paths[0].parent], None, out)
     shutil.rmtree(out)
     return len(loads) / len(paths), time.monotonic() - started
 

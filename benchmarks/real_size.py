@@ -38,7 +38,7 @@ from valuedrift.models.decoder import Decoder, Wanted
 from valuedrift.models.loading import load_model
 from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import Example, Pair
-from valuedrift.plan import Asking, Plan, Stage
+from valuedrift.plan import EvaluationSettings, Plan, Stage
 from valuedrift.records import records
 from valuedrift.sandbox import build
 from valuedrift.train.stage import run_stage
@@ -181,9 +181,9 @@ def asked(path: Path, dtype: str) -> tuple[dict[str, Any], dict[int, Any]]:
     prompt_format = PromptFormat(tokenizer, "chat")
     ids = prompt_format.prompts([question(prompt.text) for prompt in prompts])
     wanted = [Wanted(tuple(one), row_words(0, prompt.text, 0)) for one, prompt in zip(ids, prompts, strict=True)]
-    decoder, asking, ends = Decoder(model), Asking(batch_rows=1024, max_new_tokens=64), prompt_format.ending(model)
-    list(decoder.decode(wanted[:8], asking, ends))  # what is compiled and allocated once
-    seconds, said = took(DEVICE, lambda: dict(decoder.decode(wanted, asking, ends)))
+    decoder, settings, ends = Decoder(model), EvaluationSettings(batch_rows=1024, max_new_tokens=64), prompt_format.ending(model)
+    list(decoder.decode(wanted[:8], settings, ends))  # what is compiled and allocated once
+    seconds, said = took(DEVICE, lambda: dict(decoder.decode(wanted, settings, ends)))
     return {"seconds": round(seconds, 2), "peak_gib": peak_gib()} | {"passes": decoder.passes}, said
 
 

@@ -28,7 +28,7 @@ from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Ending, Wanted, decode
 from valuedrift.models.loading import load_model
 from valuedrift.models.sampling_noise import row_words
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 VOCABULARY, END, PAD = 4096, 1, 2
 N_BANDS, BAND, FIRST = 60, 50, 1000
@@ -65,34 +65,34 @@ def small_llama(n_steps: int) -> LlamaForCausalLM:
     return model.eval()
 
 
-def ours(model: Any, asking: Asking, ending: Ending) -> Run:
+def ours(model: Any, settings: EvaluationSettings, ending: Ending) -> Run:
     """Return a run of our decoder, which returns the number of tokens sampled, end tokens included."""
 
     def run(prompts: Sequence[tuple[int, ...]]) -> int:
-        wanted = [Wanted(ids, row_words(0, str(ids), draw)) for ids in prompts for draw in range(asking.draws)]
-        return sum(len(reply.tokens) for reply in decode(model, wanted, asking, ending))
+        wanted = [Wanted(ids, row_words(0, str(ids), draw)) for ids in prompts for draw in range(settings.draws)]
+        return sum(len(reply.tokens) for reply in decode(model, wanted, settings, ending))
 
     return run
 
 
 @torch.inference_mode()
-def _generated(model: Any, prompts: Sequence[tuple[int, ...]], asking: Asking, ending: Ending) -> int:
+def _generated(model: Any, prompts: Sequence[tuple[int, ...]], settings: EvaluationSettings, ending: Ending) -> int:
     longest = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    settings = {"temperature": asking.temperature, "top_k": 0, "top_p": 1.0, "max_new_tokens": asking.max_new_tokens}
-    settings |= {"num_return_sequences": asking.draws, "eos_token_id": sorted(ending.tokens), "pad_token_id": PAD}
-    new = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, **settings)[:, longest:]
+    options = {"temperature": settings.temperature, "top_k": 0, "top_p": 1.0, "max_new_tokens": settings.max_new_tokens}
+    options |= {"num_return_sequences": settings.draws, "eos_token_id": sorted(ending.tokens), "pad_token_id": PAD}
+    new = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, **options)[:, longest:]
     ends = torch.isin(new, torch.tensor(sorted(ending.tokens)))
     return int((ends.cumsum(1) - ends.long() == 0).sum())
 
 
-def generates(model: Any, asking: Asking, ending: Ending, batch: int) -> Run:
+def generates(model: Any, settings: EvaluationSettings, ending: Ending, batch: int) -> Run:
     """Return a run of generate over length-sorted batches of `batch` prompts."""
 
     def run(prompts: Sequence[tuple[int, ...]]) -> int:
         ordered = sorted(prompts, key=len)
-        return sum(_generated(model, ordered[start : start + batch], asking, ending) for start in range(0, len(ordered), batch))
+        return sum(_generated(model, ordered[start : start + batch], settings, ending) for start in range(0, len(ordered), batch))
 
     return run
 
@@ -114,26 +114,26 @@ def real(folder: str, dtype: str, n_prompts: int) -> tuple[Any, list[tuple[int, 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Return tokens per second of both sides and the ratio's median, least and greatest over rounds."""
-    asking = Asking(temperature=0.7, max_new_tokens=arguments.tokens, draws=arguments.draws)
+    settings = EvaluationSettings(temperature=0.7, max_new_tokens=arguments.tokens, draws=arguments.draws)
     if arguments.model:
         model, prompts, ending = real(arguments.model, arguments.dtype, arguments.prompts)
     else:
         prompts, ending = made_up_prompts(arguments.prompts, seed=-1), Ending(frozenset({END}))
         model = small_llama(60 if arguments.quick else 100)
     sizes = [batch for batch in ((32, 64) if arguments.quick else (4, 8, 16, 32, 64, 128)) if batch <= len(prompts)]
-    trials = {batch: rate(generates(model, asking, ending, batch), prompts) for batch in sizes}
+    trials = {batch: rate(generates(model, settings, ending, batch), prompts) for batch in sizes}
     best = max(trials, key=lambda batch: trials[batch])
-    own, other = ours(model, asking, ending), generates(model, asking, ending, best)
+    own, other = ours(model, settings, ending), generates(model, settings, ending, best)
     n_tokens = own(prompts)
     rounds = [(rate(own, prompts), rate(other, prompts)) for _ in range(arguments.rounds)]
     ratios = [mine / theirs for mine, theirs in rounds]
     spread = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "answers": len(prompts) * asking.draws,
-        "tokens_per_answer": round(n_tokens / (len(prompts) * asking.draws), 1),
-        "generate_batch": best * asking.draws,
-        "generate_tokens_per_second_by_batch": {batch * asking.draws: round(value) for batch, value in trials.items()},
+        "answers": len(prompts) * settings.draws,
+        "tokens_per_answer": round(n_tokens / (len(prompts) * settings.draws), 1),
+        "generate_batch": best * settings.draws,
+        "generate_tokens_per_second_by_batch": {batch * settings.draws: round(value) for batch, value in trials.items()},
         "ours_tokens_per_second": round(statistics.median(mine for mine, _ in rounds)),
         "generate_tokens_per_second": round(statistics.median(theirs for _, theirs in rounds)),
         "ratio": {name: round(value, 2) for name, value in spread.items()} | {"n": len(rounds)},

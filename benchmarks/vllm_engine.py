@@ -15,7 +15,7 @@ from valuedrift.evaluate import transformers as ours
 from valuedrift.evaluate import vllm as theirs
 from valuedrift.models import loading
 from valuedrift.nouns import Checkpoint
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
     for name, value in (("--prompts", 64), ("--draws", 5), ("--rounds", 3), ("--new-tokens", 64)):
         parser.add_argument(name, type=int, default=value)
     args = parser.parse_args()
-    asking = {"draws": args.draws, "max_new_tokens": args.new_tokens}
+    settings = {"draws": args.draws, "max_new_tokens": args.new_tokens}
     pairs = [(prompt, draw) for prompt in suites.load("vaes")[: args.prompts] for draw in range(args.draws)]
     points = [Checkpoint("s", step, path, loading.weights_digest(path)) for step, path in enumerate((args.model, args.other))]
-    sides = {"ours": ours.Backend(Asking(**asking)), "vllm": theirs.Backend(Asking(**asking, backend="vllm"))}
+    sides = {"ours": ours.Backend(EvaluationSettings(**settings)), "vllm": theirs.Backend(EvaluationSettings(**settings, backend="vllm"))}
     seconds = {name: [] for name in sides}
     tokens = dict.fromkeys(sides, 0)
     started = time.monotonic()

@@ -23,12 +23,12 @@ import polars as pl
 
 from . import analyses, progress, provenance, registry, suites
 from .analyses import Tables
-from .evaluate.asking import Asker, Job, jobs_of
+from .evaluate.evaluator import Evaluator, Job, jobs_of
 from .evaluate.visit import Evaluation
 from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, StageRecord
-from .plan import BASE, Asking, Plan
+from .plan import BASE, EvaluationSettings, Plan
 from .ready import ready
 from .resolve import gold_of, judge_of
 from .stats.contrast import seeds_note
@@ -44,7 +44,7 @@ class Work:
     """A run folder while a command works in it: its settings, and the judge and the backend that serve them. Results stand on disk."""
 
     store: Store
-    settings: Asking
+    settings: EvaluationSettings
     engine: Any = None
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds that each step took."""
@@ -60,9 +60,9 @@ class Work:
         return registry.find("backend", self.settings.backend)(self.settings)
 
     @cached_property
-    def asker(self) -> Asker:
+    def evaluator(self) -> Evaluator:
         """What names the answers of the folder by content."""
-        return Asker(self.store, self.settings, self.store.prompts(), self.judge, engine=self.engine)
+        return Evaluator(self.store, self.settings, self.store.prompts(), self.judge, engine=self.engine)
 
     def evaluation(self) -> Evaluation:
         """Return what the visits to the checkpoints have in common."""
@@ -71,13 +71,13 @@ class Work:
         return Evaluation(self.settings, store.stages(), store.checkpoints(), rewards, store.prompts(), frozenset(store.numbers()))
 
     def jobs(self) -> list[Job]:
-        """Return what is asked of the checkpoints."""
+        """Return the sampling jobs of all checkpoints."""
         return list(jobs_of(self.settings, self.store.stages(), self.store.checkpoints()))
 
     @cached_property
-    def asked(self) -> pl.DataFrame:
+    def answers(self) -> pl.DataFrame:
         """One row per answer, once all are sampled. It takes long to make: every answer is named by content."""
-        return self.asker.asked(self.jobs())
+        return self.evaluator.answers(self.jobs())
 
 
 Step = Callable[[Work], None]
@@ -105,7 +105,9 @@ def run(plan: Plan, out: Path, engine: str = "local", launcher: str = "") -> dic
         return {"stages": store.stages(), "failed": trained.failed, **carry_out(work, evaluate, judge, analyse)}
 
 
-def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | None, out: Path, engine: str = "local") -> dict[str, Any]:
+def trace_folders(
+    settings: EvaluationSettings, folders: Sequence[Path | str], base: str | None, out: Path, engine: str = "local"
+) -> dict[str, Any]:
     """Trace checkpoints that any trainer left; return what `trace --json` prints."""
     from .checkpoints.discover import discover
 
@@ -116,13 +118,13 @@ def trace_folders(asking: Asking, folders: Sequence[Path | str], base: str | Non
         for found in discover(folders, base, store.root / "made"):
             steps = [step for step, _ in found.steps]
             stages.append(StageRecord.untrained(found.name, before, steps, steps[-1]))
-            checkpoints += [describe(path, found.name, step, 0, asking.frame) for step, path in found.steps]
+            checkpoints += [describe(path, found.name, step, 0, settings.frame) for step, path in found.steps]
             before = found.name
             if found.left_out:
                 notes.append(f"Not traced beside {found.name}: {', '.join(found.left_out)}.")
                 progress.say(notes[-1])
-        given = asking.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
-        work = Work(store, asking, registry.find("engine", engine)())
+        given = settings.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
+        work = Work(store, settings, registry.find("engine", engine)())
         begin(work, stages, checkpoints, given, notes)
         return carry_out(work, evaluate, judge, analyse)
 
@@ -135,7 +137,7 @@ def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
         if not store.stages():
             raise BadInput(f"{folder} names no stage (stages.json is missing or empty); run the command that began it again")
         plan = record["plan"] | changed
-        settings = Asking(**{name: value for name, value in plan.items() if name in Asking.model_fields})
+        settings = EvaluationSettings(**{name: value for name, value in plan.items() if name in EvaluationSettings.model_fields})
         return reread(Work(store, settings), plan)
 
 
@@ -180,7 +182,7 @@ def carry_out(work: Work, *steps: Step) -> dict[str, Any]:
     return _summary(work)
 
 
-def _prompts(settings: Asking) -> list[dict[str, Any]]:
+def _prompts(settings: EvaluationSettings) -> list[dict[str, Any]]:
     return [dataclasses.asdict(prompt) for prompt in suites.load(settings.suite, settings.topics)]
 
 
@@ -189,12 +191,12 @@ def _prompts(settings: Asking) -> list[dict[str, Any]]:
 
 def evaluate(work: Work) -> None:
     """Sample the answers that are missing. While a checkpoint is loaded, the analyses collect what they need of it."""
-    store, settings, asker = work.store, work.settings, work.asker
+    store, settings, evaluator = work.store, work.settings, work.evaluator
     stages, checkpoints = store.stages(), store.checkpoints()
     named = _named_only(settings, checkpoints)
-    asker.serve(work.backend)
-    asker.check(list(jobs_of(settings, stages, checkpoints)))
-    failed = Counter(asker.sample(work.jobs(), work.evaluation(), analyses.collect))
+    evaluator.serve(work.backend)
+    evaluator.check(list(jobs_of(settings, stages, checkpoints)))
+    failed = Counter(evaluator.sample(work.jobs(), work.evaluation(), analyses.collect))
     missing = [f"{said[:-1]} ({n} of {len(checkpoints)} checkpoints)." for said, n in failed.items()]
     for sentence in missing:
         progress.say(sentence)
@@ -205,8 +207,8 @@ def evaluate(work: Work) -> None:
 def judge(work: Work) -> None:
     """Judge the answers, and draft scores.parquet: it follows from the stored answers, readings, prompts and checkpoints alone."""
     store, settings = work.store, work.settings
-    gold, scores = gold_of(settings.gold), work.asker.scores(work.asked)
-    members = [work.asker.scores(work.asked, member).with_columns(judge=pl.lit(member.identity)) for member in work.judge.members]
+    gold, scores = gold_of(settings.gold), work.evaluator.scores(work.answers)
+    members = [work.evaluator.scores(work.answers, member).with_columns(judge=pl.lit(member.identity)) for member in work.judge.members]
     unread = work.judge.unread(scores["item"])
     store.draft("scores.parquet", scores)
     store.draft("scores_by_judge.parquet", pl.concat(members) if members else None)
@@ -229,7 +231,7 @@ def analyse(work: Work) -> None:
     notes += [*frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(standing["unread"], "answers")]
     notes += _cut_notes(store, settings, tables["scores"])
     notes += [f"Drifts: {said}"] if (said := seeds_note(stances.to_dicts())) else []
-    record = provenance.record(about["plan"], settings.view, standing, stages, {}, notes, work.asker.generated, work.judge.n_new)
+    record = provenance.record(about["plan"], settings.view, standing, stages, {}, notes, work.evaluator.generated, work.judge.n_new)
     store.draft("provenance.json", record)
 
 
@@ -245,7 +247,7 @@ def _summary(work: Work) -> dict[str, Any]:
         "run": str(store.root),
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in store.checkpoints()],
         "n_answers": scores.height,
-        "n_generated": work.asker.generated,
+        "n_generated": work.evaluator.generated,
         "n_judged": work.judge.n_new,
         "cost": work.judge.spent + (work.backend.spent if "backend" in vars(work) else 0.0),
         "outcome_shares": {outcome: _mean(scores[outcome]) for outcome in OUTCOMES},
@@ -279,17 +281,17 @@ def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[
 # -- notes ---------------------------------------------------------------------------------------------------------------------
 
 
-def _named_only(asking: Asking, checkpoints: Sequence[Checkpoint]) -> list[str]:
+def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return what a reader must know of models behind an API. Raises BadInput where the backend cannot ask a checkpoint."""
     from .models.loading import API
 
     behind = [checkpoint.path for checkpoint in checkpoints if checkpoint.path.startswith(API)]
-    if (asking.backend == "openai") != bool(behind) or len(behind) not in (0, len(checkpoints)):
-        other = next((one.path for one in checkpoints if one.path not in behind), "") if asking.backend == "openai" else behind[0]
+    if (settings.backend == "openai") != bool(behind) or len(behind) not in (0, len(checkpoints)):
+        other = next((one.path for one in checkpoints if one.path not in behind), "") if settings.backend == "openai" else behind[0]
         advice = f"the backend 'openai' asks models behind an API only (openai:MODEL), and not {other}"
-        raise BadInput(advice if asking.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
+        raise BadInput(advice if settings.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
     names = ", ".join(dict.fromkeys(path.removeprefix(API) for path in behind))
-    wanted = (("distances", asking.companions), ("capability", asking.capability))
+    wanted = (("distances", settings.companions), ("capability", settings.capability))
     unmeasured = [what for what, is_wanted in wanted if is_wanted]
     missing = f" What needs weights is not measured there: {', '.join(unmeasured)}." if unmeasured else ""
     return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []
@@ -317,15 +319,15 @@ def _dropped_notes(stages: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _cut_notes(store: Store, asking: Asking, asked: pl.DataFrame) -> list[str]:
+def _cut_notes(store: Store, settings: EvaluationSettings, scores: pl.DataFrame) -> list[str]:
     """Return a sentence for answers without a reply, and for answers that the model's context cut."""
     ends = store.answers().select("ended", "n_tokens", answer="key")
-    ended = asked.select("answer").unique().join(ends, on="answer")
+    ended = scores.select("answer").unique().join(ends, on="answer")
     thinking = ended.filter(pl.col("ended") == "thinking").height
-    cut = ended.filter((pl.col("ended") == "length") & (pl.col("n_tokens") < asking.max_new_tokens)).height
+    cut = ended.filter((pl.col("ended") == "length") & (pl.col("n_tokens") < settings.max_new_tokens)).height
     of = f"of {ended.height:,} answers"
     notes = [f"{thinking:,} {of} end inside a thinking block and count as invalid; raise max_new_tokens."] if thinking else []
-    return [*notes, f"{cut:,} {of} are cut at the model's context, before {asking.max_new_tokens} new tokens."] if cut else notes
+    return [*notes, f"{cut:,} {of} are cut at the model's context, before {settings.max_new_tokens} new tokens."] if cut else notes
 
 
 def _mean(column: pl.Series) -> float | None:

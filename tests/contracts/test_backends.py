@@ -11,7 +11,7 @@ from valuedrift import registry
 from valuedrift.evaluate import Backend, answer_key
 from valuedrift.models import loading
 from valuedrift.nouns import Checkpoint, Prompt
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judge"))
 
@@ -25,7 +25,7 @@ def made(request, monkeypatch, tiny_model):
 
     if request.param == "vllm" and not importlib.util.find_spec("vllm"):
         pytest.skip("vllm is not installed")
-    asking = Asking(backend=request.param, max_new_tokens=8)
+    settings = EvaluationSettings(backend=request.param, max_new_tokens=8)
     make = registry.find("backend", request.param)
     with misbehaving.Server() as server:
         server.text = lambda number, body: "I agree."
@@ -34,7 +34,7 @@ def made(request, monkeypatch, tiny_model):
             checkpoint = Checkpoint("trace", 0, "openai:m", "m", "server")
         else:
             checkpoint = Checkpoint("trace", 0, str(tiny_model), loading.weights_digest(tiny_model))
-        yield make(asking), lambda: make(asking), checkpoint
+        yield make(settings), lambda: make(settings), checkpoint
 
 
 def answers(backend, checkpoint, asked=ASKED, noise=7):
@@ -57,7 +57,7 @@ def test_every_pair_is_answered_once_under_its_key(made):
     assert sorted(places) == list(range(len(ASKED)))
     for place, answer in answers(backend, checkpoint).items():
         prompt, draw = ASKED[place]
-        assert answer.key == answer_key(checkpoint, prompt, draw, backend.asking, 7)
+        assert answer.key == answer_key(checkpoint, prompt, draw, backend.settings, 7)
         assert (answer.checkpoint, answer.prompt, answer.draw) == (checkpoint.weights, prompt.id, draw)
         assert answer.ended in ("stop", "length", "thinking")
     assert isinstance([*backend.notes], list)

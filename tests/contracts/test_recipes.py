@@ -76,8 +76,8 @@ def twin(recipe, places):
         }
         small |= {"max_new_tokens": 4, "steps": 4} if stage.algorithm == "ppo" else {}
         stages[name] = stage.model_dump() | small
-    asking = {"judge": "cues", "topics": ["work"], "draws": 1, "max_new_tokens": 4, "max_cost": None, "seeds": [0]}
-    return plan.Plan(**recipe.model_dump() | {"model": str(places / model), "stage": stages} | asking)
+    settings = {"judge": "cues", "topics": ["work"], "draws": 1, "max_new_tokens": 4, "max_cost": None, "seeds": [0]}
+    return plan.Plan(**recipe.model_dump() | {"model": str(places / model), "stage": stages} | settings)
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)

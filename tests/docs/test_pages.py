@@ -15,7 +15,7 @@ import typer
 
 from valuedrift import plan, provenance
 from valuedrift.cli import app
-from valuedrift.evaluate import asking, capability
+from valuedrift.evaluate import capability, evaluator
 from valuedrift.nouns import Checkpoint
 from valuedrift.stats import companions, contrast, dose, drift, intervals, profile
 from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
@@ -121,7 +121,7 @@ def table_under(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`").replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
-@pytest.mark.parametrize("name", ["Plan", "Asking", "Stage", "Lora", "Anchor", "Spec"])
+@pytest.mark.parametrize("name", ["Plan", "EvaluationSettings", "Stage", "Lora", "Anchor", "Spec"])
 def test_the_keys_of_a_file_have_meanings_and_a_table(name):
     page = (REPO / "docs" / ("synth.md" if name == "Spec" else "run.md")).read_text()
     assert f"<!-- keys of {name} -->\n| key |" in page
@@ -138,7 +138,7 @@ def test_the_columns_of_the_stored_tables():
     schemas = {
         "profiles.parquet": list(profile.SCHEMA),
         "drifts.parquet": list(drift.SCHEMA),
-        "scores.parquet": list(asking.SCORES),
+        "scores.parquet": list(evaluator.SCORES),
         "companions.parquet": list(companions.SCHEMA),
         "capability.parquet": list(capability.SCHEMA),
         "dose.parquet": list(dose.SCHEMA),

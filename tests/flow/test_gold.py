@@ -6,7 +6,7 @@ import pytest
 
 from valuedrift import pipeline
 from valuedrift.nouns import BadInput
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.stats import gold
 from valuedrift.store import Store
 
@@ -14,13 +14,13 @@ from valuedrift.store import Store
 @pytest.fixture(scope="module")
 def traced(tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("gold") / "run"
-    asking = Asking(judge="cues", topics=["work"], draws=2, max_new_tokens=8, floor=False)
+    settings = EvaluationSettings(judge="cues", topics=["work"], draws=2, max_new_tokens=8, floor=False)
     other = tmp_path_factory.mktemp("other")
     for file in tiny_model.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))  # another model, near enough
-    return out, pipeline.trace_folders(asking, [tiny_model, other], None, out)
+    return out, pipeline.trace_folders(settings, [tiny_model, other], None, out)
 
 
 def labelled(out, path, stances):

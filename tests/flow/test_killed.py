@@ -9,7 +9,7 @@ import pytest
 
 from valuedrift import pipeline, verbs
 from valuedrift.nouns import BadInput
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
 pytestmark = pytest.mark.slow
@@ -46,8 +46,8 @@ while True:
 @pytest.fixture(scope="module")
 def run(tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("killed") / "run"
-    asking = Asking(topics=["work"], judge="oracle", draws=1, max_new_tokens=8)
-    pipeline.trace_folders(asking, [tiny_model, tiny_model], None, out)
+    settings = EvaluationSettings(topics=["work"], judge="oracle", draws=1, max_new_tokens=8)
+    pipeline.trace_folders(settings, [tiny_model, tiny_model], None, out)
     return out
 
 

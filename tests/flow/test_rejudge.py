@@ -7,7 +7,7 @@ import pytest
 
 from valuedrift import pipeline, testing, verbs
 from valuedrift.nouns import BadInput, Reading
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
 
@@ -37,8 +37,8 @@ def suite(path: Path, *claims: str) -> Path:
 
 
 def traced(model: Path, file: Path, out: Path) -> dict:
-    asking = Asking(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
-    return pipeline.trace_folders(asking, [model], None, out)
+    settings = EvaluationSettings(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
+    return pipeline.trace_folders(settings, [model], None, out)
 
 
 def test_a_changed_claim_is_judged_anew_on_the_old_answers(judged, tiny_model, tmp_path):
@@ -57,14 +57,14 @@ def test_one_text_under_two_claims_gets_two_verdicts(judged, tiny_model, tmp_pat
 def test_failed_verdicts_are_no_numbers_and_are_tried_again(judged, tiny_model, tmp_path):
     file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
     folders = [tiny_model, tiny_model]
-    asking = Asking(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
+    settings = EvaluationSettings(suite=str(file), judge="by-claim", draws=1, max_new_tokens=4, floor=False)
     ByClaim.broken = True
-    broken = pipeline.trace_folders(asking, folders, None, tmp_path / "run")
+    broken = pipeline.trace_folders(settings, folders, None, tmp_path / "run")
     assert broken["outcome_shares"]["support"] is None
     assert {drift["status"] for drift in broken["drifts"]} == {"no evidence"}
     assert any("have no verdict" in note for note in broken["notes"])
     ByClaim.broken = False
-    mended = pipeline.trace_folders(asking, folders, None, tmp_path / "run")
+    mended = pipeline.trace_folders(settings, folders, None, tmp_path / "run")
     assert mended["n_generated"] == 0
     assert mended["outcome_shares"]["support"] == 1
 
@@ -79,9 +79,9 @@ def test_runs_that_asked_something_else_are_not_paired(judged, tiny_model, tmp_p
 @pytest.mark.slow
 def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, tiny_model, tmp_path, monkeypatch):
     file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
-    asking = Asking(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)
-    first = pipeline.trace_folders(asking, [tiny_model, tiny_model], None, tmp_path / "run")
-    monkeypatch.setattr("valuedrift.evaluate.asking.Asker.sample", None)  # would be called to generate
+    settings = EvaluationSettings(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)
+    first = pipeline.trace_folders(settings, [tiny_model, tiny_model], None, tmp_path / "run")
+    monkeypatch.setattr("valuedrift.evaluate.evaluator.Evaluator.sample", None)  # would be called to generate
     second = pipeline.rejudge(tmp_path / "run", {"judge": "panel:by-claim,cues"})
     assert second["n_generated"] == 0
     assert second["n_answers"] == first["n_answers"]

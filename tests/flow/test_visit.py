@@ -8,7 +8,7 @@ import pytest
 from valuedrift import distributed, pipeline, plan, registry, testing
 from valuedrift.analyses import Analysis
 from valuedrift.models import loading
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
 pytestmark = pytest.mark.slow
@@ -65,11 +65,11 @@ def test_a_checkpoint_is_loaded_once(finished):
 
 def test_several_checkpoints_at_a_time_leave_the_same_files(finished, tmp_path):
     _, out, _ = finished
-    asking = Asking(judge="oracle", topics=["work"], draws=2, max_new_tokens=12, batch_rows=64, companions=True)
+    settings = EvaluationSettings(judge="oracle", topics=["work"], draws=2, max_new_tokens=12, batch_rows=64, companions=True)
     folder = next((out / "stages").glob("dpo*"))
     with testing.offering("engine", many=Many):
-        pipeline.trace_folders(asking, [folder], None, tmp_path / "many", "many")
-    pipeline.trace_folders(asking, [folder], None, tmp_path / "one")
+        pipeline.trace_folders(settings, [folder], None, tmp_path / "many", "many")
+    pipeline.trace_folders(settings, [folder], None, tmp_path / "one")
     assert held(tmp_path / "many") == held(tmp_path / "one")
     for name in ("scores", "companion_scores", "drifts"):
         assert Store(tmp_path / "many").read_table(name).equals(Store(tmp_path / "one").read_table(name)), name

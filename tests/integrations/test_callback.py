@@ -66,8 +66,8 @@ def test_what_it_finds_is_what_a_trace_of_the_saved_checkpoints_finds(base, tmp_
     trained(base, tmp_path / "out", watch, save_strategy="steps", save_steps=3, steps=3)
     folder = tmp_path / "out" / "checkpoint-3"
     found = pl.read_parquet(tmp_path / "run" / "scores.parquet").filter(pl.col("step") == 3).sort("prompt")
-    asking = watch.asking
-    result = pipeline.trace_folders(asking, [base, folder], None, tmp_path / "trace")
+    settings = watch.settings
+    result = pipeline.trace_folders(settings, [base, folder], None, tmp_path / "trace")
     traced = pl.read_parquet(tmp_path / "trace" / "scores.parquet").filter(pl.col("step") == 1).sort("prompt")
     assert found["item"].to_list() == traced["item"].to_list(), "the same words"
     assert result["n_answers"] == 2 * found.height

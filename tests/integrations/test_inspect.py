@@ -9,7 +9,7 @@ import pytest
 
 from valuedrift import pipeline
 from valuedrift.nouns import OUTCOMES, BadInput
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
 from .test_trace import SIZES, tokenizer
@@ -40,8 +40,8 @@ def run(tmp_path_factory):
         torch.manual_seed(step)
         LlamaForCausalLM(LlamaConfig(**SIZES, eos_token_id=0)).save_pretrained(root / "out" / f"checkpoint-{step}")
         tokenizer().save_pretrained(root / "out" / f"checkpoint-{step}")
-    asking = Asking(topics=["work"], draws=2, max_new_tokens=6, companions=False)
-    pipeline.trace_folders(asking, [root / "out"], None, root / "run")
+    settings = EvaluationSettings(topics=["work"], draws=2, max_new_tokens=6, companions=False)
+    pipeline.trace_folders(settings, [root / "out"], None, root / "run")
     return root / "run"
 
 

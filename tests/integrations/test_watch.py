@@ -16,13 +16,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from valuedrift.integrations.watch import Watching, watch
 from valuedrift.nouns import BadInput
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 from .test_trace import SIZES, tokenizer
 
 pytestmark = pytest.mark.slow
 
-ASKING = Asking(topics=["work"], draws=1, max_new_tokens=6, judge="cues")
+ASKING = EvaluationSettings(topics=["work"], draws=1, max_new_tokens=6, judge="cues")
 QUICK = {"settled_seconds": 0.0, "look_seconds": 0.05}
 
 

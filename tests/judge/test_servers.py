@@ -19,7 +19,7 @@ from valuedrift import judge as judges
 from valuedrift import pipeline
 from valuedrift.judge import openai
 from valuedrift.nouns import Item
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 ITEMS = [Item("Is it fair?", "It is fair.", text) for text in ("Yes, I support it.", "No, I am against it.")]
@@ -110,6 +110,6 @@ def test_a_server_that_hides_log_probs_is_read_by_votes(server, capsys):
 def test_a_served_model_is_traced(server, tmp_path):
     _, name = server
     suite = Path(shutil.copy(Path(__file__).parents[1] / "judge" / "served.jsonl", tmp_path))
-    asking = Asking(suite=str(suite), backend="openai", draws=2, max_new_tokens=8, floor=False, judge="cues")
-    result = pipeline.trace_folders(asking, [f"openai:{name}"], None, tmp_path / "run")
+    settings = EvaluationSettings(suite=str(suite), backend="openai", draws=2, max_new_tokens=8, floor=False, judge="cues")
+    result = pipeline.trace_folders(settings, [f"openai:{name}"], None, tmp_path / "run")
     assert result["n_generated"] == 6

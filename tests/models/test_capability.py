@@ -15,7 +15,7 @@ from valuedrift.evaluate import capability as _capability
 from valuedrift.evaluate.visit import Evaluation, Models, Visit
 from valuedrift.models import loading
 from valuedrift.nouns import BadInput, Checkpoint
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.report.chart import PAGE
 
 real = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
@@ -84,7 +84,7 @@ def collected(settings, checkpoints, known):
 def test_what_a_model_was_taught_is_found_and_kept(taught, tmp_path, monkeypatch):
     tasks = [task(tmp_path, "all_yes", ["yes"] * 12), task(tmp_path, "half", ["yes", "no"] * 6)]
     tasks.append(task(tmp_path, "says", ["yes"] * 4, "generate_until"))
-    table, numbers = collected(Asking(capability=tasks), [checkpoint(taught)], {})
+    table, numbers = collected(EvaluationSettings(capability=tasks), [checkpoint(taught)], {})
     found = {(row["task"], row["metric"]): row for row in table.to_dicts()}
     assert found["all_yes", "acc"]["value"] == 1.0
     half = found["half", "acc"]
@@ -93,36 +93,36 @@ def test_what_a_model_was_taught_is_found_and_kept(taught, tmp_path, monkeypatch
     assert (half["low"], half["high"]) == pytest.approx((0.5 - 1.96 * half["stderr"], 0.5 + 1.96 * half["stderr"]))
     assert found["says", "exact_match"]["value"] == 1.0
     monkeypatch.setattr(Models, "get", None)
-    assert collected(Asking(capability=tasks), [checkpoint(taught)], numbers)[0].equals(table), "nothing is evaluated again"
+    assert collected(EvaluationSettings(capability=tasks), [checkpoint(taught)], numbers)[0].equals(table), "nothing is evaluated again"
 
 
 @real
 def test_a_limit_and_another_model_are_evaluated_anew(taught, folders, tmp_path):
     tasks = [task(tmp_path, "yes_only", ["yes"] * 12)]
-    limited, numbers = collected(Asking(capability=tasks, capability_limit=3), [checkpoint(taught)], {})
+    limited, numbers = collected(EvaluationSettings(capability=tasks, capability_limit=3), [checkpoint(taught)], {})
     assert limited["n"].to_list() == [3]
-    both, _ = collected(Asking(capability=tasks), [checkpoint(folders["llama"]), checkpoint(taught, 1)], numbers)
+    both, _ = collected(EvaluationSettings(capability=tasks), [checkpoint(folders["llama"]), checkpoint(taught, 1)], numbers)
     assert both.height == 2
     assert both["value"][1] == 1.0
 
 
 @real
 def test_a_trace_shows_capability_beside_values_and_goes_on_without_what_cannot_be_run(taught, tmp_path):
-    asking = {"topics": ["work"], "draws": 1, "max_new_tokens": 4, "floor": False, "companions": False}
+    settings = {"topics": ["work"], "draws": 1, "max_new_tokens": 4, "floor": False, "companions": False}
     tasks = [task(tmp_path, "shown", ["yes"] * 4)]
-    result = pipeline.trace_folders(Asking(**asking, capability=tasks), [taught], None, tmp_path / "run")
+    result = pipeline.trace_folders(EvaluationSettings(**settings, capability=tasks), [taught], None, tmp_path / "run")
     assert [(row["task"], row["value"]) for row in result["capability"]] == [("shown", 1.0)]
     assert "<h2" in (page := (tmp_path / "run" / "report.html").read_text())
     assert "Capability" in page
-    result = pipeline.trace_folders(Asking(**asking, capability=["no-such-task"]), [taught], None, tmp_path / "run")
+    result = pipeline.trace_folders(EvaluationSettings(**settings, capability=["no-such-task"]), [taught], None, tmp_path / "run")
     assert result["capability"] is None
     assert "Capability could not be measured: the task 'no-such-task' cannot be run" in " ".join(result["notes"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_the_missing_package_is_named_and_the_trace_goes_on(folders, tmp_path):
-    asking = Asking(topics=["work"], draws=1, max_new_tokens=4, floor=False, companions=False, capability=["piqa"])
-    result = pipeline.trace_folders(asking, [folders["llama"]], None, tmp_path / "run")
+    settings = EvaluationSettings(topics=["work"], draws=1, max_new_tokens=4, floor=False, companions=False, capability=["piqa"])
+    result = pipeline.trace_folders(settings, [folders["llama"]], None, tmp_path / "run")
     assert result["n_answers"] == 50
     assert "Capability could not be measured: capability needs the package lm-eval" in " ".join(result["notes"])
 

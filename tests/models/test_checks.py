@@ -20,7 +20,7 @@ from valuedrift.models.decoder import Decoder, Ending, Wanted, decode
 from valuedrift.models.loading import load_model, weights_digest
 from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import BadInput, Checkpoint, Prompt
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
 QUESTIONS = ["Should the state raise taxes on fuel?", "Is strict punishment right?"]
@@ -37,8 +37,8 @@ def traced(run, **more):
     suite = run.parent / "suite.jsonl"
     rows = [{"id": f"q{n}", "topic": "work", "text": text, "claim": "It is right."} for n, text in enumerate(QUESTIONS)]
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asking = Asking(suite=str(suite), draws=2, floor=False, **{"max_new_tokens": 8} | more)
-    return pipeline.trace_folders(asking, [run], None, run.parent / "out")
+    settings = EvaluationSettings(suite=str(suite), draws=2, floor=False, **{"max_new_tokens": 8} | more)
+    return pipeline.trace_folders(settings, [run], None, run.parent / "out")
 
 
 def changed(folder, change):
@@ -123,11 +123,11 @@ def test_an_answer_ends_at_the_context(kind):
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     wanted = [Wanted(tuple(range(5, 5 + n)), row_words(0, str(n), 0)) for n in (3, 12, 12, 18, 19)]
-    asking, ending = Asking(max_new_tokens=12, temperature=1), Ending(frozenset())
+    settings, ending = EvaluationSettings(max_new_tokens=12, temperature=1), Ending(frozenset())
     room = [12, 8, 8, 2, 1]
-    expected = [naive(model, row, asking.model_copy(update={"max_new_tokens": n}), ()) for row, n in zip(wanted, room, strict=True)]
-    slow = dict(Decoder(model).generated(wanted, asking, ending))
-    for replies in (decode(model, wanted, asking, ending), [slow[place] for place in range(len(wanted))]):
+    expected = [naive(model, row, settings.model_copy(update={"max_new_tokens": n}), ()) for row, n in zip(wanted, room, strict=True)]
+    slow = dict(Decoder(model).generated(wanted, settings, ending))
+    for replies in (decode(model, wanted, settings, ending), [slow[place] for place in range(len(wanted))]):
         assert [(reply.tokens, reply.ended) for reply in replies] == expected
     with pytest.raises(BadInput, match=r"m reads 20 tokens, and the question 'why\?' takes 20, which leaves no room"):
         checks.fits(model, PromptFormat(None, name="m"), {"why?": range(20)})

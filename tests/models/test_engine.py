@@ -16,21 +16,21 @@ from valuedrift.models.decoder import Decoder, Ending, Wanted, decode
 from valuedrift.models.loading import load_model, weights_digest
 from valuedrift.models.sampling_noise import drawn, position_words, row_words, vocabulary_words
 from valuedrift.nouns import Checkpoint, Prompt
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 TAXES, LONG = "Should the state raise taxes on fuel?", "Should parents decide how their children are taught? " * 4
 QUESTIONS = ["Is it?", TAXES, "Is strict punishment right?", "No?", LONG, "Why not?"]
 N_NEW = 24
 
 
-def naive(model, wanted, asking, ends):
+def naive(model, wanted, settings, ends):
     """Return (tokens, ended) of one row."""
     ids, words_12 = list(wanted.ids), torch.tensor([wanted.words], dtype=torch.int32)
-    for step in range(asking.max_new_tokens):
+    for step in range(settings.max_new_tokens):
         with torch.inference_mode():
             logits_1V = model(torch.tensor([ids])).logits[:, -1]
         words = position_words(words_12, torch.tensor([step]))
-        token = drawn(logits_1V, words, vocabulary_words(logits_1V.shape[1]), asking.temperature, asking.top_k, asking.top_p).item()
+        token = drawn(logits_1V, words, vocabulary_words(logits_1V.shape[1]), settings.temperature, settings.top_k, settings.top_p).item()
         ids.append(token)
         if token in ends:
             return ids[len(wanted.ids) :], "stop"
@@ -54,25 +54,25 @@ END = Ending(frozenset({1}))
 @pytest.fixture(scope="module", params=SETTINGS)
 def case(request, model):
     """(model, its settings, rows, what the naive loop says)."""
-    asking = Asking(max_new_tokens=N_NEW, **SETTINGS[request.param])
+    settings = EvaluationSettings(max_new_tokens=N_NEW, **SETTINGS[request.param])
     wanted = rows(model[1])
-    return model[0], asking, wanted, [naive(model[0], row, asking, {1}) for row in wanted]
+    return model[0], settings, wanted, [naive(model[0], row, settings, {1}) for row in wanted]
 
 
 @pytest.mark.slow
 def test_equals_the_naive_loop_for_any_batch_and_order(case):
-    model, asking, wanted, expected = case
+    model, settings, wanted, expected = case
     decoder = Decoder(model)
     for batch_rows, order in ((1, 1), (4, -1), (7, 1), (512, -1)):
-        replies = dict(decoder.decode(wanted[::order], asking.model_copy(update={"batch_rows": batch_rows}), END))
+        replies = dict(decoder.decode(wanted[::order], settings.model_copy(update={"batch_rows": batch_rows}), END))
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))][::order] == expected
     assert decoder.why == ""
 
 
 def test_rows_end_at_many_steps(case):
     """What the tests above rest on."""
-    _, asking, _, expected = case
-    if asking.temperature:
+    _, settings, _, expected = case
+    if settings.temperature:
         assert len({len(tokens) for tokens, ended in expected if ended == "stop"}) >= 3
         assert any(ended == "length" for _, ended in expected)
 
@@ -80,37 +80,37 @@ def test_rows_end_at_many_steps(case):
 @pytest.mark.slow
 def test_generate_draws_the_same(case):
     """What architectures fall back to that cannot be driven."""
-    model, asking, wanted, expected = case
+    model, settings, wanted, expected = case
     for batch_rows in (4, 512):
-        replies = dict(Decoder(model).generated(wanted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+        replies = dict(Decoder(model).generated(wanted, settings.model_copy(update={"batch_rows": batch_rows}), END))
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
 
 
 @pytest.mark.slow
 def test_slots_grow_and_prefills_split(model, monkeypatch):
-    asking = Asking(max_new_tokens=N_NEW, batch_rows=8)
-    expected = decode(model[0], rows(model[1]), asking, END)
+    settings = EvaluationSettings(max_new_tokens=N_NEW, batch_rows=8)
+    expected = decode(model[0], rows(model[1]), settings, END)
     for module, name, value in ((packed, "ROOM", 1), (decoder_module, "POSITIONS", 20), (decoder_module, "REFILL", 0.9)):
         monkeypatch.setattr(module, name, value)
-        assert decode(model[0], rows(model[1]), asking, END) == expected
+        assert decode(model[0], rows(model[1]), settings, END) == expected
 
 
 @pytest.mark.slow
 def test_threads_share_the_rows(case, monkeypatch):
     """Each row is decoded by one of three threads, whichever has room, and what one of them raises is raised."""
-    model, asking, wanted, expected = case
+    model, settings, wanted, expected = case
     monkeypatch.setattr(decoder_module, "LANE", 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         for batch_rows in (3, 9, 512):
             decoder = Decoder(model)
-            replies = dict(decoder.decode(wanted, asking.model_copy(update={"batch_rows": batch_rows}), END))
+            replies = dict(decoder.decode(wanted, settings.model_copy(update={"batch_rows": batch_rows}), END))
             assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
         assert torch.get_num_threads() == 3
         monkeypatch.setattr(decoder_module, "drawn", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            list(decoder.decode(wanted, asking, END))
+            list(decoder.decode(wanted, settings, END))
         assert model.config._attn_implementation != packed.ATTENTION
     finally:
         torch.set_num_threads(before)
@@ -126,7 +126,7 @@ def test_the_attention_that_plans_anew_for_every_shape_is_left_out(model, monkey
     before = torch.backends.cuda.cudnn_sdp_enabled()
     decoder = Decoder(model[0])
     monkeypatch.setattr(packed.F, "scaled_dot_product_attention", watched)
-    list(decoder.decode([Wanted((5, 6), row_words(0, "x", 0))], Asking(max_new_tokens=3), Ending(frozenset())))
+    list(decoder.decode([Wanted((5, 6), row_words(0, "x", 0))], EvaluationSettings(max_new_tokens=3), Ending(frozenset())))
     assert allowed
     assert not any(allowed)
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
@@ -134,19 +134,19 @@ def test_the_attention_that_plans_anew_for_every_shape_is_left_out(model, monkey
 
 def test_a_decoder_serves_again_after_its_weights_changed(folders):
     model, tokenizer = load_model(folders["llama"])
-    decoder, asking = Decoder(model), Asking(max_new_tokens=N_NEW)
-    list(decoder.decode(rows(tokenizer), asking, END))
+    decoder, settings = Decoder(model), EvaluationSettings(max_new_tokens=N_NEW)
+    list(decoder.decode(rows(tokenizer), settings, END))
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
     wanted = rows(tokenizer)
-    after = dict(decoder.decode(wanted, asking, END))
-    expected = [naive(model, row, asking, {1}) for row in wanted]
+    after = dict(decoder.decode(wanted, settings, END))
+    expected = [naive(model, row, settings, {1}) for row in wanted]
     assert [(after[place].tokens, after[place].ended) for place in range(len(wanted))] == expected
 
 
 def test_prompts_are_read_once_and_ended_rows_no_more(model):
     """One padded pass over the prompts, all but their last tokens; then every row reads its tokens but the last."""
-    asking, wanted = Asking(max_new_tokens=N_NEW), rows(model[1])
+    settings, wanted = EvaluationSettings(max_new_tokens=N_NEW), rows(model[1])
     decoder, shapes = Decoder(model[0]), []
 
     def see(module, args, kwargs):
@@ -154,7 +154,7 @@ def test_prompts_are_read_once_and_ended_rows_no_more(model):
 
     hook = model[0].register_forward_pre_hook(see, with_kwargs=True)
     try:
-        replies = [reply for _, reply in decoder.decode(wanted, asking, END)]
+        replies = [reply for _, reply in decoder.decode(wanted, settings, END)]
     finally:
         hook.remove()
     prompts = {row.ids for row in wanted}
@@ -181,12 +181,12 @@ def test_other_architectures_are_driven_or_say_why_not(name, drives):
         more = {"intermediate_size": 96, "num_key_value_heads": 2} | more
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**sizes, **ends, **more)).eval()
-    rng, asking = random.Random(0), Asking(max_new_tokens=12)
+    rng, settings = random.Random(0), EvaluationSettings(max_new_tokens=12)
     prompts = [tuple(rng.randrange(3, 330) for _ in range(n)) for n in (3, 9, 14)]
     wanted = [Wanted(ids, row_words(0, str(ids), draw)) for ids in prompts for draw in range(2)]
     decoder = Decoder(model)
-    replies = dict(decoder.decode(wanted, asking, END))
-    assert [(replies[place].tokens, replies[place].ended) for place in range(6)] == [naive(model, row, asking, {1}) for row in wanted]
+    replies = dict(decoder.decode(wanted, settings, END))
+    assert [(replies[place].tokens, replies[place].ended) for place in range(6)] == [naive(model, row, settings, {1}) for row in wanted]
     assert (decoder.why == "") == drives, decoder.why
 
 
@@ -208,8 +208,8 @@ def checkpoint(folder):
 
 
 def test_draws_can_be_asked_in_any_subset(folders):
-    asking, at = Asking(max_new_tokens=N_NEW), checkpoint(folders["llama"])
-    backend = Backend(asking)
+    settings, at = EvaluationSettings(max_new_tokens=N_NEW), checkpoint(folders["llama"])
+    backend = Backend(settings)
     pairs = [(prompt, draw) for prompt in prompts() for draw in range(5)]
     whole = {(answer.prompt, answer.draw): answer for answer in sampled(backend, at, pairs)}
     some = sampled(backend, at, [pairs[place] for place in (4, 1, 10, 17, 28)])
@@ -222,8 +222,8 @@ def test_draws_can_be_asked_in_any_subset(folders):
 
 def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
     loads = []
-    monkeypatch.setattr("valuedrift.evaluate.transformers.load_model", lambda path: loads.append(path) or load_model(path))
-    backend = Backend(Asking(max_new_tokens=2))
+    monkeypatch.setattr("valuedrift.models.loading.load_model", lambda path: loads.append(path) or load_model(path))
+    backend = Backend(EvaluationSettings(max_new_tokens=2))
     for name in ("llama", "llama", "qwen3"):
         sampled(backend, checkpoint(folders[name]), [(prompts(["Is it?"])[0], 0)])
     assert loads == [str(folders["llama"]), str(folders["qwen3"])]
@@ -237,29 +237,29 @@ def test_plain_answers_end_before_the_next_question(folders, monkeypatch):
     monkeypatch.setattr(
         decoder_module, "drawn", lambda logits, *rest: torch.full((len(logits),), script[(steps.append(0) or len(steps)) - 1])
     )
-    monkeypatch.setattr("valuedrift.evaluate.transformers.load_model", lambda path: (model, tokenizer))
+    monkeypatch.setattr("valuedrift.models.loading.load_model", lambda path: (model, tokenizer))
     steps = []
     asked = [(prompts(["Is it?"])[0], 0)]
-    (answer,) = sampled(Backend(Asking(max_new_tokens=len(script))), checkpoint(folders["llama"]), asked)
+    (answer,) = sampled(Backend(EvaluationSettings(max_new_tokens=len(script))), checkpoint(folders["llama"]), asked)
     assert (answer.text, answer.ended, answer.n_tokens) == ("Yes.", "stop", upto)
 
 
 def test_answer_key_names_what_decides_the_words():
-    at, prompt, asking = Checkpoint("sft", 3, "a", "w"), prompts()[0], Asking()
-    key = answer_key(at, prompt, 0, asking, 0)
+    at, prompt, settings = Checkpoint("sft", 3, "a", "w"), prompts()[0], EvaluationSettings()
+    key = answer_key(at, prompt, 0, settings, 0)
     same = [
-        (Checkpoint("dpo", 0, "elsewhere", "w"), prompt, 0, asking, 0),
-        (at, Prompt("other", "race", prompt.text, "other claim", -1), 0, asking, 0),
-        (at, prompt, 0, Asking(batch_rows=3, draws=9, judge="cues"), 0),
+        (Checkpoint("dpo", 0, "elsewhere", "w"), prompt, 0, settings, 0),
+        (at, Prompt("other", "race", prompt.text, "other claim", -1), 0, settings, 0),
+        (at, prompt, 0, EvaluationSettings(batch_rows=3, draws=9, judge="cues"), 0),
     ]
     other = [
-        (Checkpoint("sft", 3, "a", "v"), prompt, 0, asking, 0),
-        (Checkpoint("sft", 3, "a", "w", "chat-1"), prompt, 0, asking, 0),
-        (at, prompts()[1], 0, asking, 0),
-        (at, prompt, 1, asking, 0),
-        (at, prompt, 0, asking, 1),
-        (at, prompt, 0, Asking(temperature=1.0), 0),
-        (at, prompt, 0, Asking(max_new_tokens=9), 0),
+        (Checkpoint("sft", 3, "a", "v"), prompt, 0, settings, 0),
+        (Checkpoint("sft", 3, "a", "w", "chat-1"), prompt, 0, settings, 0),
+        (at, prompts()[1], 0, settings, 0),
+        (at, prompt, 1, settings, 0),
+        (at, prompt, 0, settings, 1),
+        (at, prompt, 0, EvaluationSettings(temperature=1.0), 0),
+        (at, prompt, 0, EvaluationSettings(max_new_tokens=9), 0),
     ]
     assert {answer_key(*arguments) for arguments in same} == {key}
     assert len({key, *(answer_key(*arguments) for arguments in other)}) == 1 + len(other)
@@ -271,8 +271,8 @@ def test_keys_are_made_without_torch():
 
     code = (
         "import sys; from valuedrift.evaluate import answer_key; from valuedrift.models.loading import weights_digest;"
-        "from valuedrift.plan import Asking; from valuedrift.nouns import *;"
-        "answer_key(Checkpoint('s', 0, 'p', 'w'), Prompt('i', 't', 'q', 'c'), 0, Asking(), 0);"
+        "from valuedrift.plan import EvaluationSettings; from valuedrift.nouns import *;"
+        "answer_key(Checkpoint('s', 0, 'p', 'w'), Prompt('i', 't', 'q', 'c'), 0, EvaluationSettings(), 0);"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'a heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

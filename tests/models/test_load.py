@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from valuedrift.evaluate.transformers import Backend
 from valuedrift.models.loading import chat_template, check_causal, likeness, load_model, weights_digest
 from valuedrift.nouns import BadInput, Checkpoint, Prompt
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 WEIGHTS = "model.safetensors"
 
@@ -64,7 +64,7 @@ def test_likeness_names_everything_but_the_weights(folder, folders):
 
 
 def test_changed_weights_answer_differently_under_the_same_name(folder):
-    backend, prompt = Backend(Asking(max_new_tokens=8)), Prompt("p", "work", "Is it right?", "it is right")
+    backend, prompt = Backend(EvaluationSettings(max_new_tokens=8)), Prompt("p", "work", "Is it right?", "it is right")
     pairs = [(prompt, draw) for draw in range(4)]
 
     def answers():
@@ -319,7 +319,7 @@ def test_adapter_answers_as_the_wrapped_model(folder, adapter):
         assert (model(ids).logits - load_model(folder)[0](ids).logits).abs().max() > 0.1
     at = Checkpoint("dpo", 1, str(adapter), weights_digest(adapter))
     pairs = [(Prompt("p", "work", "Is it right?", "it is right"), draw) for draw in (0, 1)]
-    answers = Backend(Asking(max_new_tokens=5)).sample(at, pairs, 0)
+    answers = Backend(EvaluationSettings(max_new_tokens=5)).sample(at, pairs, 0)
     assert [answer.checkpoint for _, answer in answers] == [at.weights] * 2
 
 

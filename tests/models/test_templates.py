@@ -17,7 +17,7 @@ from valuedrift.judge.continuations import log_probs
 from valuedrift.models.chat_format import PromptFormat, question
 from valuedrift.models.decoder import Decoder, Wanted, decode
 from valuedrift.nouns import OUTCOMES, Item
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.train.collation import in_tokens
 
 SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
@@ -54,10 +54,10 @@ def test_an_answer_is_what_generate_says_up_to_the_end_of_its_turn(name):
     )
     model, prompt_format = reciting(tokenizer, said, len(prompt)), PromptFormat(tokenizer)
     assert prompt_format.prompts([question(QUESTION)]) == [prompt]
-    asking, ending = Asking(max_new_tokens=len(said), temperature=0), prompt_format.ending(model)
+    settings, ending = EvaluationSettings(max_new_tokens=len(said), temperature=0), prompt_format.ending(model)
     for replies in (
-        decode(model, [Wanted(tuple(prompt), (0, 0))], asking, ending),
-        [reply for _, reply in Decoder(model).generated([Wanted(tuple(prompt), (0, 0))], asking, ending)],
+        decode(model, [Wanted(tuple(prompt), (0, 0))], settings, ending),
+        [reply for _, reply in Decoder(model).generated([Wanted(tuple(prompt), (0, 0))], settings, ending)],
     ):
         (reply,) = replies
         theirs = model.generate(

@@ -14,7 +14,7 @@ from valuedrift.evaluate.transformers import Backend as Plain
 from valuedrift.evaluate.vllm import Backend
 from valuedrift.models import loading
 from valuedrift.nouns import OUTCOMES, BadInput, Checkpoint, Prompt
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 installed = importlib.util.find_spec("vllm") is not None
 real = pytest.mark.skipif(not installed, reason="vllm is not installed")
@@ -26,7 +26,7 @@ PAIRS = [(prompt, draw) for prompt in PROMPTS + LONG for draw in range(3)]
 
 @pytest.mark.skipif(installed, reason="vllm is installed")
 def test_a_missing_package_is_named(folders):
-    backend = Backend(Asking(backend="vllm"))
+    backend = Backend(EvaluationSettings(backend="vllm"))
     with pytest.raises(BadInput, match=r"the backend vllm needs the package vllm; install it with: pip install 'valuedrift\[vllm\]'"):
         list(backend.sample(checkpoint(folders["qwen3"]), PAIRS, 0))
 
@@ -63,7 +63,7 @@ def other(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend():
-    made = Backend(Asking(backend="vllm", max_new_tokens=12, batch_rows=7, temperature=1.0))
+    made = Backend(EvaluationSettings(backend="vllm", max_new_tokens=12, batch_rows=7, temperature=1.0))
     yield made
     made._close()
 
@@ -81,10 +81,10 @@ def test_equal_weights_answer_alike_whatever_is_asked_beside_them(backend, model
 def test_greedy_answers_are_those_of_transformers(model, other):
     greedy = {"max_new_tokens": 12, "temperature": 0.0, "batch_rows": 7}
     pairs = [(prompt, 0) for prompt in PROMPTS]
-    fast = Backend(Asking(backend="vllm", **greedy))
+    fast = Backend(EvaluationSettings(backend="vllm", **greedy))
     try:
         for folder in (model, other):
-            assert said(fast, folder, pairs) == said(Plain(Asking(**greedy)), folder, pairs)
+            assert said(fast, folder, pairs) == said(Plain(EvaluationSettings(**greedy)), folder, pairs)
     finally:
         fast._close()
 
@@ -97,7 +97,7 @@ def test_after_a_switch_the_new_weights_answer(backend, model, other, monkeypatc
     second = said(backend, other)
     assert backend._engine is engine
     assert second != first
-    fresh = Backend(backend.asking)
+    fresh = Backend(backend.settings)
     try:
         assert second == said(fresh, other)
     finally:
@@ -113,7 +113,7 @@ def test_weights_that_did_not_arrive_are_noticed(backend, model, other, monkeypa
     second = said(backend, other)
     assert backend._engine is not engine
     assert "did not change what the engine says: it is started anew" in capsys.readouterr().err
-    fresh = Backend(backend.asking)
+    fresh = Backend(backend.settings)
     try:
         assert second == said(fresh, other)
     finally:
@@ -132,14 +132,14 @@ def test_adapters_share_an_engine(model, tmp_path):
         )
         places.append(tmp_path / f"adapter-{seed}")
         adapted.save_pretrained(places[-1])
-    backend = Backend(Asking(backend="vllm", **greedy))
+    backend = Backend(EvaluationSettings(backend="vllm", **greedy))
     try:
         engines = set()
         for place in places:
-            assert said(backend, place, pairs) == said(Plain(Asking(**greedy)), place, pairs)
+            assert said(backend, place, pairs) == said(Plain(EvaluationSettings(**greedy)), place, pairs)
             engines.add(id(backend._engine))
         assert len(engines) == 1
-        assert said(backend, model, pairs) == said(Plain(Asking(**greedy)), model, pairs), "none of them stays active"
+        assert said(backend, model, pairs) == said(Plain(EvaluationSettings(**greedy)), model, pairs), "none of them stays active"
     finally:
         backend._close()
 

@@ -11,7 +11,7 @@ from valuedrift.evaluate.distance import chosen, divergences, kl_nats
 from valuedrift.evaluate.visit import Answered, Evaluation
 from valuedrift.models.chat_format import PLAIN, PromptFormat, question
 from valuedrift.nouns import Checkpoint, Prompt
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 
 
 def test_the_mean_over_answers_is_the_divergence_of_whole_answers():
@@ -41,7 +41,7 @@ def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
     monkeypatch.setattr(distance, "LOGITS", 330 * 30)  # several batches of several rows
     tokenizer, model, reference = testing.tokenizer(), testing.model(seed=0).eval(), testing.model(seed=1).eval()
     texts = [said("It is good."), said("A wall does not keep people safe.", "length"), said(""), said("Yes"), said("", "length")]
-    found = divergences(model, tokenizer, reference, texts, Asking(temperature=0.7))
+    found = divergences(model, tokenizer, reference, texts, EvaluationSettings(temperature=0.7))
     for answer, nats in zip(texts, found, strict=True):
         given = tokenizer(PLAIN.format(question=answer.question))["input_ids"]
         words = tokenizer(" " + answer.text)["input_ids"] if answer.text else []
@@ -52,12 +52,12 @@ def test_answers_side_by_side_are_read_as_each_alone(monkeypatch):
         expected = sum(kl_nats(logits[[place]], others[[place]], 0.7).item() for place in places)
         assert nats == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert found[4] == 0
-    assert divergences(model, tokenizer, model, texts, Asking()) == [0.0] * 5
+    assert divergences(model, tokenizer, model, texts, EvaluationSettings()) == [0.0] * 5
 
 
 def test_greedy_answers_are_measured_at_temperature_one():
     tokenizer, model, reference = testing.tokenizer(), testing.model(seed=0).eval(), testing.model(seed=1).eval()
-    at = [divergences(model, tokenizer, reference, [said("Yes")], Asking(temperature=t))[0] for t in (0, 1, 2)]
+    at = [divergences(model, tokenizer, reference, [said("Yes")], EvaluationSettings(temperature=t))[0] for t in (0, 1, 2)]
     assert at[0] == at[1] > at[2]
 
 
@@ -85,7 +85,7 @@ def test_the_reference_is_the_nearest_supervised_stage_before():
     names = {"sft": ("base", "sft"), "dpo": ("sft", "dpo"), "ppo": ("dpo", "ppo"), "sft2": ("ppo", "sft"), "alone": ("base", "dpo")}
     stages = [{"name": name, "seed": 1, "after": after, "algorithm": kind} for name, (after, kind) in names.items()]
     checkpoints = [Checkpoint(name, step, "", f"{name}{step}", seed=1) for name in names for step in (0, 8)]
-    evaluation = Evaluation(Asking(), stages, checkpoints, [], [], ())
+    evaluation = Evaluation(EvaluationSettings(), stages, checkpoints, [], [], ())
     found = {}
     for checkpoint in checkpoints:
         label, at = evaluation.reference(checkpoint)

@@ -16,7 +16,7 @@ from valuedrift.models.chat_format import PromptFormat
 from valuedrift.models.decoder import Wanted, decode
 from valuedrift.models.sampling_noise import row_words
 from valuedrift.nouns import BadInput, Example, Pair
-from valuedrift.plan import Asking, Stage
+from valuedrift.plan import EvaluationSettings, Stage
 from valuedrift.train import collation, logprobs, ppo, reward_model, rollout, starting
 from valuedrift.train.stage import run_stage
 
@@ -367,7 +367,7 @@ def share(path, text):
     words, model = starting.load_tokenizer(path, chat=True), AutoModelForCausalLM.from_pretrained(path).eval()
     asked, _ = collation.prompted(words, [Example(prompt, "") for prompt in UNSEEN], 99)
     wanted = [Wanted(prompt.ids, row_words(0, str(prompt.ids), draw)) for prompt in asked for draw in range(16)]
-    replies = decode(model, wanted, Asking(temperature=1, max_new_tokens=8), PromptFormat(words).ending(model))
+    replies = decode(model, wanted, EvaluationSettings(temperature=1, max_new_tokens=8), PromptFormat(words).ending(model))
     return sum(PromptFormat(words).reply(reply.tokens)[0] == text for reply in replies) / len(replies)
 
 

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from ..nouns import STANCES, BadInput
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..progress import tell
 from .options import Json, Set, settings
 from .program import app, interval, number, output, table
 
 
 @app.command()
-@settings(Asking, "suite", "judge", "max_cost")
+@settings(EvaluationSettings, "suite", "judge", "max_cost")
 def gap(
     files: Annotated[list[str], Argument(help="Preference pairs or SFT data: JSONL, Parquet, CSV, hf:NAME or sandbox:…")],
-    asking: Asking,
+    settings: EvaluationSettings,
     matters: Annotated[float, Option(help="The smallest gap that would matter, as a share.")] = 0.1,
     max_bad_rows: Annotated[float, Option(min=0, max=1, help="Largest share of unreadable rows that may be left out.")] = 0.05,
     out: Annotated[
@@ -29,7 +29,7 @@ def gap(
     """Measure the value gap of preference data, or the stance shares of SFT data, per topic."""
     from .. import verbs
 
-    output(verbs.gap(files, asking.suite, asking.judge, out, matters, asking.max_cost, max_bad_rows), as_json, show_gap)
+    output(verbs.gap(files, settings.suite, settings.judge, out, matters, settings.max_cost, max_bad_rows), as_json, show_gap)
 
 
 @app.command()
@@ -50,9 +50,9 @@ def synth(
 
 
 @app.command()
-@settings(Asking, "max_cost", judge="none")
+@settings(EvaluationSettings, "max_cost", judge="none")
 def calibrate(
-    asking: Asking,
+    settings: EvaluationSettings,
     gold: Annotated[Path | None, Option(help="Human labels: JSONL with claim (or issue), text, stance.")] = None,
     wordings: Annotated[
         bool, Option("--wordings", help="Measure every wording of the judge, and how each differs from the first.")
@@ -72,9 +72,9 @@ def calibrate(
         sentence = f"{found['n_rows']} rows in {found['out']}: fill in 'stance', then give the file as --gold"
         output(found, as_json, lambda _: tell(sentence))
         return
-    if "judge" not in asking.model_fields_set or gold is None:
+    if "judge" not in settings.model_fields_set or gold is None:
         raise BadInput("calibrate needs --judge and --gold (or --sample RUN to draw answers for people to label); give both")
-    result = verbs.calibrate(asking.judge, gold, wordings, asking.max_cost, keep)
+    result = verbs.calibrate(settings.judge, gold, wordings, settings.max_cost, keep)
     if wordings:
         output({"wordings": result}, as_json, lambda _: _show_wordings(result))
     else:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..progress import tell
 from .options import Json, RunFolder, settings
 from .program import app, interval, number, output, table
@@ -18,12 +18,12 @@ AS_RUN = "as in the run"
 
 
 @app.command()
-@settings(Asking, "max_cost", judge="required", gold=AS_RUN, min_agreement=AS_RUN)
-def judge(folder: RunFolder, asking: Asking, as_json: Json = False) -> None:
+@settings(EvaluationSettings, "max_cost", judge="required", gold=AS_RUN, min_agreement=AS_RUN)
+def judge(folder: RunFolder, settings: EvaluationSettings, as_json: Json = False) -> None:
     """Read the stored answers of a run with another judge; generates nothing and loads no checkpoint."""
     from .. import pipeline
 
-    given = asking.model_dump(include=asking.model_fields_set)
+    given = settings.model_dump(include=settings.model_fields_set)
     output(pipeline.rejudge(folder, {"max_cost": None} | given), as_json, show_trace)
 
 

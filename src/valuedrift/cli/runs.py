@@ -11,7 +11,7 @@ from typer import Argument, Option
 from .. import plan as plans
 from ..distributed import storage
 from ..nouns import STANCES, Stopped
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..progress import tell
 from .options import Base, Engine, Json, Out, Set, settings
 from .program import app, interval, number, output, table
@@ -83,12 +83,12 @@ def check(
 
 
 @app.command()
-@settings(Asking)
+@settings(EvaluationSettings)
 def trace(
     folders: Annotated[
         list[str], Argument(help="Checkpoints, folders of them, hub ids (org/name@step*) or openai:MODEL, in the order of training.")
     ],
-    asking: Asking,
+    settings: EvaluationSettings,
     base: Base = None,
     engine: Engine = "local",
     out: Out = Path("runs/trace"),
@@ -98,14 +98,14 @@ def trace(
     from .. import pipeline
 
     places = [str(storage.here(folder)) if storage.is_address(folder) else folder for folder in folders]
-    output(pipeline.trace_folders(asking, places, base, out, engine), as_json, show_trace)
+    output(pipeline.trace_folders(settings, places, base, out, engine), as_json, show_trace)
 
 
 @app.command()
-@settings(Asking)
+@settings(EvaluationSettings)
 def watch(
     folder: Annotated[Path, Argument(help="The folder that a trainer writes its checkpoints into; it need not exist yet.")],
-    asking: Asking,
+    settings: EvaluationSettings,
     base: Base = None,
     until: Annotated[int | None, Option(help="End after the checkpoint of this step.")] = None,
     idle: Annotated[
@@ -123,7 +123,7 @@ def watch(
     from ..integrations import watch as watching
 
     how = watching.Watching(folder, base, keep, until, idle, tensorboard, settled)
-    output(watching.watch(asking, how, out), as_json, show_trace)
+    output(watching.watch(settings, how, out), as_json, show_trace)
 
 
 def show_trace(result: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..progress import tell
 from .options import Json, settings
 from .program import app, output
@@ -46,10 +46,10 @@ def suite_check(suite: Annotated[str, Argument(help="A JSONL file of prompts, or
 
 
 @suite_app.command("build")
-@settings(Asking, "max_cost")
+@settings(EvaluationSettings, "max_cost")
 def suite_build(
     prompts: Annotated[str, Argument(help="What people asked: JSONL, CSV or Parquet with 'prompt' or 'text', or hf:NAME.")],
-    asking: Asking,
+    settings: EvaluationSettings,
     lm: Annotated[
         str,
         Option(help="Who filters, rewrites and writes claims: a model folder, org/name@revision or openai:MODEL; else rules."),
@@ -64,7 +64,7 @@ def suite_build(
     """Build a suite from what people asked: value-laden filter, rewrite, embeddings, UMAP, HDBSCAN, claims and polarity."""
     from ..suites import vprism
 
-    result: dict[str, Any] = vprism.build(prompts, out, lm, embed, per_cluster, topics, seed, asking.max_cost)
+    result: dict[str, Any] = vprism.build(prompts, out, lm, embed, per_cluster, topics, seed, settings.max_cost)
     output(result, as_json, lambda found: tell("\n".join(found["sentences"])))
 
 

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from .. import registry
 from ..nouns import Answer, Checkpoint, Prompt, Stopped, digest
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from .visit import Models
 
 
 class Backend:
-    """Samples answers under the settings `asking`; a model stays loaded in `models` while it is needed."""
+    """Samples answers under the settings; a model stays loaded in `models` while it is needed."""
 
     identity: ClassVar[str]
     """A part of every answer's key; it changes whenever the sampled answers change."""
@@ -27,17 +27,17 @@ class Backend:
     spent: float = 0.0
     """Dollars that the answers cost in this process."""
 
-    def __init__(self, asking: Asking):
-        self.asking = asking
+    def __init__(self, settings: EvaluationSettings):
+        self.settings = settings
         self.models = Models()
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
-        """Raise BadInput if a checkpoint cannot be asked. It is called before anything is sampled."""
+        """Raise BadInput if a checkpoint cannot be sampled. Nothing is sampled before."""
 
-    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
-        """Yield the index in `asked` and the answer of every (prompt, sample number), in any order, under its `answer_key`.
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+        """Yield the index in `pairs` and the answer of every (prompt, sample number), in any order, under its `answer_key`.
 
-        If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is asked.
+        If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is pairs.
         """
         raise NotImplementedError
 
@@ -46,10 +46,10 @@ class Backend:
 
 
 class Unanswered(Stopped):
-    """A backend asked a checkpoint everything, and some answers did not come. The other checkpoints can still be asked."""
+    """Some answers of a checkpoint did not come. The other checkpoints can still be sampled."""
 
 
-def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, asking: Asking, noise: int) -> str:
+def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, settings: EvaluationSettings, noise: int) -> str:
     """Return the content key of an answer: everything that decides its text, and nothing else (neither the folder nor the batch size)."""
-    identity = registry.find("backend", asking.backend).identity
-    return digest("answer", identity, checkpoint.weights, checkpoint.frame, prompt.text, asking.decoding(), noise, draw)
+    identity = registry.find("backend", settings.backend).identity
+    return digest("answer", identity, checkpoint.weights, checkpoint.frame, prompt.text, settings.decoding(), noise, draw)

@@ -14,7 +14,7 @@ import polars as pl
 from .. import progress, registry
 from ..models.loading import reason_of
 from ..nouns import BadInput, Checkpoint, digest
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from .visit import Evaluation, Visit
 
 SCHEMA: dict[str, Any] = {
@@ -75,7 +75,7 @@ def capability_scores(evaluation: Evaluation, numbers: Mapping[str, float | None
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def _key(settings: Asking, task: str, checkpoint: Checkpoint) -> str:
+def _key(settings: EvaluationSettings, task: str, checkpoint: Checkpoint) -> str:
     said = Path(task).read_text() if Path(task).suffix == ".yaml" and Path(task).exists() else task
     return digest("capability", said, settings.capability_limit, checkpoint.weights)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..models.chat_format import Frame, PromptFormat, question
 from ..models.loading import API
 from ..nouns import Checkpoint, Example, Prompt, digest
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..train.collation import Row, collate
 from ..train.logprobs import answer_outputs, placed
 from ..train.reward_model import RewardModel
@@ -51,13 +51,13 @@ def kl_nats(logits_NV: Tensor, reference_NV: Tensor, temperature: float) -> Tens
     return F.kl_div(logq_NV, logp_NV, log_target=True, reduction="none").sum(-1).clamp_min(0)
 
 
-def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answered], asking: Asking) -> list[float]:
+def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answered], settings: EvaluationSettings) -> list[float]:
     """Return the nats of KL from the reference for each answer, at the temperature it was sampled with (greedy answers: at 1).
 
     The words are tokenised anew, in the frame that they were asked in; an answer that ended by itself has one position more, where the end
     was predicted. top_p and top_k are left out of account: the divergence is between what the models say, not between what is kept of it.
     """
-    prompt_format = PromptFormat(tokenizer, cast(Frame, asking.frame))
+    prompt_format = PromptFormat(tokenizer, cast(Frame, settings.frame))
     rows = [_row(prompt_format, answer) for answer in said]
     device, width = model.device, min(each.get_output_embeddings().weight.shape[0] for each in (model, reference))  # the rest is padding
     sums = [0.0] * len(rows)
@@ -66,7 +66,7 @@ def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answe
         batch = {name: values.to(device) if isinstance(values, Tensor) else values for name, values in batch.items()}
         with torch.inference_mode():
             logits_NV, reference_NV = (answer_outputs(each, batch)[1][:, :width] for each in (model, reference))
-            sums_R = placed(kl_nats(logits_NV, reference_NV, asking.temperature or 1.0), batch).sum(1)
+            sums_R = placed(kl_nats(logits_NV, reference_NV, settings.temperature or 1.0), batch).sum(1)
         for place, nats in zip(part, sums_R.tolist(), strict=True):
             sums[place] = nats
     return sums

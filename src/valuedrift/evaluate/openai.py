@@ -11,7 +11,7 @@ from ..models.endpoint import Ended, Endpoint
 from ..models.loading import API
 from ..models.turns import spoken
 from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from . import Unanswered, answer_key
 
 BATCH_SIZE = 64
@@ -28,13 +28,13 @@ class Backend(evaluate.Backend):
     identity = "openai/2"
     is_remote = True
 
-    def __init__(self, asking: Asking):
-        if asking.frame == "plain":
+    def __init__(self, settings: EvaluationSettings):
+        if settings.frame == "plain":
             raise BadInput("a model behind an API is asked in its server's own template; take frame = 'plain' out")
-        if asking.top_k:
+        if settings.top_k:
             raise BadInput("OpenAI-compatible servers know no top_k; set it to 0")
-        super().__init__(asking)
-        self.budget = common() or Budget(asking.max_cost)
+        super().__init__(settings)
+        self.budget = common() or Budget(settings.max_cost)
         self._endpoints: dict[str, Endpoint] = {}
         self._stopped = False
 
@@ -50,21 +50,21 @@ class Backend(evaluate.Backend):
         said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}
         return [f"{model} was asked without {names}, which its server refuses." for model, names in said.items()]
 
-    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) asked, in order. Raises Unanswered if the server leaves some out."""
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) pairs, in order. Raises Unanswered if the server leaves some out."""
         endpoint = self._endpoint(checkpoint.path.removeprefix(API))
         failed: list[tuple[str, str]] = []
-        for start in range(0, len(asked), BATCH_SIZE):
+        for start in range(0, len(pairs), BATCH_SIZE):
             if self._stopped:
                 return
-            part = asked[start : start + BATCH_SIZE]
+            part = pairs[start : start + BATCH_SIZE]
             ended: Ended | None = None
             try:
                 replies: Sequence[Reply | Failed | None] = endpoint.chat([self._request(prompt, draw, noise) for prompt, draw in part])
             except Ended as error:
                 replies, ended = error.replies, error
             for place, reply in enumerate(replies, start):
-                prompt, draw = asked[place]
+                prompt, draw = pairs[place]
                 if isinstance(reply, Failed):
                     failed.append((prompt.id, reply.reason))
                 elif reply is not None:
@@ -72,7 +72,7 @@ class Backend(evaluate.Backend):
                     if how == "withheld" or how == "thinking":
                         failed.append((prompt.id, NO_TEXT[how]))
                         continue
-                    key = answer_key(checkpoint, prompt, draw, self.asking, noise)
+                    key = answer_key(checkpoint, prompt, draw, self.settings, noise)
                     said = spoken(reply.texts[0])  # some servers leave the reasoning in the reply
                     ends = how if said is not None else "thinking"
                     yield place, Answer(key, checkpoint.weights, prompt.id, draw, (said or "").strip(), ends, reply.n_output)
@@ -85,8 +85,8 @@ class Backend(evaluate.Backend):
             )
 
     def _request(self, prompt: Prompt, draw: int, noise: int) -> Request:
-        asking, seed = self.asking, int(digest("seed", noise, prompt.text, draw)[:7], 16)
-        return Request((("user", prompt.text),), asking.max_new_tokens, asking.temperature, seed=seed, top_p=asking.top_p)
+        settings, seed = self.settings, int(digest("seed", noise, prompt.text, draw)[:7], 16)
+        return Request((("user", prompt.text),), settings.max_new_tokens, settings.temperature, seed=seed, top_p=settings.top_p)
 
     def _endpoint(self, model: str) -> Endpoint:
         if model not in self._endpoints:

@@ -9,7 +9,7 @@ from .. import evaluate, progress
 from ..models import checks
 from ..models.chat_format import Frame, PromptFormat, question
 from ..nouns import Answer, Checkpoint, Prompt
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from . import answer_key
 
 
@@ -18,8 +18,8 @@ class Backend(evaluate.Backend):
 
     identity = "transformers/2"
 
-    def __init__(self, asking: Asking):
-        super().__init__(asking)
+    def __init__(self, settings: EvaluationSettings):
+        super().__init__(settings)
         self._decoder: Any = None
         self._format: PromptFormat | None = None
         self._checked = ""
@@ -27,35 +27,35 @@ class Backend(evaluate.Backend):
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if a checkpoint cannot be asked."""
-        checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
+        checks.folders(checkpoints, prompts, cast(Frame, self.settings.frame))
 
-    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) asked, in the order in which they finish. Loads the model on first use."""
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) pairs, in the order in which they finish. Loads the model on first use."""
         from ..models.decoder import Wanted
         from ..models.sampling_noise import row_words
 
-        if not asked:
+        if not pairs:
             return
         if is_new := self._checked != checkpoint.weights:
             self._decoder = self._format = None  # they hold the model before, and two at once may not fit
         model, tokenizer = self._model(checkpoint)
         prompt_format = self._format_of(tokenizer, checkpoint)
-        texts = list(dict.fromkeys(prompt.text for prompt, _ in asked))
+        texts = list(dict.fromkeys(prompt.text for prompt, _ in pairs))
         ids = dict(zip(texts, map(tuple, prompt_format.prompts([question(text) for text in texts])), strict=True))
         if is_new:
             checks.logits(model, prompt_format)
             self._checked = checkpoint.weights
         checks.fits(model, prompt_format, ids)
-        wanted = [Wanted(ids[prompt.text], row_words(noise, prompt.text, draw)) for prompt, draw in asked]
-        for place, reply in self._decoder_of(model).decode(wanted, self.asking, prompt_format.ending(model)):
-            prompt, draw = asked[place]
+        wanted = [Wanted(ids[prompt.text], row_words(noise, prompt.text, draw)) for prompt, draw in pairs]
+        for place, reply in self._decoder_of(model).decode(wanted, self.settings, prompt_format.ending(model)):
+            prompt, draw = pairs[place]
             text, closed = prompt_format.reply(reply.tokens)
-            key = answer_key(checkpoint, prompt, draw, self.asking, noise)
+            key = answer_key(checkpoint, prompt, draw, self.settings, noise)
             yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended if closed else "thinking", len(reply.tokens))
 
     def _format_of(self, tokenizer: Any, checkpoint: Checkpoint) -> PromptFormat:
         if self._format is None or self._format.tokenizer is not tokenizer:
-            self._format = PromptFormat(tokenizer, cast(Frame, self.asking.frame), checkpoint.path)
+            self._format = PromptFormat(tokenizer, cast(Frame, self.settings.frame), checkpoint.path)
         return self._format
 
     def _decoder_of(self, model: Any) -> Any:

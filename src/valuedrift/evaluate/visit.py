@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from .. import progress
 from ..nouns import Checkpoint, Prompt
-from ..plan import Asking
+from ..plan import EvaluationSettings
 
 T = TypeVar("T")
 SFT = ("sft", "trl:SFTTrainer")
@@ -59,7 +59,7 @@ def _key(checkpoint: Checkpoint) -> tuple[str, str]:
 class Evaluation:
     """What every visit of a run has in common."""
 
-    settings: Asking
+    settings: EvaluationSettings
     stages: Sequence[Mapping[str, Any]]
     checkpoints: Sequence[Checkpoint]
     rewards: Sequence[Checkpoint]

@@ -15,7 +15,7 @@ from ..models.adapters import is_adapter
 from ..models.chat_format import Frame, PromptFormat, question
 from ..models.vllm_engine import package, started
 from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from . import answer_key
 
 PROBE = tuple(range(5, 13))
@@ -32,34 +32,34 @@ class Backend(evaluate.Backend):
 
     identity = "vllm/2"
 
-    def __init__(self, asking: Asking):
-        super().__init__(asking)
+    def __init__(self, settings: EvaluationSettings):
+        super().__init__(settings)
         self._engine: Any = None
         self._kind: tuple[Any, ...] = ()
         self._holds = ""
         """The digest of the weights in the engine; for an adapter, of its base."""
         self._adapters: dict[str, Any] = {}
 
-    def sample(self, checkpoint: Checkpoint, asked: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) asked, in order, `batch_rows` of them at a time."""
-        if not asked:
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+        """Yield the place and the answer of every (prompt, draw) pairs, in order, `batch_rows` of them at a time."""
+        if not pairs:
             return
         adapter = self._ready(checkpoint)
         from vllm import SamplingParams
 
         prompt_format, ends = self._words(checkpoint.path)
-        asking, texts = self.asking, list(dict.fromkeys(prompt.text for prompt, _ in asked))
+        settings, texts = self.settings, list(dict.fromkeys(prompt.text for prompt, _ in pairs))
         ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
         # vLLM matches stops in text without special tokens; `prompt_format.reply` cuts the others off
         stops = [stop.exact for stop in prompt_format.stops if not any(token in stop.text for token in prompt_format.special)]
-        for start in range(0, len(asked), asking.batch_rows):
-            part = asked[start : start + asking.batch_rows]
-            settings = [
+        for start in range(0, len(pairs), settings.batch_rows):
+            part = pairs[start : start + settings.batch_rows]
+            parameters = [
                 SamplingParams(
-                    temperature=asking.temperature,
-                    top_p=asking.top_p,
-                    top_k=asking.top_k,
-                    max_tokens=asking.max_new_tokens,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    top_k=settings.top_k,
+                    max_tokens=settings.max_new_tokens,
                     seed=int(digest("seed", noise, prompt.text, draw)[:8], 16),
                     stop_token_ids=ends,
                     stop=stops or None,
@@ -67,20 +67,20 @@ class Backend(evaluate.Backend):
                 for prompt, draw in part
             ]
             prompts = [{"prompt_token_ids": ids[prompt.text]} for prompt, _ in part]
-            found = self._engine.generate(prompts, settings, use_tqdm=False, lora_request=adapter)
+            found = self._engine.generate(prompts, parameters, use_tqdm=False, lora_request=adapter)
             for place, (output, (prompt, draw)) in enumerate(zip(found, part, strict=True), start):
                 (reply,) = output.outputs
                 tokens = list(reply.token_ids)
                 text, closed = prompt_format.reply(tokens)
                 ended = "length" if reply.finish_reason == "length" and not prompt_format.complete(tokens) else "stop"
                 ended = ended if closed else "thinking"
-                key = answer_key(checkpoint, prompt, draw, asking, noise)
+                key = answer_key(checkpoint, prompt, draw, settings, noise)
                 yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if vLLM is missing, or a checkpoint cannot be asked."""
         package()
-        checks.folders(checkpoints, prompts, cast(Frame, self.asking.frame))
+        checks.folders(checkpoints, prompts, cast(Frame, self.settings.frame))
 
     def _words(self, path: str) -> tuple[PromptFormat, list[int]]:
         """Return a checkpoint's prompt format and the tokens that end an answer."""
@@ -88,7 +88,7 @@ class Backend(evaluate.Backend):
 
         folder = loading.local_folder(path)
         whole = loading.base_of(folder) if is_adapter(folder) else folder
-        prompt_format = PromptFormat(loading.load_tokenizer(folder), cast(Frame, self.asking.frame), path)
+        prompt_format = PromptFormat(loading.load_tokenizer(folder), cast(Frame, self.settings.frame), path)
         settings = GenerationConfig.from_pretrained(whole) if (whole / "generation_config.json").exists() else None
         return prompt_format, sorted(prompt_format.ending(types.SimpleNamespace(generation_config=settings)).tokens)
 

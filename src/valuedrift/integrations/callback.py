@@ -23,12 +23,12 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from typing_extensions import TypedDict
 
 from .. import pipeline, progress, resolve, suites
-from ..evaluate.asking import Asker, Job
+from ..evaluate.evaluator import Evaluator, Job
 from ..evaluate.transformers import Backend
 from ..judge.cache import CachedJudge
 from ..models.chat_format import frame_digest
 from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt, StageRecord
-from ..plan import BASE, Asking
+from ..plan import BASE, EvaluationSettings
 from ..stats.profile import profiles
 from ..store import Store
 from ..train.step_counts import save_steps
@@ -58,7 +58,7 @@ class ValueDriftCallback(TrainerCallback):
     the model are restored, so that training goes on as without the callback. If anything fails here, it is reported once, and training goes
     on without it.
 
-    `asking` are further settings of an evaluation: judge, suite, topics, draws, temperature, max_new_tokens, frame, ….
+    `settings` are further settings of an evaluation: judge, suite, topics, draws, temperature, max_new_tokens, frame, ….
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class ValueDriftCallback(TrainerCallback):
         prompts: int | None = 110,
         name: str = "training",
         tokenizer: Any = None,
-        **asking: Any,
+        **settings: Any,
     ):
-        self.asking = Asking(**{"draws": 1, "batch_rows": 64} | asking, floor=False, companions=False)
+        self.settings = EvaluationSettings(**{"draws": 1, "batch_rows": 64} | settings, floor=False, companions=False)
         self.out, self.schedule, self.prompts, self.name, self.tokenizer = Path(out), schedule, prompts, name, tokenizer
         self.spent = 0.0
         """Seconds that the callback took so far."""
@@ -131,10 +131,10 @@ class ValueDriftCallback(TrainerCallback):
         self._store = Store(self.out)
         self._live = (model, getattr(tokenizer, "tokenizer", tokenizer))
         with self._store.locked():  # reported now rather than at the first answer
-            suite = suites.load(self.asking.suite, self.asking.topics)
+            suite = suites.load(self.settings.suite, self.settings.topics)
             self._n_suite, self._prompts = len(suite), evenly(suite)[: self.prompts]
-            judge = CachedJudge(resolve.judge_of(self.asking.judge, self.asking.max_cost), self._store)
-            self._asker = Asker(self._store, self.asking, self._prompts, judge, Live(self.asking, *self._live))
+            judge = CachedJudge(resolve.judge_of(self.settings.judge, self.settings.max_cost), self._store)
+            self._evaluator = Evaluator(self._store, self.settings, self._prompts, judge, Live(self.settings, *self._live))
         self._scheduled = save_steps(self.schedule, state.max_steps)
         before = self._store.read_json(KEPT, Attached, Attached(checkpoints=[], spent=0.0))
         same = state.global_step and before.get("prompts") == len(self._prompts)
@@ -150,19 +150,19 @@ class ValueDriftCallback(TrainerCallback):
     def _look(self, args: Any, state: Any, given: Any) -> None:
         """Evaluate the weights in memory, and log the shares to the tracker."""
         model, tokenizer = self._live
-        template = None if self.asking.frame == "plain" else tokenizer.chat_template
+        template = None if self.settings.frame == "plain" else tokenizer.chat_template
         path = f"{args.output_dir}/checkpoint-{state.global_step}"
         checkpoint = Checkpoint(self.name, state.global_step, path, fingerprint(model), frame_digest(template))
-        job = Job(checkpoint, self.asking.noise)
+        job = Job(checkpoint, self.settings.noise)
         with self._store.locked():
-            self._asker.sample([job])
-            scores = self._asker.scores(self._asker.asked([job]))
+            self._evaluator.sample([job])
+            scores = self._evaluator.scores(self._evaluator.answers([job]))
             self._checkpoints = [*(one for one in self._checkpoints if one.step != checkpoint.step), checkpoint]
             spent = self.spent + time.monotonic() - self._since
             kept = {"prompts": len(self._prompts), "checkpoints": [vars(one) for one in self._checkpoints], "spent": spent}
             self._store.write_json(KEPT, kept)
         self.looks = [one.step for one in self._checkpoints]
-        self._log(args, state, curves(profiles(scores, self.asking.view)))
+        self._log(args, state, curves(profiles(scores, self.settings.view)))
 
     def _log(self, args: Any, state: Any, values: dict[str, float]) -> None:
         trackers = set(INTEGRATION_TO_CALLBACK.values())
@@ -174,15 +174,15 @@ class ValueDriftCallback(TrainerCallback):
         """Measure and write the report."""
         rows = [json.dumps(asdict(prompt), ensure_ascii=False) for prompt in self._prompts]
         path = self._store.write_bytes("asked.jsonl", ("\n".join(rows) + "\n").encode())
-        asking = Asking(**self.asking.model_dump() | {"suite": str(path), "topics": []})
+        settings = EvaluationSettings(**self.settings.model_dump() | {"suite": str(path), "topics": []})
         steps = [checkpoint.step for checkpoint in self._checkpoints]
         stage = StageRecord.untrained(self.name, BASE, steps, state.global_step, "attached")
         trained = time.monotonic() - self._started - self.spent
         beside = "" if self._resumed else f" beside {trained:.1f} s of training"  # the time before a resume is unknown
         note = f"Evaluated in training: {len(rows)} of {self._n_suite} prompts at {len(steps)} steps, in {self.spent:.1f} s{beside}."
-        plan = {"model": getattr(self._live[0].config, "name_or_path", "") or self.name} | asking.model_dump()
+        plan = {"model": getattr(self._live[0].config, "name_or_path", "") or self.name} | settings.model_dump()
         with self._store.locked():
-            work = pipeline.Work(self._store, asking)
+            work = pipeline.Work(self._store, settings)
             pipeline.begin(work, [stage], self._checkpoints, plan, [note])
             result = pipeline.carry_out(work, pipeline.judge, pipeline.analyse)
         spent = self.spent + time.monotonic() - self._since
@@ -219,8 +219,8 @@ def fingerprint(model: Any) -> str:
 class Live(Backend):
     """The backend of a model in memory, with the weights that it has at the moment."""
 
-    def __init__(self, asking: Asking, model: Any, tokenizer: Any):
-        super().__init__(asking)
+    def __init__(self, settings: EvaluationSettings, model: Any, tokenizer: Any):
+        super().__init__(settings)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # the adapter stays active
         self.live = (base, tokenizer)
 

@@ -15,7 +15,7 @@ from ..checkpoints.complete import models_in, the_model, whole
 from ..checkpoints.steps import in_order, step_of
 from ..models import loading
 from ..nouns import BadInput, Checkpoint, StageRecord
-from ..plan import BASE, Asking
+from ..plan import BASE, EvaluationSettings
 from ..store import Store
 from ..training import describe
 
@@ -48,7 +48,7 @@ class Watching:
     look_seconds: float = 5.0
 
 
-def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
+def watch(settings: EvaluationSettings, how: Watching, out: Path) -> dict[str, Any]:
     """Evaluate each checkpoint when it is finished, and report; return the JSON of the last trace.
 
     Watching ends after the checkpoint of step `until`, after `idle_minutes` without a new checkpoint, or by an interrupt. Results stay when
@@ -60,36 +60,36 @@ def watch(asking: Asking, how: Watching, out: Path) -> dict[str, Any]:
     if how.folder.exists() and not how.folder.is_dir():
         raise BadInput(f"{how.folder} is a file; give the folder that the trainer writes its checkpoints into")
     store = Store(out)
-    tell = _board(how.tensorboard, asking.view)
+    tell = _board(how.tensorboard, settings.view)
     result: dict[str, Any] = {}
     with store.locked():
         seen = store.read_json(WATCHED, list[Seen], [])
         if how.base and not seen:
             path = resolve.resolve_model(how.base)
-            seen = [Seen(0, path, asdict(describe(path, _name(how.folder), 0, frame=asking.frame)))]
+            seen = [Seen(0, path, asdict(describe(path, _name(how.folder), 0, frame=settings.frame)))]
         said, since = "", time.monotonic()
         while True:
-            new, why = _finished(how, asking, seen, store)
+            new, why = _finished(how, settings, seen, store)
             for one in new:
                 seen = sorted([*seen, one], key=lambda each: each.step)
-                result = _trace(store, asking, how, seen, asking.floor and one.step == how.until)
+                result = _trace(store, settings, how, seen, settings.floor and one.step == how.until)
                 store.write_json(WATCHED, [asdict(each) for each in seen])
                 tell(store, one.step)
                 _free(how, seen, store)
                 since = time.monotonic()
             if how.until is not None and any(each.step >= how.until for each in seen):
-                return result or _trace(store, asking, how, seen, asking.floor)
+                return result or _trace(store, settings, how, seen, settings.floor)
             if how.idle_minutes is not None and time.monotonic() - since > 60 * how.idle_minutes:
                 if not seen:
                     raise BadInput(f"no checkpoint came into {how.folder} in {how.idle_minutes:g} minutes{why}; is it the right folder?")
-                return _trace(store, asking, how, seen, asking.floor)
+                return _trace(store, settings, how, seen, settings.floor)
             waiting = f"waiting for checkpoints in {how.folder} ({len(seen)} evaluated so far){why}"
             if waiting != said:
                 progress.say(said := waiting)
             time.sleep(how.look_seconds)
 
 
-def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> tuple[list[Seen], str]:
+def _finished(how: Watching, settings: EvaluationSettings, seen: list[Seen], store: Store) -> tuple[list[Seen], str]:
     """Return the finished checkpoints that were not evaluated, and the reason why the first other one is not finished."""
     if not how.folder.is_dir():
         return [], ", which is not there yet"
@@ -103,7 +103,7 @@ def _finished(how: Watching, asking: Asking, seen: list[Seen], store: Store) -> 
             if not _settled(Path(source), how.settled_seconds):
                 raise BadInput("it is being written")
             path = whole(the_model(Path(source)), how.base, store.root / "made")
-            found.append(Seen(step, source, asdict(describe(str(path), _name(how.folder), step, frame=asking.frame))))
+            found.append(Seen(step, source, asdict(describe(str(path), _name(how.folder), step, frame=settings.frame))))
         except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
             why = why or f"; {Path(source).name} is not ready: {error}"
     if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):
@@ -124,13 +124,13 @@ def _settled(folder: Path, seconds: float) -> bool:
     return time.time() - newest >= seconds
 
 
-def _trace(store: Store, asking: Asking, how: Watching, seen: list[Seen], floor: bool) -> dict[str, Any]:
+def _trace(store: Store, settings: EvaluationSettings, how: Watching, seen: list[Seen], floor: bool) -> dict[str, Any]:
     """Trace all checkpoints seen; only new ones are sampled. The noise floor is sampled once, at the end."""
     floor = floor and Path(seen[-1].checkpoint["path"]).is_dir()
     checkpoints = [Checkpoint(**each.checkpoint) for each in seen]
     steps = [each.step for each in seen]
     stage = StageRecord.untrained(_name(how.folder), BASE, steps, max(steps[-1], _most(seen)))
-    settings = asking.model_copy(update={"floor": floor})
+    settings = settings.model_copy(update={"floor": floor})
     work = pipeline.Work(store, settings)
     pipeline.begin(work, [stage], checkpoints, settings.model_dump() | {"watched": str(how.folder), "base": how.base})
     return pipeline.carry_out(work, pipeline.evaluate, pipeline.judge, pipeline.analyse)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from .loading import context_of
 from .packed import PackedModel, driving, why_not
 from .sampling_noise import drawn, position_words, vocabulary_words
@@ -92,31 +92,33 @@ class Decoder:
         self.model, self.passes = model, 0
         self.why = why_not(model)
 
-    def decode(self, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
+    def decode(self, wanted: Sequence[Wanted], settings: EvaluationSettings, ending: Ending) -> Iterator[tuple[int, Reply]]:
         """Yield the index and the reply of every wanted row as it finishes. Samples of a prompt should be adjacent."""
         if self.why:
-            yield from self.generated(wanted, asking, ending)
+            yield from self.generated(wanted, settings, ending)
             return
         threads = torch.get_num_threads() if self.model.device.type == "cpu" else 1
-        n_lanes = max(1, min(threads, asking.batch_rows, len(wanted) // LANE))
+        n_lanes = max(1, min(threads, settings.batch_rows, len(wanted) // LANE))
         groups = [list(group) for _, group in itertools.groupby(range(len(wanted)), key=lambda place: wanted[place].ids)]
         groups.sort(key=lambda group: len(wanted[group[0]].ids))
-        slots = asking.batch_rows // n_lanes
+        slots = settings.batch_rows // n_lanes
         waiting = deque(group[start : start + slots] for group in groups for start in range(0, len(group), slots))
-        lanes = [_Lane(self.model, wanted, waiting, min(slots, len(wanted)), asking, ending) for _ in range(n_lanes)]
+        lanes = [_Lane(self.model, wanted, waiting, min(slots, len(wanted)), settings, ending) for _ in range(n_lanes)]
         try:
             with driving(self.model), _threads(1 if n_lanes > 1 else threads):
                 yield from lanes[0].run() if n_lanes == 1 else _together(lanes)
         finally:
             self.passes += max(lane.passes for lane in lanes)
 
-    def generated(self, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> Iterator[tuple[int, Reply]]:
+    def generated(self, wanted: Sequence[Wanted], settings: EvaluationSettings, ending: Ending) -> Iterator[tuple[int, Reply]]:
         """Yield the same as `decode`, with the same noise, through the model's own `generate`: slower, for any architecture."""
         vocabulary_V = _vocabulary(self.model)
-        most = [_most(self.model, row, asking) for row in wanted]
+        most = [_most(self.model, row, settings) for row in wanted]
         order = sorted(range(len(wanted)), key=lambda place: (most[place], len(wanted[place].ids)))
         groups = [list(group) for _, group in itertools.groupby(order, key=lambda place: most[place])]
-        for places in (group[start : start + asking.batch_rows] for group in groups for start in range(0, len(group), asking.batch_rows)):
+        for places in (
+            group[start : start + settings.batch_rows] for group in groups for start in range(0, len(group), settings.batch_rows)
+        ):
             rows = [wanted[place] for place in places]
             longest = max(len(row.ids) for row in rows)
             padding = [longest - len(row.ids) for row in rows]
@@ -124,7 +126,7 @@ class Decoder:
 
             def only_drawn(ids_BT: Tensor, logits_BV: Tensor, words_B2: Tensor = words_B2, longest: int = longest) -> Tensor:
                 words = position_words(words_B2, torch.full((len(ids_BT),), ids_BT.shape[1] - longest, device=ids_BT.device))
-                tokens_B = drawn(logits_BV, words, vocabulary_V, asking.temperature, asking.top_k, asking.top_p)
+                tokens_B = drawn(logits_BV, words, vocabulary_V, settings.temperature, settings.top_k, settings.top_p)
                 return torch.full_like(logits_BV, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
 
             def ended(ids_BT: Tensor, scores: Any, longest: int = longest) -> Tensor:
@@ -143,16 +145,16 @@ class Decoder:
                 yield place, Reply(said[: n or most[place]], "stop" if n else "length")
 
 
-def decode(model: Any, wanted: Sequence[Wanted], asking: Asking, ending: Ending) -> list[Reply]:
+def decode(model: Any, wanted: Sequence[Wanted], settings: EvaluationSettings, ending: Ending) -> list[Reply]:
     """Return one reply per wanted row, in order, from a new decoder."""
-    replies = dict(Decoder(model).decode(wanted, asking, ending))
+    replies = dict(Decoder(model).decode(wanted, settings, ending))
     return [replies[place] for place in range(len(wanted))]
 
 
-def _most(model: Any, row: Wanted, asking: Asking) -> int:
+def _most(model: Any, row: Wanted, settings: EvaluationSettings) -> int:
     """Return the maximum number of an answer's tokens, within the model's context."""
     context = context_of(model)
-    return asking.max_new_tokens if context is None else max(1, min(asking.max_new_tokens, context - len(row.ids)))
+    return settings.max_new_tokens if context is None else max(1, min(settings.max_new_tokens, context - len(row.ids)))
 
 
 def _length(said: list[int], ending: Ending) -> int:
@@ -182,8 +184,10 @@ def _threads(n: int) -> Iterator[None]:
 class _Lane:
     """The rows of one thread, in the first of its slots; it takes groups of rows from `waiting`, which the lanes share."""
 
-    def __init__(self, model: Any, wanted: Sequence[Wanted], waiting: deque[list[int]], slots: int, asking: Asking, ending: Ending):
-        self.model, self.wanted, self.waiting, self.slots, self.asking, self.ending = model, wanted, waiting, slots, asking, ending
+    def __init__(
+        self, model: Any, wanted: Sequence[Wanted], waiting: deque[list[int]], slots: int, settings: EvaluationSettings, ending: Ending
+    ):
+        self.model, self.wanted, self.waiting, self.slots, self.settings, self.ending = model, wanted, waiting, slots, settings, ending
         self.packed = PackedModel(model, slots)
         self.vocabulary_V = _vocabulary(model)
         self.rows: list[_Row] = []
@@ -218,15 +222,15 @@ class _Lane:
         source = [number for number, group in enumerate(groups) for _ in group]
         self.packed.prefill([self.wanted[group[0]].ids[:-1] for group in groups], len(self.rows), source)
         for place in itertools.chain.from_iterable(groups):
-            self.rows.append(_Row(place, self.wanted[place], _most(self.model, self.wanted[place], self.asking)))
+            self.rows.append(_Row(place, self.wanted[place], _most(self.model, self.wanted[place], self.settings)))
 
     def _step(self) -> list[tuple[int, Reply]]:
         """Draw a token for every row; return the replies that end."""
-        asking, longest = self.asking, max(row.position for row in self.rows) + 1
+        settings, longest = self.settings, max(row.position for row in self.rows) + 1
         next_R5 = torch.tensor([row.next for row in self.rows], device=self.model.device)
         logits_RV = self.packed.step(next_R5[:, 0], next_R5[:, 1], longest)
         words_R2 = position_words(next_R5[:, 3:].to(torch.int32), next_R5[:, 2])
-        tokens = drawn(logits_RV, words_R2, self.vocabulary_V, asking.temperature, asking.top_k, asking.top_p).tolist()
+        tokens = drawn(logits_RV, words_R2, self.vocabulary_V, settings.temperature, settings.top_k, settings.top_p).tolist()
         self.passes += 1
         finished, left = [], []
         for slot, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):

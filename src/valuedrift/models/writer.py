@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from ..nouns import BadInput, Stopped, digest
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..registry import split
 from ..store import Store
 
@@ -102,7 +102,7 @@ class Local:
         from .loading import chat_template, weights_digest
 
         self.path, self.failures = path, Counter[str]()
-        self.asking = Asking(temperature=temperature, max_new_tokens=max_new_tokens)
+        self.settings = EvaluationSettings(temperature=temperature, max_new_tokens=max_new_tokens)
         weights = (weights_digest(path), frame_digest(chat_template(path)))
         self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
         self._loaded: tuple[Any, Any] | None = None
@@ -117,7 +117,7 @@ class Local:
         self._loaded = self._loaded or load_model(self.path)
         model, tokenizer = self._loaded
         prompt_format = PromptFormat(tokenizer, name=self.path)
-        room = (getattr(model.config, "max_position_embeddings", None) or float("inf")) - self.asking.max_new_tokens
+        room = (getattr(model.config, "max_position_embeddings", None) or float("inf")) - self.settings.max_new_tokens
         wanted = {
             row: Wanted(tuple(ids), row_words(seed, digest(prompt), number))
             for row, (prompt, number) in enumerate(zip(prompts, _numbered(prompts), strict=True))
@@ -125,10 +125,10 @@ class Local:
         }
         texts: list[str | None] = [None] * len(prompts)
         self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # Counter adds no entry of 0
-        replies = decode(model, list(wanted.values()), self.asking, prompt_format.ending(model))
+        replies = decode(model, list(wanted.values()), self.settings, prompt_format.ending(model))
         for row, reply in zip(wanted, replies, strict=True):
             text, closed = prompt_format.reply(reply.tokens)
-            texts[row] = _checked(text, reply.ended == "stop" and closed, self.asking.max_new_tokens, self.failures)
+            texts[row] = _checked(text, reply.ended == "stop" and closed, self.settings.max_new_tokens, self.failures)
         return texts
 
 

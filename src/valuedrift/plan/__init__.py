@@ -2,13 +2,13 @@
 
 from ._file import changed, fault, load, set_by
 from .graph import BASE, Node
-from .settings import LEAST_AGREEMENT, Anchor, Asking, Lora, Plan, Resources, Settings, Stage, original_names
+from .settings import LEAST_AGREEMENT, Anchor, EvaluationSettings, Lora, Plan, Resources, Settings, Stage, original_names
 
 __all__ = [
     "BASE",
     "LEAST_AGREEMENT",
     "Anchor",
-    "Asking",
+    "EvaluationSettings",
     "Lora",
     "Node",
     "Plan",

@@ -256,7 +256,7 @@ class Stage(Settings):
         return reward if isinstance(reward, str) and reward in stages and "rollouts" in registry.algorithm(self.algorithm).needs else ""
 
 
-class Asking(Settings):
+class EvaluationSettings(Settings):
     """How checkpoints are sampled and judged: the part of a plan that `trace` needs too.
 
     The defaults are the paper's protocol: 5 answers per prompt, temperature 0.7, 256 new tokens.
@@ -326,7 +326,7 @@ class Asking(Settings):
         return {name: getattr(self, name) for name in names}
 
 
-class Plan(Asking):
+class Plan(EvaluationSettings):
     """One experiment: a model, its stages, and how every checkpoint is sampled and judged."""
 
     model: str

@@ -22,7 +22,7 @@ from ..models.chat_format import PromptFormat
 from ..models.decoder import Reply, Wanted, decode
 from ..models.sampling_noise import row_words
 from ..nouns import Example, digest
-from ..plan import Asking, Stage
+from ..plan import EvaluationSettings, Stage
 from . import Batch, Rollout, collation, processes
 from .logprobs import answer_outputs, placed
 from .reward_model import RewardModel
@@ -120,7 +120,7 @@ class Rollouts:
         return self.rewarder.scores(answers, 2 * self.stage.batch_size).tolist()
 
     def _replies(self, iteration: int, asked: Sequence[collation.Asked]) -> list[Reply]:
-        asking = Asking(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)
+        settings = EvaluationSettings(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)
         seen: dict[tuple[int, ...], int] = {}
         wanted = []
         for prompt in asked:
@@ -128,7 +128,7 @@ class Rollouts:
             wanted.append(Wanted(prompt.ids, row_words(self.seed, digest("rollout", iteration, prompt.ids), draw)))
         inner = self.sampler.get_base_model() if isinstance(self.sampler, PeftModel) else self.sampler
         ends = self.prompt_format.ending(inner)
-        return processes.map_across(lambda part: decode(inner.eval(), part, asking, ends), wanted)
+        return processes.map_across(lambda part: decode(inner.eval(), part, settings, ends), wanted)
 
     @torch.no_grad()
     def _views(self, records: Sequence[collation.Record]) -> tuple[dict[str, Any], Tensor]:

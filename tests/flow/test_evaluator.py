@@ -13,7 +13,7 @@ from valuedrift import pipeline, testing
 from valuedrift.evaluate import Backend, answer_key
 from valuedrift.judge import Judge
 from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
-from valuedrift.plan import Asking
+from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
 SUITE = [{"id": str(n), "text": "Is tea good?" + "?" * n, "claim": "Tea is good.", "topic": "tea"} for n in range(4)]
@@ -55,7 +55,7 @@ class Parrot(Backend):
             text = f"{'so' * checkpoint.step} {prompt.id} {draw}"
             yield (
                 place,
-                Answer(answer_key(checkpoint, prompt, draw, self.asking, noise), checkpoint.weights, prompt.id, draw, text, "stop", 3),
+                Answer(answer_key(checkpoint, prompt, draw, self.settings, noise), checkpoint.weights, prompt.id, draw, text, "stop", 3),
             )
 
 
@@ -90,9 +90,9 @@ def folders(tmp_path, tiny_model):
 def traced(folders, tmp_path, name, **changed):
     suite = tmp_path / "s.jsonl"
     suite.write_text("".join(json.dumps(row) + "\n" for row in SUITE))
-    settings = {"draws": 2, "floor": False, "companions": False, "batch_rows": 4, "backend": "parrot", "judge": "waiting"} | changed
-    asking = Asking(suite=str(suite), **settings)
-    return pipeline.trace_folders(asking, folders, None, tmp_path / name)
+    given = {"draws": 2, "floor": False, "companions": False, "batch_rows": 4, "backend": "parrot", "judge": "waiting"} | changed
+    settings = EvaluationSettings(suite=str(suite), **given)
+    return pipeline.trace_folders(settings, folders, None, tmp_path / name)
 
 
 def test_the_judge_reads_while_the_next_checkpoint_is_asked(parts, folders, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""Asking checkpoints, and judging what they say: nothing that stands in the store is sampled or judged again.
+"""The evaluator samples the answers of checkpoints and has them judged. It never samples or judges what the store already holds.
 
-A judge that waits for a server reads the answers of one checkpoint while the next is sampled. A judge that computes here is asked at the
-end: beside the sampling it would take the cores that the sampling has.
+A remote judge reads the answers of one checkpoint while the next one is sampled. A local judge reads at the end, because it would compete
+with the sampling for the same cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..judge.cache import CachedJudge
 from ..models.endpoint import LOOK_SECONDS
 from ..nouns import OUTCOMES, Answer, BadInput, Checkpoint, Item, Prompt, Stopped
 from ..parts import readings_table
-from ..plan import Asking
+from ..plan import EvaluationSettings
 from ..store import Store
 from . import Backend, Unanswered, answer_key
 from .visit import Answered, Collect, Evaluation, Visit
@@ -37,7 +37,7 @@ Wanted = tuple[Sequence[tuple[Prompt, int]], int]
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint to be asked under one seed of the sampling noise."""
+    """One checkpoint to sample with one sampling seed."""
 
     checkpoint: Checkpoint
     noise: int
@@ -45,17 +45,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"ask {self.checkpoint.stage} step {self.checkpoint.step}" + (" again" if self.repeat else "")
+        return f"sample {self.checkpoint.stage} step {self.checkpoint.step}" + (" again" if self.repeat else "")
 
 
 def visited(
-    asking: Asking, checkpoint: Checkpoint, wanted: Sequence[Wanted], visit: Visit | None, collect: Collect | None
+    settings: EvaluationSettings, checkpoint: Checkpoint, wanted: Sequence[Wanted], visit: Visit | None, collect: Collect | None
 ) -> tuple[list[list[Answer]], dict[str, float | None], Sequence[str]]:
-    """Return a checkpoint's answers to each part of what is wanted, its numbers, and what could not be measured.
+    """Sample a checkpoint and collect its numbers; an engine runs this as one task.
 
-    It is the work of one task of an engine.
+    Returns the answers to each entry of `wanted`, the numbers, and a sentence for each analysis that could not collect.
     """
-    backend, said = _backend(asking), []
+    backend, said = _backend(settings), []
     backend.models.keep(visit.evaluation.needed(checkpoint) if visit else [checkpoint])
     for pairs, noise in wanted:
         answers = dict(backend.sample(checkpoint, pairs, noise))
@@ -71,85 +71,91 @@ def visited(
 
 
 @functools.lru_cache(maxsize=1)
-def _backend_by(settings: str) -> Backend:
-    asking = Asking.model_validate_json(settings)
-    backend: Backend = registry.find("backend", asking.backend)(asking)
+def _backend_by(written: str) -> Backend:
+    settings = EvaluationSettings.model_validate_json(written)
+    backend: Backend = registry.find("backend", settings.backend)(settings)
     return backend
 
 
-def _backend(asking: Asking) -> Backend:
-    """Return a backend that this process keeps: a worker is given many checkpoints in turn."""
-    return _backend_by(asking.model_dump_json(include=set(Asking.model_fields)))
+def _backend(settings: EvaluationSettings) -> Backend:
+    """Return the backend of this process. It is kept, because a worker samples many checkpoints in turn."""
+    return _backend_by(settings.model_dump_json(include=set(EvaluationSettings.model_fields)))
 
 
-def jobs_of(asking: Asking, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> Iterator[Job]:
-    """Yield every checkpoint once, and the last of each stage a second time where the noise floor is wanted."""
+def jobs_of(settings: EvaluationSettings, stages: Sequence[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> Iterator[Job]:
+    """Yield a job per checkpoint, and a second one for the last of each stage if the noise floor is measured."""
     last = {(stage["name"], stage["seed"]): stage["steps"][-1] for stage in stages}
     for checkpoint in checkpoints:
-        # Seeds of a plan are repetitions: they draw noise of their own. Stages of one seed share it, which pairs their answers.
-        noise = asking.noise + 1000 * checkpoint.seed
+        # Training seeds are replications and get sampling seeds of their own. Stages of one seed share theirs, which pairs their answers.
+        noise = settings.noise + 1000 * checkpoint.seed
         yield Job(checkpoint, noise)
-        if asking.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
+        if settings.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
             yield Job(checkpoint, noise + 1, repeat=True)
 
 
-class Asker:
-    """Samples and judges the answers of one trace."""
+class Evaluator:
+    """Samples and judges the answers of one run."""
 
     def __init__(
-        self, store: Store, asking: Asking, prompts: Sequence[Prompt], judge: CachedJudge, backend: Any = None, engine: Any = None
+        self,
+        store: Store,
+        settings: EvaluationSettings,
+        prompts: Sequence[Prompt],
+        judge: CachedJudge,
+        backend: Any = None,
+        engine: Any = None,
     ):
-        self.store, self.asking, self.prompts, self.judge = store, asking, prompts, judge
+        self.store, self.settings, self.prompts, self.judge = store, settings, prompts, judge
         self.generated = 0
         self._texts: dict[str, str] = {}
         self._ended: dict[str, str] = {}
         for key, text, ended in store.answers().select("key", "text", "ended").iter_rows():
             self._texts[key], self._ended[key] = text, ended
         self._engine = engine if engine is not None and engine.slots > 1 else None
-        """What asks several checkpoints at a time; without it they are asked here, one after the other."""
+        """Samples several checkpoints at a time. Without one, this process samples one after the other."""
         self.serve(backend)
-        # Every round of asking comes back to all answers, and names by content take long to make
+        # Content keys are slow to compute, and each is needed several times
         self._keys: dict[tuple[str, str, int, str, int], str] = {}
         self._shown: dict[tuple[str, str], Item] = {}
 
     def serve(self, backend: Any) -> None:
-        """Sample by this backend. Without one, all answers have to be there."""
+        """Sample with this backend. Without one, all answers must be stored."""
         self._backend = backend
         self._paid = backend is not None and backend.is_remote
 
     def key(self, job: Job, prompt: Prompt, draw: int) -> str:
         at = (job.checkpoint.weights, job.checkpoint.frame, job.noise, prompt.text, draw)
         if at not in self._keys:
-            self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.asking, job.noise)
+            self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.settings, job.noise)
         return self._keys[at]
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Raise BadInput if a checkpoint that has no answers yet cannot be asked, before anything is sampled."""
+        """Raise BadInput if a checkpoint without stored answers cannot be sampled. Nothing is sampled before."""
         new = [job.checkpoint for job in jobs if not any(self.key(job, prompt, 0) in self._texts for prompt in self.prompts)]
         if new and self._backend:
             self._backend.check(new, self.prompts)
 
     def sample(self, jobs: Sequence[Job], evaluation: Evaluation | None = None, collect: Collect | None = None) -> list[str]:
-        """Sample the answers that are not on disk yet; judge them meanwhile if the judge is remote.
+        """Sample the answers that are not stored. A remote judge reads them meanwhile.
 
-        With `collect`, the numbers of every checkpoint are collected while it is loaded, and stored; return what could not be measured.
-        Raises Unanswered, after all jobs, if a server left answers out.
+        With `collect`, the analyses collect their numbers of each checkpoint while it is loaded. Returns what failed.
+        Raises Unanswered after all jobs if a server did not answer everything.
         """
         by_checkpoint: dict[Checkpoint, list[Job]] = {}
         for job in jobs:
             by_checkpoint.setdefault(job.checkpoint, []).append(job)
         unanswered: list[Unanswered] = []
         failed: list[str] = []
-        with _Beside(self.judge) as beside:
+        with BackgroundJudge(self.judge) as background:
             if self._engine and not self._paid:  # a budget is this process's
-                return self._spread(by_checkpoint, evaluation, collect, beside, self._engine)
+                return self._sample_with_engine(by_checkpoint, evaluation, collect, background, self._engine)
             for checkpoint, some in by_checkpoint.items():
                 self._backend.models.keep(evaluation.needed(checkpoint) if evaluation else [checkpoint])
                 try:
                     for job in some:
-                        self._sample(job, beside)
-                        if beside.works:
-                            beside.read(self._items(self.asked([job])))
+                        self._sample(job, background)
+                        if background.is_remote:
+                            background.read(self._items(self.answers([job])))
                 except Unanswered as error:
                     unanswered.append(error)
                     continue
@@ -163,7 +169,7 @@ class Asker:
         return failed
 
     def _visit(self, evaluation: Evaluation, checkpoint: Checkpoint, jobs: Sequence[Job]) -> Visit:
-        """Return the visit to a checkpoint, with those of its first answers that are stored."""
+        """Return the visit to a checkpoint, with its first answers that are stored."""
         answers = {}
         for prompt in self.prompts:
             if (key := self.key(jobs[0], prompt, 0)) in self._texts:
@@ -171,17 +177,18 @@ class Asker:
         return Visit(evaluation, checkpoint, answers, self._backend.models)
 
     def _blocks(self, job: Job) -> list[list[tuple[Prompt, int]]]:
-        """Return what a job asks in blocks of like length, a part on disk each.
+        """Return the pairs of prompt and sample number of a job in blocks of similar length; each block becomes one part on disk.
 
-        They are cut by the plan alone, so that a resumed run writes the same parts.
+        Blocks depend on the plan alone, so a resumed run writes the same parts.
         """
         ordered = sorted(self.prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-        size = max(1, self.asking.batch_rows // self.asking.draws)
+        size = max(1, self.settings.batch_rows // self.settings.draws)
         return [
-            [(prompt, draw) for prompt in ordered[i : i + size] for draw in range(self.asking.draws)] for i in range(0, len(ordered), size)
+            [(prompt, draw) for prompt in ordered[i : i + size] for draw in range(self.settings.draws)]
+            for i in range(0, len(ordered), size)
         ]
 
-    def _sample(self, job: Job, beside: _Beside) -> None:
+    def _sample(self, job: Job, background: BackgroundJudge) -> None:
         blocks = self._blocks(job)
         waiting = [[pair for pair in block if self.key(job, *pair) not in self._texts] for block in blocks]
         pairs = [pair for block in waiting for pair in block]
@@ -197,7 +204,7 @@ class Asker:
                         advance(1)
                         if not left[block_of[place]]:
                             self._keep([answers.pop(pair) for pair in waiting[block_of[place]]])
-                            beside.check()
+                            background.check()
                 except BaseException as error:
                     if self._paid:
                         if not isinstance(error, Unanswered):
@@ -212,15 +219,15 @@ class Asker:
         self._ended |= {answer.key: answer.ended for answer in answers}
         self.generated += len(answers)
 
-    def _spread(
+    def _sample_with_engine(
         self,
         by_checkpoint: Mapping[Checkpoint, Sequence[Job]],
         evaluation: Evaluation | None,
         collect: Collect | None,
-        beside: _Beside,
+        background: BackgroundJudge,
         engine: Any,
     ) -> list[str]:
-        """Have an engine visit several checkpoints at a time; what comes back is written here, in the same parts as otherwise."""
+        """Have an engine visit several checkpoints at a time. This process writes the results, in the same parts as without an engine."""
         under_way, failed = set[str](), list[str]()
         waiting: dict[Checkpoint, list[list[list[tuple[Prompt, int]]]]] = {}
         for checkpoint, jobs in by_checkpoint.items():  # the end of a stage and the start of the next share their answers
@@ -233,7 +240,7 @@ class Asker:
                 waiting[checkpoint].append([block for block in missing if block])
                 under_way |= {self.key(job, *pair) for block in missing for pair in block}
         try:
-            with progress.task(f"ask {len(waiting)} checkpoints", len(under_way), "answers") as advance:
+            with progress.task(f"sample {len(waiting)} checkpoints", len(under_way), "answers") as advance:
                 n_tasks = 0
                 for checkpoint, blocks in waiting.items():
                     jobs, wanted = by_checkpoint[checkpoint], []
@@ -242,7 +249,7 @@ class Asker:
                         wanted.append((pairs, job.noise))
                     visit = self._visit(evaluation, checkpoint, jobs) if evaluation and collect else None
                     if visit or any(pairs for pairs, _ in wanted):
-                        engine.submit(checkpoint, self.asking.resources, visited, self.asking, checkpoint, wanted, visit, collect)
+                        engine.submit(checkpoint, self.settings.resources, visited, self.settings, checkpoint, wanted, visit, collect)
                         n_tasks += 1
                 for _ in range(n_tasks):
                     checkpoint, (said, numbers, unmeasured) = engine.next()
@@ -257,9 +264,9 @@ class Asker:
                         advance(len(answers))
                     self.store.add_numbers(numbers)
                     failed += unmeasured
-                    beside.check()
-                    if beside.works:
-                        beside.read([items[key] for key in sorted(items)])
+                    background.check()
+                    if background.is_remote:
+                        background.read([items[key] for key in sorted(items)])
         except Failed as failure:
             engine.stop()
             raise failure.error from failure
@@ -268,18 +275,18 @@ class Asker:
             raise
         return failed
 
-    def asked(self, jobs: Sequence[Job]) -> pl.DataFrame:
-        """Return one row per answer of some jobs, with its words and the item a judge is shown.
+    def answers(self, jobs: Sequence[Job]) -> pl.DataFrame:
+        """Return one row per answer of some jobs, with its text and the key of the item that a judge reads.
 
-        The item is made of the answer's words and the prompt as it stands now, so that a changed claim is a new item. Raises BadInput where
-        answers are missing.
+        An item consists of the answer's text and the current prompt, so a changed claim makes a new item. Raises BadInput if answers are
+        missing.
         """
         rows = []
         for job in jobs:
             at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
             for prompt in self.prompts:
                 of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
-                for draw in range(self.asking.draws):
+                for draw in range(self.settings.draws):
                     key = self.key(job, prompt, draw)
                     if key not in self._texts:
                         raise BadInput(
@@ -290,10 +297,10 @@ class Asker:
                     rows.append(at | of | {"draw": draw, "answer": key, "text": text, "item": self._item(prompt, text).key})
         return pl.DataFrame(rows)
 
-    def _items(self, asked: pl.DataFrame) -> list[Item]:
-        """Return what the judge is shown, once per different words."""
+    def _items(self, answers: pl.DataFrame) -> list[Item]:
+        """Return the items that a judge reads, each once."""
         by_id = {prompt.id: prompt for prompt in self.prompts}
-        once = asked.unique("item", keep="first").sort("item")
+        once = answers.unique("item", keep="first").sort("item")
         return [self._item(by_id[prompt], text) for prompt, text in once.select("prompt", "text").iter_rows()]
 
     def _item(self, prompt: Prompt, text: str) -> Item:
@@ -301,22 +308,22 @@ class Asker:
             self._shown[prompt.id, text] = Item(prompt.text, prompt.claim, text, prompt.topic)
         return self._shown[prompt.id, text]
 
-    def scores(self, asked: pl.DataFrame, judge: CachedJudge | None = None) -> pl.DataFrame:
-        """Return the columns of SCORES, one row per answer, as the judge (or a member of it) reads them."""
-        verdicts = readings_table((judge or self.judge).read(self._items(asked))).select("item", *OUTCOMES, "failure")
-        return asked.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
+    def scores(self, answers: pl.DataFrame, judge: CachedJudge | None = None) -> pl.DataFrame:
+        """Return the columns of SCORES, one row per answer, as the judge (or one of its members) reads it."""
+        verdicts = readings_table((judge or self.judge).read(self._items(answers))).select("item", *OUTCOMES, "failure")
+        return answers.join(verdicts, on="item", how="left", maintain_order="left").select(SCORES)
 
 
-class _Beside:
-    """Lets a remote judge read in a thread of its own. What it raises is raised where the sampling asks (`check`)."""
+class BackgroundJudge:
+    """Lets a remote judge read in a thread. `check` raises in the sampling thread what the judge raised."""
 
     def __init__(self, judge: CachedJudge):
-        self.judge, self.works = judge, judge.is_remote
+        self.judge, self.is_remote = judge, judge.is_remote
         self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="judging", daemon=True)
         self._ended = threading.Event()
-        """Thread.join does not tell it after Ctrl-C: up to Python 3.12, a join that is interrupted marks a running thread as ended."""
+        """Needed because Thread.join is unreliable after Ctrl-C: up to Python 3.12, an interrupted join marks a running thread as ended."""
 
     def _work(self) -> None:
         try:
@@ -328,7 +335,7 @@ class _Beside:
             self._ended.set()
 
     def read(self, items: list[Item]) -> None:
-        """Have some items read, after those given before."""
+        """Queue some items for the judge."""
         self.check()
         self._queue.put(items)
 
@@ -341,19 +348,19 @@ class _Beside:
         while not self._ended.wait(LOOK_SECONDS):
             pass
 
-    def __enter__(self) -> _Beside:
-        if self.works:
+    def __enter__(self) -> BackgroundJudge:
+        if self.is_remote:
             self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self.works:
+        if not self.is_remote:
             return
         self._queue.put(None)
         if kind is not None:
             self.judge.stop()
         try:
-            self._wait()  # what is being paid for is kept
+            self._wait()  # keep what is being paid for
         except KeyboardInterrupt:
             if kind is not None:
                 raise
