@@ -23,7 +23,7 @@ from .store import Store
 def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
     """Return the stage graph of a plan, which stages are done in `out`, and bounds on what the rest will cost.
 
-    Nothing is fetched: of a model or a data set that is not at hand the size is taken from its card, and none where that is not known.
+    Nothing is downloaded: the size of a model or a data set that is not on this machine is that of its card, or unknown.
     """
     from .train import price
 
@@ -52,8 +52,8 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
         "money": _price(plan, prompts, n_checkpoints * plan.draws),
     }
     sentences = [
-        f"{n_checkpoints} askings of {len(prompts)} prompts x {plan.draws} draws = {n_answers:,} answers, "
-        f"at most {n_tokens:,} new tokens and {n_answers:,} verdicts; equal words are judged once."
+        f"{n_checkpoints} evaluations of {len(prompts)} prompts x {plan.draws} draws = {n_answers:,} answers, "
+        f"at most {n_tokens:,} new tokens and {n_answers:,} verdicts; equal texts are judged once."
     ]
     if parameters is not None:
         written = f"about {parameters * n_bytes / 1e6:,.0f} MB" + (
@@ -61,14 +61,14 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
         )
     else:
         sandbox = plan.model.startswith("sandbox:")
-        written = "their size shows once the base model is built" if sandbox else "their size is not known (the model is not at hand)"
-    sentences.append(f"Checkpoints to write: {written}; while a stage trains, about three times one checkpoint more.")
+        written = "of unknown size until the base model is built" if sandbox else "of unknown size (the model is not on this machine)"
+    sentences.append(f"Checkpoints to write: {written}; while a stage trains, about three times one checkpoint in addition.")
     shown = ", ".join(f"{work} {'not known' if one is None else f'{one:,.2g}'}" for work, one in cost["gpu_hours"].items())
     sentences.append(f"GPU hours on one {gpu} at most, by the assumptions in src/valuedrift/train/gpus.toml: {shown}.")
     if estimated := sorted({stage["data"] for stage in stages if stage["by_card"]}):
-        sentences.append(f"Not at hand, so that their cards' sizes are taken: {', '.join(estimated)}.")
+        sentences.append(f"Not on this machine; sizes are those of their cards: {', '.join(estimated)}.")
     if unknown := sorted({stage["data"] for stage in stages if stage["records"] is None}):
-        sentences.append(f"Not at hand and of unknown size, so that nothing of their stages is counted: {', '.join(unknown)}.")
+        sentences.append(f"Not on this machine and of unknown size; their stages are not counted: {', '.join(unknown)}.")
     sentences.append(_priced(plan.judge, cost["money"]))
     if not resolve.is_cached(plan.model):
         sentences.append("The sandbox's base model is not cached yet: building it comes first and takes some minutes.")
@@ -76,7 +76,7 @@ def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
 
 
 BYTES_PER_TOKEN = 5
-"""For answers that are not there yet: English words and their space take about that much."""
+"""Assumed length of answers that are not sampled yet: an English word with its space has about that many."""
 
 
 def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | None:
@@ -91,8 +91,8 @@ def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | Non
 
 def _priced(judge: str, dollars: float | None) -> str:
     if dollars is None:
-        return f"What the judge {judge!r} costs is not known: its model has no price (docs/openai.md says where to add one)."
-    return f"The judge {judge!r} costs at most ${dollars:,.2f}." if dollars else f"The judge {judge!r} runs on this machine: no money."
+        return f"The cost of the judge {judge!r} is not known: its model has no price (docs/openai.md says where to add one)."
+    return f"The judge {judge!r} costs at most ${dollars:,.2f}." if dollars else f"The judge {judge!r} runs on this machine and costs nothing."
 
 
 def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def test_a_run_folder_that_cannot_be_made_or_filled(place, monkeypatch):
 def test_check_says_how_many_records_are_too_long_and_what_is_to_come(place):
     said = verbs.check(plan.load(written({}, {"data": "long.jsonl"}, {"data": "later/made.jsonl"})), Path("out"))["sentences"]
     assert "a: 500 of a sample of 500 of 800 records are longer than 48 tokens and are truncated." in said
-    assert any(line.endswith("nothing of their stages is counted: later/made.jsonl.") for line in said)
+    assert any(line.endswith("their stages are not counted: later/made.jsonl.") for line in said)
     with pytest.raises(BadInput, match=r"stage 'a': there is no file later/made\.jsonl"):
         pipeline.run(plan.load(written({}, {"data": "later/made.jsonl"})), Path("out"))
 
