@@ -92,7 +92,7 @@ def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | Non
 def _priced(judge: str, dollars: float | None) -> str:
     if dollars is None:
         return f"The cost of the judge {judge!r} is not known: its model has no price (docs/openai.md says where to add one)."
-    return f"The judge {judge!r} costs at most ${dollars:,.2f}." if dollars else f"The judge {judge!r} runs on this machine and costs nothing."
+    return f"The judge {judge!r} {f'costs at most ${dollars:,.2f}' if dollars else 'runs on this machine and costs nothing'}."
 
 
 def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:

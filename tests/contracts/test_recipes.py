@@ -91,7 +91,7 @@ def test_a_recipe_loads_and_is_priced_without_being_fetched(path, monkeypatch, t
     assert 0 < hours["training"] == sum(stage["gpu_hours"] for stage in counted)
     assert hours["sampling"] > 0
     assert priced["cost"]["money"] > 0
-    assert "cards' sizes" in " ".join(priced["sentences"])
+    assert "sizes are those of their cards" in " ".join(priced["sentences"])
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
