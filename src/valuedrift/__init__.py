@@ -4,7 +4,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import what stands in for the whole package only where it is asked for: it brings torch with it."""
+    """Import the callback only on first use, because it imports torch."""
     if name == "ValueDriftCallback":
         from importlib import import_module
 

@@ -16,13 +16,13 @@ OUTCOMES: tuple[Outcome, ...] = (*STANCES, "refusal", "invalid")
 
 
 class BadInput(Exception):
-    """Something the user gave cannot be used: one sentence with what, where and what to do. Exit code 2."""
+    """Bad input from the user, in one sentence: what, where, and what to do. Exit code 2."""
 
 
 class Stopped(Exception):
-    """The work stopped at a failure threshold or a budget; what was finished is kept. Exit code 3.
+    """Work stopped at a failure threshold or a budget, and finished work is kept. Exit code 3.
 
-    `readings` are the verdicts that were already paid for when a judge stopped in the middle of a batch.
+    `readings` are verdicts that were already paid for when a judge stopped in the middle of a batch.
     """
 
     def __init__(self, sentence: str, readings: Sequence[Reading] = ()):
@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 
 def digest(*parts: Any) -> str:
-    """Return 24 hex digits that name `parts` (anything JSON can hold) by content: the form of every key."""
+    """Return 24 hex digits that identify the content of `parts` (anything that JSON can express). All keys have this form."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24]  # JSON of other people may hold halves of pairs
 
@@ -67,7 +67,7 @@ class Checkpoint:
     path: str
     weights: str
     frame: str = "plain"
-    """Digest of the chat template the questions are put in, or "plain" where there is none."""
+    """Digest of the chat template that formats the questions, or "plain" if there is none."""
     seed: int = 0
 
 
@@ -83,7 +83,7 @@ class Answer:
     ended: Literal["stop", "length", "thinking"]
     """stop: by itself. length: cut at the most new tokens or at the context. thinking: in a thinking block, so there is no text."""
     n_tokens: int | None
-    """None where a server did not count them."""
+    """None if a server did not count them."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class Reading:
     probs: tuple[float, float, float, float, float] | None = None
     failure: Literal["unparsed", "judge_error"] | None = None
     reason: str = ""
-    """What went wrong, in words, where there is a failure."""
+    """The reason for the failure, if there is one."""
     missing: float | None = None
-    """Probability that the judge put on none of its labels, before the rest was scaled to 1; None where a judge has no such thing."""
+    """Unassigned mass: probability that the judge gave to none of its labels, before the rest was scaled to 1; None if not applicable."""
     reply: str = ""
     """The reply that was paid for, as JSON, so that a better rule can read it again; empty if the judge is not a server's model."""
 
@@ -127,7 +127,7 @@ class Reading:
 class Pair:
     """One preference pair. `prompt` holds chat messages as (role, text), oldest first.
 
-    `topic` and `claim` say what a stance refers to, where the data say so themselves; else they are empty.
+    `topic` and `claim` say what a stance refers to if the data name it; otherwise they are empty.
     """
 
     prompt: tuple[tuple[str, str], ...]
@@ -139,7 +139,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Example:
-    """One text to be trained on: a reply to `prompt`, or running text where the prompt is empty."""
+    """One training text: a reply to `prompt`, or running text if the prompt is empty."""
 
     prompt: tuple[tuple[str, str], ...]
     text: str
@@ -149,7 +149,7 @@ class Example:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a run, as `stages.json` lists it: a trained one, or one whose checkpoints another trainer wrote."""
+    """One stage of a run, as in `stages.json`: trained by valuedrift, or discovered from another trainer's checkpoints."""
 
     name: str
     after: str
@@ -168,7 +168,7 @@ class StageRecord:
     dropped: int | None = None
     """Records that were too long."""
     read: list[dict[str, Any]] | None = None
-    """Accounts of what was read of its data."""
+    """What the reader of its data used and left out."""
 
     @classmethod
     def untrained(cls, name: str, after: str, steps: list[int], total_steps: int, algorithm: str = "found") -> StageRecord:

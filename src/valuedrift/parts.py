@@ -48,7 +48,10 @@ def named(keys: Sequence[Any], kind: str, table: pl.DataFrame) -> tuple[str, byt
 def read(
     paths: Sequence[Path], schema: Mapping[str, Any], keys: Sequence[str], content: Sequence[str], refuse: Callable[[Path, str], None]
 ) -> pl.DataFrame:
-    """Return the rows of some parts; `refuse` is told of each damaged one, and may raise. Raises BadInput if one key has two contents."""
+    """Return the rows of some parts. `refuse` is called with each damaged part and may raise.
+
+    Raises BadInput if one key has two contents.
+    """
     empty, tables = pl.DataFrame(schema=schema), dict[Path, pl.DataFrame]()
     for path in paths:
         try:

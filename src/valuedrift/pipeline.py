@@ -1,10 +1,10 @@
-"""The pipeline: steps that meet in the run folder.
+"""The pipeline: steps that communicate through the run folder.
 
     train or discover -> evaluate -> judge -> analyse -> report
 
-A step reads what the steps before it wrote, does what is missing (known by content), and drafts its own files. The drafts take their
-places together at the end, so that a command that was stopped leaves the run before it as it was. `run`, `trace`, `watch`, the callback
-and `judge` enter at different steps.
+A step reads the files of earlier steps, computes what is missing (known by its content key), and drafts its own files. All drafts are
+published together at the end, so a stopped command leaves the previous state. `run`, `trace`, `watch`, the callback and `judge` start at
+different steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work:
-    """A run folder while a command works in it: its settings, and the judge and the backend that serve them. Results stand on disk."""
+    """A command at work in a run folder: the settings, the judge and the backend. All results are on disk."""
 
     store: Store
     settings: EvaluationSettings
@@ -51,7 +51,7 @@ class Work:
 
     @cached_property
     def judge(self) -> CachedJudge:
-        """The judge, with the verdicts that the folder holds."""
+        """The judge, with the verdicts that the run folder already holds."""
         return CachedJudge(judge_of(self.settings.judge, self.settings.max_cost), self.store)
 
     @cached_property
@@ -87,10 +87,10 @@ Step = Callable[[Work], None]
 
 
 def run(plan: Plan, out: Path, engine: str = "local", launcher: str = "") -> dict[str, Any]:
-    """Train the plan's stages, evaluate every checkpoint, analyse and report; return the JSON object of the command contract.
+    """Train the plan's stages, evaluate every checkpoint, analyse and report; return the JSON object of the command.
 
-    A stage that fails leaves the others: they are trained, evaluated and reported, and `failed` says what is missing. `launcher` is the
-    command that starts several processes to train a stage.
+    If a stage fails, the others are still trained, evaluated and reported, and `failed` lists it. `launcher` is the command that starts
+    several processes to train a stage.
     """
     machines = registry.find("engine", engine)()
     ready(plan, out, fetch=True)
@@ -142,7 +142,7 @@ def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
 
 
 def reread(work: Work, plan: dict[str, Any]) -> dict[str, Any]:
-    """Judge the answers that the folder holds, and analyse and report them."""
+    """Judge the stored answers, then analyse and report."""
     about = work.store.read_json("evaluation.json", dict[str, Any], {"notes": []})
     work.store.draft("evaluation.json", about | {"plan": plan})
     work.store.draft("prompts.json", _prompts(work.settings))
@@ -157,7 +157,7 @@ def begin(
     notes: Sequence[str] = (),
     rewards: Sequence[Checkpoint] = (),
 ) -> None:
-    """Draft what the steps work on: the stages, their checkpoints, the reward models, the suite's prompts, and the plan as it was given."""
+    """Draft the input of the steps: stages, checkpoints, reward models, prompts and the plan."""
     store = work.store
     store.draft("stages.json", [stage.as_json() for stage in stages])
     store.draft("checkpoints.json", [dataclasses.asdict(checkpoint) for checkpoint in checkpoints])
@@ -217,7 +217,7 @@ def judge(work: Work) -> None:
 
 
 def analyse(work: Work) -> None:
-    """Draft the tables of all analyses, and where the figures came from."""
+    """Draft the tables of all analyses, and provenance.json."""
     store, settings = work.store, work.settings
     stages, checkpoints = store.stages(), store.checkpoints()
     given = ("scores", "scores_by_judge", "labels")
@@ -261,7 +261,7 @@ def _summary(work: Work) -> dict[str, Any]:
 
 
 def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
-    """Return the labels of this run's own answers, None where the file labels other texts."""
+    """Return the labels of this run's answers; None if the file labels only other texts."""
     from .stats.gold import labels_of
 
     labels, elsewhere = labels_of(gold, scores)
@@ -271,7 +271,7 @@ def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
 
 
 def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[str, Any]:
-    """Return how far a judge is to be believed: identity, note, agreement with people, whether its findings are headlined, and why."""
+    """Return the judge's validity: identity, note, agreement with people, whether its findings are headlined, and why."""
     from .stats.agreement import calibrate, standing
 
     found = standing(judge, least, calibrate(judge, gold) if gold else None)
@@ -282,7 +282,7 @@ def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[
 
 
 def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """Return what a reader must know of models behind an API. Raises BadInput where the backend cannot ask a checkpoint."""
+    """Return notes on models behind an API. Raises BadInput if the backend cannot sample a checkpoint."""
     from .models.loading import API
 
     behind = [checkpoint.path for checkpoint in checkpoints if checkpoint.path.startswith(API)]

@@ -24,15 +24,15 @@ NO_CHARACTERS = "\ufffe\uffff"
 """XML forbids these two, and what draws the charts aborts at them."""
 
 Advance = Callable[..., None]
-"""advance(n, total=None): n more units are finished; `total` where it becomes known only now."""
+"""Call advance(n, total=None) when n more units are finished; `total` if it becomes known only now."""
 Show = Callable[[int, float, int | None], object]
 
 
 _live: Any = None
-"""The bars on the terminal, which must be drawn together: a judge may read while a checkpoint is asked."""
+"""The progress bars of the terminal. They are drawn together, because a judge may read while a checkpoint is sampled."""
 _lock = threading.Lock()
 EVERY_SECONDS = 15.0
-"""How often a line is written where there is no terminal."""
+"""Seconds between progress lines if there is no terminal."""
 
 
 def shown(text: str) -> str:
@@ -53,7 +53,7 @@ def _escaped(character: str) -> str:
 
 @contextmanager
 def task(name: str, total: int, unit: str) -> Iterator[Advance]:
-    """Yield a function that is told how many units were finished."""
+    """Yield a function to call with the number of units that were finished."""
     started = time.monotonic()
     done = 0
 
@@ -74,7 +74,7 @@ def task(name: str, total: int, unit: str) -> Iterator[Advance]:
 
 @contextmanager
 def training(name: str) -> Iterator[Callable[[int, int, float], None]]:
-    """Yield what a stage calls after each step with (step, total, loss); a resumed stage counts from where it was cut off."""
+    """Yield a function that a stage calls after each step with (step, total, loss). A resumed stage counts from its last step."""
     done = 0
     with task(name, 0, "steps") as advance:
 

@@ -24,7 +24,7 @@ def record(
     generated: int,
     judged: int,
 ) -> dict[str, Any]:
-    """Return what `provenance.json` holds. `timings` (seconds) and the two counts are of this invocation alone."""
+    """Return the content of `provenance.json`. `timings` (seconds) and the two counts describe this command alone."""
     import torch
 
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -53,7 +53,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree this package runs from, with "+changes" where it was edited; None outside one."""
+    """Return the commit of this package's source tree, with "+changes" if it was edited; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         # An installed copy may lie inside somebody else's repository, whose commit says nothing of ours.

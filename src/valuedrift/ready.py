@@ -33,9 +33,9 @@ class Ready:
 
 
 def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
-    """Return what a plan will do in a run folder. Raises BadInput for all that would stop it later.
+    """Return what a plan will do in a run folder. Raises BadInput for everything that would stop it later.
 
-    With `fetch`, what is not on this machine is fetched or built; without it, what it decides is left unchecked and named in `notes`.
+    With `fetch`, missing models and data are fetched or built. Without it, checks that need them are skipped and named in `notes`.
     """
     processes.check_started_once()
     prompts = suites.load(plan.suite, plan.topics)
@@ -108,7 +108,7 @@ class _Sources:
 
 
 class _of:
-    """Name the stage in whatever is wrong with it."""
+    """Prefix the error message with the stage's name."""
 
     def __init__(self, node: Node):
         self.node = node

@@ -24,11 +24,11 @@ KINDS = {
 }
 """kind -> (folder under valuedrift, name of the class that a file of this kind defines)"""
 DERIVED = ("backend", "judge", "suite", "engine")
-"""Kinds whose classes derive from the class of the same name in the folder's `__init__`, which holds their contract and defaults."""
+"""Kinds whose classes derive from the class of the same name in the folder's `__init__`, which defines their contract and defaults."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean 'x'?" where a known word is close, else an empty string."""
+    """Return "; did you mean 'x'?" if a known word is close, else ""."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -55,7 +55,7 @@ def _own(kind: str) -> frozenset[str]:
 
 
 def names(kind: str) -> list[str]:
-    """Return the known choices of a kind, sorted, third parties' included; imports none of them."""
+    """Return the names of a kind, sorted, including those of installed extensions. Imports none of them."""
     return sorted(_own(kind) | set(_third_party(kind)))
 
 
@@ -90,7 +90,7 @@ def in_order(kind: str) -> list[Any]:
 
 
 def algorithm(spec: str) -> Any:
-    """Return the class behind a stage's algorithm: "dpo", or "trl:KTOTrainer" where the choice makes a class of its argument (`named`)."""
+    """Return the class of a stage's algorithm, such as "dpo" or "trl:KTOTrainer". The class makes another one of an argument (`named`)."""
     name, argument = split(spec)
     found = find("algorithm", name)
     if hasattr(found, "named"):
@@ -100,7 +100,7 @@ def algorithm(spec: str) -> Any:
 
 
 def query(text: str, where: str) -> tuple[str, dict[str, str]]:
-    """Split "NAME?key=value&…" into NAME and its settings. Raises BadInput, naming `where`, for anything else behind the "?"."""
+    """Split "NAME?key=value&…" into NAME and its settings. Raises BadInput, naming `where`, if the settings are malformed."""
     name, _, settings = text.partition("?")
     try:
         return name, dict(parse_qsl(settings, keep_blank_values=True, strict_parsing=bool(settings)))
@@ -109,6 +109,6 @@ def query(text: str, where: str) -> tuple[str, dict[str, str]]:
 
 
 def split(spec: str) -> tuple[str, str]:
-    """Split "labels:path/or/id" into the choice and its argument (empty where there is none)."""
+    """Split "labels:path/or/id" into the name and its argument ("" if there is none)."""
     name, _, argument = spec.partition(":")
     return name, argument

@@ -1,4 +1,4 @@
-"""What the names in a plan stand for: its model, data, judge and labels, and the folder that a stage is trained into."""
+"""Resolve the names in a plan: its model, data, judge and labels, and the folder of each stage."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def stage_folder(node: Node, parent_weights: str, content: str, root: Path, reward_weights: str = "") -> Path:
-    """Return the folder of a stage: named by what is trained from which weights on which data, so that nothing stale is taken for it.
+    """Return the folder of a stage, named by its settings, its starting weights and its data.
 
-    `content` is the digest of the data. The stage's name in the plan is no part of it: equal stages of other names, or of other plans in
-    the same run folder, are trained once.
+    `content` is the digest of the data. The stage's name is not part of it, so equal stages of a plan, or of other plans in the same run
+    folder, are trained once.
     """
     elsewhere = getattr(node.stage.own(), "reward", "")
     if not node.reward and isinstance(elsewhere, str) and elsewhere and Path(elsewhere).is_dir():
@@ -34,7 +34,7 @@ def stage_folder(node: Node, parent_weights: str, content: str, root: Path, rewa
 
 
 def resolve_model(spec: str) -> str:
-    """Return the folder (or hub id) of a plan's model; a base model of the sandbox is built where it is not cached."""
+    """Return the folder (or hub id) of a plan's model. A base model of the sandbox is built if it is not cached."""
     if spec.startswith("sandbox:"):
         from .sandbox.build import base_model
 
@@ -43,7 +43,7 @@ def resolve_model(spec: str) -> str:
 
 
 def is_cached(model: str) -> bool:
-    """Tell whether a plan's model stands ready, if it is the sandbox's."""
+    """Return whether the model needs no building: it is cached, or not the sandbox's."""
     from .sandbox.build import cached
 
     return not model.startswith("sandbox:") or cached(model) is not None
@@ -64,7 +64,7 @@ def builds(spec: str) -> bool:
 
 
 def gold_of(path: str) -> list[Gold]:
-    """Return the human labels of a file; none where no file is given."""
+    """Return the human labels of a file, or [] if there is no file."""
     from .stats.gold import read_gold
 
     return read_gold(Path(path)) if path else []

@@ -1,8 +1,7 @@
 """The run folder: immutable Parquet parts keyed by content, small JSON files, and derived tables.
 
-Every file appears whole or not at all, and so does the set of derived files, so that a run that is killed at any moment can be continued
-by the same command. What was written is told from what was damaged by its digest: a part carries it in its name, a derived file has it
-in tables.json.
+Every file is written whole or not at all, and so is the set of derived files. A run that is killed at any moment can therefore be continued
+by the same command. Digests reveal damage: a part has its digest in its name, and tables.json lists those of the derived files.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class JudgeEntry(TypedDict):
 
 @with_config({"extra": "allow"})
 class Provenance(TypedDict):
-    """`provenance.json`, as far as it is read by a verb."""
+    """The fields of `provenance.json` that verbs read."""
 
     plan: dict[str, Any]
     view: str
@@ -76,7 +75,7 @@ class Manifest(TypedDict):
 class Store:
     """A run folder.
 
-    `answers/`, `readings/` and `numbers/` hold parts that are only ever added; the tables beside them are derived and rewritten.
+    Parts in `answers/`, `readings/` and `numbers/` are only added. The tables beside them are derived and rewritten.
     """
 
     def __init__(self, root: Path | str):
@@ -135,9 +134,9 @@ class Store:
         return self.write_bytes(name, _json(content))
 
     def read_json(self, name: str, kind: Any = Any, default: Any = None) -> Any:
-        """Return a JSON file as a `kind` (a type, also of records), or the default if there is none.
+        """Return a JSON file as a `kind` (any type), or the default if there is no file.
 
-        Raises BadInput if the file is damaged or holds anything else.
+        Raises BadInput if the file is damaged or holds another type.
         """
         content = self._content(name)
         if content is None:
@@ -184,9 +183,9 @@ class Store:
     # -- derived files -------------------------------------------------------------------------------------------
 
     def draft(self, name: str, content: Any) -> None:
-        """Write a derived file of the command under way: a table, content for JSON, or None for what this run does not have.
+        """Write a derived file of the current command: a table, content for JSON, or None to delete the file.
 
-        The methods that read see it at once; the run folder holds the file of the command before until `publish`.
+        Reading methods see the draft at once. The previous file stays until `publish`.
         """
         self._drafts[name] = None
         if content is not None:
@@ -280,8 +279,8 @@ class Store:
     def parts(self, kind: str, schema: Mapping[str, Any], content: Sequence[str], keys: Sequence[str] = ("key",)) -> pl.DataFrame:
         """Return the rows of all parts of a kind.
 
-        A command that holds the folder sets a damaged part aside, so that what it held is made again; others raise BadInput, as all do
-        if one key has two contents.
+        A command that has locked the folder sets a damaged part aside, so that its content is computed again; other commands raise
+        BadInput. All raise BadInput if one key has two contents.
         """
 
         def refuse(path: Path, fault: str) -> None:
@@ -309,7 +308,7 @@ class Store:
         return self.parts("readings", READING_SCHEMA, OUTCOMES, ("item", "judge"))  # a failure has no content: it may be tried again
 
     def numbers(self) -> dict[str, float | None]:
-        """Return every number that was computed of an answer, by key; None where there is none to be had."""
+        """Return every stored number of an answer or checkpoint, by content key; None if the number does not exist."""
         return dict(self.parts("numbers", NUMBER_SCHEMA, ("value",)).iter_rows())
 
     def add_numbers(self, numbers: Mapping[str, float | None]) -> None:
@@ -340,7 +339,7 @@ class Store:
         return self.read_json("stages.json", list[StageEntry], [])
 
     def provenance(self) -> dict[str, Any]:
-        """Return where the figures of this run came from. Raises BadInput if no command has finished here."""
+        """Return the provenance of this run's figures. Raises BadInput if no command has finished here."""
         if record := self.read_json("provenance.json", Provenance):
             return record
         raise BadInput(
@@ -356,7 +355,7 @@ class Store:
 
 
 def cache_root() -> Path:
-    """Return the folder of what is built once for all runs: $VALUEDRIFT_CACHE, or valuedrift under the user's cache folder."""
+    """Return the cache folder shared by all runs: $VALUEDRIFT_CACHE, or valuedrift in the user's cache folder."""
     if own := os.environ.get("VALUEDRIFT_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "valuedrift"

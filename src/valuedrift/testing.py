@@ -92,9 +92,9 @@ def tokenizer(turns: bool = True, template: str | None = None) -> PreTrainedToke
 
 
 def model(kind: str = "llama", seed: int = 0, scale: float = 0.2) -> Any:
-    """Return a random model: "llama", "qwen3" or "gemma3" (one of whose layers sees 8 positions only).
+    """Return a random model: "llama", "qwen3" or "gemma3" (with one layer whose window is 8 tokens).
 
-    The scale of the weights is ten times the usual, so that log-probs differ from uniform ones.
+    Weights have ten times the usual scale, so that log-probs differ from uniform ones.
     """
     sizes: dict[str, Any] = SIZES | {"initializer_range": scale}
     torch.manual_seed(seed)

@@ -78,7 +78,7 @@ def train_all(plan: Plan, store: Store, engine: Engine, launcher: str = "") -> T
 
 
 def _ready(graph: _Graph, waiting: dict[Key, Node]) -> list[Key]:
-    """Return the waiting stages whose needs are trained; those that need a failed stage fail and stop waiting."""
+    """Return the waiting stages that can start. Stages that need a failed stage fail too."""
     ready = []
     for key, node in list(waiting.items()):
         needs = [(name, node.seed) for name in (node.parent, node.reward) if name]

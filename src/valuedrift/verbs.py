@@ -1,4 +1,4 @@
-"""What can be asked of a plan before it runs, of finished runs, of data and of a judge: one function per verb."""
+"""One function per verb that does not train or evaluate: check, report, compare, gate, gap, calibrate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .store import Store
 
 
 def check(plan: Plan, out: Path, gpu: str = "h100") -> dict[str, Any]:
-    """Return the stage graph of a plan, which stages are done in `out`, and bounds on what the rest will cost.
+    """Return the stage graph of a plan, which stages are done in `out`, and upper bounds on the cost of the rest.
 
-    Nothing is downloaded: the size of a model or a data set that is not on this machine is that of its card, or unknown.
+    Nothing is fetched. The size of a remote model or data set is taken from its card, and is unknown without one.
     """
     from .train import price
 
@@ -80,7 +80,7 @@ BYTES_PER_TOKEN = 5
 
 
 def _price(plan: Plan, prompts: Sequence[Prompt], n_askings: int) -> float | None:
-    """Return the dollars that the verdicts cost at most: 0 on this machine, None where no price is known."""
+    """Return the most dollars that the verdicts can cost: 0 for a local judge, None if the price is unknown."""
     if resolve.builds(plan.judge):
         return 0.0
     judge = resolve.judge_of(plan.judge, plan.max_cost)
@@ -96,7 +96,7 @@ def _priced(judge: str, dollars: float | None) -> str:
 
 
 def report(folder: Path, view: str = "", picture: Path | None = None) -> dict[str, Any]:
-    """Write the report of a run again; `view` is shown first, else the view that the run was asked for."""
+    """Rewrite the report of a run. `view` comes first; by default the view of the plan."""
     from .report import page
 
     store = Store(folder)
@@ -123,7 +123,7 @@ def compare(first: Path, second: Path, at: str = "", view: str = "") -> dict[str
 
 
 def _refuse_unlike(first: Path, second: Path) -> None:
-    """Raise BadInput where two runs differ in judge, or in what a prompt id stands for."""
+    """Raise BadInput if two runs differ in judge, or in the question of a prompt id."""
     judges = [Store(folder).finished()["judge"]["identity"] for folder in (first, second)]
     if judges[0] != judges[1]:
         raise BadInput(f"{first} and {second} cannot be compared: their judge differs ({judges[0]} and {judges[1]}); trace both alike")
@@ -224,9 +224,9 @@ def gap(
 
 
 def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | None = None, keep: Path | None = None) -> Any:
-    """Return how far a judge agrees with human labels; a list, one entry per wording, where all `wordings` are asked for.
+    """Return how well a judge agrees with human labels. With `wordings`, return a list with one entry per wording.
 
-    With `keep`, its verdicts are kept in that folder: what was paid for is not asked again.
+    `keep` is a folder that stores the verdicts, so that none is paid for twice.
     """
     from .stats import agreement
 
@@ -250,7 +250,7 @@ def _refuse_to_lose(spec: str, judge: Judge, folder: Path | None, option: str) -
 
 
 def sample_for_labels(folder: Path, n: int, seed: int, out: Path) -> dict[str, Any]:
-    """Write answers of a run for people to label; return how many, and where."""
+    """Write a sample of a run's answers for people to label; return its size and path."""
     from .stats import gold
 
     store = Store(folder)

@@ -1,7 +1,7 @@
-"""Analyses: one file for each question about a run, with what it measures, what it says and what it shows.
+"""Analyses: one file per question about a run, with its measurement, its findings and its panel.
 
-An analysis is one file that defines `class Analysis`, derived from the class below. The pipeline measures them from the lowest `order` to
-the highest, and the report shows their panels in the same order. Nothing else has to be changed to add one.
+Each file defines `class Analysis`, derived from the class below. The pipeline runs analyses in increasing `order`, and the report shows
+their panels in the same order. Adding one changes no other file.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Analysis:
     """Whether the run is useless without it. The failure of another one is reported, and the run goes on."""
 
     def collect(self, visit: Visit) -> None:
-        """Add to `visit.numbers` what this analysis needs of a checkpoint, whose model `visit.models` holds or loads."""
+        """Add to `visit.numbers` what this analysis needs from a checkpoint's model (`visit.models`)."""
 
     def measure(self, tables: Tables) -> Measured:
         """Return the tables of this analysis by name; None for one that this run does not have. Loads no model."""

@@ -54,9 +54,9 @@ def _columns(run: Run) -> list[tuple[int, int]]:
 
 
 def _blocks(run: Run) -> list[Block]:
-    """Return one block per prompt: its distinct texts, and for each draw one cell per column.
+    """Return one block per prompt: its distinct texts, and one cell per sample and column.
 
-    A cell is 0 where there is no answer, else [text, outcome, probability in percent], or [text, reason] where the judge failed.
+    A cell is 0 if there is no answer, else [text, outcome, probability in percent], or [text, reason] if the judge failed.
     """
     column = {(run.stages[k]["name"], step): i for i, (k, step) in enumerate(_columns(run))}
     rows = run.scores.filter(~pl.col("repeat")).join(run.answers, left_on="answer", right_on="key", how="inner", maintain_order="left")

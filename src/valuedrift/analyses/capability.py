@@ -40,7 +40,7 @@ class Analysis(Base):
         return {"capability": filled(capability_scores(tables.evaluation, tables.numbers))}
 
     def panel(self, run: Run) -> str:
-        """Return the charts; "" where no task was asked for."""
+        """Return the charts; "" if the plan names no task."""
         if run.table("capability") is None:
             return ""
         return HINT + "".join(_stage(run, stage) for stage in run.stages)
@@ -90,7 +90,7 @@ def _pooled(rows: list[Row]) -> Row:
 
 
 def curve(points: list[Row], ink: Ink) -> Drawing:
-    """Return one metric along a stage, with its band where there are standard errors."""
+    """Return the chart of one metric along a stage, with a band if there are standard errors."""
     ends = [value for row in points for value in (row["low"], row["high"], row["value"]) if value is not None]
     inside = min(ends) >= -0.05 and max(ends) <= 1.05
     domain = [0, 1] if inside else [min(ends), max(ends) or 1.0]

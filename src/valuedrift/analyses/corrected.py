@@ -1,4 +1,4 @@
-"""Drifts as human labels of a sample of the answers say they are, beside what the judge alone says."""
+"""Drifts corrected by human labels of sampled answers, next to the judge's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import Measured, Tables
 
 
 class Analysis(Base):
-    """A table of the corrected drifts, with the judge's own numbers beside them."""
+    """A table of corrected drifts, next to the judge's own."""
 
     order = 22
     title = "Corrected by human labels"
@@ -30,7 +30,7 @@ class Analysis(Base):
         }
 
     def panel(self, run: Run) -> str:
-        """Return the table; "" where nobody labelled answers of this run."""
+        """Return the table; "" if no answer of this run is labelled."""
         drifts = run.table("corrected_drifts")
         if drifts is None:
             return ""

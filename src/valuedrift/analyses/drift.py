@@ -1,4 +1,4 @@
-"""How far each stance moved on each topic in each stage, what is resolved, and what could have been."""
+"""How far each stance moved on each topic and stage, which drifts are resolved, and how small a drift could have been."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import Analysis as Base
 from . import Measured, Tables
 
 LARGEST = 3
-"""Resolved drifts that a finding names; the table holds the rest."""
+"""Resolved drifts that a finding lists; the table has the rest."""
 HEADINGS = {
     "topic": "topic",
     "stance": "stance",
@@ -151,7 +151,7 @@ def _table(rows: list[Row]) -> str:
 
 
 def _line(row: Row) -> str:
-    """Return a table row; `data-v` of each cell holds the stored value in full, for sorting and for whoever reads by program."""
+    """Return a table row. `data-v` of each cell holds the unrounded value, for sorting and scripts."""
     order = (*STANCES, *OUTCOMES[len(STANCES) :])
     cells = [
         _cell("topic", "" if row["topic"] == ALL else row["topic"], esc("all topics" if row["topic"] == ALL else row["topic"])),
@@ -184,7 +184,7 @@ def _significance(row: Row) -> str:
 
 
 def _time(row: Row) -> str:
-    """Return the drift time with its interval, or the status that stands in its place."""
+    """Return the drift time with its interval, or the status if there is no time."""
     if row["time"] is None:
         return esc(row["status"])
     ends = "" if row["time_low"] is None or row["time_high"] is None else f" [{row['time_low']:.2f}, {row['time_high']:.2f}]"

@@ -28,7 +28,7 @@ class Analysis(Base):
         return {"effects": filled(measured(tables["scores"], tables.stages, *tables.views))}
 
     def panel(self, run: Run) -> str:
-        """Return the comparisons; "" where no two stages differ in one choice alone."""
+        """Return the comparisons; "" if no two stages differ in exactly one choice."""
         effects = run.table("effects", every_view=True)
         if effects is None:
             return ""

@@ -33,7 +33,7 @@ class Analysis(Base):
         }
 
     def panel(self, run: Run) -> str:
-        """Return the table and a sentence on how many drifts survive; "" where one judge alone has read."""
+        """Return the table and a sentence on how many drifts survive; "" for a single judge."""
         judges = run.table("judges")
         if judges is None:
             return ""

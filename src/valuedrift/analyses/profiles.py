@@ -12,8 +12,7 @@ from . import Analysis as Base
 from . import Measured, Tables
 
 SMALL, LONE, SIDE = (268, 160), (820, 320), (560, 260)
-"""Plot sizes in px, near which they are shown so that text keeps its size: small ones, and on wide screens the overall chart,
-alone or beside those of other chains."""
+"""Plot sizes in px: small charts, and on wide screens the overall chart, alone or next to other chains."""
 
 
 class Analysis(Base):
@@ -87,7 +86,7 @@ def _in_words(shown: list[dict[str, Row]]) -> str:
 
 
 def _table(run: Run, chain: list[Row], topic: str) -> str:
-    """Return the stored rows behind a chart, one line per checkpoint: also what the pointer shows, so numbers stand once."""
+    """Return the rows of a chart, one line per checkpoint. The pointer shows the same ones, so each number is written once."""
     lines = []
     for stage in chain:
         for step in stage_steps(stage):

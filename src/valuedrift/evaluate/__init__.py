@@ -37,7 +37,7 @@ class Backend:
     def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
         """Yield the index in `pairs` and the answer of every (prompt, sample number), in any order, under its `answer_key`.
 
-        If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is pairs.
+        If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is sampled.
         """
         raise NotImplementedError
 

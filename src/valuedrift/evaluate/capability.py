@@ -27,7 +27,7 @@ SCHEMA: dict[str, Any] = {
     "n": pl.Int64,
 }
 ABOUT = ("sample_len", "sample_count")
-"""What stands among a task's metrics and is none."""
+"""Entries among a task's metrics that are no metrics."""
 Z = 1.96
 """Standard errors to either side of a value: the normal interval, which is what the harness's standard errors are meant for."""
 

@@ -1,7 +1,7 @@
-"""What an answer says beside its stance: how far its checkpoint has moved from where preference training began, and how it is rewarded.
+"""Side metrics that need a model: KL from the reference checkpoint, and rewards.
 
-A KL divergence takes the weights of the checkpoint and of its reference, a score those of a reward model. Each number is kept by content,
-so that the same command again computes nothing; a kill loses the checkpoint at hand.
+KL needs the weights of the checkpoint and of its reference, a reward those of a reward model. Each number is stored under a content key, so
+the same command computes nothing twice. A kill loses at most the numbers of one checkpoint.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ SCHEMA = (
     | {"value": pl.Float64()}
 )
 MOST_PROMPTS = 256
-"""Prompts whose first answer is looked at: a mean over them is known to a sixteenth of the spread between prompts, and reading 256 answers
-takes a small part of the time that writing them and the other draws took."""
+"""Prompts whose first answer is measured. A mean over 256 prompts is known to a sixteenth of the standard deviation between prompts, and
+reading 256 answers takes a small part of the sampling time.
+"""
 FORMULA = 2
-"""To be raised with every change of what is computed: stored numbers are then not taken for new ones."""
+"""Part of every key. Raise it with every change of a formula, so that old numbers are not reused."""
 LOGITS = 2**26
 """Logits of one model held at once, unless a single answer has more: a quarter of a gigabyte in float32."""
 ROWS = 16
@@ -52,10 +53,10 @@ def kl_nats(logits_NV: Tensor, reference_NV: Tensor, temperature: float) -> Tens
 
 
 def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answered], settings: EvaluationSettings) -> list[float]:
-    """Return the nats of KL from the reference for each answer, at the temperature it was sampled with (greedy answers: at 1).
+    """Return the KL from the reference in nats for each answer, at its sampling temperature (greedy answers: at 1).
 
-    The words are tokenised anew, in the frame that they were asked in; an answer that ended by itself has one position more, where the end
-    was predicted. top_p and top_k are left out of account: the divergence is between what the models say, not between what is kept of it.
+    The text is tokenised again in its prompt format. An answer that ended by itself has one more position, where the end was predicted.
+    top_p and top_k are ignored: the divergence is between the models' own distributions.
     """
     prompt_format = PromptFormat(tokenizer, cast(Frame, settings.frame))
     rows = [_row(prompt_format, answer) for answer in said]
@@ -97,7 +98,7 @@ def _parts(rows: Sequence[Row], most_tokens: int) -> Iterator[list[int]]:
 def collect(visit: Visit) -> None:
     """Collect the KL from the reference and the rewards of the first answers to the `chosen` prompts.
 
-    There is no KL between models of different vocabularies, and none of a model behind an API. A reward model scores its own seed.
+    Models of different vocabularies have no KL, and neither have models behind an API. A reward model scores checkpoints of its own seed.
     """
     checkpoint, reference = visit.checkpoint, visit.evaluation.reference(visit.checkpoint)[1]
     said = [visit.answers[prompt.id] for prompt in chosen(visit.evaluation.prompts) if prompt.id in visit.answers]

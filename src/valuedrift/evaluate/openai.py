@@ -15,7 +15,7 @@ from ..plan import EvaluationSettings
 from . import Unanswered, answer_key
 
 BATCH_SIZE = 64
-"""Requests per batch. A killed command loses at most so many answers."""
+"""Requests per batch. A killed command loses at most this many answers."""
 
 
 class Backend(evaluate.Backend):

@@ -26,11 +26,11 @@ class Backend(evaluate.Backend):
         """The digest of the weights that were checked last."""
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
-        """Raise BadInput if a checkpoint cannot be asked."""
+        """Raise BadInput if a checkpoint cannot be sampled."""
         checks.folders(checkpoints, prompts, cast(Frame, self.settings.frame))
 
     def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
-        """Yield the place and the answer of every (prompt, draw) pairs, in the order in which they finish. Loads the model on first use."""
+        """Yield the place and the answer of every (prompt, sample number), in the order in which they finish. Loads the model if needed."""
         from ..models.decoder import Wanted
         from ..models.sampling_noise import row_words
 

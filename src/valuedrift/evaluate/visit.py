@@ -26,7 +26,7 @@ class Answered:
 
 
 class Models:
-    """The models that this process holds. Nothing is loaded twice while it is needed."""
+    """The models that this process has loaded. None is loaded twice while it is needed."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], tuple[Any, Any]] = {}
@@ -74,9 +74,10 @@ class Evaluation:
         return [checkpoint, self.reference(checkpoint)[1], *rewards]
 
     def reference(self, checkpoint: Checkpoint) -> tuple[str, Checkpoint]:
-        """Return from where the distance of a checkpoint is measured, and what that is called.
+        """Return the reference of a checkpoint's KL, after its name.
 
-        The end of the nearest stage of supervised fine-tuning before is called "sft"; without one, the stage's own step 0 is "start".
+        It is the end of the nearest earlier stage of supervised fine-tuning ("sft"), or else step 0 of the checkpoint's own stage
+        ("start").
         """
         by_name = {(stage["name"], stage["seed"]): stage for stage in self.stages}
         stage = by_name[checkpoint.stage, checkpoint.seed]
@@ -89,7 +90,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Visit:
-    """One checkpoint whose answers are in."""
+    """A checkpoint during its evaluation, after its answers are sampled."""
 
     evaluation: Evaluation
     checkpoint: Checkpoint

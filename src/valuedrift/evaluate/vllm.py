@@ -78,7 +78,7 @@ class Backend(evaluate.Backend):
                 yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
-        """Raise BadInput if vLLM is missing, or a checkpoint cannot be asked."""
+        """Raise BadInput if vLLM is missing or a checkpoint cannot be sampled."""
         package()
         checks.folders(checkpoints, prompts, cast(Frame, self.settings.frame))
 

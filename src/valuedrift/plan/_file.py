@@ -233,9 +233,9 @@ def _check_sweep(plan: Plan, source: _Source) -> None:
 
 
 def fault(error: ValidationError, at: Callable[[str], str], model: type[Settings] = Plan, prefix: str = "", line_of: str = "") -> BadInput:
-    """Return the sentence for what pydantic refused in a `model`.
+    """Return the sentence for a pydantic error in a `model`.
 
-    `at` says where a dotted key is set. `line_of` is the key to look up if it is not the refused one.
+    `at` maps a dotted key to where it is set. `line_of` is the key to look up if it differs from the refused one.
     """
     # A misspelt key also counts as missing; the message about the misspelling helps more.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
@@ -259,7 +259,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
 
 
 def sentence(fault: ErrorDetails) -> str:
-    """Return what is wrong with one value: the nearest known word if few are allowed, else what it must be."""
+    """Return what is wrong with one value: the nearest allowed word if there are few, else the expected kind."""
     value = fault["input"]
     if fault["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])

@@ -1,4 +1,4 @@
-"""The stages of a plan as a graph: which stage needs which, and what is trained in which order."""
+"""The stages of a plan as a graph: their dependencies and the order of training."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Node:
     stage: Stage
     seed: int
     reward: str = ""
-    """The node that trains its reward model, where one does."""
+    """The node that trains its reward model, if any."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
-    """The swept values that reach it, by the names that stand in its own."""
+    """The swept values that affect it, by their names in its settings."""
 
 
 def _needed(stages: Mapping[str, Stage], name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a plan holds: its tables as frozen records."""
+"""The settings of a plan, as frozen records."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Anchor(Settings):
 
 
 class Resources(Settings):
-    """The resources that one task reserves with `--engine ray`. They decide where a task runs and never what it computes."""
+    """The resources that one task reserves with `--engine ray`. They decide where a task runs, never its result."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores."""

@@ -1,4 +1,4 @@
-"""The charts, as Vega-Lite through Altair: static SVG whose colours are the page's CSS variables, or PNG in fixed colours."""
+"""Charts in Vega-Lite through Altair: static SVG whose colours are the page's CSS variables, or PNG with fixed colours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAPER: Ink = {
     "back": "#ffffff",
 }
 PAGE: Ink = {name: f"var(--{name})" for name in PAPER}
-"""Light and dark are the style sheet's business: an SVG attribute may hold a CSS variable."""
+"""The style sheet decides between light and dark, because an SVG attribute may hold a CSS variable."""
 
 DASHES = dict(zip(OUTCOMES, ([1, 0], [7, 3], [2, 2], [1, 3], [5, 5]), strict=True))
 SHAPES = dict(zip(STANCES, ("triangle-up", "circle", "triangle-down"), strict=True))
@@ -86,7 +86,7 @@ def _columns(chain: list[Row]) -> list[Row]:
 
 
 def _hits(chain: list[Row]) -> list[Row]:
-    """Return one invisible column per checkpoint, up to the middle between neighbours: where the pointer picks it."""
+    """Return one invisible column per checkpoint, up to the midpoints to its neighbours, in which the pointer selects it."""
     hits = []
     for k, stage in enumerate(chain):
         at = places(stage)
@@ -115,9 +115,9 @@ def _labels(chain: list[Row], ink: Ink, size: tuple[int, int], x: alt.X) -> list
 
 
 def dots(rows: list[Row], topics: list[str], span: tuple[float, float], title: str, ink: Ink, band: float = 0.0) -> Drawing:
-    """Return per topic three dots with intervals, on an axis that spans `span`; what is not resolved is hollow and pale.
+    """Return three dots with intervals per topic, on an axis of range `span`. Unresolved ones are hollow and pale.
 
-    A band of this half width holds differences that are too small to matter.
+    A band of this half width marks differences that are too small to matter.
     """
     known = [row for row in rows if row["value"] is not None]
     unknown = [row | {"text": NO_EVIDENCE} for row in rows if row["value"] is None and row["outcome"] == STANCES[1]]
@@ -151,7 +151,7 @@ def dots(rows: list[Row], topics: list[str], span: tuple[float, float], title: s
 
 
 def legend(ink: Ink) -> Drawing:
-    """Return the key to lines and signs as a strip, for a picture that stands without the page."""
+    """Return a legend strip for a picture outside the page."""
     rows = [{"x": 110 * k, "x2": 110 * k + 30, "middle": 110 * k + 15, "outcome": name} for k, name in enumerate(OUTCOMES)]
     x, scales = alt.X("x:Q", axis=None).scale(domain=[0, 940], nice=False), scales_of(ink)
     layers = [
@@ -172,7 +172,7 @@ def configured(chart: Drawing | alt.VConcatChart, ink: Ink) -> Row:
 
 
 def _drawable(part: Any) -> Any:
-    """Return a specification whose texts can be drawn: a control character in a topic's name aborts the process."""
+    """Return a specification without control characters: one in a topic's name aborts the renderer."""
     if isinstance(part, dict):
         return {name: _drawable(value) for name, value in part.items()}
     if isinstance(part, list):
@@ -181,7 +181,7 @@ def _drawable(part: Any) -> Any:
 
 
 def svg(chart: Drawing) -> str:
-    """Return the chart as an SVG element that scales with its box; its words for screen readers stand outside it."""
+    """Return the chart as an SVG element that scales with its box. Its text for screen readers is outside it."""
     drawn = vl_convert.vegalite_to_svg(configured(chart, PAGE))
     drawn = re.sub(r' (?:aria-[a-z]+|role|pointer-events|xmlns(?::xlink)?|version|font-family|stroke-miterlimit)="[^"]*"', "", drawn)
     drawn = re.sub(r'<path class="(?:background|foreground)"[^>]*/>|<rect [^>]*fill="transparent"[^>]*/>', "", drawn)

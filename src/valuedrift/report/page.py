@@ -19,7 +19,7 @@ from .words import NO_EVIDENCE, esc
 
 
 def write_report(store: Store, view: str = "") -> Path:
-    """Return the path of RUN/report.html, written whole. Raises BadInput where the folder holds no finished run, or no such view."""
+    """Write RUN/report.html and return its path. Raises BadInput if the run is not finished or has no such view."""
     return store.write_bytes("report.html", page(read(store, view)).encode())
 
 
@@ -56,9 +56,9 @@ def _policy(script: str) -> str:
 
 
 def picture(store: Store, path: Path, view: str = "") -> Path:
-    """Return `path` after writing a PNG of about 1600 px: all topics over each of the first two chains, then every topic of the first.
+    """Write a PNG about 1600 px wide and return its path: all topics along the first two chains, then every topic of the first.
 
-    Raises BadInput where the folder holds no finished run or the picture cannot be written.
+    Raises BadInput if the run is not finished or the picture cannot be written.
     """
     run = read(store, view)
     shown = run.chains[:2]

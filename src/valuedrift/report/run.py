@@ -16,7 +16,7 @@ from ..stats.cells import in_view
 from ..store import Store
 
 ALL = "all"
-"""The topic of the rows that hold the mean over topics."""
+"""The topic of rows that hold the mean over topics."""
 COLUMNS = {
     "profiles": ("stage", "step", "view", "topic", "outcome", "value", "low", "high", "n", "n_answers", "n_failed"),
     "drifts": (
@@ -30,9 +30,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """The tables of one run folder: `profiles` in `view`, `drifts` in every view, and all others through `table`.
+    """The tables of one run: `profiles` in `view`, `drifts` in every view, and all others through `table`.
 
-    `stages` holds one entry per name, its seeds gathered under `seeds`.
+    `stages` has one entry per name, with its seeds under `seeds`.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Run:
 
     @cached_property
     def plan(self) -> Row:
-        """What was asked for, as a table; empty where the provenance holds none."""
+        """The plan as a table; empty if the provenance has none."""
         plan = self.provenance.get("plan") or {}
         return tomllib.loads(plan) if isinstance(plan, str) else plan
 
@@ -94,7 +94,7 @@ class Run:
         return rows
 
     def shares(self, topic: str, stage: str, step: int) -> dict[str, Row]:
-        """Return the stored profile rows of one checkpoint on one topic, by outcome; empty where nothing is stored."""
+        """Return the profile rows of a checkpoint on a topic, by outcome; empty if there are none."""
         return self._profile_rows.get((topic, stage, step), {})
 
     @cached_property
@@ -108,7 +108,7 @@ class Run:
 
 
 def read(store: Store, view: str = "") -> Run:
-    """Return the run in a folder, to be shown in `view` (else in that of its plan). Raises BadInput where a file or a column is missing."""
+    """Return the run in a folder, in `view` (default: that of its plan). Raises BadInput if a file or a column is missing."""
     provenance = store.provenance()
     view = view or provenance["view"]
     tables = {name: store.read_table(name) for name in store.tables()} | {name: _table(store, name) for name in COLUMNS}
@@ -154,15 +154,15 @@ def path_of(chain: list[Row]) -> str:
 
 
 def stage_steps(stage: Row) -> list[int]:
-    """Return the measured steps of a stage; a stage without any stands at step 0."""
+    """Return the measured steps of a stage; [0] if there are none."""
     return list(stage.get("steps") or [0])
 
 
 def places(stage: Row, margin: float = 0.045) -> list[float]:
-    """Return where each measured step of a stage lies between 0 and 1.
+    """Return the position of each measured step of a stage on an axis from 0 to 1.
 
-    The axis is logarithmic, log(1 + step), where the first step after the start lies in the first twentieth of the stage
-    (log-spaced checkpoints would pile up on a linear one), else linear.
+    The axis is logarithmic, log(1 + step), if the first step after 0 is in the first twentieth of the stage (log-spaced checkpoints would
+    crowd on a linear one), else linear.
     """
     steps = stage_steps(stage)
     first = steps[0]

@@ -63,7 +63,7 @@ def count(n: int, noun: str) -> str:
 
 
 def embedded(content: Any) -> str:
-    """Return JSON that may stand inside a script element: no "<" in it, so nothing can end the element early."""
+    """Return JSON for a script element: it contains no "<", so nothing can close the element early."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
