@@ -21,9 +21,7 @@ def gap(
     settings: EvaluationSettings,
     matters: Annotated[float, Option(help="The smallest gap that would matter, as a share.")] = 0.1,
     max_bad_rows: Annotated[float, Option(min=0, max=1, help="Largest share of unreadable rows that may be left out.")] = 0.05,
-    out: Annotated[
-        Path | None, Option(help="Folder for gap.html, gap.json and the verdicts, so that no verdict is asked for twice.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for gap.html, gap.json and the verdicts, which the next call reuses.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the value gap of preference data, or the stance shares of SFT data, per topic."""
@@ -36,9 +34,9 @@ def gap(
 def synth(
     spec: Annotated[Path, Argument(help="A specification in TOML; see docs/synth.md.")],
     changes: Set = None,
-    out: Annotated[
-        Path, Option(help="Folder for pairs.support.jsonl, pairs.oppose.jsonl, their data card and what they are made from.")
-    ] = Path("runs/pairs"),
+    out: Annotated[Path, Option(help="Folder for pairs.support.jsonl, pairs.oppose.jsonl, their data card, drafts and verdicts.")] = Path(
+        "runs/pairs"
+    ),
     as_json: Json = False,
 ) -> None:
     """Write preference pairs with a known value gap, audited by a judge."""
@@ -54,13 +52,11 @@ def synth(
 def calibrate(
     settings: EvaluationSettings,
     gold: Annotated[Path | None, Option(help="Human labels: JSONL with claim (or issue), text, stance.")] = None,
-    wordings: Annotated[
-        bool, Option("--wordings", help="Measure every wording of the judge, and how each differs from the first.")
-    ] = False,
-    keep: Annotated[Path | None, Option(help="Folder that keeps the verdicts, so that none is asked for twice.")] = None,
-    sample: Annotated[Path | None, Option(help="A run folder: draw answers from it for people to label, and do nothing else.")] = None,
+    wordings: Annotated[bool, Option("--wordings", help="Measure every wording of the judge and its difference from the first.")] = False,
+    keep: Annotated[Path | None, Option(help="Folder for the verdicts, which the next call reuses.")] = None,
+    sample: Annotated[Path | None, Option(help="A run folder: only draw answers from it for people to label.")] = None,
     n: Annotated[int, Option(min=1, help="Answers to draw.")] = 200,
-    seed: Annotated[int, Option(help="Decides which answers are drawn.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the draw.")] = 0,
     out: Annotated[Path, Option(help="File for the drawn answers; an existing file is not overwritten.")] = Path("gold.jsonl"),
     as_json: Json = False,
 ) -> None:

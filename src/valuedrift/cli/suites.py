@@ -13,7 +13,7 @@ from ..progress import tell
 from .options import Json, settings
 from .program import app, output
 
-suite_app = typer.Typer(no_args_is_help=True, help="The questions that every checkpoint is asked.")
+suite_app = typer.Typer(no_args_is_help=True, help="The questions for every checkpoint.")
 sandbox_app = typer.Typer(no_args_is_help=True, help="The embedded world: a base model and data made on this machine.")
 app.add_typer(suite_app, name="suite")
 app.add_typer(sandbox_app, name="sandbox")
@@ -48,20 +48,20 @@ def suite_check(suite: Annotated[str, Argument(help="A JSONL file of prompts, or
 @suite_app.command("build")
 @settings(EvaluationSettings, "max_cost")
 def suite_build(
-    prompts: Annotated[str, Argument(help="What people asked: JSONL, CSV or Parquet with 'prompt' or 'text', or hf:NAME.")],
+    prompts: Annotated[str, Argument(help="Prompts that people typed: JSONL, CSV or Parquet with 'prompt' or 'text', or hf:NAME.")],
     settings: EvaluationSettings,
     lm: Annotated[
         str,
-        Option(help="Who filters, rewrites and writes claims: a model folder, org/name@revision or openai:MODEL; else rules."),
+        Option(help="Model that filters, rewrites and writes claims: a folder, org/name@revision or openai:MODEL; by default, rules."),
     ] = "",
-    embed: Annotated[str, Option(help="Folder of a sentence-embedding model; without one, TF-IDF and SVD.")] = "",
-    per_cluster: Annotated[int, Option(min=2, help="Questions of a cluster.")] = 50,
-    topics: Annotated[int, Option(min=0, help="Keep this many of the largest clusters; 0 keeps all.")] = 0,
-    seed: Annotated[int, Option(help="Seed of the clustering and of the language model.")] = 0,
-    out: Annotated[Path, Option(help="Folder for suite.jsonl, its card and all that was paid for.")] = Path("runs/suite"),
+    embed: Annotated[str, Option(help="Sentence-embedding model (mean pooling): a folder or org/name@revision; by default, TF-IDF.")] = "",
+    per_cluster: Annotated[int, Option(min=2, help="Questions per topic, and the size of the smallest cluster.")] = 50,
+    topics: Annotated[int, Option(min=0, help="Number of clusters to keep, largest first; 0 keeps all.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the embedding, the clustering and the language model.")] = 0,
+    out: Annotated[Path, Option(help="Folder for suite.jsonl, its card and stored replies; a new call continues.")] = Path("runs/suite"),
     as_json: Json = False,
 ) -> None:
-    """Build a suite from what people asked: value-laden filter, rewrite, embeddings, UMAP, HDBSCAN, claims and polarity."""
+    """Build a suite from prompts that people typed: value-laden filter, rewrite, embeddings, UMAP, HDBSCAN, claims and polarity."""
     from ..suites import vprism
 
     result: dict[str, Any] = vprism.build(prompts, out, lm, embed, per_cluster, topics, seed, settings.max_cost)

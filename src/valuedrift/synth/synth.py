@@ -35,45 +35,45 @@ Gap = Annotated[float, Field(ge=0, le=1)]
 
 
 class Spec(plan.Settings):
-    """What to make. `gap` is the target of E[p(s|chosen)] - E[p(s|rejected)] for the preferred stance, on every topic."""
+    """The pairs to write. `gap` is the target of E[p(s|chosen)] - E[p(s|rejected)] for the preferred stance, on every topic."""
 
     writer: str = "sandbox"
     """Who writes the texts: the sandbox's grammar, openai:MODEL, a model folder, or a hub id with its revision."""
     judge: str = "oracle"
-    """The judge that reads the texts back (docs/judge.md)."""
+    """The judge that reads the texts (docs/judge.md)."""
     suite: str = "vaes"
-    """The questions that models will be asked later: no prompt of the set may be one of them, or nearly so."""
+    """The suite of later evaluations: no prompt may equal or nearly equal one of its questions."""
     prompts: str = "sandbox"
     """The questions to write about: those of the sandbox, or a JSONL file with text, topic and claim."""
     n: Annotated[int, Field(gt=0, le=1_000_000, strict=True)] = 1100
-    """Pairs, spread over the topics as evenly as the gap allows."""
+    """Number of pairs, spread over the topics as evenly as the gap allows."""
     gap: Gap | list[Gap] = 1.0
-    """Target gap on every topic, 0 to 1; or a list of targets, each with a folder (gap-0.25) of pairs of the same questions."""
+    """Target gap on every topic, 0 to 1; or a list of targets, each with its folder (gap-0.25) and the same questions."""
     topics: list[str] = []
     """Only these topics; all topics if empty."""
     seed: int = 0
-    """Another seed gives other pairs."""
+    """Random seed of the pairs."""
     styles: Annotated[list[str], Field(min_length=2, max_length=2)] = ["warm", "plain"]
-    """Of a pair with one stance, one answer is in each style."""
+    """The two styles; a pair with one stance has an answer in each."""
     style_preference: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the pairs with one stance, on each topic up to one pair, that prefer the first style (docs/synth.md#style).
+    """Share of the pairs with one stance that prefer the first style, exact to one pair per topic (docs/synth.md#style).
 
     At 0.5 the pairs prefer neither style, so that style does not move with the gap.
     """
     candidates: Annotated[int, Field(gt=0)] = 2
     """Texts written per side; the two that match best in length, hedging and list use are taken."""
     length_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Smallest share that the words of a pair's shorter answer are of the longer one's."""
+    """Smallest ratio of the shorter to the longer answer of a pair, in words."""
     length: Annotated[int, Field(gt=0)] = 80
-    """Words that a language model is asked for."""
+    """Length in words to request from a language model."""
     words: str = ""
-    """A file of instructions for a language model, instead of src/valuedrift/synth/synth.toml: other styles or another language."""
+    """A file of instructions for a language model, for other styles or another language; by default, src/valuedrift/synth/synth.toml."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
     """Sampling temperature of a language model."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 256
-    """Longest text, in tokens; a text that has no end by then is dropped."""
+    """Longest text in tokens; longer texts are dropped."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """Dollars that the writer may cost, and as many again for the judge."""
+    """Limit in dollars for the writer, and the same again for the judge."""
 
     @field_validator("gap", "styles")
     @classmethod
