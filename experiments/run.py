@@ -1,13 +1,12 @@
 """Run the experiments and write what was measured into their READMEs.
 
     python experiments/run.py                 # all eight
-    python experiments/run.py 3 8             # these alone
-    python experiments/run.py --read          # nothing is run: the READMEs are written again from the tables that are there
+    python experiments/run.py 3 8             # only these
+    python experiments/run.py --read          # run nothing; rewrite the READMEs from stored tables
 
-All share one run folder, so that a stage which several need is trained once, and what is there already is not done again. Each plan's
-tables and report are copied to runs/experiments/results. A claim is one figure of a table and what the paper lets one expect of it:
-it agrees where the whole 95 % interval lies where it should, disagrees where the whole interval lies where it should not, and is
-undecided else.
+All experiments share one run folder, so that a stage used by several is trained once and finished work is not repeated. The tables and report
+of each plan are copied to runs/experiments/results. A claim is one figure of a table and the range that the paper predicts: it agrees if the
+whole 95 % interval lies in the range, disagrees if the whole interval lies outside, and is undecided otherwise.
 """
 
 from __future__ import annotations
@@ -199,7 +198,7 @@ def _plan(folder: Path, of: str) -> str:
     seeds = len({stage["seed"] for stage in stages})
     parts = [
         f"### {of}.toml",
-        f"{seeds} seeds, {record['n_answers']:,} answers read. Over all topics, from each stage's start to its end:",
+        f"{seeds} seeds, {record['n_answers']:,} answers judged. Drifts over all topics, from each stage's start to its end:",
     ]
     drifts = pl.read_parquet(kept / "drifts.parquet")
     rows = []
@@ -216,9 +215,9 @@ def _plan(folder: Path, of: str) -> str:
         table(("stage", "view", *STANCES, "invalid", "resolved by topic", "reward margin in the algorithm's own units (seeds)"), rows)
     )
     if (kept / "effects.parquet").exists():
-        parts += ["Effects: the end of the second less the end of the first:", _differences(pl.read_parquet(kept / "effects.parquet"))]
+        parts += ["Effects, the end of the second minus the end of the first:", _differences(pl.read_parquet(kept / "effects.parquet"))]
     if (kept / "dose.parquet").exists():  # the sentences on doses come after those of the stages
-        parts += ["Dose and response:", *record["findings"][len(rows) :]]
+        parts += ["Sweep response:", *record["findings"][len(rows) :]]
     return "\n\n".join(parts)
 
 
