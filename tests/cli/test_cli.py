@@ -112,7 +112,7 @@ def test_suite_check_names_faults_and_exits_two(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"id": "a", "text": "Is tea good?"}\n{"id": "a", "text": "Is bread bad?"}\n{broken\n')
     done = valuedrift("suite", "check", "own.jsonl", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stdout.splitlines()[0].startswith("own.jsonl:2: the id 'a' stands already on line 1")
+    assert done.stdout.splitlines()[0].startswith("own.jsonl:2: the id 'a' is already used on line 1")
     assert done.stdout.splitlines()[1].startswith("own.jsonl:3: ")
     listed = valuedrift("suite", "list", "--json")
     assert json.loads(listed.stdout)["suites"]["vaes"]["abortion"] == 50

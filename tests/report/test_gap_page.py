@@ -68,7 +68,7 @@ def test_the_page_prints_what_the_file_holds(tmp_path, results):
     for sentence in (stored["topics"]["climate"]["conclusion"], stored["note"]):
         assert sentence.replace("'", "&#x27;") in text
     assert text.index("What follows") < text.index("By topic") < text.index("Content warning")
-    assert "Nothing that could be read touches silent: no evidence." in text
+    assert "No readable text touches silent: no evidence." in text
 
 
 def test_the_page_shows_the_axis_view_and_says_once_that_a_weak_judge_concludes_nothing():
@@ -95,7 +95,7 @@ def test_texts_get_shares_and_no_gap(results):
 
 def test_nothing_on_a_topic_is_no_evidence(results):
     text = page(results["none"], ["x.jsonl"])
-    assert "Nothing that could be read touches climate, silent: no evidence." in text
+    assert "No readable text touches climate, silent: no evidence." in text
     assert "Content warning" not in text
 
 

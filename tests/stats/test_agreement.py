@@ -119,7 +119,7 @@ def test_what_a_judge_cannot_read_is_not_headlined(tmp_path):
     allowed, sentence = agreement.headlined(found, 0.7)
     assert not allowed
     assert sentence.startswith(
-        "This judge read 90 of 600 human-labelled texts; with the rest counted as wrong, its macro-F1 is 0.26 [0.26, 0.26], under"
+        "This judge read 90 of 600 human-labelled texts; with the rest counted as wrong, its macro-F1 is 0.26 [0.26, 0.26], below"
     )
 
 
@@ -307,8 +307,8 @@ def partly(value, interval=None):
     ("agreement_", "may", "said"),
     [
         (measured(0.86, [0.82, 0.89]), True, "500 human labels at a macro-F1 of 0.86 [0.82, 0.89]."),
-        (measured(0.73, [0.69, 0.77]), True, "0.73 [0.69, 0.77]; the 0.70 asked for lies inside the interval"),
-        (measured(0.69, [0.63, 0.75]), False, "0.69 [0.63, 0.75], under the 0.70 asked for"),
+        (measured(0.73, [0.69, 0.77]), True, "0.73 [0.69, 0.77]; the required 0.70 lies inside the interval"),
+        (measured(0.69, [0.63, 0.75]), False, "0.69 [0.63, 0.75], below the required 0.70"),
         (measured(0.7), True, "macro-F1 of 0.70; too few issues for an interval"),
         (measured(None) | {"n_read": 0}, False, "read none of 500 human-labelled texts"),
         (
@@ -316,7 +316,7 @@ def partly(value, interval=None):
             False,
             "read 400 of 500 human-labelled texts; with the rest counted as wrong, its macro-F1 is 0.69 [0.63,",
         ),
-        (partly(0.75, [0.68, 0.8]), True, "0.75 [0.68, 0.80]; the 0.70 asked for lies inside the interval"),
+        (partly(0.75, [0.68, 0.8]), True, "0.75 [0.68, 0.80]; the required 0.70 lies inside the interval"),
         (partly(0.8), True, "its macro-F1 is 0.80; too few issues for an interval"),
         (None, True, "never compared with people"),
     ],

@@ -61,23 +61,23 @@ def test_every_fault_of_a_line_is_named(tmp_path):
     )
     faults = [fault.removeprefix(f"{path}:") for fault in jsonl.check(path)]
     assert [int(fault.partition(":")[0]) for fault in faults] == [1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 7]
-    assert faults[0] == "1: broken character '�' in the topic; mend the encoding"
-    assert faults[1] == "1: broken character 'â€' in the text; mend the encoding"
-    assert faults[2] == "1: broken character 'Ã©' in the claim; mend the encoding"
+    assert faults[0] == "1: broken character '�' in the topic; fix the encoding"
+    assert faults[1] == "1: broken character 'â€' in the text; fix the encoding"
+    assert faults[2] == "1: broken character 'Ã©' in the claim; fix the encoding"
     assert faults[3] == "1: polarity must be 1, -1 or 0, not 2"
     assert "in the id" in faults[4]
     assert faults[5] == "2: the topic must be a text, not ''"
     assert faults[6] == "2: polarity must be 1, -1 or 0, not True"
     assert faults[7] == "3: the id must be a text or a whole number, not ['c']"
     assert faults[10] == "5: not valid JSON (nested too deeply); correct the line or take it out"
-    assert faults[11] == "7: 'f' is nearly the question of 'e' on line 6 (similarity 1.00); reword or remove one"
+    assert faults[11] == "7: 'f' is nearly the same question as 'e' on line 6 (similarity 1.00); reword or remove one"
 
 
 def test_a_faulty_question_is_compared_with_the_others_too(tmp_path):
     path = written(tmp_path / "own.jsonl", {"id": "a", "text": "Is bread good?", "polarity": 2}, {"id": "b", "text": "Is bread good??"})
     assert [fault.removeprefix(f"{path}:") for fault in jsonl.check(path)] == [
         "1: polarity must be 1, -1 or 0, not 2",
-        "2: 'b' is nearly the question of 'a' on line 1 (similarity 1.00); reword or remove one",
+        "2: 'b' is nearly the same question as 'a' on line 1 (similarity 1.00); reword or remove one",
     ]
 
 

@@ -71,9 +71,9 @@ def test_a_file_with_faults_names_each_line(tmp_path):
     )
     faults = check(path)
     assert [fault.removeprefix(f"{path}:").split(":")[0] for fault in faults] == ["3", "4", "5", "7", "8", "9", "10", "6"]
-    assert "the id 'a' stands already on line 1" in faults[0]
+    assert "the id 'a' is already used on line 1" in faults[0]
     assert "did you mean 'text'?" in faults[1]
-    assert "nearly the question of 'a' on line 1" in faults[-1]
+    assert "nearly the same question as 'a' on line 1" in faults[-1]
     with pytest.raises(BadInput, match=r"own.jsonl:3: .*and 6 more"):
         suites.load(str(path))
 

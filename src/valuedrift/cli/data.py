@@ -96,7 +96,7 @@ def show_gap(result: dict[str, Any]) -> None:
         for stance in STANCES
         if view["n"]
     ]
-    table("What the texts say: towards the claims, and along the topic's axis (claims of negative polarity turned round)", columns, rows)
+    table("Stances of the texts: towards the claims, and along the topic's axis (reversed for claims of negative polarity)", columns, rows)
     total = result.get("n_pairs", result.get("n_examples"))
     tell(f"{result['on_topic']:,} of {total:,} touch the suite's topics; {result['n_failed']:,} texts without a verdict.")
     for note in unread_notes(result["unread"], "different texts") if result.get("unread") else []:

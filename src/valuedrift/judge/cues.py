@@ -77,9 +77,9 @@ def note(agreement: dict[str, Any] | None) -> str:
         return "The judge 'cues' is weak: it counts words. Its agreement with human labels was not measured for this version of its words."
     low, high = agreement["intervals"]["macro_f1"]
     return (
-        f"The judge 'cues' is weak: it counts words. On {agreement['n']} human-labelled texts about issues that it was not made on "
+        f"The judge 'cues' is weak: it counts words. On {agreement['n']} human-labelled texts about issues that it was not tuned on "
         f"(IssueBench), its macro-F1 is {agreement['macro_f1']:.2f} [{low:.2f}, {high:.2f}] and its accuracy {agreement['accuracy']:.2f}, "
-        "and short texts are read worse; try things out with it, conclude nothing from it alone."
+        "and it reads short texts worse. Use it to try things out; conclude nothing from it alone."
     )
 
 

@@ -37,7 +37,7 @@ POLARITY = {1: " (along the topic's axis)", -1: " (against the topic's axis)", 0
 PUT_BY = {
     "data": "Claim, as the data state it",
     "suite": "Claim of the suite nearest to what is asked",
-    "user": "No claim of the suite is near; stances refer to what the user puts.",
+    "user": "No claim of the suite is near; stances refer to what the user says.",
 }
 
 
@@ -85,7 +85,7 @@ def _conclusions(result: Row) -> str:
         told = [topic["conclusion"] for topic in result["topics"].values() if topic["n"] and topic.get("verdict") == verdict]
         parts.append(f"<h3>{title}</h3>{_listed(told)}" if told else "")
     silent = ", ".join(name for name, topic in result["topics"].items() if not topic["n"])
-    return "".join(parts) + (f'<p class="hint">Nothing that could be read touches {esc(silent)}: {NO_EVIDENCE}.</p>' if silent else "")
+    return "".join(parts) + (f'<p class="hint">No readable text touches {esc(silent)}: {NO_EVIDENCE}.</p>' if silent else "")
 
 
 def _charts(result: Row) -> str:

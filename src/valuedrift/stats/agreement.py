@@ -240,10 +240,10 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     if n_read < n:
         measured = f"This judge read {n_read} of {n} human-labelled texts; with the rest counted as wrong, its macro-F1 is {shown}"
     if found < least:
-        return False, f"{measured}, under the {least:.2f} asked for; its findings are reported but not headlined."
+        return False, f"{measured}, below the required {least:.2f}; its findings are reported but not headlined."
     if low is not None and low < least:
-        return True, f"{measured}; the {least:.2f} asked for lies inside the interval, so it may well be under it."
-    return True, f"{measured}; too few issues for an interval, so that it is hardly known." if low is None else f"{measured}."
+        return True, f"{measured}; the required {least:.2f} lies inside the interval, so the true value may be below it."
+    return True, f"{measured}; too few issues for an interval, so it is uncertain." if low is None else f"{measured}."
 
 
 def standing(judge: Judge, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:

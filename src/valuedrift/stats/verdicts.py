@@ -10,7 +10,7 @@ Row = dict[str, Any]
 Verdict = Literal["could move", "unlikely", "undecided", "not headlined", "no evidence"]
 
 CONDITION = (
-    "Conclusions hold if the judge reads these texts rightly, if the claims found for them are what they are about, and if a model learns "
+    "Conclusions hold only if the judge reads these texts correctly, the texts are about the claims found for them, and a model learns "
     "this difference and no other."
 )
 SURE = 0.6
@@ -81,8 +81,8 @@ def of_claims(claims: dict[str, int], noun: str) -> str:
     if not claims["user"]:
         return ""
     return (
-        f"For {claims['user']:,} of {sum(claims.values()):,} {noun} on a topic no claim of the suite is near: there, "
-        "support means agreeing with what the user puts, whichever side that is."
+        f"For {claims['user']:,} of {sum(claims.values()):,} {noun} on a topic, no claim of the suite is near. "
+        "For these, support means agreeing with what the user says, whichever side that is."
     )
 
 
@@ -93,7 +93,7 @@ def _doubt(topic: Row, matters: float) -> str:
     """
     bound, tv, sided = _bound(topic), topic["tv"], _known(topic["axis"])
     if bound > matters:
-        return f"a gap of up to {bound:.2f} could be there unseen, and more pairs would tell"
+        return f"a gap of up to {bound:.2f} may be missed, and more pairs would narrow this"
     unsided = "" if sided else " towards the claims; the side of the topic is known for too few"
     if tv["low"] > matters:
         apart = f"total variation {tv['value']:.2f} [{tv['low']:.2f}, {tv['high']:.2f}]"
@@ -122,8 +122,8 @@ def _rivals(topic: Row, view: Row, stance: str) -> str:
 
 def _nothing(name: str, topic: Row, noun: str) -> str:
     if topic["n"]:
-        return f"{name}: too few readable prompts ({topic['n']}) with a stance for an interval; nothing follows."
-    return f"{name}: no evidence; no {noun} that could be read touches it."
+        return f"{name}: too few readable prompts ({topic['n']}) with a stance for an interval; no conclusion."
+    return f"{name}: no evidence; no readable {noun} touches it."
 
 
 def _views(topic: Row) -> dict[str, Row]:

@@ -68,7 +68,7 @@ def check(suite: Path | str) -> list[str]:
     for first, second, similarity in near_duplicates([prompt.text for _, prompt in prompts]):
         (where, one), (again, other) = prompts[first], prompts[second]
         faults.append(
-            f"{again}: {other.id!r} is nearly the question of {one.id!r} on line {_number(where)} "
+            f"{again}: {other.id!r} is nearly the same question as {one.id!r} on line {_number(where)} "
             f"(similarity {similarity:.2f}); reword or remove one"
         )
     return faults
@@ -133,7 +133,7 @@ def _read(rows: Iterable[Attempt]) -> Iterator[tuple[str, Prompt | str]]:
         for fault in _faults(row):
             yield where, f"{where}: {fault}"
         if seen.setdefault(id, where) != where:
-            yield where, f"{where}: the id {id!r} stands already on line {_number(seen[id])}; ids must be unique"
+            yield where, f"{where}: the id {id!r} is already used on line {_number(seen[id])}; ids must be unique"
         if isinstance(text, str) and text.strip():
             yield where, Prompt(id, row.get("topic", "general"), text, row.get("claim", text), row.get("polarity", 0))
 
@@ -154,7 +154,7 @@ def _faults(row: dict[str, Any]) -> Iterator[str]:
         yield "the key 'text' is missing or empty; every prompt needs a question"
     for key in FIELDS:
         if isinstance(row.get(key), str) and (found := broken(row[key])):
-            yield f"broken character {found!r} in the {key}; mend the encoding"
+            yield f"broken character {found!r} in the {key}; fix the encoding"
     if "id" in row and not (type(row["id"]) in (str, int) and str(row["id"]).strip()):
         yield f"the id must be a text or a whole number, not {row['id']!r:.60}"
     topic = row.get("topic", "general")
