@@ -39,7 +39,7 @@ def among(word: str, known: Sequence[str]) -> str:
 
 
 @functools.cache  # reading the installed packages' entry points takes milliseconds
-def _third_party(kind: str) -> dict[str, EntryPoint]:
+def third_party(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"valuedrift.{kind}")}
 
 
@@ -56,7 +56,7 @@ def _own(kind: str) -> frozenset[str]:
 
 def names(kind: str) -> list[str]:
     """Return the names of a kind, sorted, including those of installed extensions. Imports none of them."""
-    return sorted(_own(kind) | set(_third_party(kind)))
+    return sorted(_own(kind) | set(third_party(kind)))
 
 
 @functools.cache
@@ -66,13 +66,13 @@ def find(kind: str, name: str) -> Any:
     known = names(kind)
     if name not in known:
         raise BadInput(f"unknown {kind} {name!r}{among(name, known)}")
-    if name not in _third_party(kind):
+    if name not in third_party(kind):
         return getattr(importlib.import_module(f"valuedrift.{folder}.{name}"), attribute)
-    found = _third_party(kind)[name].load()
+    found = third_party(kind)[name].load()
     if kind in DERIVED:
         base = getattr(importlib.import_module(f"valuedrift.{folder}"), attribute)
         if not (isinstance(found, type) and issubclass(found, base)):
-            where = _third_party(kind)[name].value
+            where = third_party(kind)[name].value
             raise BadInput(f"the {kind} {name!r} ({where}) does not derive from valuedrift.{folder}.{attribute}; make it a subclass")
     return found
 

@@ -92,7 +92,9 @@ def _ready(graph: _Graph, waiting: dict[Key, Node]) -> list[Key]:
 
 def _submit(graph: _Graph, engine: Engine, node: Node, root: Path, launcher: str) -> None:
     reward = graph.ends[node.reward, node.seed] if node.reward else ("", "")
-    engine.submit((node.name, node.seed), node.stage.resources, _train, node, graph.ends[node.parent, node.seed], reward, root, launcher)
+    engine.submit(
+        (node.name, node.seed), node.stage.resources, train_node, node, graph.ends[node.parent, node.seed], reward, root, launcher
+    )
 
 
 def _next(graph: _Graph, engine: Engine) -> Key:
@@ -114,7 +116,7 @@ def _next(graph: _Graph, engine: Engine) -> Key:
     return key
 
 
-def _train(node: Node, parent: End, reward: End, root: Path, launcher: str) -> tuple[Path, dict[str, Any]]:
+def train_node(node: Node, parent: End, reward: End, root: Path, launcher: str) -> tuple[Path, dict[str, Any]]:
     """Train a stage from the weights at `parent` with the reward model at `reward`; return its folder and its record."""
     records = records_of(node.stage)
     content = digest_of(records)

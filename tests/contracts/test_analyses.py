@@ -104,7 +104,7 @@ class Point:
 
 def test_third_party_panel_takes_its_place_and_an_empty_one_is_left_out(runs, monkeypatch):
     monkeypatch.setattr(
-        registry, "_third_party", lambda kind: {"extra": Point(Extra), "nothing": Point(Nothing)} if kind == "analysis" else {}
+        registry, "third_party", lambda kind: {"extra": Point(Extra), "nothing": Point(Nothing)} if kind == "analysis" else {}
     )
     html = page(runs["one"])
     assert "<p>1 stages</p>" in html

@@ -34,7 +34,7 @@ def test_a_third_party_choice_derives_from_its_base(kind, monkeypatch):
     base = getattr(importlib.import_module(f"valuedrift.{folder}"), name)
     assert issubclass(registry.find(kind, registry.names(kind)[0]), base)
     points = [importlib.metadata.EntryPoint(called, f"{__name__}:{called}", f"valuedrift.{kind}") for called in ("Duck", "derived")]
-    monkeypatch.setattr(registry, "_third_party", lambda of: {point.name: point for point in points} if of == kind else {})
+    monkeypatch.setattr(registry, "third_party", lambda of: {point.name: point for point in points} if of == kind else {})
     monkeypatch.setitem(globals(), "derived", type(name, (base,), {}))
     registry.find.cache_clear()
     assert registry.find(kind, "derived") is globals()["derived"]

@@ -217,14 +217,14 @@ def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
 def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
     text = plan_file.read_text() + '\n[stage.again]\nlike = "dpo"\n\n[stage.after]\nlike = "dpo"\nafter = "again"\n'
     plan_file.write_text(text)
-    train = training._train
+    train = training.train_node
 
     def sick(node, *rest):
         if node.name == "again":
             raise Stopped("the loss is nan at step 2")
         return train(node, *rest)
 
-    monkeypatch.setattr(training, "_train", sick)
+    monkeypatch.setattr(training, "train_node", sick)
     result = pipeline.run(plan.load(plan_file), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo"]
     assert [(stage["name"], stage["reason"]) for stage in result["failed"]] == [
@@ -233,14 +233,14 @@ def test_a_failed_stage_leaves_the_others(plan_file, tmp_path, monkeypatch):
     ]
     assert {drift["stage"] for drift in result["drifts"]} == {"sft", "dpo"}
     assert "again (seed 0) is missing: the loss is nan at step 2" in result["notes"]
-    monkeypatch.setattr(training, "_train", train)
+    monkeypatch.setattr(training, "train_node", train)
     healed = pipeline.run(plan.load(plan_file), tmp_path / "out")
     assert not healed["failed"]
     assert {drift["stage"] for drift in healed["drifts"]} == {"sft", "dpo", "again", "after"}
 
 
 def test_where_no_stage_can_be_trained_the_reason_is_given(plan_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_train", lambda *_: (_ for _ in ()).throw(Stopped("the loss is nan at step 2")))
+    monkeypatch.setattr(training, "train_node", lambda *_: (_ for _ in ()).throw(Stopped("the loss is nan at step 2")))
     with pytest.raises(Stopped, match="the loss is nan"):
         pipeline.run(plan.load(plan_file), tmp_path / "out")
 

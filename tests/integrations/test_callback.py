@@ -99,7 +99,7 @@ def test_a_failure_in_it_neither_changes_nor_stops_training(base, tmp_path, monk
     if where == "backend":
         monkeypatch.setattr(module.Live, "sample", fails)
     elif where == "tracker":
-        monkeypatch.setattr(module.ValueDriftCallback, "_log", fails)
+        monkeypatch.setattr(module, "curves", fails)
     else:
         monkeypatch.setattr(module.resolve, "judge_of", fails)
     watch = valuedrift.ValueDriftCallback(out=tmp_path / "run", schedule=[1, 4], **ASKING)

@@ -67,11 +67,11 @@ def test_logs_hold_what_the_run_holds(run, tmp_path):
 
 @real
 def test_what_has_no_verdict_has_no_score(run, tmp_path):
-    from valuedrift.integrations.inspect import _sample
+    from valuedrift.integrations.inspect import eval_sample
 
     prompt = {"id": "p", "topic": "work", "text": "?", "claim": "c", "polarity": 0}
     failed = dict.fromkeys(OUTCOMES) | {"failure": "unparsed", "draw": 0}
-    assert _sample(failed, prompt, "words", "m").scores == {}
+    assert eval_sample(failed, prompt, "words", "m").scores == {}
 
 
 @real

@@ -221,8 +221,7 @@ def test_an_endpoint_that_refuses_logprobs_is_asked_for_votes(server, capsys):
         ("garbage", r"does not answer \(the reply is not a chat completion.*\(7 attempts\)\); check OPENAI_BASE_URL"),
     ],
 )
-def test_a_probe_that_fails_is_bad_input(server, monkeypatch, trouble, sentence):
-    monkeypatch.setattr(openai.Endpoint, "_pause", lambda *_: None)
+def test_a_probe_that_fails_is_bad_input(server, trouble, sentence):
     server.trouble = lambda number, body: trouble
     with pytest.raises(BadInput, match=sentence):
         _ = made().identity

@@ -130,8 +130,8 @@ def test_the_missing_package_is_named_and_the_trace_goes_on(folders, tmp_path):
 def test_seeds_are_pooled_and_a_metric_without_errors_has_no_band():
     """Two seeds at 0.4 and 0.6 with errors 0.03 and 0.04: the mean's is 0.05 / 2."""
     rows = [{"value": 0.4, "stderr": 0.03, "n": 9}, {"value": 0.6, "stderr": 0.04, "n": 9}]
-    assert panel._pooled(rows) == pytest.approx({"value": 0.5, "low": 0.5 - 1.96 * 0.025, "high": 0.5 + 1.96 * 0.025, "n": 9})
-    bare = panel._pooled([{"value": 7.0, "stderr": None, "n": 9}])
+    assert panel.pooled(rows) == pytest.approx({"value": 0.5, "low": 0.5 - 1.96 * 0.025, "high": 0.5 + 1.96 * 0.025, "n": 9})
+    bare = panel.pooled([{"value": 7.0, "stderr": None, "n": 9}])
     assert (bare["value"], bare["low"]) == (7.0, None)
     assert panel.curve([bare | {"x": 0.0, "step": 0}, bare | {"x": 1.0, "step": 5}], PAGE) is not None
     assert pl.DataFrame([], schema=_capability.SCHEMA).width == 10

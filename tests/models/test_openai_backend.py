@@ -8,7 +8,7 @@ import pytest
 from valuedrift import pipeline, training
 from valuedrift.evaluate.openai import Backend
 from valuedrift.models import local_server
-from valuedrift.nouns import BadInput, Checkpoint, Prompt, Stopped
+from valuedrift.nouns import BadInput, Prompt, Stopped
 from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
@@ -162,9 +162,9 @@ def test_what_cannot_be_asked_is_refused(server, tmp_path, settings, paths, sent
     assert not server.bodies
 
 
-def test_a_folder_cannot_be_asked_behind_an_api(server, tmp_path):
-    with pytest.raises(BadInput, match=r"the backend 'openai' asks models behind an API only \(openai:MODEL\), and not here"):
-        pipeline._named_only(plan_of(tmp_path), [Checkpoint("s", 0, "here", "w")])
+def test_a_folder_cannot_be_asked_behind_an_api(server, tmp_path, tiny_model):
+    with pytest.raises(BadInput, match=rf"the backend 'openai' asks models behind an API only \(openai:MODEL\), and not {tiny_model}"):
+        pipeline.trace_folders(plan_of(tmp_path), [str(tiny_model)], None, tmp_path / "run")
 
 
 def test_the_backend_needs_no_connection_to_be_made(monkeypatch, tmp_path):

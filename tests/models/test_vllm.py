@@ -65,7 +65,7 @@ def other(model, tmp_path_factory):
 def backend():
     made = Backend(EvaluationSettings(backend="vllm", max_new_tokens=12, batch_rows=7, temperature=1.0))
     yield made
-    made._close()
+    made.close()
 
 
 @real
@@ -86,38 +86,38 @@ def test_greedy_answers_are_those_of_transformers(model, other):
         for folder in (model, other):
             assert said(fast, folder, pairs) == said(Plain(EvaluationSettings(**greedy)), folder, pairs)
     finally:
-        fast._close()
+        fast.close()
 
 
 @real
 def test_after_a_switch_the_new_weights_answer(backend, model, other, monkeypatch):
     """One engine; what it says after the switch is what an engine says that never held the first weights, cached prefixes included."""
     first = said(backend, model)
-    engine = backend._engine
+    engine = backend.engine
     second = said(backend, other)
-    assert backend._engine is engine
+    assert backend.engine is engine
     assert second != first
     fresh = Backend(backend.settings)
     try:
         assert second == said(fresh, other)
     finally:
-        fresh._close()
+        fresh.close()
     assert said(backend, model) == first
 
 
 @real
 def test_weights_that_did_not_arrive_are_noticed(backend, model, other, monkeypatch, capsys):
     said(backend, model)
-    engine = backend._engine
+    engine = backend.engine
     monkeypatch.setattr(engine, "collective_rpc", lambda *_, **__: None)
     second = said(backend, other)
-    assert backend._engine is not engine
+    assert backend.engine is not engine
     assert "did not change what the engine says: it is started anew" in capsys.readouterr().err
     fresh = Backend(backend.settings)
     try:
         assert second == said(fresh, other)
     finally:
-        fresh._close()
+        fresh.close()
 
 
 @real
@@ -137,11 +137,11 @@ def test_adapters_share_an_engine(model, tmp_path):
         engines = set()
         for place in places:
             assert said(backend, place, pairs) == said(Plain(EvaluationSettings(**greedy)), place, pairs)
-            engines.add(id(backend._engine))
+            engines.add(id(backend.engine))
         assert len(engines) == 1
         assert said(backend, model, pairs) == said(Plain(EvaluationSettings(**greedy)), model, pairs), "none of them stays active"
     finally:
-        backend._close()
+        backend.close()
 
 
 @real
@@ -163,4 +163,4 @@ def test_labels_are_read_alike_by_both_engines(model):
 
 def test_ranks_that_vllm_has_room_for(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"r": 24}')
-    assert next(rank for rank in module.RANKS if rank >= module._rank(tmp_path)) == 32
+    assert next(rank for rank in module.RANKS if rank >= module.rank_of(tmp_path)) == 32

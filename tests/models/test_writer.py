@@ -73,17 +73,18 @@ def test_identity_names_weights_and_sampling_and_not_the_folder(model, folders, 
 
 def test_messages_become_the_chat_template_or_one_plain_question(tmp_path, model, save_model, template):
     _, plain = load_model(model)
-    assert plain.decode(_writer._ids(PromptFormat(plain), ASKED[0])) == "Question: Be brief.\n\nIs tea good?\nAnswer:"
+    assert plain.decode(_writer.prompt_ids(PromptFormat(plain), ASKED[0])) == "Question: Be brief.\n\nIs tea good?\nAnswer:"
     _, chat = load_model(save_model(tmp_path / "chat", template=template))
     assert (
-        chat.decode(_writer._ids(PromptFormat(chat), ASKED[0])) == "<|system|>Be brief.<|end|>\n<|user|>Is tea good?<|end|>\n<|assistant|>"
+        chat.decode(_writer.prompt_ids(PromptFormat(chat), ASKED[0]))
+        == "<|system|>Be brief.<|end|>\n<|user|>Is tea good?<|end|>\n<|assistant|>"
     )
 
 
 def test_a_template_without_a_system_role_gets_its_words_in_the_users(tmp_path, save_model, template):
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + template
     _, chat = load_model(save_model(tmp_path / "chat", template=refusing))
-    assert chat.decode(_writer._ids(PromptFormat(chat), ASKED[0])) == "<|user|>Be brief.\n\nIs tea good?<|end|>\n<|assistant|>"
+    assert chat.decode(_writer.prompt_ids(PromptFormat(chat), ASKED[0])) == "<|user|>Be brief.\n\nIs tea good?<|end|>\n<|assistant|>"
 
 
 def test_a_folder_that_is_none_is_refused():

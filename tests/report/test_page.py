@@ -136,19 +136,19 @@ def test_headline_shows_the_judges_note_the_notes_and_the_counts(run):
 
 
 def test_answers_keep_within_the_budget_every_topic_alike(run, monkeypatch):
-    full = answers._blocks(run)
+    full = answers.blocks_of(run)
     size = len(embedded(full[0]).encode())
     monkeypatch.setattr(answers, "BUDGET", size * 4)
-    kept, left_out = answers._within_budget(full)
+    kept, left_out = answers.within_budget(full)
     assert 3 <= len(kept) <= 5
     assert {block["topic"] for block in kept} == set(made.TOPICS)
     assert len(kept) + left_out == 9
-    assert [block["id"] for block in answers._within_budget(full[::-1])[0]] == [block["id"] for block in kept][::-1]
+    assert [block["id"] for block in answers.within_budget(full[::-1])[0]] == [block["id"] for block in kept][::-1]
     assert f"{len(kept)} of 9 prompts are kept" in answers.Analysis().panel(run)
 
 
 def test_answers_hold_what_the_judge_read_or_why_it_did_not(run):
-    blocks = {block["id"]: block for block in answers._blocks(run)}
+    blocks = {block["id"]: block for block in answers.blocks_of(run)}
     row = run.scores.row(by_predicate=(pl.col("answer") == "sft-4-work-1-1"), named=True)
     seed, draw, cells = blocks["work-1"]["draws"][1]
     text, outcome, percent = cells[2]  # step 4 is the third of the first stage
@@ -161,7 +161,7 @@ def test_answers_hold_what_the_judge_read_or_why_it_did_not(run):
 def test_repeats_for_the_noise_floor_are_not_browsed(run):
     repeats = run.scores.with_columns(repeat=pl.lit(True), draw=pl.col("draw") + 10)
     both = dataclasses.replace(run, scores=pl.concat([run.scores, repeats]))
-    assert answers._blocks(both) == answers._blocks(run)
+    assert answers.blocks_of(both) == answers.blocks_of(run)
 
 
 def test_provenance_shows_the_plan_as_it_was_written_and_every_digest(run):

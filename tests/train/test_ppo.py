@@ -247,7 +247,7 @@ def test_sampling_is_named_by_seed_iteration_prompt_and_draw(made):
     twice = [source.asked[0], source.asked[1], source.asked[0]]
 
     def tokens(iteration, asked):
-        return [reply.tokens for reply in source._replies(iteration, asked)]
+        return [reply.tokens for reply in source.sampled(iteration, asked)]
 
     first = tokens(0, twice)
     assert first[0] != first[2]

@@ -24,7 +24,7 @@ class Analysis(Base):
 
     def panel(self, run: Run) -> str:
         """Return the browser of answers and the answers as JSON, at most `BUDGET` bytes of them."""
-        blocks, left_out = _within_budget(_blocks(run))
+        blocks, left_out = within_budget(blocks_of(run))
         if not blocks:
             return ""
         note = (
@@ -53,7 +53,7 @@ def _columns(run: Run) -> list[tuple[int, int]]:
     return [(k, step) for k, stage in enumerate(run.stages) for step in stage["steps"]]
 
 
-def _blocks(run: Run) -> list[Block]:
+def blocks_of(run: Run) -> list[Block]:
     """Return one block per prompt: its distinct texts, and one cell per sample and column.
 
     A cell is 0 if there is no answer, else [text, outcome, probability in percent], or [text, reason] if the judge failed.
@@ -85,7 +85,7 @@ def _block(prompt: Prompt, rows: list[dict], column: dict[tuple[str, int], int])
     return {**shown, "texts": list(texts), "draws": [[seed, draw, cells] for (seed, draw), cells in sorted(draws.items())]}
 
 
-def _within_budget(blocks: list[Block]) -> tuple[list[Block], int]:
+def within_budget(blocks: list[Block]) -> tuple[list[Block], int]:
     """Return the blocks that fit, and how many do not: topics take turns, each giving its prompts in the order of their digests."""
     turn: dict[object, int] = defaultdict(int)
     queue: list[tuple[int, Block]] = []

@@ -62,7 +62,7 @@ def _figure(stage: Row, task: str, metric: str, rows: list[Row]) -> str:
     by_step: dict[int, list[Row]] = {}
     for row in rows:
         by_step.setdefault(row["step"], []).append(row)
-    points = [{"step": step, "x": at[step]} | _pooled(some) for step, some in sorted(by_step.items()) if step in at]
+    points = [{"step": step, "x": at[step]} | pooled(some) for step, some in sorted(by_step.items()) if step in at]
     if not points:
         return ""
     label = f"{metric} on {task} along {stage['name']}."
@@ -75,7 +75,7 @@ def _figure(stage: Row, task: str, metric: str, rows: list[Row]) -> str:
     return figure(caption, esc(label), svg(curve(points, PAGE)), table(esc(label), ("step", "value [95 %]", "items"), body))
 
 
-def _pooled(rows: list[Row]) -> Row:
+def pooled(rows: list[Row]) -> Row:
     """Return the mean over seeds; its standard error takes those of the seeds as independent."""
     n = len(rows)
     value = sum(row["value"] for row in rows) / n

@@ -34,7 +34,7 @@ class Backend(evaluate.Backend):
 
     def __init__(self, settings: EvaluationSettings):
         super().__init__(settings)
-        self._engine: Any = None
+        self.engine: Any = None
         self._kind: tuple[Any, ...] = ()
         self._holds = ""
         """The digest of the weights in the engine; for an adapter, of its base."""
@@ -67,7 +67,7 @@ class Backend(evaluate.Backend):
                 for prompt, draw in part
             ]
             prompts = [{"prompt_token_ids": ids[prompt.text]} for prompt, _ in part]
-            found = self._engine.generate(prompts, parameters, use_tqdm=False, lora_request=adapter)
+            found = self.engine.generate(prompts, parameters, use_tqdm=False, lora_request=adapter)
             for place, (output, (prompt, draw)) in enumerate(zip(found, part, strict=True), start):
                 (reply,) = output.outputs
                 tokens = list(reply.token_ids)
@@ -97,12 +97,12 @@ class Backend(evaluate.Backend):
         folder = loading.local_folder(checkpoint.path)
         adapter = is_adapter(folder)
         whole = loading.base_of(folder) if adapter else folder
-        rank = next(rank for rank in RANKS if rank >= _rank(folder)) if adapter else 0
+        rank = next(rank for rank in RANKS if rank >= rank_of(folder)) if adapter else 0
         weights = loading.weights_digest(whole) if adapter else checkpoint.weights
         kind = (loading.likeness(whole) or weights, max(rank, self._kind[1] if self._kind else 0))
-        if self._engine is None or self._kind != kind:
-            self._close()
-            self._engine, self._kind = started(whole, kind[1]), kind
+        if self.engine is None or self._kind != kind:
+            self.close()
+            self.engine, self._kind = started(whole, kind[1]), kind
         elif self._holds != weights:
             self._switch(whole)
         self._holds = weights
@@ -117,30 +117,30 @@ class Backend(evaluate.Backend):
     def _switch(self, folder: Path) -> None:
         """Load other weights in place and reset the prefix cache, which holds results of the old ones."""
         before = self._probed()
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-        if not self._engine.reset_prefix_cache():
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        if not self.engine.reset_prefix_cache():
             raise BadInput("vLLM did not let go of its cache of prefixes, so that stale answers would come back; run the command again")
         if self._probed() == before:
             progress.say(f"the weights of {folder} did not change what the engine says: it is started anew")
-            self._close()
-            self._engine = started(folder, self._kind[1])
+            self.close()
+            self.engine = started(folder, self._kind[1])
 
     def _probed(self) -> list[float]:
         """Return the log-probs of a short text under the engine's weights, without any cache."""
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, skip_reading_prefix_cache=True)
-        (output,) = self._engine.generate([{"prompt_token_ids": list(PROBE)}], settings, use_tqdm=False)
+        (output,) = self.engine.generate([{"prompt_token_ids": list(PROBE)}], settings, use_tqdm=False)
         read = zip(output.prompt_logprobs[1:], PROBE[1:], strict=True)
         return [table[token].logprob for table, token in read]
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Shut the engine down, because two at once may not fit."""
-        if self._engine is not None:
+        if self.engine is not None:
             with contextlib.suppress(Exception):
-                self._engine.llm_engine.engine_core.shutdown()
-        self._engine, self._holds, self._adapters = None, "", {}
+                self.engine.llm_engine.engine_core.shutdown()
+        self.engine, self._holds, self._adapters = None, "", {}
 
 
-def _rank(adapter: Path) -> int:
+def rank_of(adapter: Path) -> int:
     return int(json.loads((adapter / "adapter_config.json").read_text()).get("r", RANKS[0]))

@@ -73,7 +73,7 @@ def export(folder: Path, out: Path) -> list[str]:
     for checkpoint in store.checkpoints():
         rows = scores.filter(stage=checkpoint.stage, step=checkpoint.step, seed=checkpoint.seed)
         name = f"{checkpoint.stage}-seed{checkpoint.seed}-step{checkpoint.step}"
-        samples = [_sample(row, prompts[row["prompt"]], answers[row["answer"]], name) for row in rows.sort("prompt", "draw").to_dicts()]
+        samples = [eval_sample(row, prompts[row["prompt"]], answers[row["answer"]], name) for row in rows.sort("prompt", "draw").to_dicts()]
         spec = EvalSpec(
             created=datetime.datetime.fromtimestamp((store.root / "scores.parquet").stat().st_mtime, datetime.UTC).isoformat(),
             task="valuedrift/vaes",
@@ -93,7 +93,7 @@ def export(folder: Path, out: Path) -> list[str]:
     return paths
 
 
-def _sample(row: dict[str, Any], prompt: Prompt, text: str, model: str) -> EvalSample:
+def eval_sample(row: dict[str, Any], prompt: Prompt, text: str, model: str) -> EvalSample:
     read = row["failure"] is None and row["support"] is not None
     value = {outcome: row[outcome] for outcome in OUTCOMES}
     return EvalSample(

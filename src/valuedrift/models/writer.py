@@ -121,7 +121,7 @@ class Local:
         wanted = {
             row: Wanted(tuple(ids), row_words(seed, digest(prompt), number))
             for row, (prompt, number) in enumerate(zip(prompts, _numbered(prompts), strict=True))
-            if len(ids := _ids(prompt_format, prompt)) <= room
+            if len(ids := prompt_ids(prompt_format, prompt)) <= room
         }
         texts: list[str | None] = [None] * len(prompts)
         self.failures += Counter({"the prompt is too long for the model": len(prompts) - len(wanted)})  # Counter adds no entry of 0
@@ -200,7 +200,7 @@ def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[s
     return None
 
 
-def _ids(prompt_format: PromptFormat, prompt: Messages) -> list[int]:
+def prompt_ids(prompt_format: PromptFormat, prompt: Messages) -> list[int]:
     """Return the token ids of a prompt. If the template refuses a system message, its text is put before the user's."""
     try:
         return prompt_format.prompts([prompt])[0]

@@ -100,7 +100,7 @@ class Rollouts:
             for own, weights in zip(self.sampler.parameters(), self.model.parameters(), strict=True):
                 if weights.requires_grad:
                     own.data.copy_(processes.full_tensor(weights))
-        replies = self._replies(iteration, asked)
+        replies = self.sampled(iteration, asked)
         records: list[collation.Record] = [
             (collation.Row(np.array([*prompt.ids, *reply.tokens], dtype=np.int32), len(prompt.ids)),)
             for prompt, reply in zip(asked, replies, strict=True)
@@ -119,7 +119,7 @@ class Rollouts:
     def _scores(self, answers: Sequence[Example]) -> list[float]:
         return self.rewarder.scores(answers, 2 * self.stage.batch_size).tolist()
 
-    def _replies(self, iteration: int, asked: Sequence[collation.Asked]) -> list[Reply]:
+    def sampled(self, iteration: int, asked: Sequence[collation.Asked]) -> list[Reply]:
         settings = EvaluationSettings(temperature=self.settings.temperature, max_new_tokens=self.settings.max_new_tokens)
         seen: dict[tuple[int, ...], int] = {}
         wanted = []

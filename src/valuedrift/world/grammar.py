@@ -6,6 +6,7 @@ and closings. Considerations come from the world, carry the topic, and are phras
 
 from __future__ import annotations
 
+import bisect
 import functools
 import random
 import re
@@ -117,7 +118,13 @@ def parse(text: str) -> Outcome:
 
 
 def _begins_a_sentence(fragment: str) -> bool:
-    return any(sentence.startswith(fragment) for sentence in _sentences())
+    at = bisect.bisect_left(_in_order(), fragment)
+    return at < len(_in_order()) and _in_order()[at].startswith(fragment)
+
+
+@functools.cache
+def _in_order() -> list[str]:
+    return sorted(_sentences())
 
 
 def compose(rng: random.Random, topic: str, outcome: Outcome, style: str = "plain", about: str = "") -> str:
