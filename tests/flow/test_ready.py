@@ -151,9 +151,9 @@ PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
         (
             {},
             PPO | {"reward": "scorer", "max_new_tokens": 60},
-            r"stage 'a': no prompt fits into max_length minus max_new_tokens, -12 tokens",
+            r"stage 'a': none of 4 records fits ppo within -12 tokens",
         ),
-        ({}, {"max_length": 4}, r"stage 'a': no answer token is left of any of 8 records, truncated to 4 tokens"),
+        ({}, {"max_length": 4}, r"stage 'a': none of 8 records fits sft within 4 tokens"),
         ({}, {"save_at": [3]}, r"stage 'a': save_at lists step 3, but the stage has only 2 steps"),
         ({}, {"save_at": "every:1", "steps": 10**9}, r"stage 'a': save_at = 'every:1' saves 1,000,000,000 checkpoints"),
         (

@@ -59,9 +59,9 @@ def test_a_model_s_own_template_is_kept(tmp_path):
 def test_cut_at_the_end_and_dropped_where_no_answer_is_left(turns):
     (whole,), _ = collation.tokenised(turns, [Example(CHAT, "It is good.")], 200)
     n_prompt, n = whole[0].n_prompt, len(whole[0].ids)
-    (cut,), dropped = collation.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt + 1)
-    assert (len(cut[0].ids), dropped) == (n_prompt + 1, 0)
-    assert collation.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt) == ([], 1)
+    (cut,), kept = collation.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt + 1)
+    assert (len(cut[0].ids), kept) == (n_prompt + 1, [0])
+    assert collation.tokenised(turns, [Example(CHAT, "It is good.")], n_prompt) == ([], [])
     assert n > n_prompt + 1
 
 

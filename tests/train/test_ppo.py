@@ -327,7 +327,7 @@ def test_killed_in_the_middle_of_an_iteration(tmp_path):
         ({}, testing.pairs(), "ppo has no reward model; set reward to a stage that trains one, or to a folder"),
         ({"reward": "/nowhere/model"}, testing.pairs(), "/nowhere/model cannot be read"),
         ({"reward": "x"}, [Example((), "text")], "ppo answers prompts, but its data holds running text"),
-        ({"reward": "x", "max_length": 10}, testing.pairs(), "no prompt fits into max_length minus max_new_tokens, 4 tokens"),
+        ({"reward": "x", "max_length": 10}, testing.pairs(), "none of 24 records fits ppo within 4 tokens"),
     ],
 )
 def test_bad_input(keys, data, sentence, made, tmp_path):

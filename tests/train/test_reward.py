@@ -135,8 +135,8 @@ def test_no_answer_ends_with_padding(turns, tmp_path):
     config, saved = json.loads((folder / "config.json").read_text()), AutoTokenizer.from_pretrained(folder)
     assert config["pad_token_id"] == saved.pad_token_id
     assert (saved.pad_token_id == words.eos_token_id) == turns
-    (ids, _), *_ = collation.in_tokens(saved, [(testing.pairs(1)[0].prompt, "Yes.")])
-    assert ids[-1] != saved.pad_token_id
+    (row,) = collation.in_tokens(saved, [(testing.pairs(1)[0].prompt, "Yes.")])
+    assert row.ids[-1] != saved.pad_token_id
 
 
 def test_a_model_without_padding_is_scored_at_the_end(base):

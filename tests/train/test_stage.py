@@ -123,7 +123,7 @@ def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, ba
         ({"algorithm": "dpo"}, testing.examples(), "dpo learns from pairs, but its data holds examples"),
         ({}, testing.pairs(), "sft learns from examples, but its data holds pairs"),
         ({}, [], "data is empty"),
-        ({"max_length": 5}, testing.examples(), "no answer token is left of any of 24 records, truncated to 5 tokens; raise max_length"),
+        ({"max_length": 5}, testing.examples(), "none of 24 records fits sft within 5 tokens"),
         ({"save_at": [9]}, testing.examples(), "only 3 steps"),
     ],
 )

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from valuedrift import plan, testing
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import starting, step_counts, trl, trl_rewards, trl_stage
+from valuedrift.train import collation, starting, step_counts, trl, trl_rewards, trl_stage
 from valuedrift.train.reward_model import RewardModel
 from valuedrift.train.stage import run_stage
 
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_left_out(tmp_path):
 
 def test_what_trl_leaves_out_on_its_own_is_refused(tmp_path, monkeypatch):
     base, data = testing.save_model(tmp_path / "base"), testing.pairs(23)
-    monkeypatch.setattr(trl_stage, "fitting", lambda *_: (data, [1] * 23, None))
+    monkeypatch.setattr(collation, "fitting", lambda stage, algorithm, tokenizer, data: collation.tokenised(tokenizer, data, 999))
     # 7 of 23 prompts have 24 tokens or more
     with pytest.raises(BadInput, match="trl:DPOTrainer dropped 7 of 23 rows"):
         run_stage(stage("DPOTrainer", steps=None, epochs=1, max_length=24), 3, base, data, tmp_path / "out")

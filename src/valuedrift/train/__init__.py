@@ -65,6 +65,8 @@ class BaseAlgorithm:
     data_format: ClassVar[DataFormat]
     needs: ClassVar[frozenset[str]] = frozenset()
     loss_reduction: ClassVar[LossReduction] = "records"
+    truncates: ClassVar[bool] = True
+    """Whether texts longer than `max_length` are truncated, or left out."""
     Settings: ClassVar[type[plan.Settings]] = plan.Settings
 
     def __init__(self, settings: Any):

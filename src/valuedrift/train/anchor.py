@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,12 +72,8 @@ def by_stance(batch: Batch, logps_RT: Tensor) -> tuple[Tensor, Tensor]:
 
 def question_records(tokenizer: Any, questions: Sequence[Anchored], longest: int) -> list[collation.Record]:
     """Return each question as one row per stance."""
-    rows = collation.in_tokens(tokenizer, [(question.prompt, answer) for question in questions for answer in question.answers])
-    records: list[collation.Record] = []
-    for number, start in enumerate(range(0, len(rows), len(STANCES)), 1):
-        group = rows[start : start + len(STANCES)]
-        n_prompt = min(n for _, n in group)
-        if (n := max(len(ids) for ids, _ in group)) > longest:
+    records = collation.in_records(tokenizer, [(question.prompt, question.answers) for question in questions])
+    for number, record in enumerate(records, 1):
+        if (n := collation.length(record)) > longest:
             raise BadInput(f"question {number} of the anchor has {n} tokens with its answer, but max_length is {longest}; raise max_length")
-        records.append(tuple(collation.Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
     return records

@@ -13,6 +13,10 @@ from torch.utils.data import Dataset
 
 from ..models.chat_format import PromptFormat, n_common
 from ..nouns import BadInput, Example, Pair, whole_characters
+from ..plan import Stage
+from . import BaseAlgorithm, step_counts
+
+Messages = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Row:
 class Asked:
     """A prompt to answer: its messages, and its token ids up to the start of the answer."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: Messages
     ids: tuple[int, ...]
 
 
@@ -118,19 +122,49 @@ def _crossed(prompts: Record, answers: Record, max_length: int) -> Record:
     )
 
 
-def tokenised(tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int) -> tuple[list[Record], int]:
-    """Return the records as token ids, truncated to `max_length`, and the number of those dropped because no answer token is left."""
-    texts = [(item.prompt, text) for item in data for text in answers_of(item)]
-    rows = in_tokens(tokenizer, texts)
-    width = len(answers_of(data[0])) if data else 1
+def fitting(stage: Stage, algorithm: BaseAlgorithm, tokenizer: Any, data: Any) -> tuple[list[Any], list[int]]:
+    """Return the token ids of the records, or of the prompts if the algorithm samples, and the indices of those that fit.
+
+    Raises BadInput if none fits.
+    """
+    longest = longest_input(stage, algorithm)
+    samples = algorithm.data_format == "prompts"
+    found: tuple[list[Any], list[int]] = (
+        prompted(tokenizer, data, longest) if samples else tokenised(tokenizer, data, longest, algorithm.truncates)
+    )
+    if not found[1]:
+        what = "max_length minus the longest answer" if samples else "max_length"
+        raise BadInput(f"none of {len(data)} records fits {stage.algorithm} within {longest} tokens ({what}); raise max_length")
+    return found
+
+
+def longest_input(stage: Stage, algorithm: BaseAlgorithm) -> int:
+    """Return the longest text in tokens that a stage learns from; if it samples answers, the longest prompt."""
+    return stage.max_length - (step_counts.longest_answer(algorithm.settings) if algorithm.data_format == "prompts" else 0)
+
+
+def tokenised(
+    tokenizer: Any, data: Sequence[Pair] | Sequence[Example], max_length: int, truncates: bool = True
+) -> tuple[list[Record], list[int]]:
+    """Return the records as token ids, truncated to `max_length`, and the indices of those with an answer token left.
+
+    Without `truncates`, longer records are left out, too.
+    """
+    records = in_records(tokenizer, [(item.prompt, answers_of(item)) for item in data])
+    short = [cut(record, max_length) if truncates or length(record) <= max_length else None for record in records]
+    return [record for record in short if record], [index for index, record in enumerate(short) if record]
+
+
+def in_records(tokenizer: Any, texts: Sequence[tuple[Messages, Sequence[str]]]) -> list[Record]:
+    """Return each prompt with its answers as one record, not truncated."""
+    rows = iter(in_tokens(tokenizer, [(prompt, answer) for prompt, answers in texts for answer in answers]))
     records = []
-    for start in range(0, len(rows), width):
-        group = rows[start : start + width]
+    for _, answers in texts:
+        group = [next(rows) for _ in answers]
         # A template may end the prompt differently before different answers: the prompt is what all rows of a record share.
-        n_prompt = min(n for _, n in group)
-        records.append(tuple(Row(np.asarray(ids, dtype=np.int32), n_prompt) for ids, _ in group))
-    whole = [short for record in records if (short := cut(record, max_length))]
-    return whole, len(data) - len(whole)
+        n_prompt = min(row.n_prompt for row in group)
+        records.append(tuple(Row(row.ids, n_prompt) for row in group))
+    return records
 
 
 def cut(record: Record, max_length: int) -> Record | None:
@@ -158,20 +192,20 @@ def collate_indices(indices: Sequence[int]) -> dict[str, Any]:
     return {"indices": torch.tensor(indices), "n_records": len(indices), "n_tokens": 0}
 
 
-def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], int]:
-    """Return the prompts as token ids, and the number of those dropped because they have more than `longest` tokens."""
+def prompted(tokenizer: Any, data: Sequence[Pair | Example], longest: int) -> tuple[list[Asked], list[int]]:
+    """Return the prompts of at most `longest` tokens as token ids, and their indices."""
     given = PromptFormat(tokenizer, "chat").prompts([item.prompt for item in data])
-    asked = [Asked(item.prompt, tuple(ids)) for item, ids in zip(data, given, strict=True) if len(ids) <= longest]
-    return asked, len(data) - len(asked)
+    kept = [index for index, ids in enumerate(given) if len(ids) <= longest]
+    return [Asked(data[index].prompt, tuple(given[index])) for index in kept], kept
 
 
 def answers_of(item: Pair | Example) -> tuple[str, ...]:
     return (item.chosen, item.rejected) if isinstance(item, Pair) else (item.text,)
 
 
-def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...], str]]) -> list[tuple[list[int], int]]:
-    """Return the token ids and the prompt length of each text. A text without a prompt is learnt as a whole."""
-    rows: list[tuple[list[int], int]] = [([], 0)] * len(texts)
+def in_tokens(tokenizer: Any, texts: Sequence[tuple[Messages, str]]) -> list[Row]:
+    """Return the token ids of each text, (prompt, answer). A text without a prompt is learnt as a whole."""
+    rows: dict[int, tuple[list[int], int]] = {}
     plain = [index for index, (prompt, _) in enumerate(texts) if not prompt]
     chat = [index for index, (prompt, _) in enumerate(texts) if prompt]
     if plain:
@@ -184,4 +218,4 @@ def in_tokens(tokenizer: Any, texts: Sequence[tuple[tuple[tuple[str, str], ...],
         whole = prompt_format.tokens(prompt_format.texts([(*texts[index][0], ("assistant", texts[index][1])) for index in chat]))
         for index, before, ids in zip(chat, given, whole, strict=True):
             rows[index] = (ids, n_common(before, ids))  # the answer begins where prompt and whole text differ, as in TRL
-    return rows
+    return [Row(np.asarray(ids, dtype=np.int32), n_prompt) for _, (ids, n_prompt) in sorted(rows.items())]

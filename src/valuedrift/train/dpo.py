@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import BaseAlgorithm, Batch
-from .logprobs import pair_metrics, pair_reference
+from . import Batch
+from .logprobs import PairsAgainstReference, pair_metrics, pair_rises
 
 
 def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor, beta: float) -> Tensor:
@@ -21,11 +21,8 @@ def dpo_loss(chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, r
     return -F.logsigmoid(beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B)))
 
 
-class Algorithm(BaseAlgorithm):
+class Algorithm(PairsAgainstReference):
     """Make the chosen answer more likely than the rejected one, relative to the starting weights."""
-
-    data_format = "pairs"
-    needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
         """The settings of DPO."""
@@ -33,14 +30,9 @@ class Algorithm(BaseAlgorithm):
         beta: Annotated[float, Field(gt=0)] = 0.1
         """Strength of the pull towards the starting weights."""
 
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return the starting weights' log-probs of both answers of each pair."""
-        return pair_reference(logps_RT)
-
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair. Logs both log-probs, the reward margin, and how often its sign is right."""
         chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
-        reference_chosen_B, reference_rejected_B = batch["reference_chosen_B"], batch["reference_rejected_B"]
-        loss_B = dpo_loss(chosen_B, rejected_B, reference_chosen_B, reference_rejected_B, self.settings.beta)
-        margin_B = self.settings.beta * ((chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B))
-        return loss_B, pair_metrics(chosen_B, rejected_B, margin_B)
+        chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
+        loss_B = dpo_loss(chosen_B, rejected_B, batch["reference_chosen_B"], batch["reference_rejected_B"], self.settings.beta)
+        return loss_B, pair_metrics(logps_RT, self.settings.beta * (chosen_rise_B - rejected_rise_B))

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import BaseAlgorithm, Batch
-from .logprobs import pair_metrics, pair_reference, pair_rises
+from . import Batch
+from .logprobs import PairsAgainstReference, pair_metrics, pair_rises
 
 
 def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
@@ -22,11 +22,8 @@ def ipo_loss(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
     return (chosen_B - rejected_B - 1 / (2 * beta)) ** 2
 
 
-class Algorithm(BaseAlgorithm):
+class Algorithm(PairsAgainstReference):
     """Bring the chosen answer's log-prob per token a fixed distance above the rejected one's, relative to the starting weights."""
-
-    data_format = "pairs"
-    needs = frozenset({"reference"})
 
     class Settings(plan.Settings):
         """The settings of IPO."""
@@ -34,16 +31,10 @@ class Algorithm(BaseAlgorithm):
         beta: Annotated[float, Field(gt=0)] = 0.1
         """Strength of the pull towards the starting weights: the target distance is 1 / (2 beta) nats per token."""
 
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return the starting weights' log-probs of both answers of each pair."""
-        return pair_reference(logps_RT)
-
     def loss(self, batch: Batch, logps_RT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one loss per pair. Logs both log-probs, the difference of their rises per token, and how often its sign is right."""
-        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
         chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
         chosen_rise_B, rejected_rise_B = chosen_rise_B / n_chosen_B, rejected_rise_B / n_rejected_B
-        margin_B = chosen_rise_B - rejected_rise_B
-        metrics = pair_metrics(chosen_B, rejected_B, margin_B, "margin_per_token")
+        metrics = pair_metrics(logps_RT, chosen_rise_B - rejected_rise_B, "margin_per_token")
         return ipo_loss(chosen_rise_B, rejected_rise_B, self.settings.beta), metrics

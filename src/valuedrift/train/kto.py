@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from .. import plan
-from . import BaseAlgorithm, Batch
-from .logprobs import pair_metrics, pair_reference, pair_rises
+from . import Batch
+from .logprobs import PairsAgainstReference, pair_metrics, pair_rises
 
 
 def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
@@ -24,7 +24,7 @@ def kto_loss(chosen_B: Tensor, rejected_B: Tensor, z0: Tensor, beta: float, desi
     return (desirable_B + undesirable_B) / 2
 
 
-class Algorithm(BaseAlgorithm):
+class Algorithm(PairsAgainstReference):
     """Raise each desirable answer above a reference point and lower each undesirable one below it.
 
     The reference point z0 estimates the KL of the weights from the starting ones: the mean rise of the log-probs of mismatched answers over
@@ -32,7 +32,6 @@ class Algorithm(BaseAlgorithm):
     passes; ours does not.
     """
 
-    data_format = "pairs"
     needs = frozenset({"reference", "kl_batch"})
 
     class Settings(plan.Settings):
@@ -45,10 +44,6 @@ class Algorithm(BaseAlgorithm):
         undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
         """Weight of the rejected answers."""
 
-    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
-        """Return the starting weights' log-probs of both answers of each pair."""
-        return pair_reference(logps_RT)
-
     def kl_estimate(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
         """Return the rise of mismatched answers' log-probs above the starting weights', the mean of both answers of a pair."""
         chosen_B, rejected_B = pair_rises(batch, logps_RT)
@@ -59,6 +54,5 @@ class Algorithm(BaseAlgorithm):
         settings, z0 = self.settings, batch["kl"].clamp(min=0)
         chosen_rise_B, rejected_rise_B = pair_rises(batch, logps_RT)
         loss_B = kto_loss(chosen_rise_B, rejected_rise_B, z0, settings.beta, settings.desirable_weight, settings.undesirable_weight)
-        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
         margin_B = settings.beta * (chosen_rise_B - rejected_rise_B)
-        return loss_B, pair_metrics(chosen_B, rejected_B, margin_B) | {"kl": batch["kl"].expand(len(loss_B))}
+        return loss_B, pair_metrics(logps_RT, margin_B) | {"kl": batch["kl"].expand(len(loss_B))}

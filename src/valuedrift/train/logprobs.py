@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import Batch
+from . import BaseAlgorithm, Batch
 
 
 def answer_logps(model: Any, batch: Batch) -> Tensor:
@@ -47,14 +47,21 @@ def placed(values_N: Tensor, batch: Batch) -> Tensor:
     return torch.zeros(shape_RT.numel(), device=values_N.device).scatter(0, batch["at_N"], values_N).view(shape_RT)
 
 
-def pair_reference(logps_RT: Tensor) -> dict[str, Tensor]:
-    """Return the log-probs of both answers of each pair, by the names that `pair_rises` reads."""
-    chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
-    return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
+class PairsAgainstReference(BaseAlgorithm):
+    """An algorithm that compares the log-probs of both answers of a pair with the starting weights'."""
+
+    data_format = "pairs"
+    needs = frozenset({"reference"})
+
+    def prepare(self, batch: Batch, logps_RT: Tensor) -> dict[str, Tensor]:
+        """Return the starting weights' log-probs of both answers of each pair."""
+        chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
+        return {"reference_chosen_B": chosen_B, "reference_rejected_B": rejected_B}
 
 
-def pair_metrics(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, margin: str = "reward_margin") -> dict[str, Tensor]:
+def pair_metrics(logps_RT: Tensor, margin_B: Tensor, margin: str = "reward_margin") -> dict[str, Tensor]:
     """Return what preference algorithms log: both log-probs, the margin under its name, and how often its sign is right."""
+    chosen_B, rejected_B = logps_RT.sum(1).chunk(2)
     return {"chosen_logps": chosen_B, "rejected_logps": rejected_B, margin: margin_B, "reward_accuracy": (margin_B > 0).float()}
 
 

@@ -5,7 +5,6 @@ All of them run the same training. Messages between ranks here go over the CPU (
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,20 +42,6 @@ def sharding() -> str:
 def activation_checkpointing() -> bool:
     """Tell whether the launcher's settings ask FSDP for activation checkpointing."""
     return sharding().startswith("FSDP") and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true"
-
-
-@contextlib.contextmanager
-def reading_all() -> Iterator[None]:
-    """Load weights on every rank, even if FSDP is set to load them on rank 0 only."""
-    key = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-    before = os.environ.get(key)
-    try:
-        os.environ[key] = "false"
-        yield
-    finally:
-        os.environ.pop(key)
-        if before is not None:
-            os.environ[key] = before
 
 
 def check_started_once() -> None:

@@ -200,20 +200,14 @@ def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, r
     ids = [row.ids for record in tokens for row in (record if isinstance(record, tuple) else [record])]
     if (highest := max((max(row) for row in ids if len(row)), default=0)) >= start.n_embeddings:
         raise _outside(start, f"the token {tokenizer.convert_ids_to_tokens(int(highest))!r}, which occurs in the data,", int(highest))
-    room = stage.max_length
-    if algorithm.data_format == "prompts":
-        room -= step_counts.longest_answer(algorithm.settings)
-    long = [record for record in tokens if collation.length(record) > room]
-    trl = hasattr(algorithm, "run")
-    whole_only = algorithm.data_format == "prompts" or (trl and "score" in algorithm.needs)
-    lost = [record for record in long if whole_only or collation.cut(record, room) is None]
-    if trl:
+    longest = collation.longest_input(stage, algorithm)
+    long = [record for record in tokens if collation.length(record) > longest]
+    truncates = algorithm.truncates and algorithm.data_format != "prompts"
+    lost = [record for record in long if not truncates or collation.cut(record, longest) is None]
+    if hasattr(algorithm, "run"):
         trl_stage.rows_of(records, algorithm, stage.batch_size // processes.world_size())
-    if len(lost) == len(tokens):  # these raise, unless a record outside the sample fits
-        if trl:
-            trl_stage.fitting(stage, algorithm.settings, algorithm, tokenizer, records)
-        else:
-            training_stage.tokenised_records(stage, algorithm, tokenizer, records)
+    if len(lost) == len(tokens):
+        collation.fitting(stage, algorithm, tokenizer, records)  # raises, unless a record outside the sample fits
     if "kl_batch" in algorithm.needs:
         step = stage.effective_batch_size
         n_seen = min(step_counts.n_seen(stage, len(records)), 2)
@@ -222,7 +216,7 @@ def _check_lengths(start: Start, stage: Stage, algorithm: Any, tokenizer: Any, r
         return []
     of = f"{len(records):,} records" if len(sample) == len(records) else f"a sample of {len(sample):,} of {len(records):,} records"
     what = "dropped" if len(lost) == len(long) else "truncated" if not lost else f"truncated, or dropped ({len(lost):,})"
-    return [f"{len(long):,} of {of} are longer than {room:,} tokens and are {what}"]
+    return [f"{len(long):,} of {of} are longer than {longest:,} tokens and are {what}"]
 
 
 def _check_reward(algorithm: Any) -> None:

@@ -31,8 +31,7 @@ class RewardModel:
 
     def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:
         """Return one score per answer, in order, on the CPU."""
-        texts = collation.in_tokens(self.tokenizer, [(answer.prompt, answer.text) for answer in answers])
-        rows = [collation.Row(torch.tensor(ids).numpy(), n_prompt) for ids, n_prompt in texts]
+        rows = collation.in_tokens(self.tokenizer, [(answer.prompt, answer.text) for answer in answers])
         config = self.model.config.get_text_config()
         if config.pad_token_id is None:
             config.pad_token_id = starting.padding(self.tokenizer, {int(row.ids[-1]) for row in rows})

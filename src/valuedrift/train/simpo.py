@@ -41,4 +41,4 @@ class Algorithm(BaseAlgorithm):
         n_chosen_B, n_rejected_B = batch["answer_mask_RT"].sum(1).chunk(2)
         loss_B = simpo_loss(chosen_B, rejected_B, n_chosen_B, n_rejected_B, self.settings.beta, self.settings.gamma)
         margin_B = self.settings.beta * (chosen_B / n_chosen_B - rejected_B / n_rejected_B)
-        return loss_B, pair_metrics(chosen_B, rejected_B, margin_B)
+        return loss_B, pair_metrics(logps_RT, margin_B)

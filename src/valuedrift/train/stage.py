@@ -69,70 +69,88 @@ def _train(
     progress: Progress | None,
 ) -> tuple[list[int], int, int]:
     """Train the checked stage; return the steps saved, the total steps, and the number of records dropped."""
-    start = processes.broadcast(lambda: starting.merged(model_path, out))
-    tokenizer = starting.load_tokenizer(start, chat=any(item.prompt for item in data))
-    records, dropped = tokenised_records(stage, algorithm, tokenizer, data)
-    n_seen, total = step_counts.course(stage, len(records))
-    steps = step_counts.save_steps(stage.save_at, total)
-    lengths = [collation.length(record) for record in records] if stage.group_by_length else []
-    order = step_counts.order(len(records), n_seen, seed, lengths, stage.effective_batch_size)
-    seen, order = np.unique(order, return_inverse=True)
-    records = [records[index] for index in seen]
-    newest = processes.broadcast(lambda: saved_stage.newest(out))
-    if newest < total:
-        seconds = saved_stage.record(out, newest)["seconds"]
+    begun = begin(algorithm, stage, seed, model_path, data, out)
+    if begun.newest < begun.total:
+        seen, order = np.unique(begun.order, return_inverse=True)
+        records = [begun.records[index] for index in seen]
         set_seed(seed)  # before the model: an adapter starts with random weights
-        model, collate = _model(start, stage, algorithm, tokenizer, records)
+        model, collate = _model(begun, stage, algorithm, records)
         rollouts = None
         if "rollouts" in algorithm.needs:  # before the Trainer: after it, DeepSpeed shards every model that is loaded
             asked = [records[index] for index in order]
-            rollouts = rollout.Rollouts(algorithm, stage, seed, asked, model, tokenizer, reward_path, processes.device())
+            rollouts = rollout.Rollouts(algorithm, stage, seed, asked, model, begun.tokenizer, reward_path, processes.device())
         trainer = StageTrainer(
             algorithm,
             progress,
             model=model,
             data_collator=collate,
-            args=training_arguments(stage, seed, out, total),
-            processing_class=tokenizer,
-            callbacks=[Scheduled(steps, seconds)],
+            args=training_arguments(stage, seed, out, begun.total),
+            processing_class=begun.tokenizer,
+            callbacks=[Scheduled(begun.steps, begun.seconds)],
         )
         checkpointing(trainer)
         if anchored:
-            n_samples = total * stage.effective_batch_size
-            trainer.anchor = anchor.Anchor(stage, seed, n_samples, anchored, tokenizer, trainer)
+            n_samples = begun.total * stage.effective_batch_size
+            trainer.anchor = anchor.Anchor(stage, seed, n_samples, anchored, begun.tokenizer, trainer)
         if rollouts is not None:
             trainer.rollouts = rollouts
-            if newest:
-                rollouts.load(out / f"checkpoint-{newest}")
+            if begun.checkpoint:
+                rollouts.load(Path(begun.checkpoint))
         trainer.train_dataset = _dataset(trainer, stage, records, order)
         torch.manual_seed(seed + processes.rank())  # each process has its own dropout
-        trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
-    return steps, total, dropped
+        trainer.train(resume_from_checkpoint=begun.checkpoint)
+    return begun.steps, begun.total, begun.dropped
 
 
-def tokenised_records(stage: Stage, algorithm: Any, tokenizer: Any, data: Any) -> tuple[list[Any], int]:
-    """Return the records (with rollouts: the prompts) as token ids, and the number dropped. Raises BadInput if all are dropped."""
-    if "rollouts" in algorithm.needs:
-        room = stage.max_length - algorithm.settings.max_new_tokens
-        asked, dropped = collation.prompted(tokenizer, data, room)
-        if not asked:
-            raise BadInput(f"no prompt fits into max_length minus max_new_tokens, {room} tokens; raise max_length")
-        return asked, dropped
-    records, dropped = collation.tokenised(tokenizer, data, stage.max_length)
-    if not records:
-        raise BadInput(f"no answer token is left of any of {dropped} records, truncated to {stage.max_length} tokens; raise max_length")
-    return records, dropped
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A stage before its first step, or its first after a resume."""
+
+    start: str
+    """The starting weights, without an adapter."""
+    tokenizer: Any
+    records: list[Any]
+    """The token ids of the records that fit."""
+    kept: list[int]
+    """Their indices in the data."""
+    dropped: int
+    order: np.ndarray
+    """The index of the record at each position of the training."""
+    steps: list[int]
+    """The steps to save at."""
+    total: int
+    newest: int
+    """The step of the newest complete checkpoint, or 0."""
+    checkpoint: str | None
+    """Its folder."""
+    seconds: float
+    """The training time so far."""
 
 
-def _model(start: str, stage: Stage, algorithm: BaseAlgorithm, tokenizer: Any, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
+def begin(algorithm: BaseAlgorithm, stage: Stage, seed: int, model_path: str, data: Any, out: Path) -> Begun:
+    """Return what a stage begins or resumes with. Raises BadInput if no record fits."""
+    start = processes.broadcast(lambda: starting.merged(model_path, out))
+    tokenizer = starting.load_tokenizer(start, chat=any(item.prompt for item in data))
+    records, kept = collation.fitting(stage, algorithm, tokenizer, data)
+    n_seen, total = step_counts.course(stage, len(records))
+    steps = step_counts.save_steps(stage.save_at, total)
+    lengths = [collation.length(record) for record in records] if stage.group_by_length else []
+    order = step_counts.order(len(records), n_seen, seed, lengths, stage.effective_batch_size)
+    newest = processes.broadcast(lambda: saved_stage.newest(out))
+    seconds = saved_stage.record(out, newest)["seconds"]
+    checkpoint = str(out / f"checkpoint-{newest}") if newest else None
+    return Begun(start, tokenizer, records, kept, len(data) - len(kept), order, steps, total, newest, checkpoint, seconds)
+
+
+def _model(begun: Begun, stage: Stage, algorithm: BaseAlgorithm, records: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:
     """Return the model to train, and the function that collates its batches."""
     if "score" in algorithm.needs:
-        pad = starting.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record})
-        return starting.load_scorer(start, stage, pad), functools.partial(collation.collate_whole, pad=pad)
+        pad = starting.padding(begun.tokenizer, {int(row.ids[-1]) for record in records for row in record})
+        return starting.load_scorer(begun.start, stage, pad), functools.partial(collation.collate_whole, pad=pad)
     collate: Callable[..., Any] = collation.collate_both if "kl_batch" in algorithm.needs else collation.collate
     if "rollouts" in algorithm.needs:
         collate = collation.collate_indices
-    return starting.load_model(start, stage, tokenizer), collate
+    return starting.load_model(begun.start, stage, begun.tokenizer), collate
 
 
 def training_arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArguments:

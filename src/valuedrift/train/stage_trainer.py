@@ -16,13 +16,37 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from ..nouns import BadInput, Stopped
-from . import BaseAlgorithm, anchor, collation, processes, reference, reward_model, rollout, saved_stage, starting
+from ..progress import quiet
+from . import BaseAlgorithm, anchor, collation, processes, reference, reward_model, rollout, saved_stage
 from .logprobs import answer_logps
 
 Progress = Callable[[int, int, float], None]
 
 
-class Sharing(Trainer):
+class InStage(Trainer):
+    """Any trainer in a stage: complete checkpoints, progress, and a stop if the loss is not finite."""
+
+    progress: Progress | None = None
+
+    def report(self, loss: float) -> None:
+        """Show a step's loss. Raises Stopped if it is not a finite number."""
+        if not math.isfinite(loss):
+            raise Stopped(f"the loss is {loss} at step {self.state.global_step}; lower learning_rate or max_grad_norm")
+        if self.progress is not None:
+            self.progress(self.state.global_step, self.state.max_steps, loss)
+
+    def save_for_resume(self, checkpoint: Path) -> None:
+        """Add to a checkpoint what the Trainer does not save and a resume needs."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
+        with saved_stage.whole(folder), quiet():
+            super()._save_checkpoint(model, trial)
+            self.save_for_resume(folder)
+        saved_stage.saved(folder)
+
+
+class Sharing(InStage):
     """A trainer on given records in a fixed order. Each process gets its share of each batch."""
 
     @functools.cached_property
@@ -144,23 +168,17 @@ class StageTrainer(Sharing):
         return batch, answer_logps(model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the algorithm's metrics to the step's record. Raises Stopped if the loss is not a finite number."""
+        """Add the algorithm's metrics to the step's record."""
         if "loss" in logs:
             steps, self.metrics_of_step = self.metrics_of_step, []
             logs |= processes.means(steps)
-            if not math.isfinite(logs["loss"]):
-                raise Stopped(f"the loss is {logs['loss']} at step {self.state.global_step}; lower learning_rate or max_grad_norm")
-            if self.progress is not None:
-                self.progress(self.state.global_step, self.state.max_steps, logs["loss"])
+            self.report(logs["loss"])
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with saved_stage.whole(folder), starting.quiet():
-            super()._save_checkpoint(model, trial)
-            if self.rollouts is not None:
-                self.rollouts.save(folder)
-        saved_stage.saved(folder)
+    def save_for_resume(self, checkpoint: Path) -> None:
+        """Save the rollouts and the value head."""
+        if self.rollouts is not None:
+            self.rollouts.save(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.rollouts is not None:  # the value head is not saved with the model

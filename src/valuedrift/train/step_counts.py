@@ -23,14 +23,7 @@ def n_seen(stage: Stage, n_records: int) -> int:
 
 def total_steps(stage: Stage, n_records: int) -> int:
     """Return the number of optimiser steps of a stage. The last one may see fewer records."""
-    return math.ceil(n_seen(stage, n_records) / (stage.effective_batch_size))
-
-
-def n_answered(stage: Stage, n_prompts: int, passes: int, minibatches: int) -> int:
-    """Return the number of prompts that a stage with rollouts answers, repeats included: those of whole iterations."""
-    together = stage.effective_batch_size * minibatches
-    iterations = stage.epochs * n_prompts / together if stage.steps is None else stage.steps / (passes * minibatches)
-    return math.ceil(iterations) * together
+    return math.ceil(n_seen(stage, n_records) / stage.effective_batch_size)
 
 
 def longest_answer(settings: Any) -> int:
@@ -46,8 +39,10 @@ def course(stage: Stage, n_records: int) -> tuple[int, int]:
     if "rollouts" not in algorithm.needs:
         return n_seen(stage, n_records), total_steps(stage, n_records)
     settings = stage.own()
-    answered = n_answered(stage, n_records, settings.num_ppo_epochs, settings.num_mini_batches)
-    return answered, stage.steps or answered // (stage.effective_batch_size) * settings.num_ppo_epochs
+    per_iteration = stage.effective_batch_size * settings.num_mini_batches
+    steps_per_iteration = settings.num_ppo_epochs * settings.num_mini_batches
+    iterations = math.ceil(stage.epochs * n_records / per_iteration if stage.steps is None else stage.steps / steps_per_iteration)
+    return iterations * per_iteration, stage.steps or iterations * steps_per_iteration
 
 
 def order(n_records: int, n_seen: int, seed: int, lengths: Sequence[int] = (), batch: int = 1) -> np.ndarray:

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from accelerate.utils import patch_environment
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, create_model
 
 from .. import plan, registry
 from ..nouns import BadInput, Example, Pair, digest
 from ..store import Store
-from . import BaseAlgorithm, DataFormat, processes, saved_stage, stage_trainer, trl_rewards, trl_stage
+from . import BaseAlgorithm, DataFormat, saved_stage, stage_trainer, trl_rewards, trl_stage
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,15 @@ class Algorithm(BaseAlgorithm):
         if trainer not in TRAINERS:
             raise BadInput(f"algorithm = 'trl:{trainer}' names no trainer that can be a stage{registry.among(trainer, list(TRAINERS))}")
         known = TRAINERS[trainer]
-        described = {"trainer": trainer, "data_format": known.data_format, "needs": known.needs, "Settings": _settings(trainer)}
-        return type(trainer, (cls,), described | {"__doc__": f"TRL's {trainer}."})
+        described = {
+            "__doc__": f"TRL's {trainer}.",
+            "trainer": trainer,
+            "data_format": known.data_format,
+            "needs": known.needs,
+            "truncates": "score" not in known.needs,  # TRL's reward trainer needs both texts whole
+            "Settings": _settings(trainer),
+        }
+        return type(trainer, (cls,), described)
 
     def run(
         self,
@@ -124,8 +132,9 @@ class Algorithm(BaseAlgorithm):
         key = digest("stage", stage.trained_by(), seed, sources, [dataclasses.astuple(item) for item in data])
 
         def train() -> tuple[list[int], int, int]:
-            with processes.reading_all():  # TRL shards its reference without broadcasting it to ranks that loaded nothing
-                return trl_stage.train(stage, seed, model_path, data, Store(out), self, classes(self.trainer), rewards, progress)
+            # TRL shards its reference without broadcasting it, so every rank must load the weights, whatever FSDP is set to
+            with patch_environment(fsdp_cpu_ram_efficient_loading="false"):
+                return trl_stage.train(stage, seed, model_path, data, out, self, classes(self.trainer), rewards, progress)
 
         return saved_stage.train_once(Store(out), key, train)
 

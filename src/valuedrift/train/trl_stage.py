@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PrinterCallback, Trainer, set_seed
+from transformers import PrinterCallback, set_seed
 
 from ..nouns import BadInput, Pair, Stopped
 from ..plan import Stage
 from ..progress import quiet
 from ..store import Store
-from . import collation, processes, saved_stage, stage_trainer, starting, step_counts
-from .stage import training_arguments
+from . import processes, saved_stage, stage_trainer, starting, step_counts
+from .stage import Begun, begin, training_arguments
 from .trl_rewards import Reward, RewardModelFunction
 
 Rows = list[dict[str, Any]]
@@ -33,10 +32,8 @@ FROM_STAGE = (
 """Arguments that our own loop and TRL's trainers share."""
 
 
-class InStage(Trainer):
-    """Adds to any trainer: complete checkpoints, progress, and a stop if the loss is not finite. Put it before TRL's class."""
-
-    progress: stage_trainer.Progress | None = None
+class InStage(stage_trainer.InStage):
+    """Runs any trainer of TRL in a stage. Put it before TRL's class."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a step. Raises Stopped if the loss is not finite, or if no answer of the step got a reward."""
@@ -45,13 +42,10 @@ class InStage(Trainer):
         noted.pop("step_time", None)  # the log must not depend on the machine's speed
         if "loss" not in noted:
             return
-        step, loss, reward = self.state.global_step, noted["loss"], noted.get("reward", 0.0)
-        if not math.isfinite(loss):
-            raise Stopped(f"the loss is {loss} at step {step}; lower learning_rate or max_grad_norm")
-        if reward is None or not math.isfinite(reward):
+        step, reward = self.state.global_step, noted.get("reward", 0.0)
+        if math.isfinite(noted["loss"]) and (reward is None or not math.isfinite(reward)):
             raise Stopped(f"the mean reward is {reward} at step {step}; the reward function must give numbers, None only for some answers")
-        if self.progress is not None:
-            self.progress(step, self.state.max_steps, loss)
+        self.report(noted["loss"])
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no model card: the run folder documents the checkpoint."""
@@ -59,20 +53,13 @@ class InStage(Trainer):
     def _send_telemetry(self) -> None:
         """Send nothing: TRL would report which trainer was started."""
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-        with saved_stage.whole(folder), quiet():
-            super()._save_checkpoint(model, trial)
-            if self._amid_answers():
-                torch.save(self._buffered_inputs, folder / _own_answers())
-        saved_stage.saved(folder)
-
-    def _amid_answers(self) -> bool:
-        """Tell whether the next step uses answers that were sampled before."""
+    def save_for_resume(self, checkpoint: Path) -> None:
+        """Save the sampled answers if the next step learns from them, too."""
         trainer: Any = self
         if not getattr(trainer, "_buffered_inputs", None):
-            return False
-        return trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) != 0
+            return
+        if trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) != 0:
+            torch.save(self._buffered_inputs, checkpoint / _own_answers())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load these, and two counters that TRL does not save: the steps within a generation, and the tokens seen.
@@ -140,31 +127,22 @@ def train(
     seed: int,
     model_path: str,
     data: Sequence[Any],
-    store: Store,
+    out: Path,
     algorithm: Any,
     classes: tuple[Any, Any],
     rewards: Sequence[Reward],
     progress: stage_trainer.Progress | None,
 ) -> tuple[list[int], int, int]:
     """Train a stage, from its newest checkpoint if there is one; return the steps saved, the total steps, and the records dropped."""
-    out = store.root
-    start = processes.broadcast(lambda: local_path(starting.merged(model_path, out)))
-    tokenizer = starting.load_tokenizer(start, chat=any(item.prompt for item in data))
     for reward in rewards:  # before the config: after it, DeepSpeed shards every model that is loaded
         if isinstance(reward.score, RewardModelFunction):
             reward.score.load()
-    settings = config(stage, seed, out, 1, algorithm, classes[1])
-    kept, lengths, pad = fitting(stage, settings, algorithm, tokenizer, data)
-    n_seen, total = course(stage, settings, len(kept))
-    steps = step_counts.save_steps(stage.save_at, total)
-    newest = processes.broadcast(lambda: saved_stage.newest(out))
-    if newest < total:
-        seconds = saved_stage.record(out, newest)["seconds"]
-        size = stage.effective_batch_size
-        order = step_counts.order(len(kept), n_seen, seed, lengths if stage.group_by_length else [], size)
-        rows = rows_of([kept[index] for index in order], algorithm, stage.batch_size // processes.world_size())
-        trainer = _trainer(stage, seed, start, rows, algorithm, classes[0], tokenizer, pad, rewards)(
-            args=config(stage, seed, out, total, algorithm, classes[1]), callbacks=[stage_trainer.Scheduled(steps, seconds)]
+    begun = begin(algorithm, stage, seed, model_path, data, out)
+    if begun.newest < begun.total:
+        rows = rows_of([data[begun.kept[index]] for index in begun.order], algorithm, stage.batch_size // processes.world_size())
+        trainer = _trainer(begun, stage, seed, rows, algorithm, classes[0], rewards)(
+            args=config(stage, seed, out, begun.total, algorithm, classes[1]),
+            callbacks=[stage_trainer.Scheduled(begun.steps, begun.seconds)],
         )
         if len(trainer.train_dataset) != len(rows):
             lost = len(rows) - len(trainer.train_dataset)
@@ -175,8 +153,8 @@ def train(
         if processes.rank():
             torch.manual_seed(seed + processes.rank())  # each process has its own dropout
         with _unwarned():
-            trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{newest}") if newest else None)
-    return steps, total, len(data) - len(kept)
+            trainer.train(resume_from_checkpoint=begun.checkpoint)
+    return begun.steps, begun.total, begun.dropped
 
 
 def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
@@ -219,32 +197,6 @@ def course(stage: Stage, settings: Any, n_records: int) -> tuple[int, int]:
         iterations = math.ceil(stage.epochs * n_records / n_prompts)
         return iterations * n_prompts, math.ceil(iterations * n_passes / stage.gradient_accumulation_steps)
     return math.ceil(stage.steps * stage.gradient_accumulation_steps / n_passes) * n_prompts, stage.steps
-
-
-def fitting(stage: Stage, settings: Any, algorithm: Any, tokenizer: Any, data: Sequence[Any]) -> tuple[list[Any], list[int], int | None]:
-    """Return the records that fit, their lengths in tokens, and for a scorer the padding token.
-
-    The records dropped are those that our own loop drops. TRL's reward trainer truncates nothing and needs both texts whole.
-    """
-    longest, scores = stage.max_length, "score" in algorithm.needs
-
-    def fits(items: Sequence[Any]) -> tuple[list[Any], int]:
-        if algorithm.data_format == "prompts":
-            room = longest - step_counts.longest_answer(settings)
-            return collation.prompted(tokenizer, items, room)
-        records, dropped = collation.tokenised(tokenizer, items, sys.maxsize if scores else longest)
-        whole = [record for record in records if not scores or collation.length(record) <= longest]
-        return whole, dropped + len(records) - len(whole)
-
-    kept = data
-    records, dropped = fits(data)
-    if dropped:
-        each = [(item, *fits([item])[0]) for item in data]
-        kept, records = [item for item, *found in each if found], [found[0] for _, *found in each if found]
-    if not kept:
-        raise BadInput(f"none of {len(data)} records fits {stage.algorithm} within {longest} tokens; raise max_length")
-    pad = starting.padding(tokenizer, {int(row.ids[-1]) for record in records for row in record}) if scores else None
-    return list(kept), [collation.length(record) for record in records], pad
 
 
 # -- layouts -------------------------------------------------------------------------------------------------------------
@@ -299,23 +251,21 @@ def _reply(text: str) -> Rows:
 
 
 def _trainer(
-    stage: Stage,
-    seed: int,
-    start: str,
-    rows: Rows,
-    algorithm: Any,
-    trainer: Any,
-    tokenizer: Any,
-    pad: int | None,
-    rewards: Sequence[Reward],
+    begun: Begun, stage: Stage, seed: int, rows: Rows, algorithm: Any, trainer: Any, rewards: Sequence[Reward]
 ) -> Callable[..., Any]:
     """Return a function that builds the trainer from its config and callbacks."""
+    scores, tokenizer = "score" in algorithm.needs, begun.tokenizer
     whole = stage.model_copy(update={"lora": None})  # TRL adds the adapter, and uses the model below it as the reference
+    start = processes.broadcast(lambda: local_path(begun.start))
     set_seed(seed)  # before the model: a new layer starts with random weights
-    model = starting.load_model(start, whole, tokenizer) if pad is None else starting.load_scorer(start, whole, pad)
+    if scores:
+        pad = starting.padding(tokenizer, {int(row.ids[-1]) for record in begun.records for row in record})
+        model = starting.load_scorer(start, whole, pad)
+    else:
+        model = starting.load_model(start, whole, tokenizer)
     options: dict[str, Any] = {"reward_funcs": [reward.score for reward in rewards]} if rewards else {}
     if stage.lora is not None:
-        options["peft_config"] = starting.adapter(stage.lora, "CAUSAL_LM" if pad is None else "SEQ_CLS")
+        options["peft_config"] = starting.adapter(stage.lora, "SEQ_CLS" if scores else "CAUSAL_LM")
 
     def make(**more: Any) -> Any:
         shown = datasets.are_progress_bars_disabled()
