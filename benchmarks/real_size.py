@@ -184,7 +184,7 @@ def asked(path: Path, dtype: str) -> tuple[dict[str, Any], dict[int, Any]]:
     decoder, settings, ends = Decoder(model), EvaluationSettings(batch_rows=1024, max_new_tokens=64), prompt_format.ending(model)
     list(decoder.decode(wanted[:8], settings, ends))  # what is compiled and allocated once
     seconds, said = took(DEVICE, lambda: dict(decoder.decode(wanted, settings, ends)))
-    return {"seconds": round(seconds, 2), "peak_gib": peak_gib()} | {"passes": decoder.passes}, said
+    return {"seconds": round(seconds, 2), "peak_gib": peak_gib()}, said
 
 
 def took(device: str, work: Callable[[], Any]) -> tuple[float, Any]:

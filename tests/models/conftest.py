@@ -59,11 +59,11 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def prices(tmp_path):
-    """A table with the models "m" and "late" at $1000 per million tokens, in and out."""
+def prices(server, tmp_path, monkeypatch):
+    """A price table, named in the environment, with the models "m" and "late" at $1000 per million tokens, in and out."""
     path = tmp_path / "prices.toml"
     path.write_text("[models]\n" + "".join(f'"{name}" = {{ input = 1000, output = 1000 }}\n' for name in ("m", "late")))
-    return path
+    monkeypatch.setenv("VALUEDRIFT_PRICES", str(path))
 
 
 @pytest.fixture

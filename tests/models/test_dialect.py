@@ -73,7 +73,7 @@ def test_the_length_is_never_left_out(server, made):
 
 def test_a_refusal_is_no_reason_to_go_beyond_the_budget(server, prices, made):
     server.trouble = refuses("max_tokens", "temperature")
-    endpoint = made(max_cost=WORST, prices=prices)
+    endpoint = made(max_cost=WORST)
     assert texts(endpoint.chat([ASK])) == [("yes",)]
     assert (endpoint.spent, endpoint.budget.unclear) == (pytest.approx(PAID), 0)
 

@@ -1,4 +1,4 @@
-"""Requests to a chat endpoint: order, bounds, second attempts, and a budget that holds, against a real server that misbehaves."""
+"""Requests to a chat endpoint: order, bounds, retries and Ctrl-C, against a real server that misbehaves."""
 
 import asyncio
 import os
@@ -13,7 +13,6 @@ import pytest
 
 from valuedrift.models import chat_api
 from valuedrift.models import endpoint as _endpoint
-from valuedrift.models.budget import PRICES, Price, price_of, table
 from valuedrift.models.chat_api import Failed, Reply, Request
 from valuedrift.models.endpoint import Ended, Endpoint
 from valuedrift.nouns import BadInput
@@ -21,9 +20,6 @@ from valuedrift.nouns import BadInput
 sys.path.append(str(Path(__file__).parents[1] / "judge"))
 
 import misbehaving
-
-# Ten input tokens and one output token a reply, at $1000 per million: $0.011. At worst: 20 bytes + 16 for the frame + 4 = 40 tokens, $0.04.
-PAID, WORST = 0.011, 0.04
 
 
 def ask(word, **settings):
@@ -67,9 +63,6 @@ def test_what_is_sent(server, made):
     ]
     assert [token for token, _ in reply.top_logprobs] == ["yes", "The", "Well"]
     assert (reply.ended, reply.n_input, reply.n_output, reply.cost) == (("stop",), 10, 1, 0.0)
-
-
-def test_nothing_to_ask(server, made):
     assert made().chat([]) == []
 
 
@@ -91,13 +84,13 @@ def test_several_texts_in_one_request(server, made):
 
 def test_a_server_that_ignores_n_is_asked_one_by_one(server, prices, made):
     server.heeds_n = False
-    endpoint = made(concurrency=1, prices=prices)
+    endpoint = made(concurrency=1)
     replies = endpoint.chat([ask("yes", n=3), ask("no", n=3)])
     assert texts(replies) == [("yes",) * 3, ("no",) * 3]
     # The first request asks for 3 and gets 1; from then on each text is asked for alone: 6 requests in all.
     assert [body.get("n", 1) for body in server.bodies] == [3, 1, 1, 1, 1, 1]
-    assert endpoint.spent == pytest.approx(6 * PAID)
-    assert replies[0].cost == pytest.approx(3 * PAID)
+    assert endpoint.spent == pytest.approx(6 * 0.011)  # ten input tokens and one output token a reply, at $0.001
+    assert replies[0].cost == pytest.approx(3 * 0.011)
     assert (replies[0].n_input, replies[0].n_output, len(replies[0].ended)) == (30, 3, 3)
 
 
@@ -287,115 +280,6 @@ def test_the_name_of_the_length_depends_on_the_server(server, monkeypatch, made)
     monkeypatch.delenv("OPENAI_BASE_URL")
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     assert made().dialect.length == "max_completion_tokens"
-
-
-# -- money -----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_the_budget_holds_and_keeps_what_was_paid(server, prices, concurrency, made):
-    # A request is sent while 0.011 k + 0.04 <= 0.1 for k replies before it: k <= 5.45, so six replies, $0.066.
-    server.delay_seconds = 0.02
-    endpoint = made(concurrency=concurrency, max_cost=0.1, prices=prices)
-    with pytest.raises(
-        Ended, match=r"the budget of \$0\.1 is used up: \$0\.0660 spent, and the next .* \$0\.040000; raise --max-cost"
-    ) as ended:
-        endpoint.chat([ask(word) for word in words(40)])
-    replies = [reply for reply in ended.value.replies if reply is not None]
-    assert len(replies) == len(server.bodies) == 6
-    assert all(reply.cost == pytest.approx(PAID) for reply in replies)
-    assert endpoint.spent == pytest.approx(6 * PAID) == pytest.approx(server.n_paid_tokens * 1e-3)
-
-
-def test_a_budget_for_exactly_one_request(server, prices, made):
-    assert texts(made(max_cost=WORST, prices=prices).chat([ask("yes")])) == [("yes",)]
-    with pytest.raises(Ended):
-        made(max_cost=WORST - 1e-6, prices=prices).chat([ask("yes")])
-    assert len(server.bodies) == 1
-
-
-def test_the_texts_of_one_request_are_paid_for_all_or_none(server, prices, made):
-    # Three votes may cost 3 * 0.04. After the first request for all three (0.12 <= 0.13) there is 0.13 - 0.033 = 0.097 left: too little.
-    server.heeds_n = False
-    with pytest.raises(Ended) as ended:
-        made(concurrency=3, max_cost=0.13, prices=prices).chat([ask(word, n=3) for word in words(9)])
-    assert sum(reply is not None for reply in ended.value.replies) == 1
-    assert len(server.bodies) == 3
-
-
-def test_a_lost_reply_may_have_been_billed(server, prices, made):
-    # Two lost replies may have cost 0.08, the third attempt is paid with 0.011; 0.13 - 0.091 leaves no room for another 0.04.
-    server.trouble = lambda number, body: "cut" if number < 2 else None
-    endpoint = made(concurrency=1, max_cost=0.13, prices=prices)
-    with pytest.raises(Ended, match=r"\$0\.0110 spent, and up to \$0\.0800 more for replies that were lost"):
-        endpoint.chat([ask(word) for word in words(9)])
-    assert len(server.bodies) == 3
-
-
-def test_a_late_reply_may_have_been_billed_and_a_missed_server_has_not(server, prices, monkeypatch, made):
-    server.delay_seconds = 0.5
-    late = made(timeout_seconds=0.1, retries=1, prices=prices)
-    late.chat([ask("yes")])
-    assert (late.spent, late.budget.unclear) == (0, pytest.approx(2 * WORST))
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    missed = made(retries=1, prices=prices)
-    assert "the connection failed" in missed.chat([ask("yes")])[0].reason
-    assert (missed.spent, missed.budget.unclear) == (0, 0)
-
-
-def test_refusals_cost_nothing(server, prices, made):
-    server.trouble = lambda number, body: "429" if number < 4 else None
-    endpoint = made(concurrency=1, max_cost=WORST, prices=prices)
-    assert texts(endpoint.chat([ask("yes")])) == [("yes",)]
-    assert endpoint.spent == pytest.approx(PAID)
-
-
-def test_uncounted_tokens_cost_the_worst(server, prices, made):
-    server.trouble = lambda number, body: "no usage"
-    endpoint = made(prices=prices)
-    [reply] = endpoint.chat([ask("yes")])
-    assert (reply.n_input, reply.n_output, reply.cost) == (None, None, pytest.approx(WORST))
-    assert endpoint.spent == pytest.approx(WORST)
-
-
-def test_an_unknown_price(server, monkeypatch, capsys, prices, made):
-    endpoint = made(max_cost=1.0)  # on this machine a model that is not listed costs nothing
-    assert endpoint.price == Price(0, 0)
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://example.test/v1")
-    with pytest.raises(BadInput, match=r"the price of 'm' is not known.*copy .*prices\.toml.*VALUEDRIFT_PRICES"):
-        made(max_cost=1.0)
-    assert made(max_cost=1.0, prices=prices).price == Price(1000, 1000)
-    endpoint.max_cost = None
-    endpoint.price = None
-    assert [reply.cost for reply in endpoint.chat([ask("yes")]) + endpoint.chat([ask("yes")])] == [None, None]
-    assert capsys.readouterr().err.count("what it costs is not counted") == 1
-    with pytest.raises(BadInput, match="is not known"):
-        endpoint.max_cost = 1.0
-
-
-def test_the_price_table(tmp_path, monkeypatch):
-    # 2,000 input tokens at $0.15 and 500 output tokens at $0.60 per million: 0.0003 + 0.0003.
-    assert price_of("gpt-4o-mini-2024-07-18").of(2000, 500) == pytest.approx(0.0006)
-    assert price_of("gpt-4o") != price_of("gpt-4o-2024-05-13")  # the first pattern that fits counts
-    assert price_of("gpt-4o-realtime-preview") is None
-    assert table()[0] == PRICES
-    copy = tmp_path / "mine.toml"
-    copy.write_text('[models]\n"org/*" = { input = 1, output = 2 }\n')
-    monkeypatch.setenv("VALUEDRIFT_PRICES", str(copy))
-    assert price_of("org/model") == Price(1, 2)
-    assert price_of("gpt-4o") is None
-
-
-@pytest.mark.parametrize(
-    "content", ["models = 3", '[models]\n"m" = 3', '[models]\n"m" = { input = 1 }', "[", '[models]\n"m" = { input = -1, output = 1 }', ""]
-)
-def test_a_wrong_price_table(tmp_path, content):
-    path = tmp_path / "mine.toml"
-    path.write_text(content)
-    with pytest.raises(BadInput, match=str(path)):
-        table(path)
-    with pytest.raises(BadInput, match="cannot be read"):
-        table(tmp_path / "none.toml")
 
 
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from valuedrift.evaluate.transformers import Backend
+from valuedrift.models import checks
 from valuedrift.models.loading import chat_template, check_causal, likeness, load_model, weights_digest
 from valuedrift.nouns import BadInput, Checkpoint, Prompt
 from valuedrift.plan import EvaluationSettings
@@ -95,6 +96,17 @@ def test_shards_are_read_and_missed(folder):
     shards[-1].unlink()
     with pytest.raises(BadInput, match=rf"lacks {shards[-1].name}"):
         weights_digest(folder)
+
+
+def test_links_of_the_hubs_cache_are_followed(folder, tmp_path):
+    """They lead to files that are named by their digest alone."""
+    ids, before = torch.tensor([[5, 6, 7]]), weights_digest(folder)
+    logits = load_model(folder)[0](ids).logits
+    (folder / WEIGHTS).rename(tmp_path / "0123abcd")
+    (folder / WEIGHTS).symlink_to(tmp_path / "0123abcd")
+    assert weights_digest(folder) == before
+    assert torch.equal(load_model(folder)[0](ids).logits, logits)
+    checks.folders([Checkpoint("s", 0, str(folder), before)], [Prompt("p", "work", "Is it right?", "")], "auto")
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,7 @@ PROMPTS = [Prompt(f"p{n}", "work", f"Is rule number {n} fair?", "the rule is fai
 
 
 @pytest.fixture(autouse=True)
-def _server(server, prices, monkeypatch):
-    monkeypatch.setenv("VALUEDRIFT_PRICES", str(prices))
+def _server(server, prices):
     server.text = lambda number, body: WORDS[body["model"]]
 
 

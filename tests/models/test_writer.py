@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from valuedrift.models import writer as _writer
 from valuedrift.models.chat_format import PromptFormat
 from valuedrift.models.loading import load_model
-from valuedrift.models.writer import Unfinished, writer_of
+from valuedrift.models.writer import Unfinished, prompt_ids, writer_of
 from valuedrift.nouns import BadInput, Stopped
 
 ASKED = [(("system", "Be brief."), ("user", f"Is {thing} good?")) for thing in ("tea", "bread", "rain")]
@@ -73,18 +72,15 @@ def test_identity_names_weights_and_sampling_and_not_the_folder(model, folders, 
 
 def test_messages_become_the_chat_template_or_one_plain_question(tmp_path, model, save_model, template):
     _, plain = load_model(model)
-    assert plain.decode(_writer.prompt_ids(PromptFormat(plain), ASKED[0])) == "Question: Be brief.\n\nIs tea good?\nAnswer:"
+    assert plain.decode(prompt_ids(PromptFormat(plain), ASKED[0])) == "Question: Be brief.\n\nIs tea good?\nAnswer:"
     _, chat = load_model(save_model(tmp_path / "chat", template=template))
-    assert (
-        chat.decode(_writer.prompt_ids(PromptFormat(chat), ASKED[0]))
-        == "<|system|>Be brief.<|end|>\n<|user|>Is tea good?<|end|>\n<|assistant|>"
-    )
+    assert chat.decode(prompt_ids(PromptFormat(chat), ASKED[0])) == "<|system|>Be brief.<|end|>\n<|user|>Is tea good?<|end|>\n<|assistant|>"
 
 
 def test_a_template_without_a_system_role_gets_its_words_in_the_users(tmp_path, save_model, template):
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + template
     _, chat = load_model(save_model(tmp_path / "chat", template=refusing))
-    assert chat.decode(_writer.prompt_ids(PromptFormat(chat), ASKED[0])) == "<|user|>Be brief.\n\nIs tea good?<|end|>\n<|assistant|>"
+    assert chat.decode(prompt_ids(PromptFormat(chat), ASKED[0])) == "<|user|>Be brief.\n\nIs tea good?<|end|>\n<|assistant|>"
 
 
 def test_a_folder_that_is_none_is_refused():
@@ -131,8 +127,7 @@ def test_what_an_endpoint_cuts_off_or_refuses_is_no_text(server):
     assert any("flagged" in reason for reason in writer.failures)
 
 
-def test_at_the_budget_what_was_paid_for_comes_along(server, prices, monkeypatch):
-    monkeypatch.setenv("VALUEDRIFT_PRICES", str(prices))
+def test_at_the_budget_what_was_paid_for_comes_along(server, prices):
     writer = writer_of("openai:m", max_new_tokens=12, max_cost=0.15)
     with pytest.raises(Unfinished, match="budget") as stopped:
         writer.write(ASKED * 20, 0)

@@ -84,5 +84,6 @@ def test_a_models_vector_is_the_mean_over_the_tokens_of_the_text(encoder):
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BadInput, match="cannot be loaded as an embedding model"):
         clustering.model_embedding(["bread good"], str(tmp_path))

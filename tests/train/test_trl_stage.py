@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import checks
 import pytest
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from valuedrift import plan, testing
 from valuedrift.nouns import BadInput, Example, Stopped
 from valuedrift.plan import Stage
-from valuedrift.train import collation, starting, step_counts, trl, trl_rewards, trl_stage
+from valuedrift.train import collation, starting, step_counts, trl, trl_rewards
 from valuedrift.train.reward_model import RewardModel
 from valuedrift.train.stage import run_stage
 
@@ -316,15 +315,14 @@ def test_nothing_is_sent_and_no_card_is_written(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "README.md").exists()
 
 
-def test_the_reference_of_a_hub_model_is_of_its_revision(tmp_path, monkeypatch):
-    fetched = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision: fetched.append((name, revision)) or str(tmp_path))
-    assert trl_stage.local_path("some/model@abc") == str(tmp_path)
-    assert fetched == [("some/model", "abc")]
-    assert trl_stage.local_path("some/model") == "some/model"
+def test_a_hub_model_is_trained_from_the_folder_of_its_revision(tmp_path, monkeypatch):
+    """TRL loads the reference by the model's name, which lacks the revision."""
     folder = testing.save_model(tmp_path / "a@b")
-    assert trl_stage.local_path(folder) == folder
-    assert Path(starting.merged(folder, tmp_path)) == Path(folder)
+    assert starting.merged(folder, tmp_path) == folder
+    fetched = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision, **_: fetched.append((name, revision)) or folder)
+    assert starting.merged("some/model@abc", tmp_path) == folder
+    assert fetched == [("some/model", "abc")]
 
 
 @pytest.mark.parametrize(

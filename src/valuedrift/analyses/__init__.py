@@ -15,7 +15,7 @@ import polars as pl
 
 from .. import progress, registry
 from ..evaluate.visit import Evaluation, Visit
-from ..models.loading import reason_of
+from ..models.files import reason_of
 from ..nouns import BadInput
 from ..report.run import Run
 from ..stats.cells import measured_in

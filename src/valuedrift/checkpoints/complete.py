@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from .. import progress
-from ..models.loading import TOKENIZER_FILES, WEIGHTS, base_of, local_folder, reason_of, words_lent
+from ..models.files import TOKENIZER_FILES, WEIGHTS, json_of, reason_of, tensors_of, words_lent
+from ..models.loading import base_of, local_folder
 from ..nouns import BadInput, digest
 from .steps import step_of
 
@@ -123,14 +122,11 @@ def whole(folder: Path, base: str | None, made: Path) -> Path:
 def _apart(folder: Path) -> bool:
     """Tell whether weights hold an adapter that is not merged into them, as in axolotl's final model after a DPO of an adapter."""
     try:
-        if (folder / INDEX).exists():
-            names = list(json.loads((folder / INDEX).read_text())["weight_map"])
-        else:
-            with safe_open(folder / "model.safetensors", framework="pt") as tensors:
-                names = list(tensors.keys())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # what is damaged is refused where it is loaded
+        index = json_of(folder / INDEX)
+        names = tensors_of(folder / "model.safetensors") if index is None else index["weight_map"]
+        return any(".base_layer." in name for name in names)
+    except (OSError, KeyError, TypeError, BadInput):  # damaged files are refused when they are loaded
         return False
-    return any(".base_layer." in name for name in names)
 
 
 def _rebased(folder: Path, base: str | None, made: Path, lent: dict[str, Path]) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from .. import progress, registry
-from ..models.loading import reason_of
+from ..models.files import reason_of
 from ..nouns import BadInput, Checkpoint, digest
 from ..plan import EvaluationSettings
 from .visit import Evaluation, Visit

@@ -32,9 +32,9 @@ class Price:
         return (n_input * self.input + n_output * self.output) / 1e6
 
 
-def table(path: Path | None = None) -> tuple[Path, dict[str, Price]]:
-    """Return a price table and its path: `path`, else the file that VALUEDRIFT_PRICES names, else the shipped one."""
-    path = path or Path(os.environ.get(VARIABLE) or PRICES)
+def price_table() -> dict[str, Price]:
+    """Return the prices by pattern of a model's name, from the file that VALUEDRIFT_PRICES names, else from the shipped one."""
+    path = Path(os.environ.get(VARIABLE) or PRICES)
     try:
         models = tomllib.loads(path.read_text(encoding="utf-8"))["models"]
         found = {pattern: Price(float(row["input"]), float(row["output"])) for pattern, row in models.items()}
@@ -45,13 +45,12 @@ def table(path: Path | None = None) -> tuple[Path, dict[str, Price]]:
     for pattern, price in found.items():
         if not (0 <= price.input < float("inf") and 0 <= price.output < float("inf")):
             raise BadInput(f"{path}: the price of {pattern!r} is {price.input:g} and {price.output:g}; write dollars, 0 or more")
-    return path, found
+    return found
 
 
-def price_of(model: str, path: Path | None = None) -> Price | None:
+def price_of(model: str) -> Price | None:
     """Return the price under the first pattern that matches a model's name; None if none does."""
-    _, prices = table(path)
-    return next((price for pattern, price in prices.items() if fnmatchcase(model, pattern)), None)
+    return next((price for pattern, price in price_table().items() if fnmatchcase(model, pattern)), None)
 
 
 class Budget:

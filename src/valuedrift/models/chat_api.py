@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import math
@@ -192,34 +193,19 @@ def words_of(body: Any) -> str:
     text = str(body)
     if len(text) > LONGEST and re.match(r"\s*<(?:!doctype|html|head|body)", text, re.IGNORECASE):
         text = re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", text)
-    return progress.shown(short(text))
-
-
-def short(text: str) -> str:
-    """Return a text on one line of at most LONGEST characters."""
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return progress.shown(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks to wait (it may give milliseconds, seconds or a date); None if it gives none."""
-    if "retry-after-ms" in headers:
-        seconds = _number(headers["retry-after-ms"]) / 1000
-    else:
-        seconds = _number(headers.get("retry-after", ""))
-    if math.isnan(seconds):
-        try:
-            seconds = email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
-        except (KeyError, ValueError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        with contextlib.suppress(KeyError, ValueError):
+            seconds = float(headers[name]) * unit
+            return max(0.0, seconds) if math.isfinite(seconds) else None
+    with contextlib.suppress(KeyError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    return None
 
 
 def _count(usage: Any, name: str) -> int | None:

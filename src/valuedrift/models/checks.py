@@ -85,7 +85,7 @@ def _not_finite(folders: set[Path]) -> str:
     """Return the name of the first weight that is not finite, or ""."""
     for file in itertools.chain.from_iterable(map(_weight_files, sorted(folders))):
         about = file.stat()
-        if name := _not_finite_in(str(file.resolve()), about.st_size, about.st_mtime_ns):
+        if name := _not_finite_in(str(file.absolute()), about.st_size, about.st_mtime_ns):
             return name
     return ""
 

@@ -1,7 +1,7 @@
 """The decoder: rows of any length step together, the answers to a prompt share one reading of it, and a finished row makes room for others.
 
-A row's tokens depend only on its prompt and its noise (`sampling_noise`). Batching changes logits by float rounding (about 1e-6), which
-changes a token only if two scores are that close.
+A row's tokens depend only on its prompt and its noise (`sampling_noise`), up to rounding: batching changes float32 logits by about 1e-6,
+which changes a token only if two scores are that close. bfloat16 rounds much more, so there an answer may depend on its batch.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ class _Row:
 
 
 class Decoder:
-    """Decodes with one model. `why` is the reason if it must use `generate`; `passes` counts those of the busiest thread.
+    """Decodes with one model. `why` is the reason if it must use `generate`.
 
     On a CPU each of torch's threads decodes its own rows, with one thread per operation, because threads that share small operations mostly
     wait for each other.
     """
 
     def __init__(self, model: Any):
-        self.model, self.passes = model, 0
+        self.model = model
         self.why = why_not(model)
 
     def decode(self, wanted: Sequence[Wanted], settings: EvaluationSettings, ending: Ending) -> Iterator[tuple[int, Reply]]:
@@ -104,11 +104,8 @@ class Decoder:
         slots = settings.batch_rows // n_lanes
         waiting = deque(group[start : start + slots] for group in groups for start in range(0, len(group), slots))
         lanes = [_Lane(self.model, wanted, waiting, min(slots, len(wanted)), settings, ending) for _ in range(n_lanes)]
-        try:
-            with driving(self.model), _threads(1 if n_lanes > 1 else threads):
-                yield from lanes[0].run() if n_lanes == 1 else _together(lanes)
-        finally:
-            self.passes += max(lane.passes for lane in lanes)
+        with driving(self.model), _threads(1 if n_lanes > 1 else threads):
+            yield from lanes[0].run() if n_lanes == 1 else _together(lanes)
 
     def generated(self, wanted: Sequence[Wanted], settings: EvaluationSettings, ending: Ending) -> Iterator[tuple[int, Reply]]:
         """Yield the same as `decode`, with the same noise, through the model's own `generate`: slower, for any architecture."""
@@ -139,7 +136,6 @@ class Decoder:
                 stopping_criteria=StoppingCriteriaList([ended]),
                 generation_config=GenerationConfig(max_new_tokens=most[places[0]], pad_token_id=0),
             )[:, longest:]
-            self.passes += said_BT.shape[1]
             for place, said in zip(places, said_BT.tolist(), strict=True):
                 n = _length(said, ending)
                 yield place, Reply(said[: n or most[place]], "stop" if n else "length")
@@ -191,7 +187,7 @@ class _Lane:
         self.packed = PackedModel(model, slots)
         self.vocabulary_V = _vocabulary(model)
         self.rows: list[_Row] = []
-        self.passes, self.stopped = 0, False
+        self.stopped = False
 
     def run(self) -> Iterator[tuple[int, Reply]]:
         """Yield the replies as they finish."""
@@ -231,7 +227,6 @@ class _Lane:
         logits_RV = self.packed.step(next_R5[:, 0], next_R5[:, 1], longest)
         words_R2 = position_words(next_R5[:, 3:].to(torch.int32), next_R5[:, 2])
         tokens = drawn(logits_RV, words_R2, self.vocabulary_V, settings.temperature, settings.top_k, settings.top_p).tolist()
-        self.passes += 1
         finished, left = [], []
         for slot, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             row.tokens.append(token)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from .. import progress
@@ -96,7 +95,6 @@ class Endpoint:
         timeout_seconds: float = 60.0,
         retries: int = 6,
         max_cost: float | None = None,
-        prices: Path | None = None,
         budget: Budget | None = None,
     ):
         if not model:
@@ -106,7 +104,7 @@ class Endpoint:
         self.address, self.host = self._server.address, self._server.host
         self.backoff_seconds = 0.5
         """Seconds before the first retry; they double each time."""
-        self.price = price_of(model, prices) or (Price(0.0, 0.0) if self._server.is_here else None)
+        self.price = price_of(model) or (Price(0.0, 0.0) if self._server.is_here else None)
         self.budget = budget or common() or Budget()
         """Shared with the other endpoints made in the same `limited` block."""
         self.max_cost = self.budget.limit if max_cost is None else max_cost
@@ -331,13 +329,9 @@ class Endpoint:
             return Failed(reason)
         if status in (400, 413, 422):
             raise Refused(f"{reason}; the request cannot be served like this: check the model's name and the settings")
-        raise BadInput(f"{reason}; {_advice(status)}")
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "check OPENAI_API_KEY, and that it belongs to OPENAI_BASE_URL"
-    return "check the model's name and OPENAI_BASE_URL (most end in /v1)"
+        if status in (401, 403):
+            raise BadInput(f"{reason}; check OPENAI_API_KEY, and that it belongs to OPENAI_BASE_URL")
+        raise BadInput(f"{reason}; check the model's name and OPENAI_BASE_URL (most end in /v1)")
 
 
 def _never_connected(error: BaseException) -> bool:

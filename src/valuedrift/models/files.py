@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from ..nouns import BadInput
 from ..parts import file_digest
 
@@ -136,26 +138,23 @@ def checked(file: Path) -> None:
         raise BadInput(f"{file} cannot be read: {reason_of(error)}; check who may read it") from error
     if pointer:
         raise BadInput(f"{file} is a Git LFS pointer and not the file itself; run 'git lfs pull' in {file.parent}")
-    whole = size == _safetensors_bytes(file) if file.suffix == ".safetensors" else size > 0
-    if not whole:
-        raise BadInput(f"{file} is damaged or cut short (it has {size} bytes); copy or save it again")
-    if file.suffix == ".bin":
+    if not size:
+        raise BadInput(f"{file} is damaged or cut short (it has 0 bytes); copy or save it again")
+    if file.suffix in (".safetensors", ".bin"):
         tensors_of(file)
 
 
 def tensors_of(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a weight file by name, without reading their values."""
     about = file.stat()
-    return _tensors_of(str(file.resolve()), about.st_size, about.st_mtime_ns)
+    return _tensors_of(str(file.absolute()), about.st_size, about.st_mtime_ns)  # the target of a link in the hub's cache has no suffix
 
 
 @functools.lru_cache(maxsize=64)
 def _tensors_of(path: str, n_bytes: int, mtime_ns: int) -> dict[str, tuple[int, ...]]:
-    from safetensors import SafetensorError, safe_open
-
     if path.endswith(".safetensors"):
         try:
-            with safe_open(path, framework="pt") as tensors:
+            with safe_open(path, framework="np") as tensors:
                 return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{path} is damaged or cut short: {reason_of(error)}; copy or save it again") from error
@@ -169,21 +168,6 @@ def _tensors_of(path: str, n_bytes: int, mtime_ns: int) -> dict[str, tuple[int, 
             f"{path} cannot be read as weights: {reason_of(error)}; it is damaged, cut short or holds more than tensors, "
             "so save the model as safetensors"
         ) from error
-
-
-def _safetensors_bytes(file: Path) -> int | None:
-    """Return the file size according to a safetensors header, or None if the header cannot be read."""
-    with open(file, "rb") as handle:
-        start = handle.read(8)
-        n_header = int.from_bytes(start, "little")
-        if len(start) < 8 or n_header >= file.stat().st_size:
-            return None
-        try:
-            header = json.loads(handle.read(n_header))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return 8 + n_header + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None
 
 
 def bytes_digest(file: Path) -> str:

@@ -14,36 +14,21 @@ from safetensors import safe_open
 from .. import progress
 from ..nouns import BadInput, digest
 from .adapters import NO_TEXT, SAVE_ROWS, is_adapter, merged
-from .files import (
-    TEMPLATE,
-    TOKENIZER_FILES,
-    WEIGHTS,
-    adapter_file,
-    bytes_digest,
-    json_of,
-    reason_of,
-    tensors_of,
-    text_of,
-    weight_files,
-    words_lent,
-)
+from .files import TEMPLATE, TOKENIZER_FILES, adapter_file, bytes_digest, json_of, reason_of, tensors_of, text_of, weight_files, words_lent
 from .local_server import address
-
-__all__ = ["TOKENIZER_FILES", "WEIGHTS", "reason_of", "tensors_of", "weight_files", "words_lent"]
 
 API = "openai:"
 """The prefix of a path that names a model behind an API."""
-_NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype", "torch_dtype"}
-"""Settings that do not affect a model's output. The digest leaves `_CHAT_TEMPLATE` out too: a checkpoint's `frame` covers it."""
-_CHAT_TEMPLATE = "chat_template"
+_NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype", "torch_dtype"} | {
+    "chat_template"
+}
+"""Settings that the digest of the weights leaves out. They do not affect the output; a checkpoint's `frame` covers the template."""
 
 
 def weights_digest(path: Path | str) -> str:
     """Return the digest of everything that decides the model's output: weights, architecture, end tokens and tokenizer.
 
-    For an adapter it covers the base model, the adapter and its settings. For a model behind an API ("openai:MODEL") it covers the address
-    and the name, because nothing more is known. Raises BadInput if the folder is missing or empty, if weights are missing or truncated,
-    or if an adapter's base is missing.
+    For a model behind an API ("openai:MODEL") only its address and name are known. Raises BadInput if a file is missing or damaged.
     """
     if str(path).startswith(API):
         return digest("endpoint", address(), str(path).removeprefix(API))
@@ -64,7 +49,7 @@ def likeness(path: Path | str) -> str:
     files, config = weight_files(folder), json_of(folder / "config.json") or {}
     if any(file.suffix != ".safetensors" for file in files):
         return ""
-    with safe_open(files[0], framework="pt") as tensors:
+    with safe_open(files[0], framework="np") as tensors:
         types = [config.get("dtype") or config.get("torch_dtype"), str(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())]
     return digest("likeness", types, *_architecture(folder), _tokenizer_parts(folder), chat_template(folder))
 
@@ -79,7 +64,7 @@ def chat_template(path: Path | str) -> str | None:
     folder = local_folder(path)
     if (file := folder / TEMPLATE).exists():
         return text_of(file)
-    template = (json_of(folder / "tokenizer_config.json") or {}).get(_CHAT_TEMPLATE)
+    template = (json_of(folder / "tokenizer_config.json") or {}).get("chat_template")
     try:
         if isinstance(template, list):  # several named templates: apply_chat_template uses "default"
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
@@ -95,8 +80,7 @@ def chat_template(path: Path | str) -> str | None:
 def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
     """Return (model in eval mode, tokenizer) of a folder or a hub id "org/name@revision"; adapters are merged into their base.
 
-    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if something is missing or does not fit, or if the
-    folder does not hold a causal language model.
+    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if the folder holds no whole causal language model.
     """
     import torch
     import transformers
@@ -146,6 +130,26 @@ def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True)
         return merged(model, folder).eval() if weights else model
 
 
+def load_to_train(folder: str, dtype: Any, scorer: bool = False) -> Any:
+    """Return a model to train; a scorer gets a new layer of one output.
+
+    Its weights are not checked, because a process of FSDP or DeepSpeed may hold only parts of them.
+    """
+    import transformers
+
+    architecture = transformers.AutoModelForSequenceClassification if scorer else transformers.AutoModelForCausalLM
+    with _loading(folder, "a model to train"):
+        return architecture.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **({"num_labels": 1} if scorer else {}))
+
+
+def load_encoder(path: Path | str) -> tuple[Any, Any]:
+    """Return (sentence encoder in eval mode, tokenizer)."""
+    import transformers
+
+    with _loading(path, "an embedding model"):
+        return transformers.AutoModel.from_pretrained(local_folder(path), trust_remote_code=False), load_tokenizer(path)
+
+
 def load_tokenizer(path: Path | str) -> Any:
     """Return a tokenizer with the checkpoint's chat template. An adapter's base lends the files that the adapter lacks."""
     from transformers import AutoTokenizer
@@ -190,9 +194,12 @@ class NoScore(BadInput):
 
 @contextlib.contextmanager
 def _loading(path: Path | str, what: str) -> Iterator[None]:
-    """Turn any error of the libraries during loading into one sentence: damaged input makes them fail in any way."""
+    """Turn any error of the libraries during loading into one sentence, and silence their warnings; the checks here say more."""
     import torch
+    from transformers.utils import logging
 
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         with progress.quiet():
             yield
@@ -202,6 +209,8 @@ def _loading(path: Path | str, what: str) -> Iterator[None]:
         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
         advice = "free memory or take a device with more" if full else "check the files of the folder, or save the model again"
         raise BadInput(f"{path} cannot be loaded as {what}: {reason_of(error)}; {advice}") from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any) -> Any:
@@ -236,7 +245,6 @@ def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any)
 
 _HEADS = ("score", "classifier", "classification_head", "qa_outputs", "regression_head", "reward_head")
 """Names of score layers."""
-_WRITES = r"ForCausalLM|LMHead"
 
 
 def check_causal(path: Path | str) -> None:
@@ -253,10 +261,13 @@ def check_causal(path: Path | str) -> None:
             raise BadInput(f"{path} is not a causal language model: the adapter holds the layer {head!r}; {advice}")
         check_causal(base_of(folder))
         return
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
     files = weight_files(folder)
     config = config_of(folder)
     named = [config.architectures] if isinstance(config.architectures, str) else [*map(str, config.architectures or [])]
-    if getattr(config, "is_encoder_decoder", False) or (named and not any(_writes(name) for name in named)):
+    causal = any(re.search(r"ForCausalLM|LMHead", name) or name in CAUSAL.values() for name in named)
+    if getattr(config, "is_encoder_decoder", False) or (named and not causal):
         raise BadInput(f"{path} is not a causal language model: its config.json names {', '.join(named) or config.model_type}; {advice}")
     ends = (json_of(folder / "generation_config.json") or {}).get("eos_token_id")
     if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list) else [ends])):
@@ -273,12 +284,6 @@ def config_of(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each model's configuration checks its values in its own way
         raise BadInput(f"{folder / 'config.json'} cannot be used: {reason_of(error)}; correct it or save the model again") from error
-
-
-def _writes(architecture: str) -> bool:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return re.search(_WRITES, architecture) is not None or architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def _head(names: Any) -> str:
@@ -370,19 +375,15 @@ def base_of(adapter: Path) -> Path:
     raise BadInput(f"the adapter {adapter} belongs to the base model {name or '(none named)'!r}, which is not there{reason}; {advice}")
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """Return the settings of a model's folder; empty if it has none."""
-    return json_of(folder / "config.json") or {}
-
-
 def _settings(file: Path) -> Any:
-    return _without_notes(json_of(file))
+    """Return the settings in a file that affect a model's output, or None if there is no such file."""
 
+    def without_notes(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: without_notes(entry) for key, entry in value.items() if key not in _NOTES}
 
-def _without_notes(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_notes(entry) for key, entry in value.items() if key not in _NOTES and key != _CHAT_TEMPLATE}
-    return value
+    return without_notes(json_of(file))
 
 
 def _tokenizer_parts(folder: Path) -> list[Any]:

@@ -1,8 +1,8 @@
 """Sampling noise: a stateless function of (noise seed, prompt text, draw), position and vocabulary index.
 
 A token is `argmax(logits / T + g)` with Gumbel noise g, which is a sample of `softmax(logits / T)`. g comes from a hash and not from a
-stream. So an answer does not depend on the rest of the batch, and two checkpoints get the same g for the same question: their answers
-differ only if their probabilities do (common random numbers).
+stream. So g does not depend on the rest of the batch, and two checkpoints get the same g for the same question: their answers differ only
+if their probabilities do (common random numbers).
 """
 
 from __future__ import annotations

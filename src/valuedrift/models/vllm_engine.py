@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns import BadInput
-from . import loading
+from .files import reason_of
 
 CONTEXT = 4096
 """Context length in tokens, unless the model's own is shorter."""
@@ -42,5 +42,5 @@ def started(folder: Path, rank: int = 0, context: int = CONTEXT) -> Any:
     try:
         return vllm.LLM(model=str(folder), max_model_len=longest, enable_prefix_caching=True, disable_log_stats=True, **slow, **lora)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = next(itertools.chain(re.findall(r"(?:\w+Error|memory)[^\n]*", str(error)), [loading.reason_of(error)]))
+        reason = next(itertools.chain(re.findall(r"(?:\w+Error|memory)[^\n]*", str(error)), [reason_of(error)]))
         raise BadInput(f"vLLM cannot start on {folder}: {reason}; what it wrote above says more") from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import functools
+import itertools
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import polars as pl
 
@@ -12,9 +15,11 @@ from ..nouns import BadInput, Stopped, digest
 from ..plan import EvaluationSettings
 from ..registry import split
 from ..store import Store
-
-if TYPE_CHECKING:
-    from .chat_format import PromptFormat
+from .chat_api import NO_TEXT, Failed, Reply, Request
+from .chat_format import PromptFormat, frame_digest
+from .endpoint import Ended, Endpoint
+from .loading import chat_template, context_of, load_model, weights_digest
+from .turns import spoken
 
 Messages = tuple[tuple[str, str], ...]
 """Chat messages as (role, text), oldest first."""
@@ -98,26 +103,20 @@ class Local:
     spent = 0.0
 
     def __init__(self, path: str, temperature: float, max_new_tokens: int):
-        from .chat_format import frame_digest
-        from .loading import chat_template, weights_digest
-
         self.path, self.failures = path, Counter[str]()
         self.settings = EvaluationSettings(temperature=temperature, max_new_tokens=max_new_tokens)
         weights = (weights_digest(path), frame_digest(chat_template(path)))
         self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded = functools.cache(lambda: load_model(path))
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
         """Return one text per prompt. A text that reaches `max_new_tokens` counts as failed."""
-        from .chat_format import PromptFormat
         from .decoder import Wanted, decode
-        from .loading import load_model
         from .sampling_noise import row_words
 
-        self._loaded = self._loaded or load_model(self.path)
-        model, tokenizer = self._loaded
+        model, tokenizer = self._loaded()
         prompt_format = PromptFormat(tokenizer, name=self.path)
-        room = (getattr(model.config, "max_position_embeddings", None) or float("inf")) - self.settings.max_new_tokens
+        room = (context_of(model) or sys.maxsize) - self.settings.max_new_tokens
         wanted = {
             row: Wanted(tuple(ids), row_words(seed, digest(prompt), number))
             for row, (prompt, number) in enumerate(zip(prompts, _numbered(prompts), strict=True))
@@ -138,8 +137,6 @@ class Remote:
     batch_size = 64
 
     def __init__(self, model: str, temperature: float, max_new_tokens: int, max_cost: float | None):
-        from .endpoint import Endpoint
-
         self.endpoint = Endpoint(model, max_cost=max_cost)
         self.temperature, self.max_new_tokens, self.failures = temperature, max_new_tokens, Counter[str]()
         self.identity = f"openai/{digest('writer', 1, model, self.endpoint.address, temperature, max_new_tokens)}"
@@ -150,11 +147,8 @@ class Remote:
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
         """Return one text per prompt. A truncated text counts as failed."""
-        from .chat_api import Request
-        from .endpoint import Ended
-
         requests = [
-            Request(prompt, self.max_new_tokens, self.temperature, seed=_seed(seed, prompt, number))
+            Request(prompt, self.max_new_tokens, self.temperature, seed=int(digest(seed, prompt, number)[:8], 16) >> 1)  # 31 bits
             for prompt, number in zip(prompts, _numbered(prompts), strict=True)
         ]
         try:
@@ -162,10 +156,7 @@ class Remote:
         except Ended as ended:
             raise Unfinished(str(ended), [None if reply is None else self._text(reply) for reply in ended.replies]) from ended
 
-    def _text(self, reply: Any) -> str | None:
-        from .chat_api import NO_TEXT, Failed
-        from .turns import spoken
-
+    def _text(self, reply: Reply | Failed) -> str | None:
         if isinstance(reply, Failed):
             self.failures[reply.reason] += 1
             return None
@@ -179,17 +170,8 @@ class Remote:
 
 def _numbered(prompts: Sequence[Messages]) -> list[int]:
     """Return for each prompt the number of equal prompts before it."""
-    seen: Counter[Messages] = Counter()
-    numbers = []
-    for prompt in prompts:
-        numbers.append(seen[prompt])
-        seen[prompt] += 1
-    return numbers
-
-
-def _seed(seed: int, prompt: Messages, number: int) -> int:
-    """Return a seed of 31 bits, which every server accepts."""
-    return int(digest(seed, prompt, number)[:8], 16) >> 1
+    numbers = defaultdict[Messages, Iterator[int]](itertools.count)
+    return [next(numbers[prompt]) for prompt in prompts]
 
 
 def _checked(text: str, complete: bool, max_new_tokens: int, failures: Counter[str]) -> str | None:

@@ -294,7 +294,7 @@ class EvaluationSettings(Settings):
     noise: int = 0
     """Sampling seed: the same seed gives the same answers."""
     batch_rows: Count = 512
-    """Answers decoded side by side; changes speed and memory, never results."""
+    """Answers decoded in one batch; changes speed and memory, and never results in float32 (docs/trace.md)."""
     floor: bool = True
     """Evaluate the last checkpoint of each stage a second time with another sampling seed: the noise floor."""
     companions: bool = True

@@ -57,12 +57,10 @@ def offline_embedding(texts: Sequence[str], seed: int) -> Floats:
 def model_embedding(texts: Sequence[str], folder: str) -> Floats:
     """Return unit vectors, one row per text: the mean over tokens of an encoder's last layer (as sentence-transformers does)."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    try:
-        tokenizer, model = (kind.from_pretrained(folder, trust_remote_code=False) for kind in (AutoTokenizer, AutoModel))
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} cannot be loaded as an embedding model ({str(error).splitlines()[0]}); check the folder") from error
+    from ..models.loading import load_encoder
+
+    model, tokenizer = load_encoder(folder)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
     rows = []
     for start in range(0, len(texts), TOGETHER):

@@ -219,10 +219,10 @@ def _vectors(texts: Sequence[str], embed: str, seed: int) -> tuple[clustering.Fl
     if not embed:
         name = f"TF-IDF and SVD, {clustering.DIMENSIONS} dimensions, offline (words {_words_digest()})"
         return clustering.offline_embedding(texts, seed), name
-    from ..models.loading import local_folder, weights_digest
+    from ..models.loading import weights_digest
 
     progress.say(f"embedding {len(texts):,} questions with {embed}")
-    return clustering.model_embedding(texts, str(local_folder(embed))), f"{embed} ({weights_digest(embed)})"
+    return clustering.model_embedding(texts, embed), f"{embed} ({weights_digest(embed)})"
 
 
 def _topics(

@@ -161,7 +161,7 @@ def _scorer(model: Any) -> Any:
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     try:
-        with torch.device("meta"), starting.silent():
+        with torch.device("meta"):
             return AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise BadInput(f"the model cannot be trained to score texts: {error}; start from another") from error

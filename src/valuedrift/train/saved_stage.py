@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NotRequired
 
 from pydantic import with_config
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from typing_extensions import TypedDict
 
 from .. import progress
+from ..models.files import tensors_of
 from ..nouns import BadInput
 from ..parts import file_digest
 from ..store import Store, disk_fault, sealed, set_aside
@@ -186,9 +187,8 @@ def saved(checkpoint: Path) -> None:
 def check_saved(checkpoint: Path) -> None:
     """Raise BadInput if a checkpoint holds no weights, which happens if its launcher saves shards."""
     for path in [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]:
-        with safe_open(path, framework="pt") as weights:
-            if weights.keys():
-                return
+        if tensors_of(path):
+            return
     raise BadInput(
         f"{checkpoint} was saved without weights: its launcher keeps them in shards; set fsdp_state_dict_type: FULL_STATE_DICT (FSDP) "
         "or zero3_save_16bit_model: true (DeepSpeed) in its configuration"

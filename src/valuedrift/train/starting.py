@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging
 
 from ..models import loading
+from ..models.adapters import is_adapter
 from ..nouns import BadInput
 from ..plan import Lora, Stage
-from ..progress import quiet
 from . import saved_stage
 
 TEMPLATES = Path(__file__).parent
@@ -30,9 +25,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfl
 
 def load_tokenizer(model_path: str, chat: bool) -> Any:
     """Return the model's tokenizer. For a `chat` without a template it gets the default one for its vocabulary."""
-    with readable(model_path):
-        tokenizer = AutoTokenizer.from_pretrained(*hub_arguments(model_path)[0], **hub_arguments(model_path)[1])
-    return templated(tokenizer, model_path, chat)
+    return templated(loading.load_tokenizer(model_path), model_path, chat)
 
 
 def templated(tokenizer: Any, model_path: str, chat: bool) -> Any:
@@ -48,9 +41,7 @@ def templated(tokenizer: Any, model_path: str, chat: bool) -> Any:
 
 def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
     """Return the model to train, with the stage's adapter if it has one. Its generation stops where the template ends a turn."""
-    with readable(model_path), quiet():
-        arguments, options = hub_arguments(model_path)
-        model = AutoModelForCausalLM.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype])
+    model = loading.load_to_train(model_path, DTYPES[stage.dtype])
     if (end := _end_of_turn(tokenizer)) is not None:
         ends = model.generation_config.eos_token_id
         known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -60,9 +51,7 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
 
 def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
     """Return the model to train as a scorer: with a new layer of one output, read at the last token that is not `pad`."""
-    with readable(model_path), quiet(), silent():
-        arguments, options = hub_arguments(model_path)
-        model = AutoModelForSequenceClassification.from_pretrained(*arguments, **options, dtype=DTYPES[stage.dtype], num_labels=1)
+    model = loading.load_to_train(model_path, DTYPES[stage.dtype], scorer=True)
     model.config.get_text_config().pad_token_id = pad
     return model if stage.lora is None else adapted(model, stage.lora, "SEQ_CLS")
 
@@ -79,10 +68,10 @@ def padding(tokenizer: Any, last_tokens: set[int]) -> int:
 
 
 def merged(model_path: str, out: Path) -> str:
-    """Return a path of full weights. An adapter is merged into its base, once, as `out`/start; any other path is returned."""
-    folder = Path(model_path)
-    if not (folder / "adapter_config.json").exists():
-        return str(folder.resolve()) if folder.exists() else model_path
+    """Return a local folder of full weights. An adapter is merged into its base, once, as `out`/start."""
+    folder = loading.local_folder(model_path)
+    if not is_adapter(folder):
+        return str(folder.resolve())
     start = out / "start"
     if not (start.exists() and saved_stage.is_whole(start)):
         shutil.rmtree(start, ignore_errors=True)
@@ -95,17 +84,6 @@ def merged(model_path: str, out: Path) -> str:
         saved_stage.seal(unfinished)
         os.replace(unfinished, start)
     return str(start.resolve())
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Silence the warning of transformers about a new layer."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def adapted(model: Any, lora: Lora, task: str, **options: Any) -> Any:
@@ -124,21 +102,3 @@ def adapter(lora: Lora, task: str) -> LoraConfig:
 def _end_of_turn(tokenizer: Any) -> int | None:
     end = TURN_TOKENS[2]
     return tokenizer.convert_tokens_to_ids(end) if tokenizer.chat_template and end in tokenizer.chat_template else None
-
-
-def hub_arguments(model_path: str) -> tuple[tuple[str], dict[str, Any]]:
-    """Split "hub/id@revision" into the arguments of from_pretrained; a folder's name may hold an @. A model's own code is never run."""
-    name, _, revision = model_path.partition("@")
-    if Path(model_path).exists() or not revision:
-        return (model_path,), {"trust_remote_code": False}
-    return (name,), {"revision": revision, "trust_remote_code": False}
-
-
-@contextlib.contextmanager
-def readable(model_path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(
-            f"the model {model_path} cannot be read: {loading.reason_of(error)}; give a folder made by save_pretrained, or a hub id"
-        ) from error

@@ -256,13 +256,12 @@ def _trainer(
     """Return a function that builds the trainer from its config and callbacks."""
     scores, tokenizer = "score" in algorithm.needs, begun.tokenizer
     whole = stage.model_copy(update={"lora": None})  # TRL adds the adapter, and uses the model below it as the reference
-    start = processes.broadcast(lambda: local_path(begun.start))
     set_seed(seed)  # before the model: a new layer starts with random weights
     if scores:
         pad = starting.padding(tokenizer, {int(row.ids[-1]) for record in begun.records for row in record})
-        model = starting.load_scorer(start, whole, pad)
+        model = starting.load_scorer(begun.start, whole, pad)
     else:
-        model = starting.load_model(start, whole, tokenizer)
+        model = starting.load_model(begun.start, whole, tokenizer)
     options: dict[str, Any] = {"reward_funcs": [reward.score for reward in rewards]} if rewards else {}
     if stage.lora is not None:
         options["peft_config"] = starting.adapter(stage.lora, "SEQ_CLS" if scores else "CAUSAL_LM")
@@ -289,14 +288,3 @@ def _unwarned() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def local_path(start: str) -> str:
-    """Return a folder for a hub id with a revision: TRL loads the reference by the model's name, which lacks the revision."""
-    (name,), options = starting.hub_arguments(start)
-    if "revision" not in options:
-        return start
-    from huggingface_hub import snapshot_download
-
-    with starting.readable(start):
-        return snapshot_download(name, revision=options["revision"])
