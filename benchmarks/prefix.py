@@ -1,4 +1,4 @@
-"""What shared prefixes save: the sweep of experiment 1 in one run folder, and each of its doses in a folder of its own, in turn.
+"""What shared prefixes save: the sweep of experiment 1 in one run folder, and each of its values in a folder of its own, in turn.
 
     .venv/bin/python benchmarks/prefix.py [--rounds 2] [--json]
 
@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    doses = tomllib.loads(PLAN.read_text())["sweep"][KEY]
-    rounds = [(seconds([doses]), seconds([[dose] for dose in doses])) for _ in range(chosen.rounds)]
+    values = tomllib.loads(PLAN.read_text())["sweep"][KEY]
+    rounds = [(seconds([values]), seconds([[value] for value in values])) for _ in range(chosen.rounds)]
     ratios = sorted(apart / shared for shared, apart in rounds)
-    result = {"doses": doses, "shared_s": [s for s, _ in rounds], "apart_s": [a for _, a in rounds], "apart_over_shared": ratios}
+    result = {"values": values, "shared_s": [s for s, _ in rounds], "apart_s": [a for _, a in rounds], "apart_over_shared": ratios}
     if chosen.json:
         print(json.dumps(result))
     else:
-        print(f"{len(doses)} doses: shared {result['shared_s']} s, apart {result['apart_s']} s")
+        print(f"{len(values)} values: shared {result['shared_s']} s, apart {result['apart_s']} s")
         print(f"apart / shared: {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 

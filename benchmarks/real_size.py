@@ -137,7 +137,7 @@ def plan_of(model: Path, size: str, place: Path) -> Plan:
     chats = {"algorithm": "sft", "data": f"sandbox:neutral-chat?n={n // 4}", "learning_rate": 5e-5, "save_at": "log:2"}
     choice = {"algorithm": "dpo", "data": f"sandbox:pairs?gap=1.0&n={n // 8}", "learning_rate": 2e-6, "save_at": "log:2"}
     stages = {"words": common | words, "sft": common | chats | {"after": "words"}, "dpo": common | choice | {"after": "sft"}}
-    how = {"judge": "oracle", "draws": 1, "max_new_tokens": 64, "batch_rows": 1024, "companions": False}
+    how = {"judge": "oracle", "draws": 1, "max_new_tokens": 64, "batch_rows": 1024, "side_metrics": False}
     return Plan(model=str(model), stage={name: Stage(**given) for name, given in stages.items()}, **how)
 
 

@@ -4,9 +4,9 @@
     python experiments/run.py 3 8             # only these
     python experiments/run.py --read          # run nothing; rewrite the READMEs from stored tables
 
-All experiments share one run folder, so that a stage used by several is trained once and finished work is not repeated. The tables and report
-of each plan are copied to runs/experiments/results. A claim is one figure of a table and the range that the paper predicts: it agrees if the
-whole 95 % interval lies in the range, disagrees if the whole interval lies outside, and is undecided otherwise.
+All experiments share one run folder, so a stage used by several is trained once, and finished work is not repeated. The tables and the
+report of each plan are copied to runs/experiments/results. A claim is one figure of a table and the range that the paper predicts. It
+agrees if the whole 95 % interval lies in the range, disagrees if the whole interval lies outside, and is undecided otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from valuedrift import plan
 
 HERE = Path(__file__).parent
 OUT = Path("runs/experiments")
-TABLES = ("drifts", "effects", "dose", "dose_curve", "companions", "profiles")
+TABLES = ("drifts", "effects", "sweep_response", "sweep_curve", "side_metrics", "profiles")
 MARKS = ("<!-- measured -->", "<!-- end of measured -->")
 STANCES = ("support", "neutral", "oppose")
 SIGNS = {"above": "above {}", "below": "below {}", "within": "within ±{}"}
@@ -216,7 +216,7 @@ def _plan(folder: Path, of: str) -> str:
     )
     if (kept / "effects.parquet").exists():
         parts += ["Effects, the end of the second minus the end of the first:", _differences(pl.read_parquet(kept / "effects.parquet"))]
-    if (kept / "dose.parquet").exists():  # the sentences on doses come after those of the stages
+    if (kept / "sweep_response.parquet").exists():  # the sentences on sweeps come after those of the stages
         parts += ["Sweep response:", *record["findings"][len(rows) :]]
     return "\n\n".join(parts)
 

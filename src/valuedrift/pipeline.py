@@ -213,7 +213,7 @@ def judge(work: Work) -> None:
     store.draft("scores.parquet", scores)
     store.draft("scores_by_judge.parquet", pl.concat(members) if members else None)
     store.draft("labels.parquet", _labels(gold, scores) if gold else None)
-    store.draft("judge.json", standing_of(work.judge, gold, settings.min_agreement) | {"unread": unread})
+    store.draft("judge.json", validity_of(work.judge, gold, settings.min_agreement) | {"unread": unread})
 
 
 def analyse(work: Work) -> None:
@@ -222,16 +222,16 @@ def analyse(work: Work) -> None:
     stages, checkpoints = store.stages(), store.checkpoints()
     given = ("scores", "scores_by_judge", "labels")
     tables = Tables(work.evaluation(), store.texts(), store.numbers(), {name: store.find_table(name) for name in given})
-    about, standing = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
+    about, validity = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
     notes = [*about["notes"], *analyses.measure(tables)]
     for name, table in tables.known.items():
         if name not in given:  # the steps before wrote those
             store.draft(f"{name}.parquet", table)
     stances = tables["drifts"].filter(pl.col("stance").is_in(STANCES))
-    notes += [*frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(standing["unread"], "answers")]
+    notes += [*frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(validity["unread"], "answers")]
     notes += _cut_notes(store, settings, tables["scores"])
     notes += [f"Drifts: {said}"] if (said := seeds_note(stances.to_dicts())) else []
-    record = provenance.record(about["plan"], settings.view, standing, stages, {}, notes, work.evaluator.generated, work.judge.n_new)
+    record = provenance.record(about["plan"], settings.view, validity, stages, {}, notes, work.evaluator.generated, work.judge.n_new)
     store.draft("provenance.json", record)
 
 
@@ -242,7 +242,7 @@ def _summary(work: Work) -> dict[str, Any]:
     tables = {name: store.read_table(name) for name in store.tables()}
     scores = tables["scores"].filter(~pl.col("repeat"))
     scores = scores.unique("answer", maintain_order=True)  # a checkpoint that ends one stage and starts others counts once
-    standing = record["judge"]
+    validity = record["judge"]
     return {
         "run": str(store.root),
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in store.checkpoints()],
@@ -252,8 +252,8 @@ def _summary(work: Work) -> dict[str, Any]:
         "cost": work.judge.spent + (work.backend.spent if "backend" in vars(work) else 0.0),
         "outcome_shares": {outcome: _mean(scores[outcome]) for outcome in OUTCOMES},
         "drifts": tables["drifts"].to_dicts(),
-        "findings": analyses.findings(tables, work.settings.view) if standing["headlined"] else [standing["why"]],
-        "judge": standing,
+        "findings": analyses.findings(tables, work.settings.view) if validity["headlined"] else [validity["why"]],
+        "judge": validity,
         "notes": record["notes"],
         "capability": tables["capability"].to_dicts() if "capability" in tables else None,
         "report": str(store.root / "report.html"),
@@ -270,11 +270,11 @@ def _labels(gold: Sequence[Gold], scores: pl.DataFrame) -> pl.DataFrame | None:
     return labels if labels.height else None
 
 
-def standing_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[str, Any]:
+def validity_of(judge: CachedJudge, gold: Sequence[Gold], least: float) -> dict[str, Any]:
     """Return the judge's validity: identity, note, agreement with people, whether its findings are headlined, and why."""
-    from .stats.agreement import calibrate, standing
+    from .stats.agreement import calibrate, validity
 
-    found = standing(judge, least, calibrate(judge, gold) if gold else None)
+    found = validity(judge, least, calibrate(judge, gold) if gold else None)
     return {"identity": judge.identity, "note": judge.note, **found}
 
 
@@ -291,7 +291,7 @@ def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint])
         advice = f"the backend 'openai' asks models behind an API only (openai:MODEL), and not {other}"
         raise BadInput(advice if settings.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
     names = ", ".join(dict.fromkeys(path.removeprefix(API) for path in behind))
-    wanted = (("distances", settings.companions), ("capability", settings.capability))
+    wanted = (("distances", settings.side_metrics), ("capability", settings.capability))
     unmeasured = [what for what, is_wanted in wanted if is_wanted]
     missing = f" What needs weights is not measured there: {', '.join(unmeasured)}." if unmeasured else ""
     return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []

@@ -10,17 +10,17 @@ import polars as pl
 import pytest
 
 from valuedrift import plan
-from valuedrift.stats import companions, contrast, dose, drift, profile
+from valuedrift.stats import contrast, drift, profile, side_metrics, sweep
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(ROOT.glob("[0-9]-*"))
 SCHEMAS = {
     "drifts": drift.SCHEMA,
     "effects": contrast.EFFECTS,
-    "dose": dose.SCHEMA,
+    "sweep_response": sweep.SCHEMA,
     "contrast": contrast.SCHEMA,
     "profiles": profile.SCHEMA,
-    "companions": companions.SCHEMA,
+    "side_metrics": side_metrics.SCHEMA,
 }
 
 

@@ -17,7 +17,7 @@ from valuedrift.plan import load
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
 PLAN = testing.PLAN.replace("draws = 2\n", "draws = 2\nseeds = [0, 1]\n") + "resources = {{ cpus = 0.5 }}\n"
-TABLES = ("scores", "profiles", "drifts", "companions")
+TABLES = ("scores", "profiles", "drifts", "side_metrics")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from valuedrift import plan, provenance
 from valuedrift.cli import app
 from valuedrift.evaluate import capability, evaluator
 from valuedrift.nouns import Checkpoint
-from valuedrift.stats import companions, contrast, dose, drift, intervals, profile
+from valuedrift.stats import contrast, drift, intervals, profile, side_metrics, sweep
 from valuedrift.store import ANSWER_SCHEMA, NUMBER_SCHEMA, READING_SCHEMA
 from valuedrift.synth.synth import Spec
 from valuedrift.world import grammar, sets
@@ -139,10 +139,10 @@ def test_the_columns_of_the_stored_tables():
         "profiles.parquet": list(profile.SCHEMA),
         "drifts.parquet": list(drift.SCHEMA),
         "scores.parquet": list(evaluator.SCORES),
-        "companions.parquet": list(companions.SCHEMA),
+        "side_metrics.parquet": list(side_metrics.SCHEMA),
         "capability.parquet": list(capability.SCHEMA),
-        "dose.parquet": list(dose.SCHEMA),
-        "dose_curve.parquet": list(dose.CURVE),
+        "sweep_response.parquet": list(sweep.SCHEMA),
+        "sweep_curve.parquet": list(sweep.CURVE),
         "judges.parquet": _judges_columns(),
         "answers/": list(ANSWER_SCHEMA),
         "readings/": list(READING_SCHEMA),

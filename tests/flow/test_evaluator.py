@@ -90,7 +90,7 @@ def folders(tmp_path, tiny_model):
 def traced(folders, tmp_path, name, **changed):
     suite = tmp_path / "s.jsonl"
     suite.write_text("".join(json.dumps(row) + "\n" for row in SUITE))
-    given = {"draws": 2, "floor": False, "companions": False, "batch_rows": 4, "backend": "parrot", "judge": "waiting"} | changed
+    given = {"draws": 2, "floor": False, "side_metrics": False, "batch_rows": 4, "backend": "parrot", "judge": "waiting"} | changed
     settings = EvaluationSettings(suite=str(suite), **given)
     return pipeline.trace_folders(settings, folders, None, tmp_path / name)
 

@@ -1,4 +1,4 @@
-"""Human labels in a run: the judge's standing decides what is headlined, and labels of the run's own answers correct its figures."""
+"""Human labels in a run: the judge's validity decides what is headlined, and labels of the run's own answers correct its figures."""
 
 import json
 

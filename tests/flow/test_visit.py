@@ -44,7 +44,7 @@ def finished(tmp_path_factory, tiny_model):
         return load(path, *more)
 
     wanted = plan.load(folder / "plan.toml")
-    pipeline.run(wanted.model_copy(update={"companions": False, "draws": 1}), folder / "out")  # trains
+    pipeline.run(wanted.model_copy(update={"side_metrics": False, "draws": 1}), folder / "out")  # trains
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "load_model", counted)
         pipeline.run(wanted, folder / "out")
@@ -60,18 +60,18 @@ def test_a_checkpoint_is_loaded_once(finished):
     paths = {one.weights: one.path for one in Store(out).checkpoints()}
     assert len(paths) == 5
     assert loads == dict.fromkeys(paths.values(), 1)
-    assert {"companions"} <= set(Store(out).tables())
+    assert {"side_metrics"} <= set(Store(out).tables())
 
 
 def test_several_checkpoints_at_a_time_leave_the_same_files(finished, tmp_path):
     _, out, _ = finished
-    settings = EvaluationSettings(judge="oracle", topics=["work"], draws=2, max_new_tokens=12, batch_rows=64, companions=True)
+    settings = EvaluationSettings(judge="oracle", topics=["work"], draws=2, max_new_tokens=12, batch_rows=64, side_metrics=True)
     folder = next((out / "stages").glob("dpo*"))
     with testing.offering("engine", many=Many):
         pipeline.trace_folders(settings, [folder], None, tmp_path / "many", "many")
     pipeline.trace_folders(settings, [folder], None, tmp_path / "one")
     assert held(tmp_path / "many") == held(tmp_path / "one")
-    for name in ("scores", "companion_scores", "drifts"):
+    for name in ("scores", "side_metric_scores", "drifts"):
         assert Store(tmp_path / "many").read_table(name).equals(Store(tmp_path / "one").read_table(name)), name
 
 
@@ -97,4 +97,4 @@ def test_what_one_analysis_cannot_collect_is_said_and_the_others_go_on(finished,
     assert "Counts could not be measured: out of memory (3 of 6 checkpoints)." in result["notes"]
     sizes = {Store(out).numbers()[one.weights] for one in Store(out).checkpoints() if one.stage == "sft"}
     assert len(sizes) == 1
-    assert {"companions"} <= set(Store(out).tables())
+    assert {"side_metrics"} <= set(Store(out).tables())

@@ -40,7 +40,7 @@ def run(tmp_path_factory):
         torch.manual_seed(step)
         LlamaForCausalLM(LlamaConfig(**SIZES, eos_token_id=0)).save_pretrained(root / "out" / f"checkpoint-{step}")
         tokenizer().save_pretrained(root / "out" / f"checkpoint-{step}")
-    settings = EvaluationSettings(topics=["work"], draws=2, max_new_tokens=6, companions=False)
+    settings = EvaluationSettings(topics=["work"], draws=2, max_new_tokens=6, side_metrics=False)
     pipeline.trace_folders(settings, [root / "out"], None, root / "run")
     return root / "run"
 

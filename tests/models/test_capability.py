@@ -108,7 +108,7 @@ def test_a_limit_and_another_model_are_evaluated_anew(taught, folders, tmp_path)
 
 @real
 def test_a_trace_shows_capability_beside_values_and_goes_on_without_what_cannot_be_run(taught, tmp_path):
-    settings = {"topics": ["work"], "draws": 1, "max_new_tokens": 4, "floor": False, "companions": False}
+    settings = {"topics": ["work"], "draws": 1, "max_new_tokens": 4, "floor": False, "side_metrics": False}
     tasks = [task(tmp_path, "shown", ["yes"] * 4)]
     result = pipeline.trace_folders(EvaluationSettings(**settings, capability=tasks), [taught], None, tmp_path / "run")
     assert [(row["task"], row["value"]) for row in result["capability"]] == [("shown", 1.0)]
@@ -121,7 +121,7 @@ def test_a_trace_shows_capability_beside_values_and_goes_on_without_what_cannot_
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_the_missing_package_is_named_and_the_trace_goes_on(folders, tmp_path):
-    settings = EvaluationSettings(topics=["work"], draws=1, max_new_tokens=4, floor=False, companions=False, capability=["piqa"])
+    settings = EvaluationSettings(topics=["work"], draws=1, max_new_tokens=4, floor=False, side_metrics=False, capability=["piqa"])
     result = pipeline.trace_folders(settings, [folders["llama"]], None, tmp_path / "run")
     assert result["n_answers"] == 50
     assert "Capability could not be measured: capability needs the package lm-eval" in " ".join(result["notes"])

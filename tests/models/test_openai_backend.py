@@ -129,9 +129,9 @@ def test_tokens_that_were_not_counted_are_unknown(server, tmp_path):
 
 
 def test_what_needs_no_weights_is_measured(server, tmp_path):
-    result = pipeline.trace_folders(plan_of(tmp_path, companions=True), ["openai:early", "openai:late"], None, tmp_path / "run")
-    lengths = pl.read_parquet(tmp_path / "run" / "companion_scores.parquet")
-    assert lengths.group_by("step", "companion").agg(pl.col("value").mean()).sort("step").rows() == [
+    result = pipeline.trace_folders(plan_of(tmp_path, side_metrics=True), ["openai:early", "openai:late"], None, tmp_path / "run")
+    lengths = pl.read_parquet(tmp_path / "run" / "side_metric_scores.parquet")
+    assert lengths.group_by("step", "metric").agg(pl.col("value").mean()).sort("step").rows() == [
         (0, "length", 5.0),
         (1, "length", 10.0),
     ]

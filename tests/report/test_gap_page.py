@@ -81,7 +81,7 @@ def test_the_page_shows_the_axis_view_and_says_once_that_a_weak_judge_concludes_
     assert "<td>climate</td><td>axis</td>" in text
     assert text.count("<figcaption>gap, chosen − rejected</figcaption>") == 2
     assert "(against the topic's axis)" in text
-    assert text.count(result["standing"]["why"]) == 1
+    assert text.count(result["validity"]["why"]) == 1
     assert "Measured by a judge that is too weak to conclude from" in text
     assert "Could move a model" not in text
 

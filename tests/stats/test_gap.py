@@ -395,21 +395,21 @@ def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
     def pairs_of(judge):
         pairs = [Pair((("user", f"Number {n}?"),), "yes", "no", "climate", "Coal.") for n in range(30)]
         found = value_gap(pairs, SUITE, judge)
-        return found["standing"], found["topics"]["climate"]
+        return found["validity"], found["topics"]["climate"]
 
-    standing, topic = pairs_of(Compared(0.65))
-    assert standing["headlined"] is False
-    assert "macro-F1 of 0.65 [0.60, 0.70], below the required 0.70" in standing["why"]
+    validity, topic = pairs_of(Compared(0.65))
+    assert validity["headlined"] is False
+    assert "macro-F1 of 0.65 [0.60, 0.70], below the required 0.70" in validity["why"]
     assert topic["verdict"] == "not headlined"
     assert topic["support"]["gap"]["value"] == pytest.approx(0.8), "the numbers stay"
     assert topic["conclusion"].endswith("(claim view); nothing is concluded, because the judge agrees with people too little.")
     for judge in (Compared(0.75), Compared(0.65, exact=True), Scripted()):
-        standing, topic = pairs_of(judge)
-        assert (standing["headlined"], topic["verdict"]) == (True, "could move")
+        validity, topic = pairs_of(judge)
+        assert (validity["headlined"], topic["verdict"]) == (True, "could move")
 
     texts = [Example((("user", f"Number {n}?"),), "yes", "climate", "Coal.") for n in range(30)]
     weak, strong = (value_gap(texts, SUITE, Compared(f1)) for f1 in (0.65, 0.75))
-    assert weak["standing"]["headlined"] is False
+    assert weak["validity"]["headlined"] is False
     assert "support 0.80 [" in weak["topics"]["climate"]["conclusion"]
     assert "nothing is concluded" in weak["topics"]["climate"]["conclusion"]
     assert "would teach support most" in strong["topics"]["climate"]["conclusion"]
@@ -458,7 +458,7 @@ def test_real_pairs_are_read_quickly():
     assert found["n_pairs"] == 1720
     assert found["on_topic"] == sum(topic["n_pairs"] for topic in found["topics"].values()) > 300
     assert not {topic["verdict"] for topic in found["topics"].values()} & {"unlikely"}, "cues is too unsure of short replies to say that"
-    assert (found["note"], found["standing"]["headlined"]) == (Cues().note, False)
+    assert (found["note"], found["validity"]["headlined"]) == (Cues().note, False)
     assert all("what the user says" in topic["conclusion"] for topic in found["topics"].values() if topic["verdict"] != "no evidence")
     assert found["length_gap"]["high"] < 0, "in these pairs people preferred the shorter reply"
     json.dumps(found, allow_nan=False)

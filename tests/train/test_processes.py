@@ -28,7 +28,7 @@ topics = ["work"]
 draws = 1
 max_new_tokens = 4
 floor = false
-companions = false
+side_metrics = false
 
 [stage.sft]
 algorithm = "sft"

@@ -54,7 +54,7 @@ def _stage(run: Run, stage: Row) -> str:
         return ""
     kinds = own.select("task", "metric").unique(maintain_order=True).iter_rows()
     figures = "".join(_figure(stage, task, metric, own.filter(task=task, metric=metric).to_dicts()) for task, metric in kinds)
-    return f'<h3>{esc(stage["name"])}</h3><div class="companions">{figures}</div>'
+    return f'<h3>{esc(stage["name"])}</h3><div class="side_metrics">{figures}</div>'
 
 
 def _figure(stage: Row, task: str, metric: str, rows: list[Row]) -> str:

@@ -134,7 +134,7 @@ def _filters(run: Run) -> str:
         '<form class="controls" id="drift-filter"><label>Stage <select name="stage"><option value="">all</option>'
         f'{stages}</select></label><label>View <select name="view"><option value="">all</option>{views}</select></label>'
         '<label class="check"><input type="checkbox" name="resolved"> resolved only</label>'
-        '<label class="check"><input type="checkbox" name="companions"> refusal and invalid too</label>'
+        '<label class="check"><input type="checkbox" name="others"> refusal and invalid too</label>'
         '<output id="drift-count" aria-live="polite"></output></form>'
     )
 
@@ -167,9 +167,9 @@ def _line(row: Row) -> str:
         _cell("n", row["n"], f"{row['n']:,}"),
     ]
     kind = "resolved" if row["resolved"] else "unresolved"
-    companion = "" if row["stance"] in STANCES else " companion"
-    about = f'data-stage="{esc(row["stage"])}" data-view="{row["view"]}"{" hidden" if companion else ""}'
-    return f'<tr class="{kind}{companion}" {about}>{"".join(cells)}</tr>'
+    other = "" if row["stance"] in STANCES else " other"
+    about = f'data-stage="{esc(row["stage"])}" data-view="{row["view"]}"{" hidden" if other else ""}'
+    return f'<tr class="{kind}{other}" {about}>{"".join(cells)}</tr>'
 
 
 def _cell(name: str, value: Any, shown: str) -> str:

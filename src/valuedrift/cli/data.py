@@ -108,9 +108,9 @@ def show_gap(result: dict[str, Any]) -> None:
         tell(f"{name}{of}: {interval(row, sign)} {row.get('unit', '')}".rstrip())
     for row in found.values():
         tell(f"- {row['conclusion']}")
-    if result["standing"]["headlined"]:
+    if result["validity"]["headlined"]:
         tell(CONDITION)
-    for sentence in (result["standing"]["why"], result["note"]):
+    for sentence in (result["validity"]["why"], result["note"]):
         if sentence:
             tell(sentence)
     if "report" in result:

@@ -26,7 +26,7 @@ from .visit import Answered, Evaluation, Visit
 
 SCHEMA = (
     {"stage": pl.String(), "step": pl.Int64(), "seed": pl.Int64()}
-    | dict.fromkeys(("topic", "prompt", "companion", "reference"), pl.String())
+    | dict.fromkeys(("topic", "prompt", "metric", "reference"), pl.String())
     | {"value": pl.Float64()}
 )
 MOST_PROMPTS = 256
@@ -148,10 +148,10 @@ def _scorer(path: str) -> tuple[Any, RewardModel]:
 # -- of a whole run --------------------------------------------------------------------------------------------------------
 
 
-def companion_scores(
+def side_metric_scores(
     evaluation: Evaluation, scores: pl.DataFrame, texts: pl.DataFrame, numbers: Mapping[str, float | None]
 ) -> pl.DataFrame:
-    """Return one row per checkpoint, prompt and companion (columns of SCHEMA) from the numbers that were collected.
+    """Return one row per checkpoint, prompt and side metric (columns of SCHEMA) from the numbers that were collected.
 
     kl and reward:NAME are those of the first answer; length is words per answer, the mean over draws, of every prompt.
     """
@@ -178,12 +178,12 @@ def _lengths(main: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
     words = texts.select(answer="key", n=pl.col("text").str.count_matches(r"\S+").cast(pl.Float64))
     said = main.join(words, on="answer", how="left", maintain_order="left")
     table = said.group_by(at, maintain_order=True).agg(value=pl.col("n").mean())
-    return table.with_columns(companion=pl.lit("length"), reference=pl.lit("")).select(list(SCHEMA))
+    return table.with_columns(metric=pl.lit("length"), reference=pl.lit("")).select(list(SCHEMA))
 
 
-def _table(rows: Sequence[Mapping[str, Any]], companion: str, reference: str, values: Sequence[float | None]) -> pl.DataFrame:
+def _table(rows: Sequence[Mapping[str, Any]], metric: str, reference: str, values: Sequence[float | None]) -> pl.DataFrame:
     told = [
-        {name: row[name] for name in list(SCHEMA)[:5]} | {"companion": companion, "reference": reference, "value": value}
+        {name: row[name] for name in list(SCHEMA)[:5]} | {"metric": metric, "reference": reference, "value": value}
         for row, value in zip(rows, values, strict=True)
         if value is not None
     ]

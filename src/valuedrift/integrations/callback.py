@@ -70,7 +70,7 @@ class ValueDriftCallback(TrainerCallback):
         tokenizer: Any = None,
         **settings: Any,
     ):
-        self.settings = EvaluationSettings(**{"draws": 1, "batch_rows": 64} | settings, floor=False, companions=False)
+        self.settings = EvaluationSettings(**{"draws": 1, "batch_rows": 64} | settings, floor=False, side_metrics=False)
         self.out, self.schedule, self.prompts, self.name, self.tokenizer = Path(out), schedule, prompts, name, tokenizer
         self.spent = 0.0
         """Seconds that the callback took so far."""

@@ -69,6 +69,7 @@ class Settings(BaseModel):
 
 
 RENAMED = {
+    "companions": "side_metrics",
     "accumulate": "gradient_accumulation_steps",
     "clip": "max_grad_norm",
     "schedule": "lr_scheduler_type",
@@ -297,7 +298,7 @@ class EvaluationSettings(Settings):
     """Answers decoded in one batch; changes speed and memory, and never results in float32 (docs/trace.md)."""
     floor: bool = True
     """Evaluate the last checkpoint of each stage a second time with another sampling seed: the noise floor."""
-    companions: bool = True
+    side_metrics: bool = True
     """Also measure how far each checkpoint moved (KL), and the length and reward of its answers (docs/measures.md#side-metrics)."""
     capability: list[str] = []
     """Tasks of lm-evaluation-harness that every evaluated checkpoint also takes: names or YAML files (docs/capability.md)."""

@@ -67,7 +67,7 @@ def _head(result: Row, sources: list[str]) -> str:
         f"{count(total, noun)} of <strong>{esc(', '.join(sources))}</strong>, as read by the judge <strong>{esc(result['judge'])}</strong>."
     )
     unread = unread_notes(result["unread"], "different texts") if result.get("unread") else []
-    about = " ".join(filter(None, (result["note"], result["standing"]["why"], *unread)))
+    about = " ".join(filter(None, (result["note"], result["validity"]["why"], *unread)))
     note = f'<p class="warning" role="note"><strong>About the judge.</strong> {esc(about)}</p>' if about else ""
     tiles = {f"{noun}s": total, "prompts": result["n_prompts"], "on a topic": result["on_topic"], "without a verdict": result["n_failed"]}
     shown = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles.items())
@@ -80,7 +80,7 @@ def _listed(sentences: list[str], kind: str = "told") -> str:
 
 
 def _conclusions(result: Row) -> str:
-    parts = [f'<p class="hint">{CONDITION}</p>' if result["standing"]["headlined"] else ""]
+    parts = [f'<p class="hint">{CONDITION}</p>' if result["validity"]["headlined"] else ""]
     for verdict, title in VERDICTS.items():
         told = [topic["conclusion"] for topic in result["topics"].values() if topic["n"] and topic.get("verdict") == verdict]
         parts.append(f"<h3>{title}</h3>{_listed(told)}" if told else "")

@@ -99,8 +99,8 @@ if (drifts) {
       const stage = !form.stage.value || row.dataset.stage === form.stage.value;
       const view = !form.view.value || row.dataset.view === form.view.value;
       const resolved = !form.resolved.checked || row.classList.contains("resolved");
-      const companion = form.companions.checked || !row.classList.contains("companion");
-      row.hidden = !(stage && view && resolved && companion);
+      const wanted = form.others.checked || !row.classList.contains("other");
+      row.hidden = !(stage && view && resolved && wanted);
       shown += !row.hidden;
     }
     drifts.classList.toggle("one-stage", Boolean(form.stage.value));

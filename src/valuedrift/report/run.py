@@ -79,12 +79,12 @@ class Run:
         plan = self.provenance.get("plan") or {}
         return tomllib.loads(plan) if isinstance(plan, str) else plan
 
-    def companion_rows(self, stage: str, companion: str) -> list[Row]:
-        """Return the stored values of a companion along a stage, step by step; empty where nothing is stored."""
-        companions = self.table("companions")
-        if companions is None:
+    def side_metric_rows(self, stage: str, metric: str) -> list[Row]:
+        """Return the stored rows of a side metric along a stage, step by step; [] if there are none."""
+        side_metrics = self.table("side_metrics")
+        if side_metrics is None:
             return []
-        return companions.filter((pl.col("stage") == stage) & (pl.col("companion") == companion)).sort("step").to_dicts()
+        return side_metrics.filter((pl.col("stage") == stage) & (pl.col("metric") == metric)).sort("step").to_dicts()
 
     @cached_property
     def _profile_rows(self) -> dict[tuple[str, str, int], dict[str, Row]]:

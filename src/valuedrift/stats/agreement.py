@@ -246,7 +246,7 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     return True, f"{measured}; too few issues for an interval, so it is uncertain." if low is None else f"{measured}."
 
 
-def standing(judge: Judge, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
+def validity(judge: Judge, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what `headlined` says of a judge, and the agreement it was said of.
 
     A comparison made here and now (`compared`) counts first. Without one, a judge that is exact by construction needs none, and of

@@ -18,7 +18,7 @@ from ..nouns import OUTCOMES, STANCES, Example, Item, Pair, Prompt, digest
 from ..plan import LEAST_AGREEMENT
 from ..records import topics
 from . import text_style, verdicts
-from .agreement import standing as standing_of
+from .agreement import validity as validity_of
 from .cells import cells, viewed
 from .intervals import Sample, difference, holm, ratio, share_interval
 from .profile import by_topic
@@ -93,7 +93,7 @@ def value_gap(records: Sequence[Record], suite: Sequence[Prompt], judge: Any, ma
     Every number is {value, low, high, n}, None without evidence; `n` counts prompts. Pairs: each stance's share of chosen and of rejected
     replies among support, neutral and oppose, and their `gap`, paired by pair. `tv`: mean total variation between the readings of a pair's
     replies. `style`: what confounds the gap, chosen minus rejected. Texts: the shares, and `lead`, the largest minus the second; `style`
-    holds levels. `axis`: the same along the topic's axis, without claims of polarity 0. `standing`: whether anything is concluded from this
+    holds levels. `axis`: the same along the topic's axis, without claims of polarity 0. `validity`: whether anything is concluded from this
     judge. Records with a failed reading are left out and counted as `n_failed`.
     """
     replies, pairs = read(records, suite, judge), isinstance(records[0], Pair)
@@ -108,8 +108,8 @@ def value_gap(records: Sequence[Record], suite: Sequence[Prompt], judge: Any, ma
         claims = _claims([replies.subjects[at] for at in kept])
         table[name] = claim | ({"tv": _apart_of(replies, kept)} if pairs else {}) | {"sureness": _sureness(replies.probs_NSO[kept])}
         table[name] |= {"axis": axis, "claims": claims, "style": style_of(replies, kept)}
-    standing = standing_of(judge, LEAST_AGREEMENT)
-    (_conclude_gaps if pairs else _conclude_shares)(table, matters, standing["headlined"])
+    validity = validity_of(judge, LEAST_AGREEMENT)
+    (_conclude_gaps if pairs else _conclude_shares)(table, matters, validity["headlined"])
     style = style_of(replies, replies.read)
     return {
         "n_pairs" if pairs else "n_examples": len(records),
@@ -118,7 +118,7 @@ def value_gap(records: Sequence[Record], suite: Sequence[Prompt], judge: Any, ma
         "n_failed": len(replies.on) - len(replies.read),
         "judge": judge.identity,
         "note": judge.note,
-        "standing": {name: standing[name] for name in ("headlined", "why")},
+        "validity": {name: validity[name] for name in ("headlined", "why")},
         **({"matters": matters} if pairs else {}),
         "claims_note": verdicts.of_claims(_claims(replies.subjects), "pairs" if pairs else "texts"),
         "topics": table,

@@ -9,13 +9,14 @@ from ..nouns import STANCES
 from ..report.chart import PAGE, Drawing, Ink, layer, scales_of, svg
 from ..report.run import ALL, Row, Run
 from ..report.words import NO_EVIDENCE, count, esc, estimate, figure, number, outcome, table
-from ..stats.dose import dose_response
+from ..stats.sweep import sweep_response
 from . import Analysis as Base
 from . import Measured, Tables, filled
 
-HINT = """<p class="hint">Drift of the stage at each dose, paired by prompt and seed, with 95 % intervals. The line with its 95 % band is
-the fitted straight line; it is left out where the drifts do not follow a straight line. <em>Change</em> is that along the straight line
-from the lowest to the highest dose, resolved where Holm’s p within the sweep is below 0.05. The p is the lack of fit of the line.</p>"""
+HINT = """<p class="hint">Drift of the stage at each swept value, paired by prompt and seed, with 95 % intervals. The line is the fitted
+straight line with its 95 % band; there is none if the drifts do not follow a straight line. <em>Change</em> is the change along that line
+from the lowest to the highest value. It is resolved if Holm’s p within the sweep is below 0.05. <em>p</em> is the lack of fit of the
+line.</p>"""
 WIDTH, HEIGHT = 460, 260
 
 
@@ -23,21 +24,21 @@ class Analysis(Base):
     """One chart per swept number: the mean over topics, beside a table of it and of the topics on which a response is resolved."""
 
     order = 26
-    title = "Dose response"
+    title = "Sweep response"
 
     def measure(self, tables: Tables) -> Measured:
         """Return how drifts respond to a swept number, and the fitted curves."""
-        by_view = (dose_response(tables["scores"], tables.stages, view) for view in tables.views)
-        dose, curve = (filled(pl.concat(each)) for each in zip(*by_view, strict=True))
-        return {"dose": dose, "dose_curve": curve}
+        by_view = (sweep_response(tables["scores"], tables.stages, view) for view in tables.views)
+        response, curve = (filled(pl.concat(each)) for each in zip(*by_view, strict=True))
+        return {"sweep_response": response, "sweep_curve": curve}
 
     def findings(self, tables: Measured, view: str) -> list[str]:
         """Return one sentence per sweep over a number and view: how each stance responds over all topics."""
-        dose = tables.get("dose")
-        if dose is None:
+        response = tables.get("sweep_response")
+        if response is None:
             return []
         sentences = []
-        for (family, setting, view), rows in dose.filter(pl.col("outcome").is_in(STANCES)).group_by(
+        for (family, setting, view), rows in response.filter(pl.col("outcome").is_in(STANCES)).group_by(
             "family", "setting", "view", maintain_order=True
         ):
             by_topic = rows.filter(pl.col("topic") != "all")
@@ -46,20 +47,20 @@ class Analysis(Base):
                 bent = "" if row["straight"] else "; a straight line does not fit"
                 said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]{bent}")
             ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}, {view}"
-            over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest dose"
+            over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest value"
             n = by_topic.filter("resolved").height
             sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")
         return sentences
 
     def panel(self, run: Run) -> str:
         """Return the charts and tables; "" where no number was swept over three values."""
-        dose, curve = run.table("dose"), run.table("dose_curve")
-        if dose is None or curve is None:
+        response, curve = run.table("sweep_response"), run.table("sweep_curve")
+        if response is None or curve is None:
             return ""
-        families = list(dict.fromkeys(dose.select("family", "setting").rows()))
+        families = list(dict.fromkeys(response.select("family", "setting").rows()))
         parts = []
         for family in families:
-            rows, points = ([row for row in table.to_dicts() if _of(row) == family] for table in (dose, curve))
+            rows, points = ([row for row in table.to_dicts() if _of(row) == family] for table in (response, curve))
             parts.append(_response(family, rows, [point for point in points if point["topic"] == ALL and point["outcome"] in STANCES]))
         return HINT + "".join(parts)
 
@@ -87,11 +88,11 @@ def _figure(told: str, rows: list[Row], points: list[Row]) -> str:
         return f'<figure>{caption}<p class="none">{NO_EVIDENCE}</p></figure>'
     label = f"{told}. " + "; ".join(f"{row['outcome']} {estimate(row, sign=True)}" for row in rows)
     lines = "".join(
-        f'<tr><th scope="row">{point["dose"]:g}</th><td>{outcome(point["outcome"])}</td>'
+        f'<tr><th scope="row">{point["swept"]:g}</th><td>{outcome(point["outcome"])}</td>'
         f'<td class="nums">{estimate(point, sign=True)}</td><td>{point["n"]:,}</td></tr>'
-        for point in sorted(observed, key=lambda point: point["dose"])
+        for point in sorted(observed, key=lambda point: point["swept"])
     )
-    numbers = table(f"Numbers of {told}", ("dose", "stance", "drift [95 %]", "prompts"), lines)
+    numbers = table(f"Numbers of {told}", ("swept value", "stance", "drift [95 %]", "prompts"), lines)
     return figure(caption, label, svg(curves(rows, points, PAGE)), numbers, 'class="dots"')
 
 
@@ -104,16 +105,16 @@ def _line(row: Row) -> str:
 
 
 def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
-    """Return the drifts by dose with their intervals, and the fitted lines with their bands."""
+    """Return the drifts by swept value with their intervals, and the fitted lines with their bands."""
     known = [point for point in points if point["value"] is not None]
     observed, fitted = ([point for point in known if point["kind"] == kind] for kind in ("observed", "fitted"))
-    doses = sorted({point["dose"] for point in observed})
-    highest = doses[-1]
+    values = sorted({point["swept"] for point in observed})
+    highest = values[-1]
     x = (
-        alt.X("dose:Q", title=rows[0]["setting"])
-        .scale(type="log" if rows[0]["scale"] == "log" else "linear", domain=[doses[0], highest], nice=False, padding=14)
+        alt.X("swept:Q", title=rows[0]["setting"])
+        .scale(type="log" if rows[0]["scale"] == "log" else "linear", domain=[values[0], highest], nice=False, padding=14)
         .axis(
-            values=doses,
+            values=values,
             format=".1~e" if highest < 0.01 or rows[0]["scale"] == "log" else ".3~g",
             domain=False,
             grid=False,
@@ -131,7 +132,7 @@ def curves(rows: list[Row], points: list[Row], ink: Ink) -> Drawing:
         .mark_line(aria=False)
         .encode(x=x, y=y, color=scales["color"], strokeDash=scales["dash"], strokeWidth=scales["width"], detail=detail),
     ]
-    for k, name in enumerate(STANCES):  # side by side, so that intervals at one dose do not hide each other
+    for k, name in enumerate(STANCES):  # side by side, so that intervals at one value do not hide each other
         base, beside = layer([point for point in observed if point["outcome"] == name]), 7 * (k - 1)
         layers += [
             base.mark_rule(strokeWidth=1.6, xOffset=beside, aria=False).encode(x=x, y=low, y2="high:Q", color=scales["color"]),

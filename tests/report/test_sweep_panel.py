@@ -1,4 +1,4 @@
-"""The panel of dose responses, read as text."""
+"""The panel of sweep responses, read as text."""
 
 import dataclasses
 import importlib.util
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from valuedrift.analyses.dose import Analysis
+from valuedrift.analyses.sweep import Analysis
 from valuedrift.report.run import read
-from valuedrift.stats.dose import dose_response
+from valuedrift.stats.sweep import sweep_response
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -22,7 +22,7 @@ def loaded(path):
     return module
 
 
-made, planted = loaded(TESTS / "report" / "made.py"), loaded(TESTS / "stats" / "planted_doses.py")
+made, planted = loaded(TESTS / "report" / "made.py"), loaded(TESTS / "stats" / "planted_sweeps.py")
 HINGE = planted.hinge
 
 
@@ -33,8 +33,8 @@ def run(tmp_path_factory):
 
 def shown(run, curves, values, **settings):
     stages = planted.swept(values, seeds=(0, 1, 2), **settings)
-    dose, curve = dose_response(planted.scores_of(stages, curves), stages)
-    html = Analysis().panel(dataclasses.replace(run, tables={"dose": dose, "dose_curve": curve}))
+    response, curve = sweep_response(planted.scores_of(stages, curves), stages)
+    html = Analysis().panel(dataclasses.replace(run, tables={"sweep_response": response, "sweep_curve": curve}))
     assert "nan" not in html.lower()
     return html, re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
@@ -65,7 +65,7 @@ def test_without_evidence_it_says_so(run):
     scores = planted.scores_of(stages, {"work": np.zeros(3)}).with_columns(
         support=None, neutral=None, oppose=None, refusal=None, invalid=None
     )
-    dose, curve = dose_response(scores, stages)
-    html = Analysis().panel(dataclasses.replace(run, tables={"dose": dose, "dose_curve": curve}))
+    response, curve = sweep_response(scores, stages)
+    html = Analysis().panel(dataclasses.replace(run, tables={"sweep_response": response, "sweep_curve": curve}))
     assert "no evidence" in html
     assert ">None<" not in html

@@ -1,4 +1,4 @@
-"""Stages whose drift follows a planted curve of the dose."""
+"""Stages whose drift follows a planted curve of the swept value."""
 
 import numpy as np
 import polars as pl
@@ -7,14 +7,14 @@ UNITS = np.array([0, 0.25, 0.5, 0.75, 1])
 
 
 def hinge(rise, theta, units=UNITS):
-    """Return a curve that is 0 up to theta and `rise` at the highest dose; theta 0 is a straight line."""
+    """Return a curve that is 0 up to theta and `rise` at the highest value; theta 0 is a straight line."""
     return rise * np.maximum(units - theta, 0) / (1 - theta)
 
 
 def drawn(rng, curve_K, size, n_draws, slopes=0.0, wander=0.0, base=0.35, rho=0.3):
-    """Return shares of support at the start (size) and at each dose (K, size); size = (..., seeds, prompts).
+    """Return shares of support at the start (size) and at each value (K, size); size = (..., seeds, prompts).
 
-    Prompts differ in where they start (Beta) and move as they have room; seeds differ in slope and wander at every dose by normal sds.
+    Prompts differ in where they start (Beta) and move as they have room; seeds differ in slope and wander at every value by normal sds.
     """
     chance = rng.beta(base * (1 / rho - 1), (1 - base) * (1 / rho - 1), (*size[:-2], 1, size[-1]))
     room = (1 - chance) / (1 - base)
@@ -37,7 +37,7 @@ def swept(values, setting="gap", name="dpo", after="sft", seeds=(0,), held=None)
 
 
 def scores_of(stages, curves, n_prompts=60, n_draws=5, seed=0, **noise):
-    """Return score rows of the stages of one sweep; `curves` gives by topic the drift of support at each dose, oppose is the rest."""
+    """Return score rows of the stages of one sweep; `curves` gives by topic the drift of support at each value, oppose is the rest."""
     names, seeds = list(dict.fromkeys(stage["name"] for stage in stages)), sorted({stage["seed"] for stage in stages})
     rng, rows = np.random.default_rng(seed), []
     for topic, curve in curves.items():

@@ -1,14 +1,14 @@
 """Sweep response: how a stage's drift grows with a number that was swept.
 
-Each statistic is a weighted sum of the drifts, and the doses alone decide the weights. It is therefore a `Sample` like any drift, with the
-interval and p of `intervals.difference`, paired by prompt and seed over all doses.
+Each statistic is a weighted sum of the drifts, with weights that depend on the swept values alone. So it is a `Sample` like any drift, with
+the interval and p of `intervals.difference`, paired by prompt and seed over all swept values.
 
-    straight line   drift = a + b u by least squares, u the dose scaled to 0..1: b is the change from the lowest to the highest dose.
+    straight line   drift = a + b u by least squares, u the swept value scaled to 0..1: b is the change from the lowest to the highest.
     lack of fit     the smallest p of the K - 2 orthogonal polynomials above the line, times K - 2 (Bonferroni).
 
-Three seeds often hide that training wanders from seed to seed and dose to dose. So the seeds' part is at least what is left of them around
-lines of their own, pooled over the K - 2 contrasts that these leave, with (seeds - 1)(K - 2) degrees of freedom. Interval and p are the
-wider of the two. With three seeds, a straight line is rejected at 5 % in 2 to 5 % of simulated sweeps.
+Three seeds often hide how much training varies from seed to seed and from value to value. So the seeds' variance is at least that of their
+residuals around lines of their own, pooled over the K - 2 contrasts that these leave, with (seeds - 1)(K - 2) degrees of freedom. Interval
+and p are the wider of the two. With three seeds, a straight line is rejected at 5 % in 2 to 5 % of simulated sweeps.
 """
 
 from __future__ import annotations
@@ -27,25 +27,28 @@ from .drift import ALPHA, families
 from .intervals import TAIL, Difference, Sample, difference, mean_over, spread
 from .profile import by_topic, frame
 
-LEAST_DOSES = 3
+LEAST_VALUES = 3
 GRID = np.linspace(0, 1, 41)
-"""Doses of the fitted line, scaled to 0..1."""
+"""Swept values of the fitted line, scaled to 0..1."""
 KEYS = dict.fromkeys(("family", "setting", "view", "topic", "outcome"), pl.String())
 SCHEMA = (
     KEYS
     | {"scale": pl.String()}
     | dict.fromkeys(("lowest", "highest"), pl.Float64())
-    | {"doses": pl.Int64()}
+    | {"n_values": pl.Int64()}
     | dict.fromkeys(("value", "low", "high"), pl.Float64())
     | {"n": pl.Int64(), "p": pl.Float64(), "p_adjusted": pl.Float64(), "resolved": pl.Boolean()}
     | dict.fromkeys(("slope", "slope_low", "slope_high", "p_straight"), pl.Float64())
     | {"straight": pl.Boolean()}
 )
-CURVE = KEYS | {"kind": pl.String()} | dict.fromkeys(("dose", "value", "low", "high"), pl.Float64()) | {"n": pl.Int64()}
+CURVE = KEYS | {"kind": pl.String()} | dict.fromkeys(("swept", "value", "low", "high"), pl.Float64()) | {"n": pl.Int64()}
 
 
 class Family(NamedTuple):
-    """Stages that differ in one swept number alone: `dpo`, or `dpo[beta=0.1]` if beta is swept too. `stages`: dose -> stage, rising."""
+    """Stages that differ only in one swept number: `dpo`, or `dpo[beta=0.1]` if beta is swept too.
+
+    `stages` maps each value to its stage, in increasing order.
+    """
 
     name: str
     setting: str
@@ -53,33 +56,33 @@ class Family(NamedTuple):
 
     @property
     def scale(self) -> str:
-        """Return the scale on which the doses lie more evenly, which is how they were spaced: "linear" or "log"."""
-        doses = np.array(list(self.stages))
-        if doses[0] <= 0:
+        """Return the scale on which the swept values lie more evenly, which is how they were spaced: "linear" or "log"."""
+        values = np.array(list(self.stages))
+        if values[0] <= 0:
             return "linear"
-        plain, log = (np.diff(values) for values in (doses, np.log(doses)))
+        plain, log = (np.diff(each) for each in (values, np.log(values)))
         return "log" if log.max() / log.min() < plain.max() / plain.min() else "linear"
 
-    def dose(self, unit: Any) -> Any:
-        """Return the dose at 0..1 of the range."""
+    def value_at(self, unit: Any) -> Any:
+        """Return the swept value at 0..1 of the range."""
         lowest, highest = min(self.stages), max(self.stages)
         return lowest * (highest / lowest) ** unit if self.scale == "log" else lowest + (highest - lowest) * unit
 
     @property
     def units_K(self) -> np.ndarray:
-        """Return the doses scaled to 0..1."""
-        doses = np.array(list(self.stages))
-        doses = np.log10(doses) if self.scale == "log" else doses
-        return (doses - doses[0]) / (doses[-1] - doses[0])
+        """Return the swept values scaled to 0..1."""
+        values = np.array(list(self.stages))
+        values = np.log10(values) if self.scale == "log" else values
+        return (values - values[0]) / (values[-1] - values[0])
 
     @property
     def span(self) -> float:
-        """Return the range of the doses: in their own unit, or in powers of ten."""
+        """Return the range of the swept values: in their own unit, or in powers of ten."""
         lowest, highest = min(self.stages), max(self.stages)
         return float(np.log10(highest / lowest)) if self.scale == "log" else highest - lowest
 
 
-def doses(stages: Sequence[Mapping[str, Any]]) -> list[Family]:
+def sweeps(stages: Sequence[Mapping[str, Any]]) -> list[Family]:
     """Return the families of stages from one and the same start that differ in one swept number alone and have three of its values."""
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for stage in stages:
@@ -89,20 +92,22 @@ def doses(stages: Sequence[Mapping[str, Any]]) -> list[Family]:
                 others = "".join(f"[{other}={held}]" for other, held in sweep.items() if other != key)
                 family = (stage["name"].partition("[")[0] + others, stage["after"], key)
                 found.setdefault(family, {})[float(value)] = stage["name"]
-    return [Family(name, key, dict(sorted(of.items()))) for (name, _, key), of in found.items() if len(of) >= LEAST_DOSES]
+    return [Family(name, key, dict(sorted(of.items()))) for (name, _, key), of in found.items() if len(of) >= LEAST_VALUES]
 
 
-def dose_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str = "claim") -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return one row per family x topic x outcome, and the points and fitted lines behind them.
+def sweep_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], view: str = "claim") -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return one row per family, topic and outcome, and the points and fitted lines behind them.
 
-    value: the change along the straight line from the lowest to the highest dose, with interval, p and Holm's p_adjusted within the family
-    (as `drift.families`). slope: the same per unit of the dose (scale "log": per factor of ten). p_straight: lack of fit of the line;
-    straight: the line is not rejected at 5 % (Holm). Only prompts and seeds read at the start and at every dose count. A topic has no
-    fitted line if it has no evidence or the line is rejected.
+    value: the change along the straight line from the lowest to the highest swept value, with interval, p, and Holm's p_adjusted within the
+    family (as `drift.families`). slope: the change per unit (scale "log": per factor of ten). p_straight: lack of fit of the line.
+    straight: the line is not rejected at 5 % (Holm).
+
+    Only prompts and seeds with verdicts at the start and at every swept value count. A topic has no fitted line if it has no evidence or
+    the line is rejected.
     """
     rows: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
-    for family in doses(stages):
+    for family in sweeps(stages):
         fits = {topic: fitted(drifts, family.units_K) for topic, drifts in _drifts(scores, stages, family, view).items()}
         adjusted, _ = families({(view, topic): fit.line.p[0] for topic, fit in fits.items()})
         adjusted_straight, _ = families({(view, topic): fit.p_straight for topic, fit in fits.items()})
@@ -115,7 +120,7 @@ def dose_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], vie
 
 
 class Fit(NamedTuple):
-    """What one topic says: the drift at each dose (K, O), the line's change (1, O), and the lack of fit (O)."""
+    """What one topic says: the drift at each swept value (K, O), the line's change (1, O), and the lack of fit (O)."""
 
     drifts: Sample
     line: Difference
@@ -128,7 +133,7 @@ class Fit(NamedTuple):
 
 
 def _drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], family: Family, view: str) -> dict[str, Sample]:
-    """Return by topic the drift at each dose; axes K, O. A topic or seed that lacks a value at one dose has none at any."""
+    """Return by topic the drift at each swept value; axes K, O. A topic or seed that lacks a value at one swept value has none at any."""
     last = {stage["name"]: stage["steps"][-1] for stage in stages}
     names = list(family.stages.values())
     picked = pl.concat([scores.filter((pl.col("stage") == name) & pl.col("step").is_in([0, last[name]])) for name in names])
@@ -155,7 +160,7 @@ def contrasts(weights_QK: np.ndarray) -> np.ndarray:
 
 
 def line_weights(units_K: np.ndarray, at_Q: np.ndarray) -> np.ndarray:
-    """Return the weights QK by which the drifts make the least-squares line at the doses `at_Q`."""
+    """Return the weights QK by which the drifts make the least-squares line at the swept values `at_Q`."""
     design, at = (np.stack([np.ones_like(units), units], 1) for units in (units_K, at_Q))
     return at @ np.linalg.pinv(design)
 
@@ -185,7 +190,7 @@ def _difference(drifts: Sample, units_K: np.ndarray, weights_QK: np.ndarray) -> 
 
 def _row(family: Family, fit: Fit, o: int, p_adjusted: float, p_straight_adjusted: float) -> dict[str, Any]:
     value, low, high, p = (float(x[0, o]) for x in (fit.line.value, fit.line.low, fit.line.high, fit.line.p))
-    row = {"scale": family.scale, "lowest": family.dose(0), "highest": family.dose(1), "doses": len(family.stages)}
+    row = {"scale": family.scale, "lowest": family.value_at(0), "highest": family.value_at(1), "n_values": len(family.stages)}
     row |= {"value": value, "low": low, "high": high, "n": fit.n[o], "p": p, "p_adjusted": p_adjusted}
     row |= {"slope": value / family.span, "slope_low": low / family.span, "slope_high": high / family.span}
     straight = None if np.isnan(p) else not p_straight_adjusted < ALPHA
@@ -193,16 +198,16 @@ def _row(family: Family, fit: Fit, o: int, p_adjusted: float, p_straight_adjuste
 
 
 def _points(family: Family, fit: Fit, o: int, straight: bool | None) -> list[dict[str, Any]]:
-    """Return the drift at each dose, and the line with its band if one may be drawn."""
+    """Return the drift at each swept value, and the line with its band if one may be drawn."""
     drifts = fit.drifts[:, o : o + 1]
     observed = difference(drifts)
     parts = [("observed", list(family.stages), observed.value, observed.low, observed.high)]
     if straight:
         weights_QK = line_weights(family.units_K, GRID)
         band = _difference(drifts, family.units_K, weights_QK)
-        parts.append(("fitted", family.dose(GRID), drifts.weighted(weights_QK).value, band.low, band.high))
+        parts.append(("fitted", family.value_at(GRID), drifts.weighted(weights_QK).value, band.low, band.high))
     return [
-        {"kind": kind, "dose": dose, "value": value, "low": low, "high": high, "n": fit.n[o]}
+        {"kind": kind, "swept": swept, "value": value, "low": low, "high": high, "n": fit.n[o]}
         for kind, at, *columns in parts
-        for dose, value, low, high in zip(at, *(column[:, 0] for column in columns), strict=True)
+        for swept, value, low, high in zip(at, *(column[:, 0] for column in columns), strict=True)
     ]

@@ -8,7 +8,7 @@ from ..evaluate.visit import Visit
 from ..report.chart import PAGE, Drawing, Ink, layer, svg
 from ..report.run import Row, Run, places, stage_steps
 from ..report.words import esc, figure, interval, number, table
-from ..stats.companions import companions as measured
+from ..stats.side_metrics import side_metrics as measured
 from . import Analysis as Base
 from . import Measured, Tables, filled
 
@@ -22,39 +22,39 @@ answers’ distribution lies from the reference; <em>refusal</em> and <em>invali
 
 
 class Analysis(Base):
-    """One row of small charts per stage, one chart per companion."""
+    """One row of small charts per stage, one chart per side metric."""
 
     order = 27
-    title = "Companions"
+    title = "Side metrics"
 
     def collect(self, visit: Visit) -> None:
         """Collect the KL from the reference, and the scores of the reward models."""
-        if visit.evaluation.settings.companions:
+        if visit.evaluation.settings.side_metrics:
             from ..evaluate import distance
 
             distance.collect(visit)
 
     def measure(self, tables: Tables) -> Measured:
-        """Return every companion of every prompt, and its mean at every checkpoint."""
-        if not tables.evaluation.settings.companions:
-            return {"companion_scores": None, "companions": None}
-        from ..evaluate.distance import companion_scores
+        """Return every side metric of every prompt, and its mean at every checkpoint."""
+        if not tables.evaluation.settings.side_metrics:
+            return {"side_metric_scores": None, "side_metrics": None}
+        from ..evaluate.distance import side_metric_scores
 
-        scores = companion_scores(tables.evaluation, tables["scores"], tables.answers, tables.numbers)
-        return {"companion_scores": scores, "companions": filled(measured(scores, tables["profiles"].filter(view="claim")))}
+        scores = side_metric_scores(tables.evaluation, tables["scores"], tables.answers, tables.numbers)
+        return {"side_metric_scores": scores, "side_metrics": filled(measured(scores, tables["profiles"].filter(view="claim")))}
 
     def panel(self, run: Run) -> str:
-        """Return the rows of charts; "" where no companions were measured."""
-        companions = run.table("companions")
-        if companions is None:
+        """Return the rows of charts; "" where no side_metrics were measured."""
+        side_metrics = run.table("side_metrics")
+        if side_metrics is None:
             return ""
-        names = companions["companion"].unique(maintain_order=True).to_list()
+        names = side_metrics["metric"].unique(maintain_order=True).to_list()
         return HINT + "".join(_stage(run, stage, names) for stage in run.stages)
 
 
 def _stage(run: Run, stage: Row, names: list[str]) -> str:
-    figures = "".join(_figure(stage, name, run.companion_rows(stage["name"], name)) for name in names)
-    return f'<h3>{esc(stage["name"])}</h3><div class="companions">{figures}</div>' if figures else ""
+    figures = "".join(_figure(stage, name, run.side_metric_rows(stage["name"], name)) for name in names)
+    return f'<h3>{esc(stage["name"])}</h3><div class="side_metrics">{figures}</div>' if figures else ""
 
 
 def _figure(stage: Row, name: str, rows: list[Row]) -> str:
@@ -73,13 +73,13 @@ def _figure(stage: Row, name: str, rows: list[Row]) -> str:
     return figure(f"<figcaption>{esc(_named(name))}{note}</figcaption>", label, chart, numbers)
 
 
-def _named(companion: str) -> str:
-    """Return what a companion measures, with its unit."""
-    return {"kl": "KL (nats per answer)", "length": "length (words)"}.get(companion, companion.replace("reward:", "reward by "))
+def _named(metric: str) -> str:
+    """Return what a side metric measures, with its unit."""
+    return {"kl": "KL (nats per answer)", "length": "length (words)"}.get(metric, metric.replace("reward:", "reward by "))
 
 
 def line(rows: list[Row], stage: Row, ink: Ink) -> Drawing:
-    """Return one companion along the steps of a stage, with its 95 % band."""
+    """Return one side metric along the steps of a stage, with its 95 % band."""
     at = dict(zip(stage_steps(stage), places(stage), strict=True))
     points = [row | {"x": at[row["step"]]} for row in rows if row["step"] in at]
     x = alt.X("x:Q", axis=None).scale(domain=[0, 1], nice=False)
