@@ -1,4 +1,4 @@
-"""The anchor: its formula by hand, what it holds and steers, kills, and that a stage without one is what it was."""
+"""The anchor: its formula by hand, its part in the loop, kills, and names and refusals."""
 
 import math
 from dataclasses import replace
@@ -7,14 +7,12 @@ import checks
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM
 
 from valuedrift import testing
-from valuedrift.nouns import BadInput, Example, Pair, digest
+from valuedrift.nouns import BadInput, Example, digest
 from valuedrift.plan import Stage, original_names
 from valuedrift.records.stances import Anchored
-from valuedrift.train import anchor, collation, starting
-from valuedrift.train.logprobs import answer_logps
+from valuedrift.train import anchor
 from valuedrift.train.stage import run_stage
 
 ANSWERS = ("It is good for the economy.", "There is a lot to be said on both sides, for the poor and the people.", "It is bad.")
@@ -112,40 +110,6 @@ def test_killed(tmp_path):
         assert len(checks.left(whole)) == 4  # three checkpoints and the losses
         assert checks.left(out) == checks.left(whole)
         assert checks.curve(whole)[0]["anchor_loss"] == pytest.approx(0, abs=2e-3)  # an adapter's dropout is off in the target
-
-
-# -- planted truth ---------------------------------------------------------------------------------------------------------
-
-ASKED = ("What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?")
-PROMPTS = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
-UNSEEN = [Anchored((("user", f"What do you think, is the {thing} good?"),), ("A good", "C, or not", "B bad")) for thing in testing.THINGS]
-
-
-def shares(path):
-    """Return the mean q over unseen questions."""
-    records = anchor.question_records(starting.load_tokenizer(path, chat=True), UNSEEN, 200)
-    batch = collation.collate([(record, {}) for record in records])
-    with torch.no_grad():
-        logps_RT = answer_logps(AutoModelForCausalLM.from_pretrained(path), batch)
-    return anchor.anchor_loss(*anchor.by_stance(batch, logps_RT), torch.ones(len(UNSEEN), 3), 0.3)[1].mean(0).tolist()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["none", "start", "survey"])
-def test_pairs_move_stances_and_an_anchor_holds_or_steers_them(target, tmp_path):
-    base = testing.save_model(tmp_path / "base", scale=0.02)
-    survey = (0.1, 0.2, 0.7)
-    anchor = None if target == "none" else {"weight": 10.0, "temperature": 0.3}
-    held = [] if target == "none" else [Anchored(prompt, UNSEEN[0].answers, survey if target == "survey" else None) for prompt in PROMPTS]
-    pairs = [Pair(prompt, "A good", "B bad") for prompt in PROMPTS]
-    what = stage(anchor=anchor, steps=24, batch_size=8, gradient_accumulation_steps=1, learning_rate=5e-3)
-    run_stage(what, 0, base, pairs, tmp_path / "out", anchored=held)
-    before, after = shares(base), shares(str(tmp_path / "out" / "checkpoint-24"))
-    wanted = {"none": (1, 0, 0), "start": before, "survey": survey}[target]
-    assert after == pytest.approx(wanted, abs=0.1)
-    assert max(abs(a - b) for a, b in zip(before, wanted, strict=True)) > 0.2 or target == "start"
-    if target == "start":  # what the pairs prefer is learnt all the same, as far as the anchor lets it
-        assert max(before) < 0.7
 
 
 # -- names and refusals ----------------------------------------------------------------------------------------------------

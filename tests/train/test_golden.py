@@ -16,6 +16,7 @@ RUNS = {
     "simpo": {},
     "ipo": {},
     "orpo": {"odds_weight": 1},
+    "reward": {"center_rewards_coefficient": 0.02},
     "kto": {"undesirable_weight": 0.2},  # so that the chosen answers take the mismatched ones up with them, above the bound of z0
 }
 

@@ -1,8 +1,6 @@
-"""Proximal policy optimisation: its formulas by hand, its rollouts, kills in the middle of an iteration, and planted rewards."""
+"""Proximal policy optimisation: its formulas by hand, its rollouts, and kills in the middle of an iteration."""
 
 import math
-from functools import partial
-from pathlib import Path
 
 import checks
 import numpy as np
@@ -13,10 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from valuedrift import testing
 from valuedrift.models.chat_format import PromptFormat
-from valuedrift.models.decoder import Wanted, decode
-from valuedrift.models.sampling_noise import row_words
-from valuedrift.nouns import BadInput, Example, Pair
-from valuedrift.plan import EvaluationSettings, Stage
+from valuedrift.nouns import BadInput, Example
+from valuedrift.plan import Stage
 from valuedrift.train import collation, logprobs, ppo, reward_model, rollout, starting
 from valuedrift.train.stage import run_stage
 
@@ -321,85 +317,6 @@ def test_killed_in_the_middle_of_an_iteration(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("keys", "data", "sentence"),
-    [
-        ({}, testing.pairs(), "ppo has no reward model; set reward to a stage that trains one, or to a folder"),
-        ({"reward": "/nowhere/model"}, testing.pairs(), "/nowhere/model cannot be read"),
-        ({"reward": "x"}, [Example((), "text")], "ppo answers prompts, but its data holds running text"),
-        ({"reward": "x", "max_length": 10}, testing.pairs(), "none of 24 records fits ppo within 4 tokens"),
-    ],
-)
-def test_bad_input(keys, data, sentence, made, tmp_path):
-    with pytest.raises(BadInput, match=sentence):
-        run_stage(stage(steps=2, **keys), 0, made[0], data, tmp_path / "out")
-
-
-# -- planted ---------------------------------------------------------------------------------------------------------------
-
-ASKED = ["What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?", "Say, the {}, is it good?"]
-DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
-UNSEEN = [(("user", f"What do you think, is the {thing} good?"),) for thing in testing.THINGS]
-
-
-def train(algorithm, out, base, data, **keys):
-    what = Stage(algorithm=algorithm, data="x", save_at="log:1", **keys)
-    (step,) = run_stage(what, 0, base, data, out)
-    return str(out / f"checkpoint-{step}")
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    """Return a model that says "A good" as often as "B bad", and a reward model for each of the two."""
-    path = tmp_path_factory.mktemp("planted")
-    raw = testing.save_model(path / "raw", scale=0.02)
-    both = [Example(prompt, text) for prompt in DATA for text in ("A good", "B bad")]
-    base = train("sft", path / "sft", raw, both, epochs=25, batch_size=12, learning_rate=5e-3)
-    liking = {}
-    for chosen, rejected in (("A good", "B bad"), ("B bad", "A good")):
-        pairs = [Pair(prompt, chosen, rejected) for prompt in DATA]
-        liking[chosen] = train("reward", path / chosen, base, pairs, epochs=3, batch_size=12, learning_rate=3e-3)
-    return path, base, both, liking
-
-
-def share(path, text):
-    """Return how often an unseen prompt is answered so, over 16 draws each."""
-    words, model = starting.load_tokenizer(path, chat=True), AutoModelForCausalLM.from_pretrained(path).eval()
-    asked, _ = collation.prompted(words, [Example(prompt, "") for prompt in UNSEEN], 99)
-    wanted = [Wanted(prompt.ids, row_words(0, str(prompt.ids), draw)) for prompt in asked for draw in range(16)]
-    replies = decode(model, wanted, EvaluationSettings(temperature=1, max_new_tokens=8), PromptFormat(words).ending(model))
-    return sum(PromptFormat(words).reply(reply.tokens)[0] == text for reply in replies) / len(replies)
-
-
-PPO = {"steps": 64, "batch_size": 16, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "num_ppo_epochs": 2, "num_mini_batches": 2}
-tuned = partial(train, "ppo", **PPO, max_new_tokens=8, temperature=1.0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("liked", ["A good", "B bad"])
-def test_the_liked_answer_wins(liked, planted):
-    path, base, data, liking = planted
-    out = path / f"ppo {liked}"
-    assert 0.3 < share(base, liked) < 0.6
-    assert share(tuned(out, base, data, reward=liking[liked]), liked) > 0.75
-    curve = checks.curve(out)
-    early, late = (np.mean([step["score"] for step in steps]) for steps in (curve[:4], curve[-8:]))
-    assert late > early + 0.3
-
-
-@pytest.mark.slow
-def test_a_strong_pull_keeps_it_at_the_start(planted):
-    path, base, data, liking = planted
-    moved = tuned(path / "held", base, data, reward=liking["A good"], kl_coef=50.0)
-    assert abs(share(moved, "A good") - share(base, "A good")) < 0.15
-    assert abs(np.mean([step["kl"] for step in checks.curve(path / "held")[-8:]])) < 0.3
-
-
-@pytest.mark.slow
-def test_an_adapter_learns_it_too(planted):
-    path, base, data, liking = planted
-    folder = Path(tuned(path / "adapter", base, data, reward=liking["A good"], learning_rate=4e-3, lora={"r": 8, "lora_alpha": 32}))
-    assert (folder / "adapter_model.safetensors").exists()
-    merged = starting.merged(str(folder), path)
-    assert share(merged, "A good") > share(base, "A good") + 0.1
-    assert share(merged, "B bad") < 0.1 < share(base, "B bad")
+def test_without_a_reward_model_it_is_refused(made, tmp_path):
+    with pytest.raises(BadInput, match="ppo has no reward model; set reward to a stage that trains one, or to a folder"):
+        run_stage(stage(steps=2), 0, made[0], testing.pairs(), tmp_path / "out")

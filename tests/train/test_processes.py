@@ -1,5 +1,6 @@
 """Several processes that train together, started by the real launchers: the losses of one process."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -126,6 +127,8 @@ def small(tiny_model, tmp_path):
     return file
 
 
+OF_TWO = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}
+"""The environment of the first of two processes."""
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
 
@@ -247,7 +250,7 @@ def test_a_stage_is_trained_again_from_its_folder(small, tmp_path):
 
 
 def test_a_command_in_several_processes_is_refused(small, tmp_path, monkeypatch):
-    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}.items():
+    for name, value in OF_TWO.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=r"started in 2 processes.*give the launcher to --launch"):
         pipeline.run(load(small), tmp_path / "out")
@@ -278,32 +281,20 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "more", "sentence"),
+    ("algorithm", "batch_size", "sharding", "sentence"),
     [
-        ("sft", {"batch_size": 3}, "batch_size 3 cannot be split over 2 processes; make it a multiple of that"),
-        ("ppo", {}, "ppo cannot sample from the shards of FSDP 1; use FSDP2"),
-        ("trl:GRPOTrainer", {}, "trl:GRPOTrainer cannot sample from the shards of FSDP 1"),
+        ("sft", 3, {}, "batch_size 3 cannot be split over 2 processes; make it a multiple of that"),
+        ("ppo", 4, {"ACCELERATE_USE_FSDP": "true"}, "ppo cannot sample from the shards of FSDP 1; use FSDP2"),
+        ("trl:GRPOTrainer", 4, {"ACCELERATE_USE_FSDP": "true"}, "trl:GRPOTrainer cannot sample from the shards of FSDP 1"),
+        ("ppo", 4, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, ""),
+        ("ppo", 4, {"ACCELERATE_USE_DEEPSPEED": "true"}, ""),
     ],
 )
-def test_what_cannot_be_shared_is_refused(monkeypatch, algorithm, more, sentence):
-    for name, value in {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "LOCAL_RANK": "0",
-        "RANK": "0",
-        "ACCELERATE_USE_FSDP": "true",
-    }.items():
+def test_what_two_processes_can_train(monkeypatch, algorithm, batch_size, sharding, sentence):
+    for name, value in (OF_TWO | sharding).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match=sentence):
-        check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", **more))
-
-
-@pytest.mark.parametrize("more", [{"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"ACCELERATE_USE_DEEPSPEED": "true"}])
-def test_ppo_is_trained_in_shards(monkeypatch, more):
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0", "RANK": "0"}
-    for name, value in (launched | more).items():
-        monkeypatch.setenv(name, value)
-    check_processes(Stage(algorithm="ppo", data="sandbox:pairs"))
+    with pytest.raises(BadInput, match=sentence) if sentence else contextlib.nullcontext():
+        check_processes(Stage(algorithm=algorithm, data="sandbox:pairs", batch_size=batch_size))
 
 
 @pytest.mark.parametrize(("n", "size", "n_samples"), [(1, 4, 10), (2, 2, 22), (3, 2, 13), (2, 4, 1)])

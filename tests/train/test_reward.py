@@ -1,4 +1,4 @@
-"""Reward models: the loss, what is scored, what is saved, and that they find what was planted."""
+"""Reward models: the loss, what is scored, and what is saved."""
 
 import copy
 import json
@@ -11,14 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from valuedrift import testing
-from valuedrift.nouns import BadInput, Example, Pair
+from valuedrift.nouns import BadInput, Example
 from valuedrift.plan import Stage
 from valuedrift.train import collation, reward, reward_model, starting
 from valuedrift.train.stage import run_stage
-
-ASKED = ["What about the {}?", "Do you like the {} at all?", "The {}?", "Is the {} for the poor?"]
-DATA = [(("user", asked.format(thing)),) for asked in ASKED for thing in testing.THINGS]
-UNSEEN = [(("user", f"What do you think, is the {thing} good?"),) for thing in testing.THINGS]
 
 
 def stage(**keys):
@@ -51,19 +47,6 @@ def test_chosen_are_told_from_rejected():
     assert metrics["reward_accuracy"].tolist() == [1, 0]
 
 
-def test_curve(base, tmp_path):
-    keys = {
-        "steps": 6,
-        "batch_size": 3,
-        "gradient_accumulation_steps": 2,
-        "warmup_ratio": 0.2,
-        "weight_decay": 0.1,
-        "center_rewards_coefficient": 0.02,
-    }
-    run_stage(stage(**keys), 7, base, testing.pairs(21), tmp_path / "out")
-    checks.assert_golden(tmp_path / "out", "reward")
-
-
 @pytest.mark.parametrize(("kind", "turns"), [("llama", True), ("qwen3", False)])
 def test_it_agrees_with_trl(tmp_path, kind, turns):
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
@@ -92,18 +75,6 @@ def test_it_agrees_with_trl(tmp_path, kind, turns):
     theirs.backward()
     for mine, its in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, its.grad, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, {"r": 4, "lora_alpha": 8}])
-def test_it_finds_what_was_planted(lora, tmp_path):
-    base, out = testing.save_model(tmp_path / "base", scale=0.02), tmp_path / "out"
-    pairs = [Pair(prompt, f"{good} is good.", f"{bad} is bad.") for prompt in DATA for good, bad in (("It", "It"), ("That", "That"))]
-    run_stage(stage(lora=lora, epochs=4, learning_rate=1e-2 if lora else 3e-3), 0, base, pairs, out)
-    model = reward_model.RewardModel(str(out / "checkpoint-64"), "cpu")
-    answers = [Example(prompt, text) for text in ("This is good.", "This is bad.") for prompt in UNSEEN]
-    good_B, bad_B = model.scores(answers, 5).chunk(2)
-    assert ((good_B > bad_B).float().mean() > 0.95).item()  # neither prompt nor answer was seen
 
 
 def test_a_checkpoint_is_an_ordinary_folder(base, tmp_path):
@@ -179,14 +150,6 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path):
         reward_model.RewardModel(str(tmp_path / "three"), "cpu")
     with pytest.raises(BadInput, match="nowhere cannot be read"):
         reward_model.RewardModel(str(tmp_path / "nowhere"), "cpu")
-
-
-def test_accumulation_changes_nothing(base, tmp_path):
-    for batch_size, accumulate in ((6, 1), (2, 3)):
-        keys = {"steps": 3, "batch_size": batch_size, "gradient_accumulation_steps": accumulate, "center_rewards_coefficient": 0.1}
-        run_stage(stage(**keys), 0, base, testing.pairs(), tmp_path / str(accumulate))
-    for whole, parts in zip(checks.curve(tmp_path / "1"), checks.curve(tmp_path / "3"), strict=True):
-        assert parts == pytest.approx(whole, rel=2e-3, abs=1e-4)
 
 
 @pytest.mark.slow

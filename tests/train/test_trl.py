@@ -37,34 +37,29 @@ def assert_same(ours, theirs, model, other):
         torch.testing.assert_close(mine.grad, its.grad, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize(("kind", "turns", "max_length"), [("llama", True, 100), ("qwen3", False, 100), ("llama", False, 30)])
-def test_sft(tmp_path, kind, turns, max_length):
-    words = tokenizer(tmp_path, turns)
-    data = testing.examples(7)
-    model = testing.model(kind)
+def loss_of(trainer):
+    """Return the trainer's own loss of its whole data set as one batch."""
+    return trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+
+
+CHATS, TEXTS = testing.examples(7), [Example((), text) for text in testing.TEXT]
+
+
+@pytest.mark.parametrize(
+    ("kind", "turns", "max_length", "data"),
+    [("llama", True, 100, CHATS), ("qwen3", False, 100, CHATS), ("llama", False, 30, CHATS), ("llama", True, 20, TEXTS)],
+)
+def test_sft(tmp_path, kind, turns, max_length, data):
+    words, model = tokenizer(tmp_path, turns), testing.model(kind)
     other = copy.deepcopy(model)
-    rows = datasets.Dataset.from_list([{"prompt": messages(item.prompt), "completion": answer(item.text)} for item in data])
+    rows = [{"prompt": messages(one.prompt), "completion": answer(one.text)} if one.prompt else {"text": one.text} for one in data]
     config = trl.SFTConfig(str(tmp_path / "trl"), max_length=max_length, **OPTIONS)
-    trainer = trl.SFTTrainer(other, config, train_dataset=rows, processing_class=words)
-    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    trainer = trl.SFTTrainer(other, config, train_dataset=datasets.Dataset.from_list(rows), processing_class=words)
+    theirs = loss_of(trainer)
 
     records, _ = collation.tokenised(words, data, max_length)
     assert len(records) == len(trainer.train_dataset)
-    assert (len(records) < len(data)) == (max_length < 100)
-    batch = collation.collate([(record, {}) for record in records])
-    losses, _ = sft.Algorithm(sft.Algorithm.Settings()).loss(batch, answer_logps(model, batch))
-    assert_same(losses.mean(), theirs, model, other)
-
-
-def test_running_text(tmp_path):
-    words = tokenizer(tmp_path, True)
-    model = testing.model()
-    other = copy.deepcopy(model)
-    config = trl.SFTConfig(str(tmp_path / "trl"), max_length=20, **OPTIONS)
-    rows = datasets.Dataset.from_list([{"text": text} for text in testing.TEXT])
-    trainer = trl.SFTTrainer(other, config, train_dataset=rows, processing_class=words)
-    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-    records, _ = collation.tokenised(words, [Example((), text) for text in testing.TEXT], 20)
+    assert (len(records) < len(data)) == (max_length == 30)
     batch = collation.collate([(record, {}) for record in records])
     losses, _ = sft.Algorithm(sft.Algorithm.Settings()).loss(batch, answer_logps(model, batch))
     assert_same(losses.mean(), theirs, model, other)
@@ -93,7 +88,7 @@ def test_dpo_and_ipo(tmp_path, kind, turns, max_length, loss_type):
     other = copy.deepcopy(model)
     config = trl.DPOConfig(str(tmp_path / "trl"), beta=0.03, max_length=max_length, loss_type=loss_type, **OPTIONS)
     trainer = trl.DPOTrainer(other, reference, config, train_dataset=pair_rows(data), processing_class=words)
-    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    theirs = loss_of(trainer)
 
     records, _ = collation.tokenised(words, data, max_length)
     assert len(records) == len(trainer.train_dataset)
@@ -120,7 +115,7 @@ def test_kto(tmp_path, kind, turns):
     # one forward pass over all 14 answers, chosen ones first: then TRL's mismatched answers are those of one step of ours
     config = trl.KTOConfig(str(tmp_path / "trl"), max_length=100, per_device_train_batch_size=14, **weights, **OPTIONS)
     trainer = trl.KTOTrainer(other, reference, config, train_dataset=pair_rows(data), processing_class=words)
-    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    theirs = loss_of(trainer)
 
     algorithm = kto.Algorithm(kto.Algorithm.Settings(**weights))
     records, _ = collation.tokenised(words, data, 100)
