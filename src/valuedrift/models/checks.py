@@ -25,7 +25,7 @@ def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], frame:
     for checkpoint in {one.weights: one for one in checkpoints}.values():
         folder = loading.local_folder(checkpoint.path)
         base = loading.base_of(folder) if is_adapter(folder) else folder
-        written_by = digest(loading._tokenizer_parts(folder) or loading._tokenizer_parts(base), checkpoint.frame)
+        written_by = digest(loading.tokenizer_parts(folder) or loading.tokenizer_parts(base), checkpoint.frame)
         if written_by not in seen:
             carries(PromptFormat(loading.load_tokenizer(folder), frame, checkpoint.path), [prompt.text for prompt in prompts])
             seen.add(written_by)

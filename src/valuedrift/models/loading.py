@@ -14,7 +14,19 @@ from safetensors import safe_open
 from .. import progress
 from ..nouns import BadInput, digest
 from .adapters import NO_TEXT, SAVE_ROWS, is_adapter, merged
-from .files import TEMPLATE, TOKENIZER_FILES, adapter_file, bytes_digest, json_of, reason_of, tensors_of, text_of, weight_files, words_lent
+from .files import (
+    TEMPLATE,
+    TOKENIZER_FILES,
+    adapter_file,
+    bytes_digest,
+    checked,
+    json_of,
+    reason_of,
+    tensors_of,
+    text_of,
+    weight_files,
+    words_lent,
+)
 from .local_server import address
 
 API = "openai:"
@@ -37,7 +49,7 @@ def weights_digest(path: Path | str) -> str:
         parts = [weights_digest(base_of(folder)), bytes_digest(adapter_file(folder)), _settings(folder / "adapter_config.json")]
     else:
         parts = [[bytes_digest(file) for file in weight_files(folder)], *_architecture(folder)]
-    return digest("weights", *parts, _tokenizer_parts(folder))
+    return digest("weights", *parts, tokenizer_parts(folder))
 
 
 def likeness(path: Path | str) -> str:
@@ -51,7 +63,7 @@ def likeness(path: Path | str) -> str:
         return ""
     with safe_open(files[0], framework="np") as tensors:
         types = [config.get("dtype") or config.get("torch_dtype"), str(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())]
-    return digest("likeness", types, *_architecture(folder), _tokenizer_parts(folder), chat_template(folder))
+    return digest("likeness", types, *_architecture(folder), tokenizer_parts(folder), chat_template(folder))
 
 
 def _architecture(folder: Path) -> list[Any]:
@@ -72,9 +84,7 @@ def chat_template(path: Path | str) -> str | None:
         raise BadInput(f"{folder / 'tokenizer_config.json'}: its chat_template is no list of names and templates; correct it") from error
     if not isinstance(template, str | None):
         raise BadInput(f"{folder / 'tokenizer_config.json'}: its chat_template is no text; correct it")
-    if template is None and is_adapter(folder):
-        return chat_template(base_of(folder))
-    return template
+    return chat_template(base_of(folder)) if template is None and is_adapter(folder) else template
 
 
 def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
@@ -87,8 +97,7 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
 
     check_causal(path)
     folder = local_folder(path)
-    accelerator = torch.accelerator.current_accelerator()
-    device = str(accelerator or "cpu") if device == "auto" else device
+    device = str(torch.accelerator.current_accelerator() or "cpu") if device == "auto" else device
     dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
     with _loading(path, "a causal language model"):
         tokenizer = load_tokenizer(folder)
@@ -156,15 +165,15 @@ def load_tokenizer(path: Path | str) -> Any:
 
     folder = local_folder(path)
     base = base_of(folder) if is_adapter(folder) else folder
-    lent = words_lent(folder, [base])
+    lent, template = words_lent(folder, [base]), chat_template(folder)
     own = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not own and not lent:
         raise BadInput(f"{base} has no tokenizer; copy the tokenizer files of the model it was trained from into it")
+    for file in own:
+        checked(file)
     try:
-        if not lent:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        elif not own:
-            tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        if not lent or not own:
+            tokenizer = AutoTokenizer.from_pretrained(base if lent else folder, trust_remote_code=False)
         else:
             with tempfile.TemporaryDirectory() as place:
                 for file in [*own, *lent.values()]:
@@ -177,7 +186,7 @@ def load_tokenizer(path: Path | str) -> Any:
             f"the tokenizer of {path} cannot be loaded ({names}): {reason_of(error)}; copy the tokenizer files of the model it was trained "
             "from into it"
         ) from error
-    if (template := chat_template(folder)) is not None:
+    if template is not None:
         tokenizer.chat_template = template
     return tokenizer
 
@@ -300,8 +309,6 @@ def _check_rows(model: Any, tokenizer: Any, folder: Path) -> None:
     """
     n_rows = model.get_input_embeddings().weight.shape[0]
     outside = {token: index for token, index in tokenizer.get_vocab().items() if index >= n_rows}
-    if not outside:
-        return
     added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
     spared = {tokenizer.pad_token} if is_adapter(folder) else added.keys() | {tokenizer.pad_token}
     used = {tokenizer.bos_token, tokenizer.eos_token}
@@ -386,6 +393,7 @@ def _settings(file: Path) -> Any:
     return without_notes(json_of(file))
 
 
-def _tokenizer_parts(folder: Path) -> list[Any]:
+def tokenizer_parts(folder: Path) -> list[Any]:
+    """Return the content of a folder's tokenizer files, for a digest."""
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     return [[file.name, _settings(file) if file.name == "tokenizer_config.json" else bytes_digest(file)] for file in files]
