@@ -31,7 +31,6 @@ MIN_LABELLED = 10
 """Labelled prompts per checkpoint under which numbers stay empty: with 5 labels, a refusal share of .05 was covered in 52 % of trials."""
 SURE = 3.0
 """Standard errors by which the share of stances (the denominator) must exceed 0: a ratio over less is biased (Cochran 1977, ch. 6)."""
-SUMS = ("num_CSPO", "den_CSPO")
 LABELS = [f"label {outcome}" for outcome in OUTCOMES]
 AT = dict.fromkeys(("value", "low", "high"), pl.Float64())
 BESIDE = {"n_labels": pl.Int64(), "uncorrected": pl.Float64(), "judge_weight": pl.Float64()}
@@ -85,7 +84,7 @@ def _drift_rows(stage: str, view: str, found: _Shares, judged: dict[str, Sample]
     (_, first), (_, last) = found.checkpoints
     rows: list[dict[str, Any]] = []
     for topic, sample in found.by_topic.items():
-        result, own = difference(_change(sample)), _change(judged[topic]).value
+        result, own = difference(sample[-1] - sample[0]), (judged[topic][-1] - judged[topic][0]).value
         for o, outcome in enumerate(OUTCOMES):
             row: dict[str, Any] = {"stage": stage, "view": view, "topic": topic, "stance": outcome, "from_step": first, "to_step": last}
             row |= {"value": result.value[o], "low": result.low[o], "high": result.high[o], "n_labels": found.n_labels[topic].sum()}
@@ -138,7 +137,8 @@ def _shares(read: pl.DataFrame) -> _Shares:
     for weight in weight_O:
         verdicts_NO = rectified(judge_NO, label_NO, cell_N, prompt_N, share_N, chance_N, weight)
         tables.append(cells(read.with_columns(pl.DataFrame(verdicts_NO, schema=list(OUTCOMES))), "claim"))
-    num_CSPO, den_CSPO = (np.stack([getattr(table, name)[..., o] for o, table in enumerate(tables)], -1) for name in SUMS)
+    num_CSPO = np.stack([table.num_CSPO[..., o] for o, table in enumerate(tables)], -1)
+    den_CSPO = np.stack([table.den_CSPO[..., o] for o, table in enumerate(tables)], -1)
     n_prompts, n_labels = _counts(read, tables[0])
     samples = _with_mean(_sums(num_CSPO, den_CSPO, tables[0]), n_prompts, cells(read, "claim"))
     return _Shares(tables[0].checkpoints, samples, weight_O, n_labels)
@@ -168,9 +168,8 @@ def _sums(num_CSPO: np.ndarray, den_CSPO: np.ndarray, table: Cells) -> dict[str,
 def _with_mean(sums: dict[str, Sums], n_prompts: dict[str, np.ndarray], judged: Cells) -> dict[str, Sample]:
     """Return the shares of every topic and their mean under "all"; no evidence if there are too few labels.
 
-    Where the ratio of some topic is not known well enough, "all" is the ratio of means over topics, moved by what the judge sees between
-    that and the mean of ratios (it is 0 if topics are alike in what they refuse). A topic with fewer than 2 labelled prompts has nan in
-    its sums, which makes "all" nan too.
+    If some topic has too few labels for a ratio of its own, "all" is the ratio of means over topics plus a correction: the judge's mean of
+    ratios minus its ratio of means, which is 0 if all topics refuse alike. Fewer than 2 labelled prompts on some topic make "all" nan.
     """
     samples = {topic: pooled_ratio([sums[topic]], n_prompts[topic][:, None]) for topic in sums}
     mean, together = mean_over(list(samples.values())), pooled_ratio(list(sums.values()), n_prompts[ALL][:, None])
@@ -180,21 +179,15 @@ def _with_mean(sums: dict[str, Sums], n_prompts: dict[str, np.ndarray], judged: 
     unsure_CO = (np.array([np.isnan(sample.value) for sample in samples.values()]) & there_TC[..., None]).any(0)
     moved = replace(together, value_S=together.value_S + apart_CO[..., None])
     overall = Sample(*(_where(unsure_CO, getattr(moved, field.name), getattr(mean, field.name)) for field in fields(Sample)))
-    return {topic: _blank(sample, sample.n < MIN_LABELLED) for topic, sample in (samples | {ALL: overall}).items()}
+    return {
+        topic: replace(sample, value_S=np.where((sample.n < MIN_LABELLED)[..., None], np.nan, sample.value_S))
+        for topic, sample in (samples | {ALL: overall}).items()
+    }
 
 
 def _where(which_CO: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
     """Return np.where, with the axes that the values have beyond C, O."""
     return np.where(which_CO.reshape(which_CO.shape + (1,) * (yes.ndim - which_CO.ndim)), yes, no)
-
-
-def _blank(sample: Sample, where_CO: np.ndarray) -> Sample:
-    return replace(sample, value_S=_where(where_CO, np.full_like(sample.value_S, np.nan), sample.value_S))
-
-
-def _change(sample: Sample) -> Sample:
-    """Return last - first of the two checkpoints along the first axis."""
-    return sample[-1] - sample[0]
 
 
 def _inside(sample: Sample) -> Sample:
