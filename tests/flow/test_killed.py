@@ -10,6 +10,7 @@ import pytest
 from valuedrift import pipeline, verbs
 from valuedrift.nouns import BadInput
 from valuedrift.plan import EvaluationSettings
+from valuedrift.report import page
 from valuedrift.store import Store
 
 pytestmark = pytest.mark.slow
@@ -17,10 +18,14 @@ LIMIT = ["all.support=0.9", "all.oppose=0.9"]
 
 KILLS = """
 import os, shutil, signal, sys
-from valuedrift import pipeline, verbs
-import valuedrift.judge.cache, valuedrift.judge.cues, valuedrift.report.page, valuedrift.stats.profile
+from valuedrift import pipeline, registry, verbs
+import valuedrift.report.page
 
 verb, run, step, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), 1
+if verb == "judge":
+    import valuedrift.evaluate.transformers, valuedrift.judge.cues, valuedrift.suites.vaes, valuedrift.train.reward_model
+    registry.in_order("analysis")  # all are imported once here, not in every child
+    valuedrift.report.page.page = lambda run: ""  # drawing takes most of the time, and what is drawn is not compared
 while True:
     folder = f"{run}-{verb}-{n}"
     shutil.copytree(run, folder)
@@ -67,8 +72,9 @@ def tables(folder):
     return held | {key: value for key, value in store.provenance().items() if key not in ("timings", "judged", "devices")}
 
 
-def test_a_killed_judge_leaves_one_judges_tables(run):
+def test_a_killed_judge_leaves_one_judges_tables(run, monkeypatch):
     folders, whole = killed("judge", run, 3)
+    monkeypatch.setattr(page, "page", lambda run: "")
     assert len(folders) > 5
     old, new, readings = tables(run), tables(whole), Store(whole).readings().sort("item", "judge")
     assert old["scores"] != new["scores"]

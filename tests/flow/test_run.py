@@ -2,10 +2,9 @@
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -27,11 +26,31 @@ SAME = ("answers", "readings", "profiles.parquet", "drifts.parquet", "scores.par
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model):
-
     folder = tmp_path_factory.mktemp("run")
     path = folder / "plan.toml"
     path.write_text(testing.PLAN.format(model=tiny_model))
     return path, folder / "out", pipeline.run(plan.load(path), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def untouched(finished):
+    """The files of a run that nothing interrupted and that no other test has changed."""
+    path, out, _ = finished
+    pipeline.run(plan.load(path), out)
+    return contents(out)
+
+
+@pytest.fixture
+def plan_file(finished, tmp_path) -> Path:
+    """A plan of half the prompts and answers, beside a run folder that holds its two stages and their answers already."""
+    path, out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "plan.toml").write_text(small(path.read_text()))
+    return tmp_path / "plan.toml"
+
+
+def small(text: str) -> str:
+    return text.replace('["work", "religion"]', '["work"]').replace("draws = 2", "draws = 1\nfloor = false\ncompanions = false")
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -84,6 +103,49 @@ def test_the_same_command_again_does_nothing_twice(finished):
     assert contents(out) == before
 
 
+KILLS = """
+import os, signal, sys, time
+from pathlib import Path
+from valuedrift import registry
+from valuedrift.cli import main
+import valuedrift.evaluate.transformers, valuedrift.pipeline, valuedrift.report.page, valuedrift.train.stage, valuedrift.train.reward_model
+
+registry.in_order("analysis")  # imported once here, not in every child
+
+path, out, *signs = sys.argv[1:]
+kills = 0
+for sign in [*signs, ""]:
+    child = os.fork()
+    if not child:
+        sys.argv = ["valuedrift", "run", path, "--out", out, "--json"]
+        main()
+        sys.stdout.flush()
+        os._exit(0)
+    deadline, ended = time.monotonic() + 120, 0
+    while sign and not ended and not list(Path(out).glob(sign)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        if sign:
+            os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+print(kills, file=sys.stderr)
+"""
+
+
+def test_a_killed_run_is_finished_by_the_same_command(finished, untouched, tmp_path):
+    """kill -9 in the middle of training, of sampling, and of judging or later; then compare every file with an uninterrupted run."""
+    path, _, _ = finished
+    out = tmp_path / "killed"
+    signs = ("stages/sft-*/checkpoint-2/complete.json", "answers/*.parquet", "readings/*.parquet")
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another count of threads adds in another order
+    command = [sys.executable, "-c", KILLS, str(path), str(out), *signs]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert int(done.stderr.splitlines()[-1]) >= 2
+    assert json.loads(done.stdout)["n_answers"] == 100 * 2 * 5
+    assert contents(out) == untouched
+
+
 def test_more_draws_keep_the_old_ones(finished, tmp_path):
     path, out, _ = finished
     more = tmp_path / "more.toml"
@@ -100,35 +162,6 @@ def test_another_judge_reads_the_old_answers(finished, tmp_path):
     assert result["n_generated"] == 0
     assert result["n_judged"] > 0
     assert "The judge &#x27;cues&#x27; is weak" in (out / "report.html").read_text()
-
-
-def test_a_killed_run_is_finished_by_the_same_command(finished, tmp_path):
-    """kill -9 in the middle of training, of sampling, and of judging or later; then compare every file with an uninterrupted run."""
-    path, _, _ = finished
-    whole = tmp_path / "whole"
-    pipeline.run(plan.load(path), whole)
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", "from valuedrift.cli import main; main()", "run", str(path), "--out", str(out), "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another count of threads adds in another order
-    kills = 0
-    signs = (
-        "stages/sft-*/checkpoint-2/complete.json",
-        "stages/dpo-*/checkpoint-3/complete.json",
-        "answers/*.parquet",
-        "readings/*.parquet",
-    )
-    for sign in signs:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and not list(out.glob(sign)) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert kills >= 2
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert json.loads(done.stdout)["n_answers"] == 100 * 2 * 5
-    assert contents(out) == contents(whole)
 
 
 def test_compare_and_gate_read_finished_runs(finished, tmp_path):
@@ -205,10 +238,8 @@ def test_check_says_what_is_done_and_what_it_costs(finished, tmp_path):
 
 
 def test_a_swept_run_trains_the_shared_stage_once(tmp_path, tiny_model):
-
     path = tmp_path / "sweep.toml"
-    text = testing.PLAN.format(model=tiny_model).replace("draws = 2", "draws = 1\nfloor = false")
-    path.write_text(text + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
+    path.write_text(small(testing.PLAN.format(model=tiny_model)) + '\n[sweep]\n"stage.dpo.data.gap" = [0.0, 1.0]\n')
     result = pipeline.run(plan.load(path), tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["sft", "dpo[gap=0.0]", "dpo[gap=1.0]"]
     assert len(list((tmp_path / "out" / "stages").glob("*-seed*"))) == 3
