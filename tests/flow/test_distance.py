@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from valuedrift import testing
-from valuedrift.evaluate import distance
-from valuedrift.evaluate.distance import chosen, divergences, kl_nats
+from valuedrift.evaluate import distance, side_metrics
+from valuedrift.evaluate.distance import divergences, kl_nats
+from valuedrift.evaluate.side_metrics import chosen
 from valuedrift.evaluate.visit import Answered, Evaluation
 from valuedrift.models.chat_format import PLAIN, PromptFormat, question
 from valuedrift.nouns import Checkpoint, Prompt
@@ -73,7 +74,7 @@ def test_an_answer_stands_behind_its_question():
 
 
 def test_the_same_prompts_spread_over_the_topics(monkeypatch):
-    monkeypatch.setattr(distance, "MOST_PROMPTS", 5)
+    monkeypatch.setattr(side_metrics, "MOST_PROMPTS", 5)
     prompts = [Prompt(f"{topic}{k}", topic, f"{topic} {k}?", "It is.") for topic in "abc" for k in range(9)]
     found = chosen(prompts)
     assert sorted(prompt.topic for prompt in found)[::2] == ["a", "b", "c"]

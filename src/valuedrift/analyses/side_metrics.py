@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
+from ..evaluate.side_metrics import side_metric_scores
 from ..evaluate.visit import Visit
 from ..report.chart import PAGE, Drawing, Ink, layer, svg
 from ..report.run import Row, Run, places, stage_steps
@@ -38,8 +39,6 @@ class Analysis(Base):
         """Return every side metric of every prompt, and its mean at every checkpoint."""
         if not tables.evaluation.settings.side_metrics:
             return {"side_metric_scores": None, "side_metrics": None}
-        from ..evaluate.distance import side_metric_scores
-
         scores = side_metric_scores(tables.evaluation, tables["scores"], tables.answers, tables.numbers)
         return {"side_metric_scores": scores, "side_metrics": filled(measured(scores, tables["profiles"].filter(view="claim")))}
 
