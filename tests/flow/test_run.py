@@ -50,7 +50,7 @@ def plan_file(finished, tmp_path) -> Path:
 
 
 def small(text: str) -> str:
-    return text.replace('["work", "religion"]', '["work"]').replace("draws = 2", "draws = 1\nfloor = false\ncompanions = false")
+    return text.replace('["work", "religion"]', '["work"]').replace("draws = 2", "draws = 1\nfloor = false\nside_metrics = false")
 
 
 def contents(out: Path) -> dict[str, bytes]:
