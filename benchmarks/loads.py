@@ -41,7 +41,7 @@ def checkpoints_of(model: str, n: int, folder: Path) -> list[Path]:
 
 def side(paths: list[Path], tasks: list[str], out: Path, once: bool) -> tuple[float, float]:
     """Return loads per checkpoint and the seconds that evaluating took."""
-    settings = {"topics": ["abortion"], "draws": 2, "max_new_tokens": 32, "floor": False, "side_metrics": True}
+    settings = {"topics": ["abortion"], "draws": 1, "max_new_tokens": 24, "floor": False, "side_metrics": True}
     loads, kept, get, load = [], [], Models.get, loading.load_model
 
     def anew(self: Models, checkpoint: Checkpoint, *given: object) -> object:
