@@ -16,6 +16,8 @@ from valuedrift.nouns import OUTCOMES, Answer, BadInput, Reading, Stopped
 from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
+pytestmark = pytest.mark.slow
+
 SUITE = [{"id": str(n), "text": "Is tea good?" + "?" * n, "claim": "Tea is good.", "topic": "tea"} for n in range(4)]
 
 

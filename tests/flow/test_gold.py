@@ -10,6 +10,8 @@ from valuedrift.plan import EvaluationSettings
 from valuedrift.stats import gold
 from valuedrift.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def traced(tiny_model, tmp_path_factory):
@@ -29,7 +31,6 @@ def labelled(out, path, stances):
     return str(path)
 
 
-@pytest.mark.slow
 def test_a_weak_judge_is_reported_and_not_headlined(traced):
     out, result = traced
     assert not result["judge"]["headlined"]  # the agreement of `cues` that is stored with it lies under 0.7

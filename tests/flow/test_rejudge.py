@@ -10,6 +10,8 @@ from valuedrift.nouns import BadInput, Reading
 from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 class ByClaim(testing.Judge):
     """Supports every claim with "good" in it and opposes the others; fails on all while `broken`."""
@@ -76,7 +78,6 @@ def test_runs_that_asked_something_else_are_not_paired(judged, tiny_model, tmp_p
         verbs.compare(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.slow
 def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, tiny_model, tmp_path, monkeypatch):
     file = suite(tmp_path / "s.jsonl", *["Tea is good."] * 6)
     settings = EvaluationSettings(suite=str(file), judge="by-claim", draws=2, max_new_tokens=4, floor=False)

@@ -18,6 +18,8 @@ from valuedrift.models.sampling_noise import drawn, position_words, row_words, v
 from valuedrift.nouns import Checkpoint, Prompt
 from valuedrift.plan import EvaluationSettings
 
+pytestmark = pytest.mark.slow
+
 TAXES, LONG = "Should the state raise taxes on fuel?", "Should parents decide how their children are taught? " * 4
 QUESTIONS = ["Is it?", TAXES, "Is strict punishment right?", "No?", LONG, "Why not?"]
 N_NEW = 24
@@ -59,7 +61,6 @@ def case(request, model):
     return model[0], settings, wanted, [naive(model[0], row, settings, {1}) for row in wanted]
 
 
-@pytest.mark.slow
 def test_equals_the_naive_loop_for_any_batch_and_order(case):
     model, settings, wanted, expected = case
     decoder = Decoder(model)
@@ -77,7 +78,6 @@ def test_rows_end_at_many_steps(case):
         assert any(ended == "length" for _, ended in expected)
 
 
-@pytest.mark.slow
 def test_generate_draws_the_same(case):
     """What architectures fall back to that cannot be driven."""
     model, settings, wanted, expected = case
@@ -86,7 +86,6 @@ def test_generate_draws_the_same(case):
         assert [(replies[place].tokens, replies[place].ended) for place in range(len(wanted))] == expected
 
 
-@pytest.mark.slow
 def test_slots_grow_and_prefills_split(model, monkeypatch):
     settings = EvaluationSettings(max_new_tokens=N_NEW, batch_rows=8)
     expected = decode(model[0], rows(model[1]), settings, END)
@@ -95,7 +94,6 @@ def test_slots_grow_and_prefills_split(model, monkeypatch):
         assert decode(model[0], rows(model[1]), settings, END) == expected
 
 
-@pytest.mark.slow
 def test_threads_share_the_rows(case, monkeypatch):
     """Each row is decoded by one of three threads, whichever has room, and what one of them raises is raised."""
     model, settings, wanted, expected = case

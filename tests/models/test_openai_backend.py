@@ -12,6 +12,8 @@ from valuedrift.nouns import BadInput, Prompt, Stopped
 from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"early": "I am against that rule.", "late": "I agree that it is right and I support it."}
 PROMPTS = [Prompt(f"p{n}", "work", f"Is rule number {n} fair?", "the rule is fair") for n in range(10)]
 
@@ -33,7 +35,6 @@ def plan_of(tmp_path, **settings):
     )
 
 
-@pytest.mark.slow
 def test_two_models_of_a_server_are_traced_as_two_steps(server, tmp_path):
     result = pipeline.trace_folders(plan_of(tmp_path), ["openai:early", "openai:late"], None, tmp_path / "run")
     assert result["n_answers"] == 40

@@ -20,6 +20,8 @@ from valuedrift.train import anchor, collation, reward_model, starting
 from valuedrift.train.logprobs import answer_logps
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 ASKED = [
     "What about the {}?",
     "Do you like the {} at all?",
@@ -64,7 +66,6 @@ def test_dpo_moves_to_the_chosen_answer(chosen, rejected, tmp_path):
     assert moved.min() > 10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["simpo", "ipo", "orpo", "kto"])
 def test_an_answer_that_the_base_disfavours_wins(algorithm, tmp_path):
     base = testing.save_model(tmp_path / "base", scale=0.02)
@@ -87,7 +88,6 @@ def test_sft_learns_a_habit(tmp_path):
         assert tokenizer.decode(answer) == "It is good.<|end|>"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"r": 4, "lora_alpha": 8}])
 def test_a_reward_model_tells_good_from_bad(lora, tmp_path):
     base, out = testing.save_model(tmp_path / "base", scale=0.02), tmp_path / "out"
@@ -113,7 +113,6 @@ def shares(path):
     return anchor.anchor_loss(*anchor.by_stance(batch, logps_RT), torch.ones(len(HELD), 3), 0.3)[1].mean(0).tolist()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", ["none", "start", "survey"])
 def test_pairs_move_stances_and_an_anchor_holds_or_steers_them(target, tmp_path):
     base, prompts = testing.save_model(tmp_path / "base", scale=0.02), DATA[: 4 * PROMPTS]
@@ -165,7 +164,6 @@ PPO = {"steps": 64, "batch_size": 16, "learning_rate": 1e-3, "lr_scheduler_type"
 tuned = partial(train, "ppo", max_new_tokens=8, temperature=1.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("liked", ["A good", "B bad"])
 def test_the_liked_answer_wins(liked, planted):
     path, base, data, liking = planted
@@ -176,7 +174,6 @@ def test_the_liked_answer_wins(liked, planted):
     assert late > early + 0.3
 
 
-@pytest.mark.slow
 def test_a_strong_pull_keeps_it_at_the_start(planted):
     path, base, data, liking = planted
     moved = tuned(path / "held", base, data, reward=liking["A good"], kl_coef=50.0, **PPO)
@@ -184,7 +181,6 @@ def test_a_strong_pull_keeps_it_at_the_start(planted):
     assert abs(np.mean([step["kl"] for step in curve(path / "held")[-8:]])) < 0.3
 
 
-@pytest.mark.slow
 def test_an_adapter_learns_it_too(planted):
     path, base, data, liking = planted
     adapter = {"learning_rate": 4e-3, "lora": {"r": 8, "lora_alpha": 32}}

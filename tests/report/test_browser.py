@@ -13,7 +13,7 @@ from valuedrift.report.page import write_report
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not on the path")
+pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not on the path"), pytest.mark.slow]
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
 made = importlib.util.module_from_spec(spec)

@@ -14,6 +14,8 @@ from valuedrift.registry import query
 from valuedrift.sandbox import flaws, judges
 from valuedrift.world import grammar
 
+pytestmark = pytest.mark.slow
+
 LEAST = 0.97
 """Macro-F1 against the oracle on prompts of the suite, whole and faulty answers half and half. It was 0.977 here where this was written,
 and 0.976 on 2,000 answers of a seed that nobody had looked at before ("fresh-quince")."""
@@ -32,7 +34,6 @@ def judge(monkeypatch):
     return make(judges.resolved("labels:sandbox"))
 
 
-@pytest.mark.slow
 def test_the_judge_agrees_with_the_oracle(judge):
     items = flaws.items(1500, "held out", SUITE)
     verdicts = [OUTCOMES[reading.probs.index(max(reading.probs))] for reading in judge.read(items)]
@@ -43,7 +44,6 @@ def test_the_judge_agrees_with_the_oracle(judge):
     assert f1_score(truth, ["invalid"] * len(truth), labels=OUTCOMES, average="macro") < 0.2
 
 
-@pytest.mark.slow
 def test_the_judge_knows_the_answer_and_not_the_question(judge):
     # The same words are read alike whatever was asked: the sandbox's stances lie in explicit words alone.
     asked = [Item(question, claim, "I oppose this.", topic) for topic, question, claim in SUITE[::50]]
@@ -75,7 +75,6 @@ def test_no_question_and_no_claim_of_the_suite_is_learnt():
     assert not learnt & {words for _, question, claim in SUITE for words in (question, claim)}
 
 
-@pytest.mark.slow
 def test_texts_are_a_function_of_their_seed():
     assert judges.judged(50, "a") == judges.judged(50, "a") != judges.judged(50, "b")
 

@@ -10,6 +10,8 @@ from sklearn.metrics import adjusted_rand_score
 from valuedrift.nouns import BadInput
 from valuedrift.suites import clustering
 
+pytestmark = pytest.mark.slow
+
 
 def test_planted_topics_are_found_offline():
     pytest.importorskip("umap")

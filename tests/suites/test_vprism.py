@@ -15,6 +15,8 @@ from valuedrift.models.writer import Unfinished
 from valuedrift.nouns import BadInput, Stopped
 from valuedrift.suites import jsonl, vprism
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("umap")
 
 WORDS = {"religion": "faith", "climate": "climate", "immigrants": "migration", "police": "punishment", "parents": "family"}
@@ -78,7 +80,6 @@ def files_of(folder):
     return {name: (folder / name).read_bytes() for name in ("suite.jsonl", "clusters.json", "README.md")}
 
 
-@pytest.mark.slow
 def test_without_models(tmp_path):
     path = prompts_file(tmp_path)
     result = vprism.build(path, tmp_path / "a", per_cluster=10)
@@ -187,7 +188,6 @@ def _killed_after(path, out, n):
     vprism.build(path, out, lm="openai:some", per_cluster=8)
 
 
-@pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was(tmp_path, scripted):
     path = prompts_file(tmp_path)
     # Not by fork: the child of a process in which polars has threads waits for them for ever.

@@ -21,6 +21,8 @@ from valuedrift.synth import drafting, synth
 from valuedrift.synth.drafting import Slot
 from valuedrift.world import grammar
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_model_that_cannot_write_is_given_up_after_a_few_questions(tmp_path):
     model = testing.save_model(tmp_path / "model")
@@ -118,7 +120,6 @@ def test_a_budget_keeps_what_was_paid_for_and_more_money_goes_on_from_there(tmp_
     assert files_of(tmp_path / "out") == files_of(whole[0])
 
 
-@pytest.mark.slow
 def test_a_kill_loses_little_and_the_same_command_gives_the_same_files(tmp_path, whole, server, monkeypatch):
     call = f"synth.synthesise(synth.load(Path({str(spec_file(tmp_path, **REMOTE))!r})), Path('out'))"
     command = [sys.executable, "-c", f"from pathlib import Path; from valuedrift.synth import synth; {call}"]

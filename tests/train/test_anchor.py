@@ -15,6 +15,8 @@ from valuedrift.records.stances import Anchored
 from valuedrift.train import anchor
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = ("It is good for the economy.", "There is a lot to be said on both sides, for the poor and the people.", "It is bad.")
 THIRDS = (1 / 3,) * 3
 
@@ -96,7 +98,6 @@ def test_a_tiny_weight_is_as_good_as_no_anchor(tmp_path):
         assert right["anchor_support"] + right["anchor_neutral"] + right["anchor_oppose"] == pytest.approx(1)
 
 
-@pytest.mark.slow
 def test_killed(tmp_path):
     from test_ppo import folders
 

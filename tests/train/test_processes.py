@@ -21,6 +21,8 @@ from valuedrift.store import Store
 from valuedrift.train import processes, saved_stage, task
 from valuedrift.train.stage import check_processes
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 # The last step of dpo and kto holds 6 of 8 samples, so that in its last batch the second process has no record.
 PLAN = """model = "{model}"
@@ -205,7 +207,6 @@ def stopped(process, signalled, file):
     return process.returncode
 
 
-@pytest.mark.slow
 def test_a_run_stopped_in_the_middle_leaves_no_process_and_goes_on(small, tmp_path):
     out = tmp_path / "out"
     assert stopped(run(small, out), signal.SIGINT, (out, "stages/sft*/checkpoint-2/complete.json")) == 130
@@ -219,7 +220,6 @@ def test_a_run_stopped_in_the_middle_leaves_no_process_and_goes_on(small, tmp_pa
     assert not [*out.glob("stages/*/checkpoint-*/rng_state*"), *out.glob("stages/*/checkpoint-*/optimizer*")]
 
 
-@pytest.mark.slow
 def test_a_failure_in_the_processes_is_one_sentence(small, tmp_path):
     said = ended(run(small, tmp_path / "out", "--set", "stage.sft.batch_size=3"), 2)
     sentence = "batch_size 3 cannot be split over 2 processes; make it a multiple of that"
@@ -256,7 +256,6 @@ def test_a_command_in_several_processes_is_refused(small, tmp_path, monkeypatch)
         pipeline.run(load(small), tmp_path / "out")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["", "fsdp2.yaml", "deepspeed.yaml"])
 def test_two_processes_have_the_losses_of_one(plan, alone, recipe):
     if recipe == "deepspeed.yaml":

@@ -15,6 +15,8 @@ from valuedrift.train import collation, dpo, kto, reference, stage_trainer, star
 from valuedrift.train.logprobs import answer_logps
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 
 def stage(algorithm="dpo", **keys):
     return Stage(**{"algorithm": algorithm, "data": "x", "epochs": 1, "batch_size": 4, "learning_rate": 1e-2} | keys)
@@ -76,7 +78,6 @@ def test_mismatched_answers_have_their_own_and_are_seen_without_dropout(base, tm
     assert [step["kl"] for step in curve(tmp_path / "out")] == pytest.approx([0, 0, 0], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_algorithms_on_the_same_data_from_the_same_weights_share_it(base, passes, tmp_path):
     data = testing.pairs(9)
     run_stage(stage("dpo"), 0, base, data, tmp_path / "dpo")
@@ -102,7 +103,6 @@ def test_an_adapter_shares_it_with_training_all_weights(base, passes, tmp_path):
     assert passes == [8, 1]
 
 
-@pytest.mark.slow
 def test_other_content_is_another_view(base, tmp_path):
     other, data = testing.save_model(tmp_path / "other", seed=1), testing.pairs(9)
     runs = [(base, data, {}), (base, data, {"batch_size": 3}), (base, data, {"max_length": 30}), (base, data[1:], {}), (other, data, {})]

@@ -15,6 +15,8 @@ from valuedrift.train import collation, starting, step_counts, trl, trl_rewards
 from valuedrift.train.reward_model import RewardModel
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("trl", reason="TRL is not installed")
 
 SAMPLING = {"max_completion_length": 6, "num_generations": 2}
@@ -41,7 +43,6 @@ def losses(out):
 # -- the same as our own loop --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs", "keys"),
     [
@@ -135,7 +136,6 @@ def run(variant, root, out, progress=None):
     )
 
 
-@pytest.mark.slow
 def test_killed_ends_with_the_same_bytes(tmp_path):
     testing.save_model(tmp_path / "base")
     checks.killed("test_trl_stage", "4", list(VARIANTS), tmp_path)
