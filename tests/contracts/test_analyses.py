@@ -13,6 +13,8 @@ from valuedrift import analyses, registry
 from valuedrift.report.page import page
 from valuedrift.report.run import Run, read
 
+pytestmark = pytest.mark.slow
+
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent.parent / "report" / "made.py")
 made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)

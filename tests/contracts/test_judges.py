@@ -8,6 +8,8 @@ import pytest
 from valuedrift import registry
 from valuedrift.nouns import OUTCOMES, Item
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "judge"))
 
 ARGUMENTS: dict[str, str] = {"panel": "oracle,cues", "openai": "m?mode=logprobs"}

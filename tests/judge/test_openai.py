@@ -21,6 +21,8 @@ from valuedrift.judge.wordings import wordings
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Stopped
 from valuedrift.store import Store
 
+pytestmark = pytest.mark.slow
+
 LABELS = {"support": "support", "neutral": "neutral", "oppose": "oppose", "refusal": "refusal", "unreadable": "invalid"}
 
 
@@ -341,7 +343,6 @@ def test_the_budget_stops_and_the_next_run_pays_only_the_rest(server, tmp_path, 
     assert first.spent + judge.spent == pytest.approx(200 * verdict)
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_the_command_line(server, tmp_path):
     rows = [json.dumps({"claim": "c", "text": f"text {number} #oppose", "stance": "oppose"}) for number in range(200)]
     (tmp_path / "gold.jsonl").write_text("\n".join(rows))

@@ -21,6 +21,8 @@ sys.path.append(str(Path(__file__).parents[1] / "judge"))
 
 import misbehaving
 
+pytestmark = pytest.mark.slow
+
 
 def ask(word, **settings):
     """Return a request whose content has twenty bytes."""

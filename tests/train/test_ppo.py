@@ -16,6 +16,8 @@ from valuedrift.plan import Stage
 from valuedrift.train import collation, logprobs, ppo, reward_model, rollout, starting
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 MASK_RT = torch.tensor([[False, True, True, True], [True, True, False, False]])
 """Two answers, of 3 and 2 tokens, behind prompts of 2 and 1."""
 
@@ -261,7 +263,6 @@ def test_curve(made, tmp_path):
     checks.assert_golden(tmp_path / "out", "ppo")
 
 
-@pytest.mark.slow
 def test_accumulation_changes_nothing(made, tmp_path):
     for batch_size, accumulate in ((6, 1), (2, 3)):
         keys = {"steps": 6, "batch_size": batch_size, "gradient_accumulation_steps": accumulate}
@@ -290,7 +291,6 @@ def test_an_adapter_is_measured_against_its_base(made, tmp_path):
     assert all("lora_" in name for name in load_file(out / "checkpoint-5" / "adapter_model.safetensors"))
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_of_an_iteration(tmp_path):
     folders(tmp_path)
     variants = ["full", "adapter"]

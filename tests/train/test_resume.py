@@ -8,6 +8,8 @@ from valuedrift.nouns import BadInput
 from valuedrift.plan import Stage
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 ADAPTED = ("dpo", "kto")
 
 
@@ -40,7 +42,6 @@ def weights(out):
     return {str(path.relative_to(out.parent)): path.read_bytes() for path in files}
 
 
-@pytest.mark.slow
 def test_killed_twice(tmp_path):
     algorithm = "dpo"
     base, out, whole = testing.save_model(tmp_path / "base"), tmp_path / "killed" / algorithm / "stage", tmp_path / "whole" / "stage"
@@ -60,7 +61,6 @@ def test_killed_twice(tmp_path):
     assert weights(out) == weights(whole)
 
 
-@pytest.mark.slow
 def test_killed_once(tmp_path):
     base, n_references = testing.save_model(tmp_path / "base"), {"sft": 0, "kto": 2}  # of the answers, and of the mismatched ones
     checks.killed("test_resume", "6", list(n_references), tmp_path)

@@ -16,6 +16,8 @@ from valuedrift.plan import Stage
 from valuedrift.train import collation, reward, reward_model, starting
 from valuedrift.train.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 
 def stage(**keys):
     return Stage(**{"algorithm": "reward", "data": "x", "batch_size": 4, "learning_rate": 3e-3, "save_at": "log:1"} | keys)
@@ -152,7 +154,6 @@ def test_what_is_no_reward_model_is_refused(base, tmp_path):
         reward_model.RewardModel(str(tmp_path / "nowhere"), "cpu")
 
 
-@pytest.mark.slow
 def test_killed(base, tmp_path):
     variants = ["full", "adapter"]
     checks.killed("test_reward", "6", variants, tmp_path)

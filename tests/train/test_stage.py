@@ -19,6 +19,8 @@ from valuedrift.train.logprobs import answer_logps
 from valuedrift.train.stage import run_stage
 from valuedrift.train.step_counts import order
 
+pytestmark = pytest.mark.slow
+
 
 def stage(algorithm="sft", **keys):
     return Stage(
@@ -55,7 +57,6 @@ def test_checkpoints_are_ordinary_folders(base, tmp_path):
     assert {"loss", "grad_norm", "learning_rate", "step"} <= losses[0].keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sft", "dpo", "simpo", "ipo", "orpo", "kto", "reward"])
 def test_accumulation_changes_nothing(algorithm, base, tmp_path):
     data = testing.examples() if algorithm == "sft" else testing.pairs()
@@ -86,7 +87,6 @@ def test_the_last_step_of_an_epoch_may_be_short(base, tmp_path):
     assert losses[1]["loss"] == pytest.approx(-logps_RT[batch["answer_mask_RT"]].mean().item(), rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sft", "dpo"])
 def test_an_adapter_is_saved_beside_its_base_and_can_be_trained_on(algorithm, base, tmp_path):
     data = testing.pairs() if algorithm == "dpo" else testing.examples()
@@ -139,7 +139,6 @@ def test_a_model_that_cannot_be_read(base, tmp_path):
         run_stage(stage(), 0, base, testing.examples(), tmp_path / "out")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "fault", "reason"),
     [
