@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from valuedrift import registry
+from valuedrift.records.gold import read_gold
 from valuedrift.stats.agreement import calibrate
-from valuedrift.stats.gold import read_gold
 
 
 def half(group: str) -> str:

@@ -36,7 +36,7 @@ from .store import Store
 from .training import describe, train_all
 
 if TYPE_CHECKING:
-    from .stats.gold import Gold
+    from .records.gold import Gold
 
 
 @dataclass

@@ -13,7 +13,7 @@ from .plan import Node
 from .train.task import anchored_of
 
 if TYPE_CHECKING:
-    from .stats.gold import Gold
+    from .records.gold import Gold
 
 
 def stage_folder(node: Node, parent_weights: str, content: str, root: Path, reward_weights: str = "") -> Path:
@@ -65,6 +65,6 @@ def builds(spec: str) -> bool:
 
 def gold_of(path: str) -> list[Gold]:
     """Return the human labels of a file, or [] if there is no file."""
-    from .stats.gold import read_gold
+    from .records.gold import read_gold
 
     return read_gold(Path(path)) if path else []

@@ -11,11 +11,14 @@ from typing import Any
 import polars as pl
 
 from . import registry, resolve, suites
-from .judge import Judge
+from .judge import Judge, trained
 from .judge.cache import CachedJudge
+from .judge.training_settings import TrainingSettings
 from .nouns import STANCES, BadInput, Item, Prompt
+from .parts import file_digest
 from .plan import BASE, Plan
 from .ready import ready
+from .records.gold import read_gold
 from .stats.cells import in_view, measured_in
 from .store import Store
 
@@ -241,6 +244,33 @@ def calibrate(spec: str, gold: Path, wordings: bool = False, max_cost: float | N
         if wordings:
             return agreement.wordings(reader.reworded, reader.wordings(), gold)
         return agreement.calibrate(reader, gold, position_bias=True) | {"unread": reader.unread()}
+
+
+def train_judge(labels: Sequence[Path], base: str, out: Path, how: TrainingSettings, test: Sequence[Path] = ()) -> dict[str, Any]:
+    """Train a judge from files of labels, measure it on held-out prompts and on the `test` files, and save it in `out`.
+
+    The agreement is that of `calibrate`, over the held-out texts of all files and for each file (`by_file`).
+    """
+    from .judge import training
+    from .stats import agreement
+
+    if (out / trained.CARD).exists():
+        raise BadInput(f"{out} holds a trained judge already; choose another --out")
+    files = {str(path): read_gold(path) for path in labels}
+    others = {str(path): read_gold(path) for path in test}
+    seen = {words for gold in files.values() for row in gold for words in (row.item.prompt, row.item.claim)}
+    for name, gold in others.items():
+        if shared := sum(row.item.prompt in seen or row.item.claim in seen for row in gold):
+            raise BadInput(f"{shared:,} texts of {name} share a prompt or a claim with the labels to train on; remove them")
+    with Store(out).locked():
+        held_out = training.train(files, base, out, how) | others
+        judge = CachedJudge(resolve.judge_of(f"trained:{out}"), None)
+        by_file = {name: agreement.calibrate(judge, gold) for name, gold in held_out.items() if gold}
+        measured = agreement.calibrate(judge, [row for name in files for row in held_out[name]])
+        store = Store(out)
+        card = store.read_json(trained.CARD) | {"agreement": measured, "by_file": by_file}
+        store.write_json(trained.CARD, card | {"files": {name: file_digest(Path(name)) for name in [*files, *others]}})
+    return {"judge": f"trained:{out}", "agreement": measured, "by_file": by_file}
 
 
 def _refuse_to_lose(spec: str, judge: Judge, folder: Path | None, option: str) -> None:

@@ -21,11 +21,13 @@ def parts(tmp_path_factory, tiny_model):
     """Make what judges read with: two random models that know all words, and a real server."""
     import misbehaving
     from test_nli import save
+    from test_trained import save as trained
 
     with misbehaving.Server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_BASE_URL", server.url)
         ARGUMENTS["labels"] = f"{tiny_model}?frame=plain"
         ARGUMENTS["nli"] = str(save(tmp_path_factory.mktemp("nli") / "model"))
+        ARGUMENTS["trained"] = str(trained(tmp_path_factory.mktemp("trained") / "model"))
         yield
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from valuedrift.judge import cues
 from valuedrift.nouns import OUTCOMES, BadInput, Item
+from valuedrift.records.gold import read_gold
 from valuedrift.stats.agreement import calibrate
-from valuedrift.stats.gold import read_gold
 
 REPO = Path(__file__).resolve().parents[2]
 script = importlib.util.spec_from_file_location("measured_agreement", REPO / "benchmarks" / "agreement.py")

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast, pipeline
 
-from valuedrift.judge import make, nli
+from valuedrift.judge import classifier, make, nli
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
 CLAIM = "Trains are worth their price."
@@ -78,7 +78,7 @@ def test_the_verdict_by_hand():
 
 def test_what_the_judge_says_is_what_the_model_says(folder):
     judge = make(f"nli:{folder}?batch=4")
-    model, tokenizer, _ = nli.load_classifier(str(folder))
+    model, tokenizer, _ = classifier.load(str(folder))
     for item, reading in zip(ITEMS, judge.read(ITEMS), strict=True):
         rows = nli.wordings()["answer"].rows(item)
         assert rows[0] == (f"Question: Are they?\nAnswer: {item.text}", f"The answer agrees with this statement: {CLAIM}")
@@ -160,7 +160,7 @@ def test_the_identity_names_weights_and_wording(folder, copy):
 
 def test_the_identity_names_the_dtype(folder, monkeypatch):
     here = make(f"nli:{folder}").identity
-    monkeypatch.setattr(nli, "dtype_here", lambda: "auto")
+    monkeypatch.setattr(classifier, "dtype_here", lambda: "auto")
     assert make(f"nli:{folder}").identity != here
 
 

@@ -11,9 +11,9 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from valuedrift.judge import Judge
 from valuedrift.judge.cues import Judge as Cues
 from valuedrift.nouns import OUTCOMES, BadInput, Item, Reading
+from valuedrift.records.gold import Gold, read_gold
 from valuedrift.stats import agreement
 from valuedrift.stats.agreement import Verdicts
-from valuedrift.stats.gold import Gold, read_gold
 
 GOLD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "issuebench-stance" / "stance.jsonl"
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from valuedrift.nouns import OUTCOMES, Answer, BadInput, Item, Prompt
+from valuedrift.records.gold import Gold, read_gold
 from valuedrift.stats import gold
 from valuedrift.store import Store
 
@@ -169,7 +170,7 @@ def test_labels_come_back(run, tmp_path):
     for number, row in enumerate(rows[:10]):
         row["stance"] = ["pro", "unreadable"][number % 2]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    read = gold.read_gold(path)
+    read = read_gold(path)
     assert [row.outcome for row in read] == ["support", "invalid"] * 5 + [None] * 14
     labels, elsewhere = gold.labels_of(read, store.read_table("scores"))
     assert elsewhere == 0
@@ -184,7 +185,7 @@ def test_answers_need_their_chance(tmp_path, inclusion):
     path = tmp_path / "gold.jsonl"
     path.write_text(json.dumps({"claim": "c", "text": "t", "stance": "pro", "answer": ["k"], "inclusion": inclusion}))
     with pytest.raises(BadInput, match=r"gold\.jsonl:1: 'inclusion' is .*leave both as the sample has them"):
-        gold.read_gold(path)
+        read_gold(path)
 
 
 def test_a_written_sample_is_not_overwritten(tmp_path):
@@ -198,7 +199,7 @@ def test_a_written_sample_is_not_overwritten(tmp_path):
 
 
 def labelled(text, outcome="support", claim="claim 0 of war", answer=("0-war/00-0",), chance=0.1):
-    return gold.Gold(Item("war, question 0?", claim, text, "war"), outcome, claim, "", answer, (chance,) * len(answer))
+    return Gold(Item("war, question 0?", claim, text, "war"), outcome, claim, "", answer, (chance,) * len(answer))
 
 
 def test_labels_of_another_claim_or_run_are_not_taken(run):
@@ -232,7 +233,7 @@ def test_a_text_that_is_labelled_twice_counts_once(tmp_path):
         {"claim": "d", "text": "t", "stance": "con"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    read = gold.read_gold(path)
+    read = read_gold(path)
     assert [(row.item.claim, row.outcome, row.answers, row.inclusion) for row in read] == [
         ("c", "support", ("a", "b"), (0.1, 0.2)),
         ("c", None, (), ()),
@@ -240,11 +241,11 @@ def test_a_text_that_is_labelled_twice_counts_once(tmp_path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"stance": "con"}]))
     with pytest.raises(BadInput, match=r"gold\.jsonl:5: the stance 'oppose' of a text that a row before it calls 'support'; leave one"):
-        gold.read_gold(path)
+        read_gold(path)
 
 
 def test_an_answer_key_must_stay_a_list(tmp_path):
     path = tmp_path / "gold.jsonl"
     path.write_text(json.dumps({"claim": "c", "text": "t", "stance": "pro", "answer": "key"}))
     with pytest.raises(BadInput, match=r"gold\.jsonl:1: 'answer' is 'key', not a list of keys"):
-        gold.read_gold(path)
+        read_gold(path)

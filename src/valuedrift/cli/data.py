@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from ..judge.training_settings import TrainingSettings
 from ..nouns import STANCES, BadInput
 from ..plan import EvaluationSettings
 from ..progress import tell
@@ -75,6 +76,29 @@ def calibrate(
         output({"wordings": result}, as_json, lambda _: _show_wordings(result))
     else:
         output(result, as_json, _show_calibration)
+
+
+@app.command()
+@settings(TrainingSettings)
+def train_judge(
+    labels: Annotated[list[Path], Argument(help="Files of labels, as 'calibrate' reads them: claim (or issue), text, stance.")],
+    how: TrainingSettings,
+    base: Annotated[str, Option(help="The model to start from: a folder or org/name@revision, an encoder or a causal model.")],
+    test: Annotated[list[Path] | None, Option(help="A file of labels to measure the judge on, never trained on. Repeatable.")] = None,
+    out: Annotated[Path, Option(help="Folder for the judge, used as --judge trained:FOLDER.")] = Path("runs/judge"),
+    as_json: Json = False,
+) -> None:
+    """Train a small local judge from labels, and measure it on prompts that it has not seen."""
+    from .. import verbs
+
+    output(verbs.train_judge(labels, base, out, how, test or ()), as_json, _show_trained)
+
+
+def _show_trained(result: dict[str, Any]) -> None:
+    for name, found in result["by_file"].items():
+        tell(f"\n{name}")
+        _show_calibration(found | {"unread": {"n": 0, "of": found["n"], "unassigned": None}})
+    tell(f"Use it with --judge {result['judge']}")
 
 
 def show_gap(result: dict[str, Any]) -> None:

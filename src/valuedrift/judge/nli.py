@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 from .. import judge
 from ..models import loading
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
-from . import DIGITS, INVALID, rounded, settings
+from . import DIGITS, INVALID, classifier, rounded, settings
 
 WORDS = Path(__file__).with_name("nli.toml")
 RULE = 1
 """Part of the identity. Raise it whenever `verdict` or the truncation of premises changes, so that old verdicts are not reused."""
 ENTAILMENT = ("entailment", "entail", "entails")
-LONGEST = 512
-"""Tokens of premise and hypothesis if the model sets no limit. NLI models are trained on no more."""
 
 
 class Wording(NamedTuple):
@@ -45,12 +43,12 @@ class Judge(judge.Judge):
         self.path, self.batch = path, chosen["batch"]
         self.set_wording(chosen["wording"] or self.wordings()[0])
         self.entailment = entailment_label(path)
-        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(load_classifier, path))
+        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(classifier.load, path))
 
     def set_wording(self, name: str) -> None:
         """Ask in another wording. Raises BadInput for an unknown one."""
         super().set_wording(name)
-        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, loading.weights_digest(self.path), dtype_here())}"
+        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, loading.weights_digest(self.path), classifier.dtype_here())}"
         self.note = (
             f"The judge 'nli' reads entailment with {Path(self.path).name} in the wording {name!r}; how far it agrees with people was "
             "not measured here ('valuedrift calibrate' does that)."
@@ -59,7 +57,8 @@ class Judge(judge.Judge):
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. An answer without a letter or digit is invalid, without asking the model."""
         encoded = {item: self._encoded(item) for item in dict.fromkeys(items) if re.search(r"\w", item.text)}
-        logits = iter(self._logits([row for rows in encoded.values() for row in rows]))
+        rows = [row for rows in encoded.values() for row in rows]
+        logits = iter(classifier.logits(*self._model()[:2], rows, self.batch) if rows else ())
         read = {item: self._reading(item, [next(logits) for _ in rows]) for item, rows in encoded.items()}
         return [read.get(item) or Reading(item.key, self.identity, INVALID) for item in items]
 
@@ -81,24 +80,6 @@ class Judge(judge.Judge):
         if max(len(ids) for ids in tokenizer([each for _, each in rows], add_special_tokens=False)["input_ids"]) >= room:
             return []
         return [dict(tokenizer(*row, truncation="only_first", max_length=longest)) for row in rows]
-
-    def _logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Any]:
-        """Return the logits of each row. Rows of similar length share a batch, which saves padding."""
-        import torch
-
-        if not rows:
-            return []
-        model, tokenizer, _ = self._model()
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
-        logits: list[Any] = [None] * len(rows)
-        for start in range(0, len(order), self.batch):
-            part = order[start : start + self.batch]
-            batch = tokenizer.pad([rows[index] for index in part], return_tensors="pt").to(model.device)
-            with torch.inference_mode():
-                logits_BL = model(**batch).logits.float().cpu()
-            for index, logits_L in zip(part, logits_BL, strict=True):
-                logits[index] = logits_L
-        return logits
 
 
 def verdict(entailed: Sequence[float]) -> tuple[tuple[float, float, float, float, float], float]:
@@ -122,26 +103,6 @@ def entailment_label(path: str) -> int:
             "choose another model, or name its labels in label2id of its config.json"
         )
     return found[0]
-
-
-def dtype_here() -> str:
-    """Return the dtype to load a model in: its own if this machine has an accelerator, else float32."""
-    import torch
-
-    return "auto" if torch.accelerator.current_accelerator() else "float32"
-
-
-def load_classifier(path: str) -> tuple[Any, Any, int]:
-    """Return (sequence classifier in eval mode, tokenizer, maximum number of tokens). Raises BadInput if something is missing."""
-    import torch
-
-    device = str(torch.accelerator.current_accelerator() or "cpu")
-    tokenizer, model = loading.load_tokenizer(path), loading.load_classifier(path, dtype_here())
-    if tokenizer.pad_token is None:  # decoder models: padding is masked, so any token will do
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    named = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else LONGEST  # transformers writes 10**30 for "unknown"
-    return model.to(device), tokenizer, min(named, getattr(model.config, "max_position_embeddings", None) or named)
 
 
 @functools.cache

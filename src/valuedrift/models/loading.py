@@ -139,16 +139,16 @@ def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True)
         return merged(model, folder).eval() if weights else model
 
 
-def load_to_train(folder: str, dtype: Any, scorer: bool = False) -> Any:
-    """Return a model to train; a scorer gets a new layer of one output.
+def load_to_train(folder: str, dtype: Any, n_scores: int = 0) -> Any:
+    """Return a model to train: a causal language model, or with `n_scores` a classifier with a new layer of so many outputs.
 
     Its weights are not checked, because a process of FSDP or DeepSpeed may hold only parts of them.
     """
     import transformers
 
-    architecture = transformers.AutoModelForSequenceClassification if scorer else transformers.AutoModelForCausalLM
+    architecture = transformers.AutoModelForSequenceClassification if n_scores else transformers.AutoModelForCausalLM
     with _loading(folder, "a model to train"):
-        return architecture.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **({"num_labels": 1} if scorer else {}))
+        return architecture.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **({"num_labels": n_scores} if n_scores else {}))
 
 
 def load_encoder(path: Path | str) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from scipy.special import ndtr, stdtrit
 
 from ..judge import Judge
 from ..nouns import OUTCOMES, Reading
-from .gold import Gold, outcome_of, read_gold
+from ..records.gold import Gold, outcome_of, read_gold
 from .intervals import REPLICATES, TAIL, rng_for, weights
 
 BINS = 10

@@ -51,7 +51,7 @@ def load_model(model_path: str, stage: Stage, tokenizer: Any) -> Any:
 
 def load_scorer(model_path: str, stage: Stage, pad: int) -> Any:
     """Return the model to train as a scorer: with a new layer of one output, read at the last token that is not `pad`."""
-    model = loading.load_to_train(model_path, DTYPES[stage.dtype], scorer=True)
+    model = loading.load_to_train(model_path, DTYPES[stage.dtype], n_scores=1)
     model.config.get_text_config().pad_token_id = pad
     return model if stage.lora is None else adapted(model, stage.lora, "SEQ_CLS")
 
