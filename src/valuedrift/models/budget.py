@@ -64,7 +64,7 @@ class Budget:
         self.spent = 0.0
         """Dollars, by the server's token counts."""
         self.unclear = 0.0
-        """Worst-case dollars of requests whose reply was lost: they may or may not have been billed."""
+        """Worst-case dollars of requests whose reply was lost, which may or may not have been billed."""
         self._held = 0.0
         self._changed = threading.Condition()
 

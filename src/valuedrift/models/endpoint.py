@@ -266,7 +266,7 @@ class Endpoint:
             self._pause_until = max(self._pause_until, time.monotonic() + pause)
 
     def _wait_for_server(self, batch: _Batch) -> None:
-        """Wait out a pause that the server asked of any thread. Jitter spreads the requests after it."""
+        """Wait until the end of a pause that the server asked of any thread. Jitter spreads the requests after it."""
         if (seconds := self._pause_until - time.monotonic()) > 0:
             batch.stopping.wait(seconds + self.backoff_seconds * random.random())
 

@@ -247,10 +247,10 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
 
 
 def validity(judge: Judge, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what `headlined` says of a judge, and the agreement it was said of.
+    """Return the judge's validity (`headlined`) and the agreement that it rests on.
 
-    A comparison made here and now (`compared`) counts first. Without one, a judge that is exact by construction needs none, and of
-    others the agreement that is stored with them counts.
+    An agreement measured in this run (`compared`) comes first. Otherwise a judge that is exact by construction needs none, and other judges
+    use the agreement stored with them.
     """
     if compared is None and judge.exact:
         return {"agreement": None, "headlined": True, "why": ""}

@@ -12,14 +12,14 @@ import polars as pl
 from ..nouns import OUTCOMES, STANCES, BadInput
 
 ALL = "all"
-"""The topic of the rows that hold the mean over topics, each topic weighing the same."""
+"""The topic of rows that hold the mean over topics, with equal weights."""
 
 VIEWS = {
     "claim": "agreement with what is claimed",
     "axis": "movement towards one side of each topic's axis",
     "paper": "agreement with what is claimed, every answer that takes a stance being one vote",
 }
-"""What a change of support means in each view. All is measured in `claim` and `axis`; in `paper` too if that is asked for."""
+"""The meaning of a change of support in each view. `claim` and `axis` are always measured, `paper` only on request."""
 KEYS = ("stage", "step", "seed", "topic", "prompt")
 N_STANCES = len(STANCES)
 
@@ -39,17 +39,17 @@ class Cells:
     answers_CSPO: np.ndarray
     """Answers that count."""
     failed_CSPO: np.ndarray
-    """Answers left out: the judge failed, or (paper view, stances) the answer takes none of the three stances."""
+    """Left-out answers: the judge failed, or (paper view, stances) the answer takes none of the three stances."""
 
     @property
     def topics(self) -> dict[str, slice]:
-        """Return where each topic's prompts lie along P."""
+        """Return the positions of each topic's prompts along P."""
         names = [topic for topic, _ in self.prompts]
         return {topic: slice(names.index(topic), len(names) - names[::-1].index(topic)) for topic in sorted(set(names))}
 
     @property
     def read_CSP(self) -> np.ndarray:
-        """Return where a prompt has at least one read answer (refusals and invalid answers are read)."""
+        """Return which prompts have at least one answer with a verdict (refusals and invalid answers have one)."""
         return self.answers_CSPO[..., -1] > 0
 
 
@@ -80,7 +80,7 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
 
 
 def measured_in(view: str) -> tuple[str, ...]:
-    """Return the views that a run is measured in if `view` is asked for."""
+    """Return the views to measure if the plan names `view`."""
     return tuple(name for name in VIEWS if name in ("claim", "axis", view))
 
 

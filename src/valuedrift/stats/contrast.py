@@ -22,7 +22,7 @@ SCHEMA = (
 )
 EFFECTS = {"kind": pl.String(), "first": pl.String(), "second": pl.String()} | SCHEMA
 BY_SEEDS = 0.5
-"""Part of the squared standard error from which on an interval rests mostly on seeds."""
+"""An interval rests mostly on seeds if this part of its squared standard error comes from them."""
 LEAST_COVERED = 87
 """The least coverage in % of intervals that rest mostly on seeds, over the cells of benchmarks/coverage.py."""
 

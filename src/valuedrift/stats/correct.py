@@ -191,7 +191,7 @@ def _where(which_CO: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
 
 
 def _inside(sample: Sample) -> Sample:
-    """Return the sample with its shares drawn into (0, 1), where Wilson's interval is defined; a rectified share may leave it."""
+    """Return the sample with its shares moved into (0, 1), where Wilson's interval is defined; a rectified share may lie outside."""
     edge = 1 / (2 * np.maximum(sample.n, 1) + 2)[..., None]
     return replace(sample, value_S=np.clip(sample.value_S, edge, 1 - edge))
 

@@ -42,8 +42,9 @@ class Subject:
     topic: str
     claim: str
     put_by: Literal["data", "suite", "user"]
-    """`data`: the record states it. `suite`: the suite's claim nearest to what is asked. `user`: no claim is near, so that support means
-    agreeing with what the user says."""
+    """`data`: the record names it. `suite`: the suite's claim that is nearest to the question. `user`: no claim is near, so support means
+    agreeing with the user.
+    """
     polarity: int = 0
     """The claim's side on the topic's axis; 0 if it is on neither side, unknown to the suite, or put by the user."""
 
@@ -64,7 +65,7 @@ class Replies:
 
     @cached_property
     def read(self) -> list[int]:
-        """The places of the records whose replies were all read."""
+        """The positions of the records whose replies all have a verdict."""
         return np.flatnonzero(~np.isnan(self.probs_NSO).any((1, 2))).tolist()
 
     @cached_property
@@ -185,7 +186,7 @@ def _subjects(records: Sequence[Record], suite: Sequence[Prompt]) -> list[Subjec
 
 
 def _question(record: Record) -> str:
-    """Return what the user said last."""
+    """Return the user's last message."""
     return next((text for role, text in reversed(record.prompt) if role == "user"), "")
 
 
@@ -202,7 +203,7 @@ def _claims(subjects: Sequence[Subject]) -> dict[str, int]:
 
 
 def _in_view(replies: Replies, view: str) -> dict[str, Measured]:
-    """Return what is measured on each topic that has a reading in a view."""
+    """Return the measurements on each topic that has a verdict in a view."""
     scores = replies.scores()
     table = cells(scores, view, by_answer=True)
     shares = by_topic(table.num_CSPO, table.den_CSPO, table.topics)

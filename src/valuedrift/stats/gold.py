@@ -46,7 +46,7 @@ def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any
 
 
 def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a sample as JSONL. Raises BadInput if the file exists: it may hold labels."""
+    """Write a sample as JSONL. Raises BadInput if the file exists, because it may contain labels."""
     try:
         with open(path, "x", encoding="utf-8") as handle:
             handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
@@ -79,7 +79,7 @@ def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame,
 
 
 def _ends(store: Store) -> pl.DataFrame:
-    """Return the answers with a verdict at the ends of all stages; an end that is the start of other stages stands once."""
+    """Return the answers with a verdict at the ends of all stages. An end that starts other stages counts once."""
     scores = store.read_table("scores").filter(~pl.col("repeat") & pl.col("support").is_not_null())
     at_end = (pl.col("step") == pl.col("step").min().over("stage")) | (pl.col("step") == pl.col("step").max().over("stage"))
     return scores.filter(at_end).unique(["answer", "item"], keep="first", maintain_order=True)

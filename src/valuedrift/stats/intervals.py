@@ -27,7 +27,7 @@ from scipy.special import chdtri, stdtr, stdtrit
 LEVEL = 0.95
 TAIL = 0.5 + LEVEL / 2
 MIN_PROMPTS = 5
-"""Fewer prompts give no interval: nothing can be said about prompts that were not asked."""
+"""Fewer prompts give no interval, because they say too little about other prompts."""
 REPLICATES = 2000
 FLAT = 1e-12
 """A standard error or difference below this is rounding."""
@@ -74,7 +74,7 @@ class Sample:
 
 
 def nanmean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean of what is not nan along `axis`, nan if nothing is left (and no warning)."""
+    """Return the mean along `axis` without nan values; nan if there are no others (and no warning)."""
     there = ~np.isnan(values)
     count = there.sum(axis)
     return np.where(count > 0, np.where(there, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
@@ -119,7 +119,8 @@ class Spread:
     by_prompt: np.ndarray
     by_seed: np.ndarray
     df_prompt: np.ndarray
-    """2n / (kurtosis - 1), at most `df_plain`: a variance that rests on few changed prompts is known badly however many were asked."""
+    """2n / (kurtosis - 1), at most `df_plain`: a variance that rests on few changed prompts is uncertain, however many prompts there are.
+    """
     df_plain: np.ndarray
     """n - 1 (n - number of topics for their mean)."""
     df_seed: np.ndarray
@@ -178,7 +179,7 @@ def spread(sample: Sample) -> Spread:
 
 
 def unseen(n: np.ndarray | int) -> np.ndarray:
-    """Return the largest share of prompts that may behave otherwise though none of n did (Clopper-Pearson, 97.5 %)."""
+    """Return the largest share of prompts that may change although none of n did (Clopper-Pearson, 97.5 %)."""
     return 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum(n, 1))
 
 

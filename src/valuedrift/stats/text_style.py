@@ -24,7 +24,7 @@ def features(texts: Sequence[str]) -> np.ndarray:
 
 
 def length(text: str) -> int:
-    """Return how many words a text holds, as split at white space."""
+    """Return the number of words in a text, split at white space."""
     return len(text.split())
 
 
@@ -48,7 +48,7 @@ def hedging(text: str) -> float:
 
 
 def has_list(text: str) -> bool:
-    """Return whether a text holds a list with bullets or numbers."""
+    """Return whether a text contains a list with bullets or numbers."""
     return len(LIST.findall(text)) >= LEAST
 
 

@@ -144,7 +144,7 @@ def _bound(topic: Row) -> float:
 
 
 def _moving(topic: Row, matters: float) -> dict[str, Row]:
-    """Return the views in which a resolved gap reaches beyond +-matters."""
+    """Return the views in which a resolved gap is larger than `matters`."""
     return {view: row for view, row in _views(topic).items() if any(_reach(row[stance]["gap"]) > matters for stance in row["resolved"])}
 
 

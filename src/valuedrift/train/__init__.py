@@ -60,7 +60,7 @@ Batch = Mapping[str, Any]
 
 
 class BaseAlgorithm:
-    """What the loop asks of an algorithm; see above."""
+    """What the training loop needs from an algorithm; see above."""
 
     data_format: ClassVar[DataFormat]
     needs: ClassVar[frozenset[str]] = frozenset()
