@@ -68,7 +68,7 @@ class Work:
         """Return what the visits to the checkpoints have in common."""
         store = self.store
         rewards = store.read_json("rewards.json", list[Checkpoint], [])
-        return Evaluation(self.settings, store.stages(), store.checkpoints(), rewards, store.prompts(), frozenset(store.numbers()))
+        return Evaluation(self.settings, store.stages(), store.checkpoints(), rewards, store.prompts(), store.numbers())
 
     def jobs(self) -> list[Job]:
         """Return the sampling jobs of all checkpoints."""
@@ -192,11 +192,11 @@ def _prompts(settings: EvaluationSettings) -> list[dict[str, Any]]:
 def evaluate(work: Work) -> None:
     """Sample the answers that are missing. While a checkpoint is loaded, the analyses collect what they need of it."""
     store, settings, evaluator = work.store, work.settings, work.evaluator
-    stages, checkpoints = store.stages(), store.checkpoints()
+    checkpoints = store.checkpoints()
     named = _named_only(settings, checkpoints)
     evaluator.serve(work.backend)
-    evaluator.check(list(jobs_of(settings, stages, checkpoints)))
-    failed = Counter(evaluator.sample(work.jobs(), work.evaluation(), analyses.collect))
+    evaluator.check(jobs := work.jobs())
+    failed = Counter(evaluator.sample(jobs, work.evaluation(), analyses.collect))
     missing = [f"{said[:-1]} ({n} of {len(checkpoints)} checkpoints)." for said, n in failed.items()]
     for sentence in missing:
         progress.say(sentence)
@@ -221,7 +221,7 @@ def analyse(work: Work) -> None:
     store, settings = work.store, work.settings
     stages, checkpoints = store.stages(), store.checkpoints()
     given = ("scores", "scores_by_judge", "labels")
-    tables = Tables(work.evaluation(), store.texts(), store.numbers(), {name: store.find_table(name) for name in given})
+    tables = Tables(work.evaluation(), store.texts(), {name: store.find_table(name) for name in given})
     about, validity = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
     notes = [*about["notes"], *analyses.measure(tables)]
     for name, table in tables.known.items():

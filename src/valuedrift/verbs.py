@@ -254,7 +254,8 @@ def train_judge(labels: Sequence[Path], base: str, out: Path, how: TrainingSetti
     from .judge import training
     from .stats import agreement
 
-    if (out / trained.CARD).exists():
+    card = Store(out).read_json(trained.CARD)
+    if card and card["agreement"]:  # without it, the command was stopped before its end and is done again
         raise BadInput(f"{out} holds a trained judge already; choose another --out")
     files = {str(path): read_gold(path) for path in labels}
     others = {str(path): read_gold(path) for path in test}

@@ -63,7 +63,7 @@ def labels(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_planted_rule_is_learnt_measured_and_kept(labels, tmp_path):
+def test_a_planted_rule_is_learnt_measured_and_kept(labels, tmp_path, monkeypatch):
     base = testing.save_model(tmp_path / "base")
     how = TrainingSettings(num_train_epochs=6, learning_rate=3e-3, batch_size=8, held_out=0.3)
     other = tmp_path / "other.jsonl"
@@ -80,8 +80,12 @@ def test_a_planted_rule_is_learnt_measured_and_kept(labels, tmp_path):
     card = json.loads((tmp_path / "judge" / "judge.json").read_text())
     assert sum(sum(part.values()) for part in card["labels"].values()) == 120
     assert set(card["files"]) == {str(labels), str(other)}
+    assert not (tmp_path / "judge" / "checkpoints").exists()
     with pytest.raises(BadInput, match="holds a trained judge already"):
         verbs.train_judge([labels], base, tmp_path / "judge", how)
+    (tmp_path / "judge" / "judge.json").write_text(json.dumps(card | {"agreement": None}))  # as a kill before the measuring leaves it
+    monkeypatch.setattr("valuedrift.judge.training.train", lambda *_: {str(labels): read_gold(labels)})
+    assert verbs.train_judge([labels], base, tmp_path / "judge", how)["agreement"]["n"] == 120
 
 
 def test_what_cannot_be_trained_on_is_said_before(labels, tmp_path):

@@ -72,12 +72,12 @@ def checkpoint(folder, step=0):
 def collected(settings, checkpoints, known):
     """Return the table of some checkpoints, and all numbers that are then known."""
     stage = {"name": "sft", "seed": 0, "after": "base", "algorithm": "found"}
-    evaluation = Evaluation(settings, [stage], checkpoints, [], [], known.keys())
+    evaluation = Evaluation(settings, [stage], checkpoints, [], [], known)
     for one in checkpoints:
         visit = Visit(evaluation, one, {}, Models())
         panel.Analysis().collect(visit)
         known |= visit.numbers
-    return _capability.capability_scores(evaluation, known), known
+    return _capability.capability_scores(evaluation), known
 
 
 @real

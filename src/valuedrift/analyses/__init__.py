@@ -31,8 +31,6 @@ class Tables:
     evaluation: Evaluation
     answers: pl.DataFrame
     """The text of every answer: columns key (`answer` of the scores) and text."""
-    numbers: Mapping[str, float | None]
-    """What the analyses collected of the checkpoints, by content key."""
     known: dict[str, pl.DataFrame | None] = field(default_factory=dict)
 
     @property

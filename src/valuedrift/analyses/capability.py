@@ -37,7 +37,7 @@ class Analysis(Base):
             return {"capability": None}
         from ..evaluate.capability import capability_scores
 
-        return {"capability": filled(capability_scores(tables.evaluation, tables.numbers))}
+        return {"capability": filled(capability_scores(tables.evaluation))}
 
     def panel(self, run: Run) -> str:
         """Return the charts; "" if the plan names no task."""

@@ -39,7 +39,7 @@ class Analysis(Base):
         """Return every side metric of every prompt, and its mean at every checkpoint."""
         if not tables.evaluation.settings.side_metrics:
             return {"side_metric_scores": None, "side_metrics": None}
-        scores = side_metric_scores(tables.evaluation, tables["scores"], tables.answers, tables.numbers)
+        scores = side_metric_scores(tables.evaluation, tables["scores"], tables.answers)
         return {"side_metric_scores": scores, "side_metrics": filled(measured(scores, tables["profiles"].filter(view="claim")))}
 
     def panel(self, run: Run) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,11 @@ SCHEMA: dict[str, Any] = {
     "n": pl.Int64,
 }
 ABOUT = ("sample_len", "sample_count")
-"""Entries among a task's metrics that are no metrics."""
+"""Entries among a task's metrics that are not metrics."""
 Z = 1.96
 """Standard errors to either side of a value: the normal interval, which is what the harness's standard errors are meant for."""
-
-
 FIELDS = ("value", "stderr", "n")
+"""The stored numbers of each metric."""
 
 
 def collect(visit: Visit) -> None:
@@ -44,7 +43,7 @@ def collect(visit: Visit) -> None:
     settings = visit.evaluation.settings
     release = _release() if settings.capability else ""
     keys = {task: f"{_key(settings, task, visit.checkpoint)} {release}" for task in settings.capability}
-    missing = {task: key for task, key in keys.items() if key not in visit.evaluation.known}
+    missing = {task: key for task, key in keys.items() if key not in visit.evaluation.numbers}
     if not missing:
         return
     found = _evaluated(visit, list(missing))
@@ -54,11 +53,11 @@ def collect(visit: Visit) -> None:
             visit.numbers.update({f"{key} {json.dumps([row['task'], row['metric'], name])}": row[name] for name in FIELDS})
 
 
-def capability_scores(evaluation: Evaluation, numbers: Mapping[str, float | None]) -> pl.DataFrame:
-    """Return one row per checkpoint, task and metric, columns of SCHEMA, from the numbers that were collected."""
+def capability_scores(evaluation: Evaluation) -> pl.DataFrame:
+    """Return one row per checkpoint, task and metric, columns of SCHEMA, from the stored numbers."""
     found: dict[str, dict[str, dict[tuple[str, str], dict[str, Any]]]] = {}
     """Key of a task on a checkpoint -> release of the harness -> (task, metric) -> its numbers."""
-    for key, value in numbers.items():
+    for key, value in evaluation.numbers.items():
         if "[" in key:
             task_key, release, named = key.split(" ", 2)
             task, metric, name = json.loads(named)

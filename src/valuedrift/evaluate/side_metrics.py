@@ -45,10 +45,8 @@ def chosen(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [prompt for *_, prompt in sorted(ranked, key=lambda entry: entry[:2])[:MOST_PROMPTS]]
 
 
-def side_metric_scores(
-    evaluation: Evaluation, scores: pl.DataFrame, texts: pl.DataFrame, numbers: Mapping[str, float | None]
-) -> pl.DataFrame:
-    """Return one row per checkpoint, prompt and side metric (columns of SCHEMA) from the numbers that were collected.
+def side_metric_scores(evaluation: Evaluation, scores: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per checkpoint, prompt and side metric (columns of SCHEMA) from the stored numbers.
 
     kl and reward:NAME are those of the first answer; length is words per answer, the mean over draws, of every prompt.
     """
@@ -61,11 +59,11 @@ def side_metric_scores(
             continue
         (name, reference), rows = evaluation.reference(checkpoint), said.get((checkpoint.stage, checkpoint.step, checkpoint.seed), [])
         same = checkpoint.weights == reference.weights
-        tables.append(_table(rows, "kl", name, [0.0 if same else numbers.get(kl_key(reference, row["answer"])) for row in rows]))
+        tables.append(_table(rows, "kl", name, [0.0 if same else evaluation.numbers.get(kl_key(reference, row["answer"])) for row in rows]))
     for reward in evaluation.rewards:
         for checkpoint in [checkpoint for checkpoint in evaluation.checkpoints if checkpoint.seed == reward.seed]:
             rows = said.get((checkpoint.stage, checkpoint.step, checkpoint.seed), [])
-            values = [numbers.get(reward_key(reward, row["answer"])) for row in rows]
+            values = [evaluation.numbers.get(reward_key(reward, row["answer"])) for row in rows]
             tables.append(_table(rows, f"reward:{reward.stage}", "", values))
     return pl.concat(tables)
 

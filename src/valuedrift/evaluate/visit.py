@@ -39,7 +39,7 @@ class Models:
             model.to("cpu")
 
     def get(self, checkpoint: Checkpoint, load: Callable[[str], tuple[Any, Any]] | None = None) -> tuple[Any, Any]:
-        """Return (model, tokenizer) of a checkpoint, or the model and what else `load` makes of its path."""
+        """Return (model, tokenizer) of a checkpoint, or the pair (model, anything) that `load` returns for its path."""
         import torch
 
         from ..models.loading import load_model
@@ -57,7 +57,7 @@ def _key(checkpoint: Checkpoint) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every visit of a run has in common."""
+    """The part of a run that all its visits share."""
 
     settings: EvaluationSettings
     stages: Sequence[Mapping[str, Any]]
@@ -65,8 +65,8 @@ class Evaluation:
     rewards: Sequence[Checkpoint]
     """The trained reward models."""
     prompts: Sequence[Prompt]
-    known: Collection[str]
-    """The content keys of the numbers that are stored."""
+    numbers: Mapping[str, float | None]
+    """The stored numbers, by content key."""
 
     def needed(self, checkpoint: Checkpoint) -> list[Checkpoint]:
         """Return the checkpoints whose models a visit to this one may load."""
@@ -98,11 +98,11 @@ class Visit:
     """The first answer to each prompt, by the id of the prompt."""
     models: Models
     numbers: dict[str, float | None] = field(default_factory=dict)
-    """What was collected, by content key."""
+    """The collected numbers, by content key."""
 
     def add(self, of: Mapping[str, T], compute: Callable[[list[T]], Sequence[float | None]], what: str) -> None:
-        """Collect one number of each thing in `of`, which are named by content keys; those that are known are not computed again."""
-        missing = {key: one for key, one in of.items() if key not in self.evaluation.known and key not in self.numbers}
+        """Compute and collect one number per entry of `of` (content key -> what it is computed from) that is not stored yet."""
+        missing = {key: one for key, one in of.items() if key not in self.evaluation.numbers and key not in self.numbers}
         if missing:
             with progress.task(f"{what} of {self.checkpoint.stage} step {self.checkpoint.step}", len(missing), "numbers") as advance:
                 self.numbers.update(zip(missing, compute(list(missing.values())), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,10 +89,12 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
 
     length = min(settings.max_length, loading.context_of(model) or settings.max_length)
     data = [[_row(tokenizer, row, length) for row in some] for some in (chosen, validation)]
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
+    work = out / "checkpoints"
+    shutil.rmtree(work, ignore_errors=True)  # of a command that was killed
+    try:
         trainer = Trainer(
             model=model,
-            args=_arguments(settings, work, len(chosen)),
+            args=_arguments(settings, str(work), len(chosen)),
             train_dataset=data[0],
             eval_dataset=data[1],
             data_collator=DataCollatorWithPadding(tokenizer),
@@ -102,6 +104,8 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
         )
         trainer.train()
         logits_NO = np.asarray(trainer.predict(data[1]).predictions, float)  # type: ignore[arg-type]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     temperature = fitted_temperature(logits_NO, np.array([row["labels"] for row in data[1]]))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
