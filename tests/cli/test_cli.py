@@ -62,6 +62,8 @@ def test_importing_the_package_imports_no_torch():
         (["synth", "nowhere.toml"], "there is no specification nowhere.toml"),
         (["calibrate", "--judge", "cues", "--gold", "nowhere.jsonl"], "nowhere.jsonl"),
         (["report", "nowhere"], "nowhere is not a finished run"),
+        (["stage", "nowhere"], "nowhere is not the folder of a stage (it holds no task.json)"),
+        (["trace", ".", "--judge", "cuse:x"], "oracle, panel, trained.\n"),
         (["compare", "nowhere", "nowhere"], "nowhere is not a finished run"),
         (["gate", "nowhere", "--max-drift", "work.support=0.1"], "nowhere is not a finished run"),
         (["suite", "check", "nowhere.jsonl"], "there is no suite file nowhere.jsonl"),
@@ -74,6 +76,7 @@ def test_bad_input_is_one_sentence_and_exit_code_two(arguments, sentence, tmp_pa
     assert done.stderr.startswith("valuedrift: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.slow

@@ -265,7 +265,8 @@ def sentence(fault: ErrorDetails) -> str:
         known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
         return f"unknown value {_shown(value)}{registry.among(str(value), known)}"
     said = re.sub(r"a valid dictionary( or instance of \w+)?$", "a table", fault["msg"].removeprefix("Value error, "))
-    return said if fault["type"] == "value_error" and repr(value) in said else f"{said}, not {_shown(value)}"
+    names_it = fault["type"] == "value_error" and (repr(value) in said or said.endswith("."))  # a whole sentence names the word itself
+    return said if names_it else f"{said}, not {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

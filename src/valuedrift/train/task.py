@@ -143,7 +143,7 @@ def stage_process(folder: Path, attached: bool = False) -> None:
     except (BadInput, Stopped) as error:
         if processes.rank():
             time.sleep(10)  # rank 0 fails for the same reason and reports it; then the launcher ends this process
-        if not (folder / FAILED).exists():
+        if (folder / TASK).exists() and not (folder / FAILED).exists():
             Store(folder).write_json(FAILED, asdict(Failure("BadInput" if isinstance(error, BadInput) else "Stopped", str(error))))
         if processes.rank():
             raise SystemExit(1) from error
