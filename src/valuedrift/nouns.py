@@ -59,14 +59,16 @@ class Prompt:
 class Checkpoint:
     """One set of weights at a training step. `weights` is a digest of the content and the cache key.
 
-    A folder's name never is a key: two checkpoints with equal `weights` and `frame` are the same model.
+    A folder's name never is a key: two checkpoints with equal `weights` and `prompt_format` are the same model.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}  # a record of another version is refused, not read with defaults
 
     stage: str
     step: int
     path: str
     weights: str
-    frame: str = "plain"
+    prompt_format: str = "plain"
     """Digest of the chat template that formats the questions, or "plain" if there is none."""
     seed: int = 0
 

@@ -118,7 +118,7 @@ def trace_folders(
         for found in discover(folders, base, store.root / "made"):
             steps = [step for step, _ in found.steps]
             stages.append(StageRecord.untrained(found.name, before, steps, steps[-1]))
-            checkpoints += [describe(path, found.name, step, 0, settings.frame) for step, path in found.steps]
+            checkpoints += [describe(path, found.name, step, 0, settings.prompt_format) for step, path in found.steps]
             before = found.name
             if found.left_out:
                 notes.append(f"Not traced beside {found.name}: {', '.join(found.left_out)}.")
@@ -228,7 +228,7 @@ def analyse(work: Work) -> None:
         if name not in given:  # the steps before wrote those
             store.draft(f"{name}.parquet", table)
     stances = tables["drifts"].filter(pl.col("stance").is_in(STANCES))
-    notes += [*frame_notes(checkpoints), *_dropped_notes(stages), *unread_notes(validity["unread"], "answers")]
+    notes += [*format_notes(checkpoints), *_dropped_notes(stages), *unread_notes(validity["unread"], "answers")]
     notes += _cut_notes(store, settings, tables["scores"])
     notes += [f"Drifts: {said}"] if (said := seeds_note(stances.to_dicts())) else []
     record = provenance.record(about["plan"], settings.view, validity, stages, {}, notes, work.evaluator.generated, work.judge.n_new)
@@ -297,14 +297,14 @@ def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint])
     return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []
 
 
-def frame_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
+def format_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return a sentence for every change of the chat template between neighbouring checkpoints of a stage."""
     notes = []
     for before, after in itertools.pairwise(checkpoints):
-        if (before.stage, before.seed) == (after.stage, after.seed) and before.frame != after.frame:
+        if (before.stage, before.seed) == (after.stage, after.seed) and before.prompt_format != after.prompt_format:
             notes.append(
-                f"The frame of the questions changes in {after.stage} between step {before.step} ({before.frame}) and step {after.step} "
-                f"({after.frame}): part of that difference may be due to the frame and not to the weights."
+                f"The prompt format changes in {after.stage} between step {before.step} ({before.prompt_format}) and step {after.step} "
+                f"({after.prompt_format}): part of the difference between them may come from the format and not from the weights."
             )
     return list(dict.fromkeys(notes))
 

@@ -35,7 +35,7 @@ def record(
         "devices": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": cuda},
         "plan": plan,
         "seeds": sorted({stage["seed"] for stage in stages}),
-        "noise": plan.get("noise", 0),
+        "sampling_seed": plan.get("sampling_seed", 0),
         "view": view,
         "judge": judge,
         "timings": dict(timings),

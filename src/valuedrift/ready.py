@@ -65,7 +65,7 @@ def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
     if start is not None:
         from .train.readiness import check_questions
 
-        notes += check_questions(start, prompts, plan.frame, plan.max_new_tokens)
+        notes += check_questions(start, prompts, plan.prompt_format, plan.max_new_tokens)
         registry.find("backend", plan.backend)(plan).check([Checkpoint(BASE, 0, start.path, weights or "")], prompts)
         _check_disk(out, start.model.num_parameters(), lines)  # without the model here, the plan is priced for another machine
     else:

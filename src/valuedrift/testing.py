@@ -147,10 +147,10 @@ class Backend(evaluate.Backend):
         """Return the text of one answer."""
         return f"step {checkpoint.step}, {prompt.id}, {draw}"
 
-    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], sampling_seed: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of each prompt, in order."""
         for place, (prompt, draw) in enumerate(pairs):
-            key, text = answer_key(checkpoint, prompt, draw, self.settings, noise), self.says(checkpoint, prompt, draw)
+            key, text = answer_key(checkpoint, prompt, draw, self.settings, sampling_seed), self.says(checkpoint, prompt, draw)
             yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, "stop", len(text.split()))
 
 

@@ -71,7 +71,7 @@ def train_all(plan: Plan, store: Store, engine: Engine, launcher: str = "") -> T
     found = Trained(failed=[{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in graph.failed.items()])
     for key, node in nodes.items():
         if key in graph.done:
-            _record(found, graph, node, plan.frame)
+            _record(found, graph, node, plan.prompt_format)
     if graph.errors and not found.stages:
         raise graph.errors[0]
     return found
@@ -125,7 +125,7 @@ def train_node(node: Node, parent: End, reward: End, root: Path, launcher: str) 
     return folder, train(task, folder, records, launcher) | {"read": [account.as_json() for account in records.accounts]}
 
 
-def _record(found: Trained, graph: _Graph, node: Node, frame: str) -> None:
+def _record(found: Trained, graph: _Graph, node: Node, prompt_format: str) -> None:
     """Add a trained stage and its checkpoints, or a reward model."""
     key = node.name, node.seed
     folder, record = graph.done[key]
@@ -150,15 +150,15 @@ def _record(found: Trained, graph: _Graph, node: Node, frame: str) -> None:
             read=record["read"],
         )
     )
-    found.checkpoints += [describe(path, node.name, step, node.seed, frame) for step, path in paths]
+    found.checkpoints += [describe(path, node.name, step, node.seed, prompt_format) for step, path in paths]
 
 
-def describe(path: str, stage: str, step: int, seed: int = 0, frame: str = "auto") -> Checkpoint:
+def describe(path: str, stage: str, step: int, seed: int = 0, prompt_format: str = "auto") -> Checkpoint:
     """Return the checkpoint in a folder, named by the content of its weights and by its prompt format."""
     from .models import chat_format, loading
 
     if path.startswith(loading.API):
         return Checkpoint(stage, step, path, loading.weights_digest(path), "server", seed)
     loading.check_causal(path)
-    template = None if frame == "plain" else loading.chat_template(path)
-    return Checkpoint(stage, step, path, loading.weights_digest(path), chat_format.frame_digest(template), seed)
+    template = None if prompt_format == "plain" else loading.chat_template(path)
+    return Checkpoint(stage, step, path, loading.weights_digest(path), chat_format.format_digest(template), seed)

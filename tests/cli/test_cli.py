@@ -48,7 +48,7 @@ def test_importing_the_package_imports_no_torch():
         (["check", "nowhere.toml"], "there is no plan nowhere.toml"),
         (["trace", "nowhere"], "there is no folder nowhere"),
         (["trace", ".", "--draws", "0"], "--draws: Input should be greater than 0, not 0"),
-        (["trace", ".", "--frame", "pain"], "--frame: unknown value 'pain'; did you mean 'plain'?"),
+        (["trace", ".", "--prompt-format", "pain"], "--prompt-format: unknown value 'pain'; did you mean 'plain'?"),
         (["trace", ".", "--draws", "1", "--set", "draws=0"], "--set draws=0: Input should be greater than 0, not 0"),
         (["trace", ".", "--set", "drws=3"], "--set drws=3: unknown key 'drws'; did you mean 'draws'?"),
         (["trace", ".", "--set", "resources.gpu=1"], "--set resources.gpu=1: unknown key 'resources.gpu'; did you mean 'gpus'?"),

@@ -37,8 +37,8 @@ def made(request, monkeypatch, tiny_model):
         yield make(settings), lambda: make(settings), checkpoint
 
 
-def answers(backend, checkpoint, asked=ASKED, noise=7):
-    return dict(backend.sample(checkpoint, asked, noise))
+def answers(backend, checkpoint, asked=ASKED, sampling_seed=7):
+    return dict(backend.sample(checkpoint, asked, sampling_seed))
 
 
 @pytest.mark.parametrize("name", registry.names("backend"))

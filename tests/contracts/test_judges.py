@@ -25,7 +25,7 @@ def parts(tmp_path_factory, tiny_model):
 
     with misbehaving.Server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_BASE_URL", server.url)
-        ARGUMENTS["labels"] = f"{tiny_model}?frame=plain"
+        ARGUMENTS["labels"] = f"{tiny_model}?prompt_format=plain"
         ARGUMENTS["nli"] = str(save(tmp_path_factory.mktemp("nli") / "model"))
         ARGUMENTS["trained"] = str(trained(tmp_path_factory.mktemp("trained") / "model"))
         yield

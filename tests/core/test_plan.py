@@ -59,7 +59,11 @@ def test_a_plan_is_read_with_defaults(tmp_path):
             r"plan.toml:12: stage.dpo.lr_scheduler_type: unknown lr_scheduler_type 'cosin'; did you mean 'cosine'\? K",
         ),
         ("beta = 0.2", 'dtype = "fp8"', r"plan.toml:12: stage.dpo.dtype: unknown value 'fp8'. Known: auto, float32, bfloat16"),
-        ("draws = 2", 'frame = "chatt"', r"plan.toml:2: frame: unknown value 'chatt'; did you mean 'chat'\? Known: auto, plain, chat"),
+        (
+            "draws = 2",
+            'prompt_format = "chatt"',
+            r"plan.toml:2: prompt_format: unknown value 'chatt'; did you mean 'chat'\? Known: auto, plain, chat",
+        ),
         ("draws = 2", 'view = "paperr"', r"plan.toml:2: view: unknown value 'paperr'; did you mean 'paper'"),
         ("draws = 2", 'backend = "vlm"', r"plan.toml:2: backend: unknown backend 'vlm'; did you mean 'vllm'"),
         ("draws = 2", 'judge = ["cues", "oracl"]', r"plan.toml:2: judge: unknown judge 'oracl'; did you mean 'oracle'"),
@@ -90,6 +94,8 @@ def test_a_plan_is_read_with_defaults(tmp_path):
         ("draws = 2", f"draws = {'9' * 5000}", r"is not valid TOML: "),
         ("draws = 2", "x = " + "[" * 3000 + "]" * 3000, r"nests its tables, or chains stages that are like each other, too deeply"),
         ("beta = 0.2", "like = ['sft']", r"stage 'dpo' is like \['sft'\], which is no stage"),
+        ("draws = 2", "noise = 1", r"plan.toml:2: unknown key 'noise'; it is called 'sampling_seed' now"),
+        ("draws = 2", 'frame = "chat"', r"plan.toml:2: unknown key 'frame'; it is called 'prompt_format' now"),
         ("beta = 0.2", "clip = 1.0", r"plan.toml:12: unknown key 'clip' in \[stage.dpo\] \(dpo\); it is called 'max_grad_norm' now"),
         ("beta = 0.2", "passes = 4", r"plan.toml:12: unknown key 'passes' in \[stage.dpo\] \(dpo\); it knows "),
         (

@@ -240,6 +240,10 @@ def test_checkpoints_and_tables_go_round(tmp_path):
     checkpoint = Checkpoint("sft", 3, "/m", "w", "plain", 1)
     store.write_json("checkpoints.json", [dataclasses.asdict(checkpoint)])
     assert store.checkpoints() == [checkpoint]
+    old = {("frame" if name == "prompt_format" else name): value for name, value in dataclasses.asdict(checkpoint).items()}
+    store.write_json("checkpoints.json", [old])  # of version 0.1.0: its format must not be taken for the default
+    with pytest.raises(BadInput, match=r"checkpoints.json is not as valuedrift writes it \(0.frame: Unexpected keyword argument\)"):
+        store.checkpoints()
     table = pl.DataFrame({"a": [1, 2]})
     store.publish({"profiles.parquet": table})
     assert store.read_table("profiles").equals(table)

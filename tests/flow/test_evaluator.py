@@ -47,7 +47,7 @@ class Parrot(Backend):
     identity = "parrot/1"
     asked: list = []
 
-    def sample(self, checkpoint, asked, noise):
+    def sample(self, checkpoint, asked, sampling_seed):
         Parrot.asked.append((checkpoint.step, [(prompt.id, draw) for prompt, draw in asked]))
         if checkpoint.step == 1 and Waiting.is_remote:
             Waiting.second_is_asked.set()
@@ -57,7 +57,9 @@ class Parrot(Backend):
             text = f"{'so' * checkpoint.step} {prompt.id} {draw}"
             yield (
                 place,
-                Answer(answer_key(checkpoint, prompt, draw, self.settings, noise), checkpoint.weights, prompt.id, draw, text, "stop", 3),
+                Answer(
+                    answer_key(checkpoint, prompt, draw, self.settings, sampling_seed), checkpoint.weights, prompt.id, draw, text, "stop", 3
+                ),
             )
 
 
@@ -141,11 +143,11 @@ def test_what_the_judge_raises_ends_the_sampling_and_keeps_what_was_sampled(part
 
 @pytest.mark.parametrize("error", [BadInput("the checkpoint is gone"), KeyboardInterrupt("the checkpoint is gone")])
 def test_what_the_sampling_raises_ends_the_judging(parts, folders, tmp_path, monkeypatch, error):
-    def gone(self, checkpoint, asked, noise):
+    def gone(self, checkpoint, asked, sampling_seed):
         if checkpoint.step == 1:
             Waiting.second_is_asked.set()
             raise error
-        yield from whole(self, checkpoint, asked, noise)
+        yield from whole(self, checkpoint, asked, sampling_seed)
 
     whole = Parrot.sample
     monkeypatch.setattr(Parrot, "sample", gone)

@@ -127,7 +127,7 @@ PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
             r"the longest question has \d+ tokens, .*set max_new_tokens to at most \d+",
         ),
         ({"model": "learned"}, {"max_length": 49}, r"stage 'a': max_length is 49, but .*learned has learned positions for 48 tokens"),
-        ({"frame": "chat"}, {}, r"good has no chat template; set frame to 'auto'"),
+        ({"prompt_format": "chat"}, {}, r"good has no chat template; set prompt_format to 'auto'"),
         ({"judge": "oracle"}, {}, r"the oracle judge reads only the sandbox's topics, not 't'"),
         ({"judge": "labels:nowhere"}, {}, r"there is no checkpoint folder nowhere"),
         ({"backend": "openai"}, {}, r"the backend 'openai' asks models behind an API"),

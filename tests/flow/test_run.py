@@ -79,10 +79,10 @@ def test_a_run_holds_every_table_and_a_report(finished):
     assert [sentence.split(" (")[0] for sentence in result["findings"]] == ["sft, claim", "sft, axis", "dpo, claim", "dpo, axis"]
 
 
-def test_the_change_of_frame_is_reported(finished):
+def test_the_change_of_prompt_format_is_reported(finished):
     _, out, result = finished
-    assert any("frame of the questions changes in sft between step 0 (plain)" in note for note in result["notes"])
-    assert "frame of the questions changes" in (out / "report.html").read_text()
+    assert any("prompt format changes in sft between step 0 (plain)" in note for note in result["notes"])
+    assert "prompt format changes" in (out / "report.html").read_text()
 
 
 def test_provenance_says_where_the_figures_came_from(finished):

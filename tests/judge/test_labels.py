@@ -176,9 +176,9 @@ def brute_force(judge, item, order=OUTCOMES):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
-@pytest.mark.parametrize("frame", ["plain", "bos", "chat"])
-def test_verdicts_are_those_of_whole_sequences(tmp_path, kind, frame, any_mass):
-    folder = save(tmp_path / kind, kind, built(frame == "bos", TEMPLATE if frame == "chat" else None))
+@pytest.mark.parametrize("prompt_format", ["plain", "bos", "chat"])
+def test_verdicts_are_those_of_whole_sequences(tmp_path, kind, prompt_format, any_mass):
+    folder = save(tmp_path / kind, kind, built(prompt_format == "bos", TEMPLATE if prompt_format == "chat" else None))
     judge = labels.Judge(f"{folder}?batch=2")
     for name in ("plain", "letters", "examples"):
         worded = judge.reworded(name)
@@ -338,12 +338,12 @@ def test_identity_names_what_decides_a_verdict(folder, tmp_path, monkeypatch):
     before = labels.Judge(str(folder)).identity
     assert before.startswith("labels/")
     copied = shutil.copytree(folder, tmp_path / "elsewhere")
-    assert {labels.Judge(f"{copied}{more}").identity for more in ("", "?batch=3", "?frame=plain", "?wording=plain")} == {before}
+    assert {labels.Judge(f"{copied}{more}").identity for more in ("", "?batch=3", "?prompt_format=plain", "?wording=plain")} == {before}
     others = [f"{folder}?{setting}" for setting in ("rotate=1", "wording=short", "max_tokens=300", "dtype=bfloat16")]
     (copied / "chat_template.jinja").write_text(TEMPLATE)
     others += [str(copied), str(save(tmp_path / "other", "qwen3"))]
     assert len({before, *(labels.Judge(other).identity for other in others)}) == 1 + len(others)
-    assert labels.Judge(f"{copied}?frame=plain").identity == before
+    assert labels.Judge(f"{copied}?prompt_format=plain").identity == before
     words = tmp_path / "labels.toml"
     words.write_text(labels.WORDS.read_text().replace("Answer with one of these words", "Reply with one of these words"))
     monkeypatch.setattr(labels, "WORDS", words)
@@ -371,8 +371,8 @@ def test_wordings_share_a_model(folder):
         ("?wording=plane", "unknown wording 'plane'; did you mean 'plain'"),
         ("?rotate=yes", "unknown rotate 'yes'"),
         ("?dtype=float23", "did you mean 'float32'"),
-        ("?frame=caht", "did you mean 'chat'"),
-        ("?frame=chat", "has no chat template"),
+        ("?prompt_format=caht", "did you mean 'chat'"),
+        ("?prompt_format=chat", "has no chat template"),
         ("?batch=0", "batch='0' is no whole number above 0"),
         ("?max_tokens=many", "max_tokens='many' is no whole number"),
         ("?plain", "is not a list of settings"),

@@ -88,7 +88,7 @@ def test_named_templates_without_a_default_are_refused_and_can_be_left_aside(tmp
         (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
     with pytest.raises(BadInput, match="checkpoint-1 has chat templates named rag, tool_use and none named 'default'"):
         traced(run)
-    assert traced(run, frame="plain")["n_answers"] == 8
+    assert traced(run, prompt_format="plain")["n_answers"] == 8
 
 
 def test_a_token_without_an_embedding_is_named(tmp_path, save_model):

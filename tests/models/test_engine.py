@@ -195,9 +195,9 @@ def prompts(texts=QUESTIONS):
     return [Prompt(f"p{index}", "work", text, "a claim") for index, text in enumerate(texts)]
 
 
-def sampled(backend, at, pairs, noise=0):
+def sampled(backend, at, pairs, sampling_seed=0):
     """Return the answers in the order of the pairs."""
-    found = dict(backend.sample(at, pairs, noise))
+    found = dict(backend.sample(at, pairs, sampling_seed))
     return [found[place] for place in range(len(pairs))]
 
 
@@ -214,8 +214,8 @@ def test_draws_can_be_asked_in_any_subset(folders):
     assert [(answer.prompt, answer.draw) for answer in some] == [("p0", 4), ("p0", 1), ("p2", 0), ("p3", 2), ("p5", 3)]
     assert all(answer == whole[answer.prompt, answer.draw] for answer in some)
     assert sampled(backend, at, []) == []
-    other = sampled(backend, at, pairs, noise=1)
-    assert sum(answer.text == whole[answer.prompt, answer.draw].text for answer in other) < 3, "other noise, other answers"
+    other = sampled(backend, at, pairs, sampling_seed=1)
+    assert sum(answer.text == whole[answer.prompt, answer.draw].text for answer in other) < 3, "other seed, other answers"
 
 
 def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
@@ -245,6 +245,8 @@ def test_plain_answers_end_before_the_next_question(folders, monkeypatch):
 def test_answer_key_names_what_decides_the_words():
     at, prompt, settings = Checkpoint("sft", 3, "a", "w"), prompts()[0], EvaluationSettings()
     key = answer_key(at, prompt, 0, settings, 0)
+    old = answer_key(Checkpoint("sft", 3, "a", "w", "chat-1"), Prompt("i", "t", "q", "c"), 2, EvaluationSettings(temperature=0.5), 7)
+    assert old == "5c9059c125739750130fff23", "answers of version 0.1.0 are sampled again"
     same = [
         (Checkpoint("dpo", 0, "elsewhere", "w"), prompt, 0, settings, 0),
         (at, Prompt("other", "race", prompt.text, "other claim", -1), 0, settings, 0),
@@ -276,7 +278,7 @@ def test_keys_are_made_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_chat_frame_stops_at_the_end_of_turn(tmp_path, save_model, template):
+def test_chat_format_stops_at_the_end_of_turn(tmp_path, save_model, template):
     model, tokenizer = load_model(save_model(tmp_path / "chat", template=template))
     end_of_turn = tokenizer.convert_tokens_to_ids("<|end|>")
     assert PromptFormat(tokenizer).ending(model).tokens == {1, end_of_turn, tokenizer.convert_tokens_to_ids("<|user|>")}

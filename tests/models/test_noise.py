@@ -9,9 +9,9 @@ from valuedrift.models.sampling_noise import drawn, kept, minus_gumbel, position
 VOCABULARY = 500
 
 
-def uniforms(draws=range(8), positions=range(8), noise=0):
+def uniforms(draws=range(8), positions=range(8), sampling_seed=0):
     """Return u of shape (draws, positions, vocabulary)."""
-    words_B2 = torch.tensor([row_words(noise, "Is it right?", draw) for draw in draws], dtype=torch.int32)
+    words_B2 = torch.tensor([row_words(sampling_seed, "Is it right?", draw) for draw in draws], dtype=torch.int32)
     vocabulary_V = vocabulary_words(VOCABULARY)
     return torch.stack([uniform(position_words(words_B2, torch.tensor([position])), vocabulary_V) for position in positions], dim=1)
 

@@ -38,7 +38,7 @@ def plan_of(tmp_path, **settings):
 def test_two_models_of_a_server_are_traced_as_two_steps(server, tmp_path):
     result = pipeline.trace_folders(plan_of(tmp_path), ["openai:early", "openai:late"], None, tmp_path / "run")
     assert result["n_answers"] == 40
-    assert [(one["step"], one["path"], one["frame"]) for one in result["checkpoints"]] == [
+    assert [(one["step"], one["path"], one["prompt_format"]) for one in result["checkpoints"]] == [
         (0, "openai:early", "server"),
         (1, "openai:late", "server"),
     ]
@@ -151,7 +151,7 @@ def test_another_address_is_another_model(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "paths", "sentence"),
     [
-        ({"frame": "plain"}, ["openai:early"], "asked in its server's own template"),
+        ({"prompt_format": "plain"}, ["openai:early"], "gets its prompts in the server's own template"),
         ({"top_k": 5}, ["openai:early"], "know no top_k"),
         ({"backend": "transformers"}, ["openai:early"], "openai:early exists only behind an API; ask it with --backend openai"),
     ],

@@ -35,8 +35,8 @@ def checkpoint(folder, step=0):
     return Checkpoint("s", step, str(folder), loading.weights_digest(folder))
 
 
-def said(backend, folder, pairs=PAIRS, noise=0):
-    answers = dict(backend.sample(checkpoint(folder), pairs, noise))
+def said(backend, folder, pairs=PAIRS, sampling_seed=0):
+    answers = dict(backend.sample(checkpoint(folder), pairs, sampling_seed))
     return [answers[place].text for place in range(len(pairs))]
 
 
@@ -74,7 +74,7 @@ def test_equal_weights_answer_alike_whatever_is_asked_beside_them(backend, model
     assert said(backend, model) == whole
     assert said(backend, model, PAIRS[5:6]) == whole[5:6]
     assert len(set(whole)) > len(PROMPTS), "draws differ"
-    assert said(backend, model, noise=1) != whole
+    assert said(backend, model, sampling_seed=1) != whole
 
 
 @real

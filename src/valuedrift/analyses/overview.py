@@ -50,7 +50,7 @@ def _tiles(run: Run) -> str:
     scores = run.scores.unique("answer")
     failed = scores["support"].null_count()
     tiles = {
-        "checkpoints": len({(checkpoint.weights, checkpoint.frame) for checkpoint in run.checkpoints}),
+        "checkpoints": len({(checkpoint.weights, checkpoint.prompt_format) for checkpoint in run.checkpoints}),
         "prompts": len(run.prompts),
         "answers": scores.height,
         "verdicts": scores.height - failed,

@@ -34,10 +34,10 @@ class Backend:
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if a checkpoint cannot be sampled. Nothing is sampled before."""
 
-    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], sampling_seed: int) -> Iterator[tuple[int, Answer]]:
         """Yield the index in `pairs` and the answer of every (prompt, sample number), in any order, under its `answer_key`.
 
-        If the backend can, equal (noise, prompt text, sample number) give equal random numbers, whatever else is sampled.
+        If the backend can, equal (sampling_seed, prompt text, sample number) give equal random numbers, whatever else is sampled.
         """
         raise NotImplementedError
 
@@ -49,7 +49,7 @@ class Unanswered(Stopped):
     """Some answers of a checkpoint did not come. The other checkpoints can still be sampled."""
 
 
-def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, settings: EvaluationSettings, noise: int) -> str:
+def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, settings: EvaluationSettings, sampling_seed: int) -> str:
     """Return the content key of an answer: everything that decides its text, and nothing else (neither the folder nor the batch size)."""
     identity = registry.find("backend", settings.backend).identity
-    return digest("answer", identity, checkpoint.weights, checkpoint.frame, prompt.text, settings.decoding(), noise, draw)
+    return digest("answer", identity, checkpoint.weights, checkpoint.prompt_format, prompt.text, settings.decoding(), sampling_seed, draw)

@@ -7,13 +7,13 @@ the same command computes nothing twice. A kill loses at most the numbers of one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.chat_format import Frame, PromptFormat, question
+from ..models.chat_format import PromptFormat, question
 from ..models.loading import API
 from ..nouns import Checkpoint, Example
 from ..plan import EvaluationSettings
@@ -46,7 +46,7 @@ def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answe
     The text is tokenised again in its prompt format. An answer that ended by itself has one more position, where the end was predicted.
     top_p and top_k are ignored: the divergence is between the models' own distributions.
     """
-    prompt_format = PromptFormat(tokenizer, cast(Frame, settings.frame))
+    prompt_format = PromptFormat(tokenizer, settings.prompt_format)
     rows = [_row(prompt_format, answer) for answer in said]
     device, width = model.device, min(each.get_output_embeddings().weight.shape[0] for each in (model, reference))  # the rest is padding
     sums = [0.0] * len(rows)

@@ -32,7 +32,7 @@ SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "dra
 
 
 Wanted = tuple[Sequence[tuple[Prompt, int]], int]
-"""Pairs of prompt and sample number, and the seed of the sampling noise."""
+"""Pairs of prompt and sample number, and the sampling seed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Job:
     """One checkpoint to sample with one sampling seed."""
 
     checkpoint: Checkpoint
-    noise: int
+    sampling_seed: int
     repeat: bool = False
 
     @property
@@ -57,8 +57,8 @@ def visited(
     """
     backend, said = _backend(settings), []
     backend.models.keep(visit.evaluation.needed(checkpoint) if visit else [checkpoint])
-    for pairs, noise in wanted:
-        answers = dict(backend.sample(checkpoint, pairs, noise))
+    for pairs, sampling_seed in wanted:
+        answers = dict(backend.sample(checkpoint, pairs, sampling_seed))
         said.append([answers[place] for place in range(len(pairs))])
     if visit is None or collect is None:
         return said, {}, ()
@@ -87,10 +87,10 @@ def jobs_of(settings: EvaluationSettings, stages: Sequence[Mapping[str, Any]], c
     last = {(stage["name"], stage["seed"]): stage["steps"][-1] for stage in stages}
     for checkpoint in checkpoints:
         # Training seeds are replications and get sampling seeds of their own. Stages of one seed share theirs, which pairs their answers.
-        noise = settings.noise + 1000 * checkpoint.seed
-        yield Job(checkpoint, noise)
+        sampling_seed = settings.sampling_seed + 1000 * checkpoint.seed
+        yield Job(checkpoint, sampling_seed)
         if settings.floor and checkpoint.step == last[checkpoint.stage, checkpoint.seed]:
-            yield Job(checkpoint, noise + 1, repeat=True)
+            yield Job(checkpoint, sampling_seed + 1, repeat=True)
 
 
 class Evaluator:
@@ -124,9 +124,9 @@ class Evaluator:
         self._paid = backend is not None and backend.is_remote
 
     def key(self, job: Job, prompt: Prompt, draw: int) -> str:
-        at = (job.checkpoint.weights, job.checkpoint.frame, job.noise, prompt.text, draw)
+        at = (job.checkpoint.weights, job.checkpoint.prompt_format, job.sampling_seed, prompt.text, draw)
         if at not in self._keys:
-            self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.settings, job.noise)
+            self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.settings, job.sampling_seed)
         return self._keys[at]
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -196,7 +196,7 @@ class Evaluator:
             block_of = [number for number, block in enumerate(waiting) for _ in block]
             left, answers = [len(block) for block in waiting], dict[tuple[Prompt, int], Answer]()
             with progress.task(job.name, len(pairs), "answers") as advance:
-                sampling = self._backend.sample(job.checkpoint, pairs, job.noise)
+                sampling = self._backend.sample(job.checkpoint, pairs, job.sampling_seed)
                 try:
                     for place, answer in sampling:
                         answers[pairs[place]] = answer
@@ -246,7 +246,7 @@ class Evaluator:
                     jobs, wanted = by_checkpoint[checkpoint], []
                     for job, some in zip(jobs, blocks, strict=True):
                         pairs = [pair for block in some for pair in block]
-                        wanted.append((pairs, job.noise))
+                        wanted.append((pairs, job.sampling_seed))
                     visit = self._visit(evaluation, checkpoint, jobs) if evaluation and collect else None
                     if visit or any(pairs for pairs, _ in wanted):
                         engine.submit(checkpoint, self.settings.resources, visited, self.settings, checkpoint, wanted, visit, collect)

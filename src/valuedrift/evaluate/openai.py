@@ -19,7 +19,7 @@ BATCH_SIZE = 64
 
 
 class Backend(evaluate.Backend):
-    """Sends one request per question, with a seed from (noise, prompt text, draw) for servers that honour seeds.
+    """Sends one request per question, with a seed from (sampling_seed, prompt text, draw) for servers that honour seeds.
 
     A server's answers can seldom be repeated. If the server withholds one (a content filter, all tokens spent on reasoning), there is no
     answer, which is not a refusal by the model. The work stops after all others are stored. `max_cost` limits sampling plus judging.
@@ -29,8 +29,8 @@ class Backend(evaluate.Backend):
     is_remote = True
 
     def __init__(self, settings: EvaluationSettings):
-        if settings.frame == "plain":
-            raise BadInput("a model behind an API is asked in its server's own template; take frame = 'plain' out")
+        if settings.prompt_format == "plain":
+            raise BadInput("a model behind an API gets its prompts in the server's own chat template; remove prompt_format = 'plain'")
         if settings.top_k:
             raise BadInput("OpenAI-compatible servers know no top_k; set it to 0")
         super().__init__(settings)
@@ -50,7 +50,7 @@ class Backend(evaluate.Backend):
         said = {model: " and ".join(sorted(names)) for model, names in left_out.items() if names}
         return [f"{model} was asked without {names}, which its server refuses." for model, names in said.items()]
 
-    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], sampling_seed: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of every (prompt, draw) pairs, in order. Raises Unanswered if the server leaves some out."""
         endpoint = self._endpoint(checkpoint.path.removeprefix(API))
         failed: list[tuple[str, str]] = []
@@ -60,7 +60,9 @@ class Backend(evaluate.Backend):
             part = pairs[start : start + BATCH_SIZE]
             ended: Ended | None = None
             try:
-                replies: Sequence[Reply | Failed | None] = endpoint.chat([self._request(prompt, draw, noise) for prompt, draw in part])
+                replies: Sequence[Reply | Failed | None] = endpoint.chat(
+                    [self._request(prompt, draw, sampling_seed) for prompt, draw in part]
+                )
             except Ended as error:
                 replies, ended = error.replies, error
             for place, reply in enumerate(replies, start):
@@ -72,7 +74,7 @@ class Backend(evaluate.Backend):
                     if how == "withheld" or how == "thinking":
                         failed.append((prompt.id, NO_TEXT[how]))
                         continue
-                    key = answer_key(checkpoint, prompt, draw, self.settings, noise)
+                    key = answer_key(checkpoint, prompt, draw, self.settings, sampling_seed)
                     said = spoken(reply.texts[0])  # some servers leave the reasoning in the reply
                     ends = how if said is not None else "thinking"
                     yield place, Answer(key, checkpoint.weights, prompt.id, draw, (said or "").strip(), ends, reply.n_output)
@@ -84,8 +86,8 @@ class Backend(evaluate.Backend):
                 f"{checkpoint.path} gave no answer to {prompt_id!r}{more}: {reason}; run the same command again, or leave such prompts out"
             )
 
-    def _request(self, prompt: Prompt, draw: int, noise: int) -> Request:
-        settings, seed = self.settings, int(digest("seed", noise, prompt.text, draw)[:7], 16)
+    def _request(self, prompt: Prompt, draw: int, sampling_seed: int) -> Request:
+        settings, seed = self.settings, int(digest("seed", sampling_seed, prompt.text, draw)[:7], 16)
         return Request((("user", prompt.text),), settings.max_new_tokens, settings.temperature, seed=seed, top_p=settings.top_p)
 
     def _endpoint(self, model: str) -> Endpoint:

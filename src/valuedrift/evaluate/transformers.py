@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from .. import evaluate, progress
 from ..models import checks
-from ..models.chat_format import Frame, PromptFormat, question
+from ..models.chat_format import PromptFormat, question
 from ..nouns import Answer, Checkpoint, Prompt
 from ..plan import EvaluationSettings
 from . import answer_key
 
 
 class Backend(evaluate.Backend):
-    """Samples with noise keyed by (noise seed, prompt text, draw, position)."""
+    """Samples with noise keyed by (sampling seed, prompt text, draw, position)."""
 
     identity = "transformers/2"
 
@@ -27,9 +27,9 @@ class Backend(evaluate.Backend):
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if a checkpoint cannot be sampled."""
-        checks.folders(checkpoints, prompts, cast(Frame, self.settings.frame))
+        checks.folders(checkpoints, prompts, self.settings.prompt_format)
 
-    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], sampling_seed: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of every (prompt, sample number), in the order in which they finish. Loads the model if needed."""
         from ..models.decoder import Wanted
         from ..models.sampling_noise import row_words
@@ -46,16 +46,16 @@ class Backend(evaluate.Backend):
             checks.logits(model, prompt_format)
             self._checked = checkpoint.weights
         checks.fits(model, prompt_format, ids)
-        wanted = [Wanted(ids[prompt.text], row_words(noise, prompt.text, draw)) for prompt, draw in pairs]
+        wanted = [Wanted(ids[prompt.text], row_words(sampling_seed, prompt.text, draw)) for prompt, draw in pairs]
         for place, reply in self._decoder_of(model).decode(wanted, self.settings, prompt_format.ending(model)):
             prompt, draw = pairs[place]
             text, closed = prompt_format.reply(reply.tokens)
-            key = answer_key(checkpoint, prompt, draw, self.settings, noise)
+            key = answer_key(checkpoint, prompt, draw, self.settings, sampling_seed)
             yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, reply.ended if closed else "thinking", len(reply.tokens))
 
     def _format_of(self, tokenizer: Any, checkpoint: Checkpoint) -> PromptFormat:
         if self._format is None or self._format.tokenizer is not tokenizer:
-            self._format = PromptFormat(tokenizer, cast(Frame, self.settings.frame), checkpoint.path)
+            self._format = PromptFormat(tokenizer, self.settings.prompt_format, checkpoint.path)
         return self._format
 
     def _decoder_of(self, model: Any) -> Any:

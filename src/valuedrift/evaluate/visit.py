@@ -52,7 +52,7 @@ class Models:
 
 
 def _key(checkpoint: Checkpoint) -> tuple[str, str]:
-    return checkpoint.weights, checkpoint.frame
+    return checkpoint.weights, checkpoint.prompt_format
 
 
 @dataclass(frozen=True)

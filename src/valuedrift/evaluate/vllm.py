@@ -7,12 +7,12 @@ import json
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from .. import evaluate, progress
 from ..models import checks, loading
 from ..models.adapters import is_adapter
-from ..models.chat_format import Frame, PromptFormat, question
+from ..models.chat_format import PromptFormat, question
 from ..models.vllm_engine import package, started
 from ..nouns import Answer, BadInput, Checkpoint, Prompt, digest
 from ..plan import EvaluationSettings
@@ -25,7 +25,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Backend(evaluate.Backend):
-    """Sends one request per (prompt, draw), with a seed from (noise, prompt text, draw). vLLM's prefix cache shares their beginnings.
+    """Sends one request per (prompt, draw), with a seed from (sampling seed, prompt text, draw). vLLM's prefix cache is used.
 
     Equal weights give equal answers. vLLM's sampler decides how similar the answers of neighbouring checkpoints are (docs/vllm.md).
     """
@@ -40,7 +40,7 @@ class Backend(evaluate.Backend):
         """The digest of the weights in the engine; for an adapter, of its base."""
         self._adapters: dict[str, Any] = {}
 
-    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], noise: int) -> Iterator[tuple[int, Answer]]:
+    def sample(self, checkpoint: Checkpoint, pairs: Sequence[tuple[Prompt, int]], sampling_seed: int) -> Iterator[tuple[int, Answer]]:
         """Yield the place and the answer of every (prompt, draw) pairs, in order, `batch_rows` of them at a time."""
         if not pairs:
             return
@@ -60,7 +60,7 @@ class Backend(evaluate.Backend):
                     top_p=settings.top_p,
                     top_k=settings.top_k,
                     max_tokens=settings.max_new_tokens,
-                    seed=int(digest("seed", noise, prompt.text, draw)[:8], 16),
+                    seed=int(digest("seed", sampling_seed, prompt.text, draw)[:8], 16),
                     stop_token_ids=ends,
                     stop=stops or None,
                 )
@@ -74,13 +74,13 @@ class Backend(evaluate.Backend):
                 text, closed = prompt_format.reply(tokens)
                 ended = "length" if reply.finish_reason == "length" and not prompt_format.complete(tokens) else "stop"
                 ended = ended if closed else "thinking"
-                key = answer_key(checkpoint, prompt, draw, settings, noise)
+                key = answer_key(checkpoint, prompt, draw, settings, sampling_seed)
                 yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
         """Raise BadInput if vLLM is missing or a checkpoint cannot be sampled."""
         package()
-        checks.folders(checkpoints, prompts, cast(Frame, self.settings.frame))
+        checks.folders(checkpoints, prompts, self.settings.prompt_format)
 
     def _words(self, path: str) -> tuple[PromptFormat, list[int]]:
         """Return a checkpoint's prompt format and the tokens that end an answer."""
@@ -88,7 +88,7 @@ class Backend(evaluate.Backend):
 
         folder = loading.local_folder(path)
         whole = loading.base_of(folder) if is_adapter(folder) else folder
-        prompt_format = PromptFormat(loading.load_tokenizer(folder), cast(Frame, self.settings.frame), path)
+        prompt_format = PromptFormat(loading.load_tokenizer(folder), self.settings.prompt_format, path)
         settings = GenerationConfig.from_pretrained(whole) if (whole / "generation_config.json").exists() else None
         return prompt_format, sorted(prompt_format.ending(types.SimpleNamespace(generation_config=settings)).tokens)
 

@@ -26,7 +26,7 @@ from .. import pipeline, progress, resolve, suites
 from ..evaluate.evaluator import Evaluator, Job
 from ..evaluate.transformers import Backend
 from ..judge.cache import CachedJudge
-from ..models.chat_format import frame_digest
+from ..models.chat_format import format_digest
 from ..nouns import OUTCOMES, BadInput, Checkpoint, Prompt, StageRecord
 from ..plan import BASE, EvaluationSettings
 from ..stats.profile import profiles
@@ -58,7 +58,7 @@ class ValueDriftCallback(TrainerCallback):
     the model are restored, so that training goes on as without the callback. If anything fails here, it is reported once, and training goes
     on without it.
 
-    `settings` are further settings of an evaluation: judge, suite, topics, draws, temperature, max_new_tokens, frame, ….
+    `settings` are further settings of an evaluation: judge, suite, topics, draws, temperature, max_new_tokens, prompt_format, ….
     """
 
     def __init__(
@@ -150,10 +150,10 @@ class ValueDriftCallback(TrainerCallback):
     def _look(self, args: Any, state: Any, given: Any) -> None:
         """Evaluate the weights in memory, and log the shares to the tracker."""
         model, tokenizer = self._live
-        template = None if self.settings.frame == "plain" else tokenizer.chat_template
+        template = None if self.settings.prompt_format == "plain" else tokenizer.chat_template
         path = f"{args.output_dir}/checkpoint-{state.global_step}"
-        checkpoint = Checkpoint(self.name, state.global_step, path, fingerprint(model), frame_digest(template))
-        job = Job(checkpoint, self.settings.noise)
+        checkpoint = Checkpoint(self.name, state.global_step, path, fingerprint(model), format_digest(template))
+        job = Job(checkpoint, self.settings.sampling_seed)
         with self._store.locked():
             self._evaluator.sample([job])
             scores = self._evaluator.scores(self._evaluator.answers([job]))

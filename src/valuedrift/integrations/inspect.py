@@ -83,7 +83,7 @@ def export(folder: Path, out: Path) -> list[str]:
             metadata={
                 "path": checkpoint.path,
                 "weights": checkpoint.weights,
-                "frame": checkpoint.frame,
+                "prompt_format": checkpoint.prompt_format,
                 "judge": record["judge"]["identity"],
             },
         )

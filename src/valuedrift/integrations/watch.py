@@ -30,7 +30,7 @@ class Seen:
     step: int
     source: str
     """The trainer's folder. The checkpoint's path may be another one that was completed from it."""
-    checkpoint: dict[str, Any]
+    checkpoint: Checkpoint
     freed: bool = False
 
 
@@ -66,7 +66,7 @@ def watch(settings: EvaluationSettings, how: Watching, out: Path) -> dict[str, A
         seen = store.read_json(WATCHED, list[Seen], [])
         if how.base and not seen:
             path = resolve.resolve_model(how.base)
-            seen = [Seen(0, path, asdict(describe(path, _name(how.folder), 0, frame=settings.frame)))]
+            seen = [Seen(0, path, describe(path, _name(how.folder), 0, prompt_format=settings.prompt_format))]
         said, since = "", time.monotonic()
         while True:
             new, why = _finished(how, settings, seen, store)
@@ -103,7 +103,7 @@ def _finished(how: Watching, settings: EvaluationSettings, seen: list[Seen], sto
             if not _settled(Path(source), how.settled_seconds):
                 raise BadInput("it is being written")
             path = whole(the_model(Path(source)), how.base, store.root / "made")
-            found.append(Seen(step, source, asdict(describe(str(path), _name(how.folder), step, frame=settings.frame))))
+            found.append(Seen(step, source, describe(str(path), _name(how.folder), step, prompt_format=settings.prompt_format)))
         except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
             why = why or f"; {Path(source).name} is not ready: {error}"
     if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):
@@ -126,8 +126,8 @@ def _settled(folder: Path, seconds: float) -> bool:
 
 def _trace(store: Store, settings: EvaluationSettings, how: Watching, seen: list[Seen], floor: bool) -> dict[str, Any]:
     """Trace all checkpoints seen; only new ones are sampled. The noise floor is sampled once, at the end."""
-    floor = floor and Path(seen[-1].checkpoint["path"]).is_dir()
-    checkpoints = [Checkpoint(**each.checkpoint) for each in seen]
+    floor = floor and Path(seen[-1].checkpoint.path).is_dir()
+    checkpoints = [each.checkpoint for each in seen]
     steps = [each.step for each in seen]
     stage = StageRecord.untrained(_name(how.folder), BASE, steps, max(steps[-1], _most(seen)))
     settings = settings.model_copy(update={"floor": floor})
@@ -156,7 +156,7 @@ def _free(how: Watching, seen: list[Seen], store: Store) -> None:
         if each.freed or source.is_symlink() or not source.is_dir():
             continue
         try:
-            same = loading.weights_digest(each.checkpoint["path"]) == each.checkpoint["weights"]
+            same = loading.weights_digest(each.checkpoint.path) == each.checkpoint.weights
         except BadInput:
             same = False
         if not same:

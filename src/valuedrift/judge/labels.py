@@ -4,10 +4,10 @@ A wording of labels.toml asks the model for one label per outcome. The verdict i
 prompt, which takes one forward pass and no sampling. P(label) is the probability that the next tokens are those of the label, as the
 tokenizer writes them in a reply to the prompt. Other spellings ("Support") do not count; they are part of the unassigned mass (`missing`).
 
-frame=plain   The prompt is running text, with the tokenizer's BOS if it has one. A space separates prompt and label.
-frame=chat    The prompt is one user message in the model's chat template. The label is written as the template writes a reply: after a
-              space if the template puts one there, and without a thinking block.
-frame=auto    chat if the model has a template, else plain.
+prompt_format=plain   The prompt is running text, with the tokenizer's BOS if it has one. A space separates prompt and label.
+prompt_format=chat    The prompt is one user message in the model's chat template. The label is written as the template writes a reply:
+                      after a space if the template puts one there, and without a thinking block.
+prompt_format=auto    chat if the model has a template, else plain.
 """
 
 from __future__ import annotations
@@ -21,18 +21,26 @@ from typing import Any
 
 from .. import judge
 from ..models import checks, loading
-from ..models.chat_format import PromptFormat, frame_digest, question
+from ..models.chat_format import PromptFormat, format_digest, question
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
 from . import DIGITS, INVALID, rounded, settings
 from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("labels.toml")
-DEFAULTS = {"wording": "", "rotate": "0", "batch": 64, "dtype": "auto", "frame": "auto", "max_tokens": 2048, "engine": "transformers"}
+DEFAULTS = {
+    "wording": "",
+    "rotate": "0",
+    "batch": 64,
+    "dtype": "auto",
+    "prompt_format": "auto",
+    "max_tokens": 2048,
+    "engine": "transformers",
+}
 CHOICES = {
     "engine": ("transformers", "vllm"),
     "rotate": ("0", "1"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "frame": ("auto", "plain", "chat"),
+    "prompt_format": ("auto", "plain", "chat"),
 }
 ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for first in range(len(OUTCOMES))]
 """The cyclic rotations of the list: each outcome has each position once."""
@@ -139,13 +147,13 @@ class _Model:
         import torch
 
         self.path, self.batch, self.max_tokens = path, settings["batch"], settings["max_tokens"]
-        self.dtype, self.engine, self.frame = settings["dtype"], settings["engine"], settings["frame"]
+        self.dtype, self.engine, self.format = settings["dtype"], settings["engine"], settings["prompt_format"]
         if self.dtype == "auto" and torch.accelerator.current_accelerator() is None:
             self.dtype = "float32"
-        template = None if settings["frame"] == "plain" else loading.chat_template(path)
-        if settings["frame"] == "chat" and template is None:
-            raise BadInput(f"labels:{path} has no chat template; leave out frame=chat, or give the model a template")
-        self.parts = [loading.weights_digest(path), frame_digest(template), self.dtype, self.max_tokens]
+        template = None if settings["prompt_format"] == "plain" else loading.chat_template(path)
+        if settings["prompt_format"] == "chat" and template is None:
+            raise BadInput(f"labels:{path} has no chat template; leave out prompt_format=chat, or give the model a template")
+        self.parts = [loading.weights_digest(path), format_digest(template), self.dtype, self.max_tokens]
         self.parts += ["vllm"] if self.engine == "vllm" else []
         """Everything besides the wording that decides a verdict."""
 
@@ -162,7 +170,7 @@ class _Model:
     def prompt_format(self) -> PromptFormat:
         """Return how prompts are written. Raises BadInput if the model cannot be asked."""
         model, tokenizer = self.loaded
-        prompt_format = PromptFormat(tokenizer, self.frame, f"labels:{self.path}", plain="{question}")
+        prompt_format = PromptFormat(tokenizer, self.format, f"labels:{self.path}", plain="{question}")
         checks.carries(prompt_format, [checks.PROBE])
         if self.engine == "transformers":
             checks.logits(model, prompt_format)

@@ -31,12 +31,12 @@ _SETTINGS = {"enable_thinking": False, "date_string": f"{DATE:%d %b %Y}"}
 _QUESTION, _REPLY, _NEXT = "valuedriftquestion", "valuedriftreply", "valuedriftnext"
 """Marker words that show where a template puts its input."""
 
-Frame = Literal["auto", "plain", "chat"]
+Format = Literal["auto", "plain", "chat"]
 Messages = Sequence[tuple[str, str]]
 """Chat messages as (role, text), oldest first."""
 
 
-def frame_digest(template: str | None) -> str:
+def format_digest(template: str | None) -> str:
     """Return the name of a prompt format by content: "plain", or "chat-" and the digest of the template."""
     return "plain" if template is None else f"chat-{digest(template)}"
 
@@ -48,26 +48,26 @@ def question(text: str) -> Messages:
 
 @dataclass(frozen=True, eq=False)
 class PromptFormat:
-    """Writes conversations with a tokenizer and its chat template, or plainly (`frame`). Error messages call the checkpoint `name`."""
+    """Writes conversations in a tokenizer's chat template or as plain text, as `format` says. Error messages name the checkpoint `name`."""
 
     tokenizer: Any
-    frame: Frame = "auto"
+    format: Format = "auto"
     name: str = ""
     plain: str = PLAIN
 
     @functools.cached_property
     def template(self) -> str | None:
         """Return the chat template, or None in the plain format. Raises BadInput if one is needed and there is none."""
-        given = None if self.frame == "plain" else self.tokenizer.chat_template
+        given = None if self.format == "plain" else self.tokenizer.chat_template
         if isinstance(given, dict):
             if "default" not in given:
                 raise BadInput(
                     f"{self._name} has chat templates named {', '.join(sorted(given))} and none named 'default'; "
-                    "name the one to use 'default' in its tokenizer_config.json, or ask with frame 'plain'"
+                    "name the one to use 'default' in its tokenizer_config.json, or set prompt_format to 'plain'"
                 )
             given = given["default"]
-        if self.frame == "chat" and not given:
-            raise BadInput(f"{self._name} has no chat template; set frame to 'auto' or 'plain', or give the checkpoint a template")
+        if self.format == "chat" and not given:
+            raise BadInput(f"{self._name} has no chat template; set prompt_format to 'auto' or 'plain', or give the checkpoint a template")
         return _at_one_date(given) if given else None
 
     @property
@@ -131,7 +131,7 @@ class PromptFormat:
             roles = " or ".join(dict.fromkeys(", ".join(role for role, _ in messages) for messages in conversations[:4]))
             raise BadInput(
                 f"the chat template of {self._name} fails on the messages {roles}: {reason}{line}; "
-                "correct the template, give it messages that it takes, or use frame 'plain' to ask without it"
+                "correct the template, give it messages that it takes, or set prompt_format to 'plain' to do without it"
             ) from error
 
     @functools.cached_property

@@ -13,25 +13,25 @@ from typing import Any
 from ..nouns import BadInput, Checkpoint, Prompt, digest
 from . import loading
 from .adapters import is_adapter
-from .chat_format import Frame, PromptFormat, question
+from .chat_format import Format, PromptFormat, question
 from .files import adapter_file, weight_files
 
 PROBE = "Is this right?"
 
 
-def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], frame: Frame) -> None:
+def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], format: Format) -> None:
     """Raise BadInput if a checkpoint cannot answer these prompts. Reads tokenizers and weights; loads a model only on suspicion."""
     seen: set[str] = set()
     for checkpoint in {one.weights: one for one in checkpoints}.values():
         folder = loading.local_folder(checkpoint.path)
         base = loading.base_of(folder) if is_adapter(folder) else folder
-        written_by = digest(loading.tokenizer_parts(folder) or loading.tokenizer_parts(base), checkpoint.frame)
+        written_by = digest(loading.tokenizer_parts(folder) or loading.tokenizer_parts(base), checkpoint.prompt_format)
         if written_by not in seen:
-            carries(PromptFormat(loading.load_tokenizer(folder), frame, checkpoint.path), [prompt.text for prompt in prompts])
+            carries(PromptFormat(loading.load_tokenizer(folder), format, checkpoint.path), [prompt.text for prompt in prompts])
             seen.add(written_by)
         if name := _not_finite({folder, base}):
             model, tokenizer = loading.load_model(checkpoint.path)
-            logits(model, PromptFormat(tokenizer, frame, checkpoint.path), name)
+            logits(model, PromptFormat(tokenizer, format, checkpoint.path), name)
 
 
 def carries(prompt_format: PromptFormat, texts: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ def carries(prompt_format: PromptFormat, texts: Sequence[str]) -> None:
         if "".join(text.split()) not in "".join(prompt.split()):
             raise BadInput(
                 f"the chat template of {name} leaves out words of the question {text!r} and writes {prompt!r}; "
-                "correct the template, or use frame 'plain' to ask without it"
+                "correct the template, or set prompt_format to 'plain' to do without it"
             )
 
 

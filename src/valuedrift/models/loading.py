@@ -34,7 +34,7 @@ API = "openai:"
 _NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype", "torch_dtype"} | {
     "chat_template"
 }
-"""Settings that the digest of the weights leaves out. They do not affect the output; a checkpoint's `frame` covers the template."""
+"""Settings that the digest of the weights leaves out. They do not affect the output; a checkpoint's `prompt_format` covers the template."""
 
 
 def weights_digest(path: Path | str) -> str:

@@ -1,4 +1,4 @@
-"""Sampling noise: a stateless function of (noise seed, prompt text, draw), position and vocabulary index.
+"""Sampling noise: a stateless function of (sampling seed, prompt text, draw), position and vocabulary index.
 
 A token is `argmax(logits / T + g)` with Gumbel noise g, which is a sample of `softmax(logits / T)`. g comes from a hash and not from a
 stream. So g does not depend on the rest of the batch, and two checkpoints get the same g for the same question: their answers differ only
@@ -18,9 +18,9 @@ MOST = 16.7
 """More than the greatest noise, log(2^24) = 16.636, by more than scores are rounded."""
 
 
-def row_words(noise: int, text: str, draw: int) -> tuple[int, int]:
+def row_words(sampling_seed: int, text: str, draw: int) -> tuple[int, int]:
     """Return the two signed 32-bit words that name one answer's noise."""
-    content = hashlib.sha256(f"{noise}\0{draw}\0{text}".encode(errors="surrogatepass")).digest()
+    content = hashlib.sha256(f"{sampling_seed}\0{draw}\0{text}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(content[:4], "little", signed=True), int.from_bytes(content[4:8], "little", signed=True)
 
 

@@ -16,7 +16,7 @@ from ..plan import EvaluationSettings
 from ..registry import split
 from ..store import Store
 from .chat_api import NO_TEXT, Failed, Reply, Request
-from .chat_format import PromptFormat, frame_digest
+from .chat_format import PromptFormat, format_digest
 from .endpoint import Ended, Endpoint
 from .loading import chat_template, context_of, load_model, weights_digest
 from .turns import spoken
@@ -105,7 +105,7 @@ class Local:
     def __init__(self, path: str, temperature: float, max_new_tokens: int):
         self.path, self.failures = path, Counter[str]()
         self.settings = EvaluationSettings(temperature=temperature, max_new_tokens=max_new_tokens)
-        weights = (weights_digest(path), frame_digest(chat_template(path)))
+        weights = (weights_digest(path), format_digest(chat_template(path)))
         self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
         self._loaded = functools.cache(lambda: load_model(path))
 

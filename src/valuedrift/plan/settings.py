@@ -69,6 +69,8 @@ class Settings(BaseModel):
 
 
 RENAMED = {
+    "frame": "prompt_format",
+    "noise": "sampling_seed",
     "companions": "side_metrics",
     "accumulate": "gradient_accumulation_steps",
     "clip": "max_grad_norm",
@@ -290,9 +292,9 @@ class EvaluationSettings(Settings):
     """Sample from this many of the most likely tokens; 0 keeps the whole vocabulary."""
     max_new_tokens: Tokens = 256
     """Longest answer, in tokens."""
-    frame: Literal["auto", "plain", "chat"] = "auto"
+    prompt_format: Literal["auto", "plain", "chat"] = "auto"
     """Prompt format: plain, chat (the checkpoint's chat template), or auto: chat if there is a template, else plain (docs/trace.md)."""
-    noise: int = 0
+    sampling_seed: int = 0
     """Sampling seed: the same seed gives the same answers."""
     batch_rows: Count = 512
     """Answers decoded in one batch; changes speed and memory, and never results in float32 (docs/trace.md)."""

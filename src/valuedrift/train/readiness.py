@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, get_scheduler
 from .. import registry
 from ..models import checks, loading
 from ..models.adapters import is_adapter
-from ..models.chat_format import Frame, PromptFormat, question
+from ..models.chat_format import Format, PromptFormat, question
 from ..nouns import BadInput, Prompt
 from ..plan import Stage
 from ..records.records import Records
@@ -120,11 +120,11 @@ def check_stage(start: Start, stage: Stage, records: Records, anchored: Sequence
     return notes
 
 
-def check_questions(start: Start, prompts: Sequence[Prompt], frame: Frame, max_new_tokens: int) -> list[str]:
+def check_questions(start: Start, prompts: Sequence[Prompt], format: Format, max_new_tokens: int) -> list[str]:
     """Return notes about the questions' lengths. Raises BadInput if a checkpoint could not read or answer them."""
     texts, longest, context = [prompt.text for prompt in prompts], 0, loading.context_of(start.model)
     for tokenizer in start.tokenizers.values():
-        prompt_format = PromptFormat(tokenizer, frame, start.path)
+        prompt_format = PromptFormat(tokenizer, format, start.path)
         ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
         checks.fits(start.model, prompt_format, ids)
         longest = max(longest, *map(len, ids.values()))

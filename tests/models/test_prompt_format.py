@@ -1,11 +1,11 @@
 import pytest
 
-from valuedrift.models.chat_format import PromptFormat, frame_digest, question
+from valuedrift.models.chat_format import PromptFormat, format_digest, question
 from valuedrift.nouns import BadInput
 
 
-def ids(tokenizer, text, frame="auto"):
-    return PromptFormat(tokenizer, frame).prompts([question(text)])[0]
+def ids(tokenizer, text, choice="auto"):
+    return PromptFormat(tokenizer, choice).prompts([question(text)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,12 @@ def chat(make_tokenizer, template):
     return make_tokenizer(template)
 
 
-def test_plain_frame(plain):
+def test_plain_format(plain):
     assert plain.decode(ids(plain, "Is it right?")) == "Question: Is it right?\nAnswer:"
     assert ids(plain, "Is it right?", "plain") == ids(plain, "Is it right?")
 
 
-def test_chat_frame(chat):
+def test_chat_format(chat):
     asked = ids(chat, "Is it right?")
     assert chat.decode(asked) == "<|user|>Is it right?<|end|>\n<|assistant|>"
     assert asked[-1] == chat.convert_tokens_to_ids("<|assistant|>")
@@ -51,10 +51,10 @@ def test_an_end_token_the_tokenizer_adds_is_taken_off(make_tokenizer):
     assert 1 not in asked
 
 
-def test_frame_digest():
-    assert frame_digest(None) == "plain"
-    assert frame_digest("a").startswith("chat-")
-    assert len({frame_digest("a"), frame_digest("b"), frame_digest(None)}) == 3
+def test_format_digest():
+    assert format_digest(None) == "plain"
+    assert format_digest("a").startswith("chat-")
+    assert len({format_digest("a"), format_digest("b"), format_digest(None)}) == 3
 
 
 def test_reply(plain, chat):
