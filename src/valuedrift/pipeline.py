@@ -121,7 +121,7 @@ def trace_folders(
             checkpoints += [describe(path, found.name, step, 0, settings.prompt_format) for step, path in found.steps]
             before = found.name
             if found.left_out:
-                notes.append(f"Not traced beside {found.name}: {', '.join(found.left_out)}.")
+                notes.append(f"Left out of {found.name}: {', '.join(found.left_out)}.")
                 progress.say(notes[-1])
         given = settings.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
         work = Work(store, settings, registry.find("engine", engine)())
@@ -288,13 +288,17 @@ def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint])
     behind = [checkpoint.path for checkpoint in checkpoints if checkpoint.path.startswith(API)]
     if (settings.backend == "openai") != bool(behind) or len(behind) not in (0, len(checkpoints)):
         other = next((one.path for one in checkpoints if one.path not in behind), "") if settings.backend == "openai" else behind[0]
-        advice = f"the backend 'openai' asks models behind an API only (openai:MODEL), and not {other}"
-        raise BadInput(advice if settings.backend == "openai" else f"{other} exists only behind an API; ask it with --backend openai")
+        advice = f"the backend 'openai' evaluates only models behind an API (openai:MODEL), and {other} is not one"
+        raise BadInput(advice if settings.backend == "openai" else f"{other} exists only behind an API; add --backend openai")
     names = ", ".join(dict.fromkeys(path.removeprefix(API) for path in behind))
     wanted = (("distances", settings.side_metrics), ("capability", settings.capability))
     unmeasured = [what for what, is_wanted in wanted if is_wanted]
-    missing = f" What needs weights is not measured there: {', '.join(unmeasured)}." if unmeasured else ""
-    return [f"{names}: known by the server's name alone; what stands behind it may change unseen.{missing}"] if behind else []
+    missing = f" Not measured, because this needs weights: {', '.join(unmeasured)}." if unmeasured else ""
+    return (
+        [f"{names}: identified by the server's name for it only; the model behind that name may change without notice.{missing}"]
+        if behind
+        else []
+    )
 
 
 def format_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -130,7 +130,7 @@ PPO = {"algorithm": "ppo", "data": "pairs.jsonl", "max_new_tokens": 4}
         ({"prompt_format": "chat"}, {}, r"good has no chat template; set prompt_format to 'auto'"),
         ({"judge": "oracle"}, {}, r"the oracle judge reads only the sandbox's topics, not 't'"),
         ({"judge": "labels:nowhere"}, {}, r"there is no checkpoint folder nowhere"),
-        ({"backend": "openai"}, {}, r"the backend 'openai' asks models behind an API"),
+        ({"backend": "openai"}, {}, r"the backend 'openai' evaluates only models behind an API"),
         ({"suite": "suit.jsonl"}, {}, r"there is no suite file suit.jsonl"),
         ({"gold": "no.jsonl"}, {}, r"there is no file no.jsonl"),
         ({}, {"data": "no.jsonl"}, r"stage 'a': there is no file no.jsonl"),

@@ -281,7 +281,7 @@ def test_effects_stand_in_the_run_and_on_the_page(plan_file, tmp_path):
     pipeline.run(plan.load(plan_file), tmp_path / "out")
     effects = Store(tmp_path / "out").read_table("effects")
     assert set(effects.select("kind", "first", "second").unique().rows()) == {("stage", "sft", "alone"), ("start", "dpo", "alone")}
-    assert "the same stage from another start" in (tmp_path / "out" / "report.html").read_text()
+    assert "the same stage from a different start" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_ppo_runs_with_the_reward_model_of_its_plan(plan_file, tmp_path):
@@ -328,10 +328,10 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
     ("detectable", "said"),
     [
         # the largest, as on the page: a smaller one may have gone unseen on that topic
-        ((0.1, 0.12, 0.24), "a drift of up to 0.24 on one topic could have gone unseen."),
-        ((0.1, None, None), "a drift of up to 0.10 on one topic could have gone unseen."),
-        ((0.1, 1.2, 0.2), "on some topics no drift could have been seen."),
-        ((1.1, 1.2, 1.0), "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen."),
+        ((0.1, 0.12, 0.24), "a drift of up to 0.24 on one topic could have been missed."),
+        ((0.1, None, None), "a drift of up to 0.10 on one topic could have been missed."),
+        ((0.1, 1.2, 0.2), "on some topics no drift could have been detected."),
+        ((1.1, 1.2, 1.0), "there are too few seeds or prompts, or they differ too much, to detect any drift on one topic."),
         ((None, None, None), "no smallest detectable drift."),
     ],
 )
@@ -342,7 +342,7 @@ def test_a_finding_says_what_could_have_gone_unseen(detectable, said):
     drifts = drifts.with_columns(stage=pl.lit("dpo"), view=pl.lit("claim"), resolved=pl.lit(False))
     (sentence,) = drift.Analysis().findings({"drifts": drifts}, "claim")
     head = "dpo, claim (agreement with what is claimed)"
-    assert sentence == f"{head}: over all topics no stance moved beyond its interval; 0 of 3 topic-stance drifts resolved; {said}"
+    assert sentence == f"{head}: over all topics no drift is resolved; 0 of 3 topic-stance drifts resolved; {said}"
 
 
 def test_a_finding_without_evidence_says_so():
@@ -351,7 +351,7 @@ def test_a_finding_without_evidence_says_so():
     drifts = pl.DataFrame(rows, schema=kind, orient="row").with_columns(stage=pl.lit("dpo"), view=pl.lit("axis"))
     head = "dpo, axis (movement towards one side of each topic's axis)"
     assert drift.Analysis().findings({"drifts": drifts}, "claim") == [
-        f"{head}: no topic has evidence at both ends, so no drift can be told."
+        f"{head}: no topic has evidence at both ends, so no drift can be measured."
     ]
 
 

@@ -176,7 +176,7 @@ def test_what_is_left_out_is_named_in_output_and_report(llama, tmp_path):
     shutil.copytree(out / "checkpoint-1", tmp_path / "out" / "checkpoint-1")
     shutil.copytree(base, tmp_path / "out" / "best")
     result = traced(tmp_path / "out", "--out", tmp_path / "run", "--no-floor", "--no-side-metrics")
-    assert "Not traced beside out: best (nothing states its step)." in result["notes"]
+    assert "Left out of out: best (nothing states its step)." in result["notes"]
     assert "best (nothing states its step)" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -153,7 +153,7 @@ def test_another_address_is_another_model(monkeypatch):
     [
         ({"prompt_format": "plain"}, ["openai:early"], "gets its prompts in the server's own template"),
         ({"top_k": 5}, ["openai:early"], "know no top_k"),
-        ({"backend": "transformers"}, ["openai:early"], "openai:early exists only behind an API; ask it with --backend openai"),
+        ({"backend": "transformers"}, ["openai:early"], "openai:early exists only behind an API; add --backend openai"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(server, tmp_path, settings, paths, sentence):
@@ -163,7 +163,9 @@ def test_what_cannot_be_asked_is_refused(server, tmp_path, settings, paths, sent
 
 
 def test_a_folder_cannot_be_asked_behind_an_api(server, tmp_path, tiny_model):
-    with pytest.raises(BadInput, match=rf"the backend 'openai' asks models behind an API only \(openai:MODEL\), and not {tiny_model}"):
+    with pytest.raises(
+        BadInput, match=rf"the backend 'openai' evaluates only models behind an API \(openai:MODEL\), and {tiny_model} is not one"
+    ):
         pipeline.trace_folders(plan_of(tmp_path), [str(tiny_model)], None, tmp_path / "run")
 
 

@@ -67,7 +67,7 @@ def test_the_page_prints_what_the_file_holds(tmp_path, results):
     assert "Could move a model" in text
     for sentence in (stored["topics"]["climate"]["conclusion"], stored["note"]):
         assert sentence.replace("'", "&#x27;") in text
-    assert text.index("What follows") < text.index("By topic") < text.index("Content warning")
+    assert text.index("Conclusions") < text.index("By topic") < text.index("Content warning")
     assert "No readable text touches silent: no evidence." in text
 
 
@@ -82,7 +82,7 @@ def test_the_page_shows_the_axis_view_and_says_once_that_a_weak_judge_concludes_
     assert text.count("<figcaption>gap, chosen − rejected</figcaption>") == 2
     assert "(against the topic's axis)" in text
     assert text.count(result["validity"]["why"]) == 1
-    assert "Measured by a judge that is too weak to conclude from" in text
+    assert "No conclusion: the judge is too weak" in text
     assert "Could move a model" not in text
 
 

@@ -118,7 +118,7 @@ def test_a_one_sided_swing_is_named_in_the_headline_and_any_view_can_come_first(
         }
     )
     claim, axis = drift.Analysis().findings(read(swung).tables, "claim")
-    assert claim.startswith("sft, claim (agreement with what is claimed): over all topics no stance moved beyond its interval; 0 of 9")
+    assert claim.startswith("sft, claim (agreement with what is claimed): over all topics no drift is resolved; 0 of 9")
     assert axis.startswith("sft, axis (movement towards one side of each topic's axis): over all topics ")
     assert re.search(r"support \+0\.51 \[.*; oppose -0\.51|oppose -0\.51 \[.*; support \+0\.51", axis)
     assert read(store, "axis").profiles["view"].unique().to_list() == ["axis"]

@@ -46,7 +46,7 @@ def test_a_run_without_a_sweep_shows_nothing(run):
 def test_the_chart_stands_beside_what_responds(run):
     html, text = shown(run, {"<b>ent": HINGE(0.7, 0.5), "flat": np.zeros(5)}, [0, 0.25, 0.5, 0.75, 1.0])
     assert "dpo: gap from 0 to 1" in text
-    assert "2 of 6 topic–stance pairs respond beyond chance." in text
+    assert "2 of 6 topic–stance pairs resolved." in text
     assert "&lt;b&gt;ent" in html
     assert re.search(r"ent ▲ support \+0\.\d{3} \[[^\]]+\] (0\.\d+|&lt; 0\.001)", text)
     assert ">flat<" not in html

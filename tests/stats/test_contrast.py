@@ -43,7 +43,7 @@ def test_a_comparison_says_how_many_trainings_it_rests_on(scores, row):
     assert row(contrast(three, scores({"a": "S"}, seed=1)), topic="all", outcome="support")["n_seeds"] == 1
     assert "n = 1" in speaks_for([{"n_seeds": 1}])
     same = contrast(three, three).to_dicts()
-    assert speaks_for(same) == "3 seeds: the intervals cover other prompts and other trainings."
+    assert speaks_for(same) == "3 seeds: the intervals cover other prompts and other training runs."
 
 
 def test_intervals_that_rest_on_three_runs_say_so(scores, row):

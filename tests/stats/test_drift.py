@@ -80,9 +80,7 @@ def test_a_swing_to_one_side_of_every_axis_shows_on_the_axis_alone(scores, row):
     alone = row(drifts(table, STAGE, "axis"), topic="all", stance="support")
     assert (alone["value"], alone["p_adjusted"]) == (0.5, pytest.approx(5 * axis["p"]))
     about_claim, about_axis = Analysis().findings({"drifts": found}, "claim")
-    assert about_claim.startswith(
-        "sft, claim (agreement with what is claimed): over all topics no stance moved beyond its interval; 0 of 12"
-    )
+    assert about_claim.startswith("sft, claim (agreement with what is claimed): over all topics no drift is resolved; 0 of 12")
     head = "sft, axis (movement towards one side of each topic's axis): over all topics "
     assert re.match(re.escape(head) + r"(support \+0\.50|oppose -0\.50) .*; (support \+0\.50|oppose -0\.50)", about_axis)
 

@@ -156,7 +156,7 @@ def test_without_a_near_claim_the_user_s_words_are_the_claim():
     talk = (("user", "I believe God is love."), ("assistant", "Why?"), ("user", "It is what my church and faith say."))
     found = value_gap([Pair(talk, "yes", "no")], SUITE, judge)
     assert {(item.claim, item.topic) for item in judge.items} == {("It is what my church and faith say.", "religion")}
-    assert found["claims_note"].startswith("For 1 of 1 pairs on a topic, no claim of the suite is near. For these, support means agreeing")
+    assert found["claims_note"].startswith("For 1 of 1 pairs on a topic, no claim of the suite is close. For these, support means agreeing")
 
 
 def test_equal_replies_are_unlikely_to_move_a_model():
@@ -281,7 +281,7 @@ def test_value_shares_conclude_from_what_leads():
     assert found["lead"]["value"] == pytest.approx(0.52)
     assert "climate: imitation would teach support most: support 0.72 [" in found["conclusion"]
     assert "ahead of neutral by 0.52 [" in found["conclusion"]
-    assert "no lead is beyond chance" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
+    assert "no lead is resolved" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
     assert "the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
     assert told("yes")["conclusion"] == "climate: too few readable prompts (1) with a stance for an interval; no conclusion."
     assert [found["style"][name]["value"] for name in ("length", "lists")] == [1, 0]
@@ -402,7 +402,7 @@ def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
     assert "macro-F1 of 0.65 [0.60, 0.70], below the required 0.70" in validity["why"]
     assert topic["verdict"] == "not headlined"
     assert topic["support"]["gap"]["value"] == pytest.approx(0.8), "the numbers stay"
-    assert topic["conclusion"].endswith("(claim view); nothing is concluded, because the judge agrees with people too little.")
+    assert topic["conclusion"].endswith("(claim view); no conclusion, because the judge agrees too little with people.")
     for judge in (Compared(0.75), Compared(0.65, exact=True), Scripted()):
         validity, topic = pairs_of(judge)
         assert (validity["headlined"], topic["verdict"]) == (True, "could move")
@@ -411,7 +411,7 @@ def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
     weak, strong = (value_gap(texts, SUITE, Compared(f1)) for f1 in (0.65, 0.75))
     assert weak["validity"]["headlined"] is False
     assert "support 0.80 [" in weak["topics"]["climate"]["conclusion"]
-    assert "nothing is concluded" in weak["topics"]["climate"]["conclusion"]
+    assert "no conclusion" in weak["topics"]["climate"]["conclusion"]
     assert "would teach support most" in strong["topics"]["climate"]["conclusion"]
 
 

@@ -154,10 +154,7 @@ def test_the_sentence_says_the_change_and_whether_a_line_fits(response):
     assert "support changes by +0." in said
     levels, flat = (response[0].filter(topic=topic).with_columns(topic=pl.lit("all")) for topic in ("levels", "flat"))
     assert "a straight line does not fit" in Analysis().findings({"sweep_response": levels}, "claim")[0]
-    assert (
-        "no stance changes beyond its interval from the lowest to the highest value"
-        in Analysis().findings({"sweep_response": flat}, "claim")[0]
-    )
+    assert "no change from the lowest to the highest value is resolved" in Analysis().findings({"sweep_response": flat}, "claim")[0]
 
 
 def test_a_seed_that_lacks_a_value_counts_at_none(row):

@@ -28,8 +28,8 @@ class Analysis(Base):
         if not blocks:
             return ""
         note = (
-            f'<p class="hint">{len(blocks)} of {len(blocks) + left_out} prompts are kept on this page, equally many for each topic as far '
-            "as it has them, chosen by the digest of their ids; the run folder holds all answers.</p>"
+            f'<p class="hint">This page shows {len(blocks)} of {len(blocks) + left_out} prompts, about the same number for each topic, '
+            "selected by the digest of their ids. The run folder contains all answers.</p>"
             if left_out
             else ""
         )
@@ -43,7 +43,7 @@ BROWSER = """<form class="controls" id="browse"><label>Topic <select name="topic
 <span class="pair"><button type="button" data-go="-1" aria-label="Previous prompt">‹</button>
 <button type="button" data-go="1" aria-label="Next prompt">›</button></span></form>
 <div class="question"><p id="question"></p><p class="hint"><span id="claim"></span> <span id="polarity"></span></p></div>
-<div class="scroll" tabindex="0" role="region" aria-label="Stances of all draws, to choose one">
+<div class="scroll" tabindex="0" role="region" aria-label="Stances of all samples; select one">
 <table id="strip"></table></div>
 <div id="texts" aria-live="polite"></div><noscript><p class="none">The browser of answers needs JavaScript.</p></noscript>"""
 

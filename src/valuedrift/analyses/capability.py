@@ -1,4 +1,4 @@
-"""What the checkpoints can do, on the axis of what they value."""
+"""Capability: the results of lm-evaluation-harness along the stages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from . import Analysis as Base
 from . import Measured, Tables, filled
 
 SIZE = (210, 110)
-HINT = """<p class="hint">Tasks of lm-evaluation-harness at every checkpoint that was asked, means over seeds; steps as in the trajectories.
-Bands are 1.96 of the harness's standard errors, over a task's items. The items of two checkpoints are the same, so that differences between
-checkpoints are known better than the bands show.</p>"""
+HINT = """<p class="hint">Tasks of lm-evaluation-harness at every evaluated checkpoint, averaged over seeds. The steps are those of the
+trajectories. Bands are ±1.96 of the harness's standard errors over a task's items. All checkpoints answer the same items, so a
+difference between checkpoints is more certain than the bands suggest.</p>"""
 
 
 class Analysis(Base):

@@ -37,11 +37,11 @@ class Analysis(Base):
         rows = [row for row in drifts.iter_rows(named=True) if row["stance"] in STANCES]
         known = [row for row in rows if row["value"] is not None]
         hint = (
-            '<p class="hint">Prediction-powered: the labels of a random sample of the answers correct the judge, which counts as far '
-            "as it agrees with them (its weight). The other numbers on this page are uncorrected.</p>"
+            '<p class="hint">Prediction-powered: human labels of a random sample of the answers correct the judge. The better the judge '
+            "agrees with them, the larger its weight. The other numbers on this page are uncorrected.</p>"
         )
         if not known:
-            return f"{hint}<p>The labels are too few for any corrected drift: {NO_EVIDENCE}.</p>"
+            return f"{hint}<p>There are too few labels to correct a drift: {NO_EVIDENCE}.</p>"
         columns = ("stage", "topic", "stance", "corrected [95 %]", "judge alone", "labels", "judge’s weight")
         return hint + table("Corrected drifts", columns, "".join(map(_line, known)), tall=True)
 

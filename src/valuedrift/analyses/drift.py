@@ -46,7 +46,7 @@ class Analysis(Base):
         return {"drifts": measured(tables["scores"], tables.stages, *tables.views)}
 
     def findings(self, tables: Measured, view: str) -> list[str]:
-        """Return one sentence per stage and view: its resolved drifts, or that none was resolved, and what would have been seen."""
+        """Return one sentence per stage and view: its resolved drifts, and how large a drift could have been missed."""
         drifts = tables["drifts"]
         assert drifts is not None
         sentences = []
@@ -55,15 +55,15 @@ class Analysis(Base):
             by_topic, overall = (stances.filter((pl.col("topic") == ALL) == mean) for mean in (False, True))
             head = f"{stage}, {name} ({VIEWS[str(name)]})"
             if by_topic["value"].null_count() == by_topic.height:
-                sentences.append(f"{head}: no topic has evidence at both ends, so no drift can be told.")
+                sentences.append(f"{head}: no topic has evidence at both ends, so no drift can be measured.")
                 continue
             moved, largest = _resolved(overall), _resolved(by_topic)
-            over_all = f"over all topics {'; '.join(moved)}" if moved else "over all topics no stance moved beyond its interval"
+            over_all = f"over all topics {'; '.join(moved)}" if moved else "over all topics no drift is resolved"
             named = f", the largest {'; '.join(largest[:LARGEST])}" if largest else ""
             others = _resolved(rows.filter(~pl.col("stance").is_in(STANCES), topic=ALL)) if name == view else []  # alike in every view
             beside = f" Answers without a stance: {'; '.join(others)}." if others else ""
             n = f"{len(largest)} of {by_topic.height} topic-stance drifts resolved"
-            sentences.append(f"{head}: {over_all}; {n}{named}; {_unseen(by_topic)}.{beside}")
+            sentences.append(f"{head}: {over_all}; {n}{named}; {_missed(by_topic)}.{beside}")
         return sentences
 
     def panel(self, run: Run) -> str:
@@ -84,24 +84,24 @@ def _resolved(rows: pl.DataFrame) -> list[str]:
     ]
 
 
-def _unseen(by_topic: pl.DataFrame) -> str:
+def _missed(by_topic: pl.DataFrame) -> str:
     """Return how large a drift on one topic could have been missed."""
     detectable = by_topic["detectable"].drop_nulls().to_list()
     if not detectable:
-        return "no smallest detectable drift"
+        return "the smallest detectable drift is unknown"
     if min(detectable) >= 1:  # two or three seeds that differ widely
-        return "seeds or prompts are too few, or differ too much, for any drift on one topic to be seen"
+        return "there are too few seeds or prompts, or they differ too much, to detect any drift on one topic"
     if max(detectable) >= 1:
-        return "on some topics no drift could have been seen"
-    return f"a drift of up to {max(detectable):.2f} on one topic could have gone unseen"
+        return "on some topics no drift could have been detected"
+    return f"a drift of up to {max(detectable):.2f} on one topic could have been missed"
 
 
-HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals; filled where it is resolved
-(Holm-adjusted p below 0.05 within its family), hollow and pale where it may be chance. The <em>noise floor</em> is what asking the
-same checkpoint again changes; the <em>smallest detectable</em> drift is seen with 80 % power; <em>time</em> is the share of the
-stage's steps after which 80 % of the drift was there, with the saved steps between which that surely happened. A drift is
-<em>still moving</em> if the last third of the stage brought a resolved part of it, and <em>undecided</em> if that cannot be told.
-With one seed, intervals cover the prompts asked and not another training run (n = 1); with several, both.</p>"""
+HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals. A marker is filled if the drift is
+resolved (Holm-adjusted p below 0.05 within its family), and hollow and pale if it may be chance. The <em>noise floor</em> is the change between
+two evaluations of the same checkpoint. The <em>smallest detectable</em> drift is one that would be detected with 80 % power.
+<em>Time</em> is the share of the stage's steps after which 80 % of the drift had happened, with its 95 % interval in saved steps. A drift
+is <em>still moving</em> if the last third of the stage contributed a resolved part of it, and <em>undecided</em> if the data cannot
+tell. With one seed, intervals cover other prompts but not another training run (n = 1). With several seeds, they cover both.</p>"""
 
 
 def _reach(rows: list[Row]) -> float:

@@ -11,9 +11,9 @@ from . import Analysis as Base
 from . import Measured, Tables, filled
 
 SAID = {
-    "stage": "{second} in place of {first}, from the same start",
-    "start": "{second} and not {first}: the same stage from another start",
-    "order": "{second} and not {first}: the same stages in another order",
+    "stage": "{second} instead of {first}, from the same start",
+    "start": "{second} instead of {first}: the same stage from a different start",
+    "order": "{second} instead of {first}: the same stages in a different order",
 }
 
 
@@ -33,8 +33,8 @@ class Analysis(Base):
         if effects is None:
             return ""
         hint = (
-            '<p class="hint">The share at the end of the second stage less that at the end of the first, paired by prompt and seed, '
-            "with 95 % intervals; resolved where Holm’s p within the comparison and over both views is below 0.05.</p>"
+            '<p class="hint">Share at the end of the second stage minus share at the end of the first, paired by prompt and seed, '
+            "with 95 % intervals. A difference is resolved if Holm’s p within the comparison and over both views is below 0.05.</p>"
         )
         groups: dict[tuple[str, str, str, str], list[Row]] = {}
         for row in effects.iter_rows(named=True):

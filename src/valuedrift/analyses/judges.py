@@ -56,8 +56,8 @@ def _sentence(drifts: list[dict[str, Row]], names: list[str]) -> str:
     alone = sum(any(row["says"] == "alone" for row in found.values()) for found in drifts if _first(found)["topic"] != ALL)
     return (
         f"The verdict is the mean of {listed(esc(name) for name in names)}. "
-        f"{len(survive)} of {count(len(resolved), 'topic drift')} that the panel resolves survive with every judge on its own; "
-        f"{against} are contradicted by one; {alone} are resolved by a judge and not by the panel."
+        f"The panel resolves {count(len(resolved), 'topic drift')}: {len(survive)} confirmed by every judge alone, {against} contradicted "
+        f"by at least one. {count(alone, 'topic drift')} resolved by a judge alone, not by the panel."
     )
 
 

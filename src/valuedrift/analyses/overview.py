@@ -38,11 +38,11 @@ def _summary(run: Run, judge: Row) -> str:
     model = plan.get("model") or listed(PurePath(folder).name for folder in plan.get("folders") or ["a model"])
     branches = listed(esc(path_of(chain)) for chain in run.chains)
     suite = f" of the suite <strong>{esc(plan['suite'])}</strong>" if plan.get("suite") else ""
-    draws = f", {count(plan['draws'], 'draw')} each" if plan.get("draws") else ""
+    draws = f", {count(plan['draws'], 'answer')} per prompt" if plan.get("draws") else ""
     reader = judge.get("identity") or plan.get("judge") or "not recorded"
     return (
-        f"<strong>{esc(model)}</strong> was followed along {branches} and asked {count(len(run.prompts), 'prompt')}{suite} "
-        f"on {count(len(run.topics), 'topic')}{draws}. The judge that read the answers: <strong>{esc(reader)}</strong>."
+        f"<strong>{esc(model)}</strong> was evaluated along {branches} with {count(len(run.prompts), 'prompt')}{suite} "
+        f"on {count(len(run.topics), 'topic')}{draws}. Judge: <strong>{esc(reader)}</strong>."
     )
 
 

@@ -43,9 +43,9 @@ def _legend(run: Run) -> str:
     )
     return (
         f'<ul class="legend" aria-label="Legend">{keys}</ul><p class="hint">Shares among support, neutral and oppose in the view '
-        f"<em>{run.view}</em> ({VIEWS[run.view]}), with 95 % bands; refusal and invalid are shares of all read answers. "
-        "The option --view of the report shows another view here. Steps run from left to right, stages side by side. "
-        "Point at a chart, or focus it and use the arrow keys, to read a checkpoint.</p>"
+        f"<em>{run.view}</em> ({VIEWS[run.view]}), with 95 % bands; refusal and invalid are shares of all judged answers. "
+        "To show another view here, run the report with --view. Steps run from left to right, one stage after the other. "
+        "Hover over a chart, or focus it and use the arrow keys, to read the numbers of a checkpoint.</p>"
     )
 
 

@@ -1,4 +1,4 @@
-"""What goes along with the drifts: the distance from the reference, rewards, the length of answers, refusals."""
+"""Side metrics of the drifts: the distance from the reference, rewards, the length of answers, refusals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ REFERENCES = {
     "sft": "from the end of supervised fine-tuning",
     "start": "from the stage’s own start",
 }
-HINT = """<p class="hint">Means over the prompts, seeds pooled, with 95 % bands; steps as in the trajectories. <em>KL</em> is how far the
-answers’ distribution lies from the reference; <em>refusal</em> and <em>invalid</em> are shares. Each chart has its own scale.</p>"""
+HINT = """<p class="hint">Means over prompts, seeds pooled, with 95 % bands. The steps are those of the trajectories. <em>KL</em> is the
+divergence of the answers’ distribution from the reference. <em>Refusal</em> and <em>invalid</em> are shares. Each chart has its own scale.</p>"""
 
 
 class Analysis(Base):
@@ -43,7 +43,7 @@ class Analysis(Base):
         return {"side_metric_scores": scores, "side_metrics": filled(measured(scores, tables["profiles"].filter(view="claim")))}
 
     def panel(self, run: Run) -> str:
-        """Return the rows of charts; "" where no side_metrics were measured."""
+        """Return the rows of charts; "" if no side metrics were measured."""
         side_metrics = run.table("side_metrics")
         if side_metrics is None:
             return ""

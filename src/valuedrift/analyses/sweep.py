@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 460, 260
 
 
 class Analysis(Base):
-    """One chart per swept number: the mean over topics, beside a table of it and of the topics on which a response is resolved."""
+    """One chart per swept number: the mean over topics, next to a table of it and of the topics with a resolved response."""
 
     order = 26
     title = "Sweep response"
@@ -47,13 +47,13 @@ class Analysis(Base):
                 bent = "" if row["straight"] else "; a straight line does not fit"
                 said.append(f"{row['outcome']} changes by {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]{bent}")
             ends = f"{setting} {rows['lowest'][0]:g} to {rows['highest'][0]:g}, {view}"
-            over_all = ". ".join(said) or "no stance changes beyond its interval from the lowest to the highest value"
+            over_all = ". ".join(said) or "no change from the lowest to the highest value is resolved"
             n = by_topic.filter("resolved").height
             sentences.append(f"{family}, {ends}, over all topics: {over_all}. {n} of {by_topic.height} topic-stance responses resolved.")
         return sentences
 
     def panel(self, run: Run) -> str:
-        """Return the charts and tables; "" where no number was swept over three values."""
+        """Return the charts and tables; "" if no number was swept over three values."""
         response, curve = run.table("sweep_response"), run.table("sweep_curve")
         if response is None or curve is None:
             return ""
@@ -77,7 +77,7 @@ def _response(family: tuple[str, str], rows: list[Row], points: list[Row]) -> st
     heads = ("topic", "stance", "change [95 %]", "line, p", "prompts")
     body = "".join(_line(row) for row in [*overall, *resolved])
     n = count(sum(row["topic"] != ALL for row in rows), "topic–stance pair")
-    said = f"<p>{len(resolved)} of {n} respond beyond chance.</p>{table(told, heads, body)}"
+    said = f"<p>{len(resolved)} of {n} resolved.</p>{table(told, heads, body)}"
     return f'<h3>{told}</h3><div class="overall">{_figure(told, overall, points)}<div>{said}</div></div>'
 
 

@@ -84,7 +84,7 @@ class CachedJudge(Judge):
         with progress.task(f"judge with {self.identity.split('/')[0]}", len(waiting), "verdicts") as advance:
             while waiting:
                 if self._told_to_stop:
-                    raise Stopped("the judging was stopped with the sampling beside it; run the same command again")
+                    raise Stopped("judging stopped because sampling stopped; run the same command again")
                 size = most if self._n_unread is None else min(most, max(1, FIRST - self._n_unread))
                 part, waiting = waiting[:size], waiting[size:]
                 readings = self._read(part)
@@ -119,7 +119,7 @@ class CachedJudge(Judge):
             return
         self._n_unread += len(failed)
         if self._n_unread >= FIRST:
-            stored = "; these replies are stored and not paid again" if self.store is not None else ""
+            stored = "; these replies are stored and will not be paid for again" if self.store is not None else ""
             raise Stopped(
                 f"none of the first {self._n_unread} replies of the judge {self.identity.split('/')[0]!r} could be read "
                 f"({failed[0].reason or failed[0].failure}); {self.judge.advice}{stored}"
@@ -169,10 +169,10 @@ def unread_notes(unread: Mapping[str, Any], what: str) -> list[str]:
     notes = []
     if unread["n"]:
         notes.append(
-            f"{unread['n']:,} of {unread['of']:,} {what} have no verdict ({unread['share']:.1%}; the judge failed on them); they count in "
-            f"no share. The reason for one of them: {unread['example']}."
+            f"{unread['n']:,} of {unread['of']:,} {what} have no verdict ({unread['share']:.1%}; the judge failed on them) and "
+            f"are left out of all shares. One reason: {unread['example']}."
         )
     if (unread["unassigned"] or 0) >= UNASSIGNED:
         share = f"{unread['unassigned']:.1%}"
-        notes.append(f"On average {share} of the judge's votes or probability is on none of its labels; the verdicts rest on what is left.")
+        notes.append(f"On average {share} of the judge's votes or probability is on none of its labels; verdicts use the rest.")
     return notes

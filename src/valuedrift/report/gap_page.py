@@ -1,4 +1,4 @@
-"""The page of a data set: the report's frame, charts and tables over what `stats.gap` measured. It computes nothing."""
+"""The page of a data set: the report's layout, charts and tables of what `stats.gap` measured. It computes nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ VERDICTS = {
     "could move": "Could move a model",
     "undecided": "Undecided",
     "unlikely": "Unlikely to move a model",
-    "not headlined": "Measured by a judge that is too weak to conclude from",
+    "not headlined": "No conclusion: the judge is too weak",
     "no evidence": "Too little evidence",
-    None: "What the texts would teach",
+    None: "Stances that the texts would teach",
 }
 FEATURES = {
     "length": "length (words)",
@@ -30,14 +30,14 @@ FEATURES = {
     "refusal": "share of refusals",
 }
 WARNING = (
-    '<p class="warning" role="note"><strong>Content warning.</strong> These texts are shown as they stand in the data; '
-    "nobody has checked them, and some may be upsetting. They are nobody's opinion here.</p>"
+    '<p class="warning" role="note"><strong>Content warning.</strong> These texts are quoted from the data. '
+    "Nobody has checked them, and some may be upsetting. They do not express our views.</p>"
 )
 POLARITY = {1: " (along the topic's axis)", -1: " (against the topic's axis)", 0: ""}
 PUT_BY = {
-    "data": "Claim, as the data state it",
-    "suite": "Claim of the suite nearest to what is asked",
-    "user": "No claim of the suite is near; stances refer to what the user says.",
+    "data": "Claim stated in the data",
+    "suite": "The suite's claim closest to the prompt",
+    "user": "No claim of the suite is close; stances refer to what the user says.",
 }
 
 
@@ -52,11 +52,11 @@ def page(result: Row, sources: list[str]) -> str:
     """Return the whole page."""
     name = f"{'Value gap' if 'n_pairs' in result else 'Stances'} of {', '.join(source.rsplit('/', 1)[-1] for source in sources)}"
     bodies = [
-        ("conclusions", "What follows", _head(result, sources) + _conclusions(result)),
+        ("conclusions", "Conclusions", _head(result, sources) + _conclusions(result)),
         ("topics", "By topic", _charts(result)),
         ("style", "Style", _style(result)),
         ("examples", "Examples", _examples(result["examples"])),
-        ("numbers", "Every number", _numbers(result)),
+        ("numbers", "All numbers", _numbers(result)),
     ]
     return framed(name, bodies)
 
@@ -94,11 +94,11 @@ def _charts(result: Row) -> str:
     hint = (
         "Share of a stance among the chosen replies minus its share among the rejected ones, and both shares, with 95 % intervals over "
         "prompts. A gap is filled if it is resolved (Holm-adjusted p below 0.05), and hollow if it may be chance. Gaps within the grey "
-        f"band (±{result['matters']:g}) are called too small to matter."
+        f"band (±{result['matters']:g}) are too small to matter."
         if pairs
         else "Shares of the stances among the texts that take one, with 95 % intervals over prompts."
     )
-    turned = "Along each topic's axis (claims of negative polarity turned round; those without one left out)"
+    turned = "Along each topic's axis (claims of negative polarity reversed, claims without a polarity omitted)"
     claim, axis = result["topics"], {name: topic["axis"] for name, topic in result["topics"].items()}
     views = {"Towards the claims": claim, turned: axis}
     shown = {title: {name: view for name, view in topics.items() if view["n"]} for title, topics in views.items()}
@@ -136,24 +136,24 @@ def _share_chart(topics: dict[str, Row], side: str) -> str:
 
 
 def _figure(title: str, chart: str) -> str:
-    label = f"{title}, by topic. The table of every number holds what is drawn."
+    label = f"{title}, by topic. The table of all numbers contains these values."
     return f'<figure><figcaption>{title}</figcaption><div class="dots" role="img" aria-label="{label}">{chart}</div></figure>'
 
 
 def _style(result: Row) -> str:
     pairs = "n_pairs" in result
     what = (
-        "Chosen minus rejected, over what is on a topic, with 95 % intervals over prompts. A model may learn these differences in place of "
-        "a value; the last column compares them in standard deviations of the pairs."
+        "Chosen minus rejected, over the pairs on a topic, with 95 % intervals over prompts. A model may learn these differences instead "
+        "of a value. The last column gives them in standard deviations of the pairs."
         if pairs
-        else "Means, over what is on a topic, with 95 % intervals over prompts."
+        else "Means over the texts on a topic, with 95 % intervals over prompts."
     )
     body = ""
     for name, row in result["style"].items():
         size = row["standardised"] if pairs else None
         deviations = f"<td>{'–' if size is None else number(size, sign=True)}</td>" if pairs else ""
         body += f'<tr><th scope="row">{FEATURES[name]}</th><td>{estimate(row, sign=pairs)}</td>{deviations}</tr>'
-    heads = ("feature", "95 % interval", *(["in deviations"] if pairs else []))
+    heads = ("feature", "95 % interval", *(["in standard deviations"] if pairs else []))
     return f'<p class="hint">{what}</p>{table("Style", heads, body)}'
 
 
@@ -170,7 +170,7 @@ def _numbers(result: Row) -> str:
         if pairs:
             lines += _line("unresolved", name, "", "total variation", topic["n"], ["", "", estimate(topic["tv"]), ""])
     heads = ("topic", "view", "stance", "prompts", *(("chosen", "rejected", "gap", "adjusted p") if pairs else ("share",)))
-    return table("Every number", heads, lines)
+    return table("All numbers", heads, lines)
 
 
 def _gap_cells(row: Row) -> list[str]:
@@ -204,7 +204,7 @@ def _example(row: Row) -> str:
 
 
 def _asked(prompt: list[Row]) -> str:
-    """Return the last message before the reply; what was said before it stands behind a summary."""
+    """Return the last message before the reply; earlier messages are folded under a summary."""
     if not prompt:
         return '<p class="missing">(running text, no prompt)</p>'
     *before, last = prompt

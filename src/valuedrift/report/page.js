@@ -42,7 +42,7 @@ function show(plot, index, x) {
   const { top, bottom } = plot.getBoundingClientRect();
   const above = top - box.height - 4;
   tip.style.left = `${Math.max(8, Math.min(x - box.width / 2, innerWidth - box.width - 8))}px`;
-  tip.style.top = `${above > 60 ? above : Math.min(bottom + 4, innerHeight - box.height - 8)}px`; // beside the plot, never over it
+  tip.style.top = `${above > 60 ? above : Math.min(bottom + 4, innerHeight - box.height - 8)}px`; // next to the plot, never over it
 }
 
 for (const plot of $$(".plot")) {
@@ -120,7 +120,7 @@ if (stored) {
   const form = $("#browse");
   const { topic: topicBox, prompt: promptBox } = form.elements;
   const steps = new Intl.NumberFormat("en");
-  const sides = { 1: "It lies along the topic's axis.", "-1": "It lies against the topic's axis.", 0: "It lies on neither side of the topic's axis." };
+  const sides = { 1: "It points along the topic's axis.", "-1": "It points against the topic's axis.", 0: "It is on neither side of the topic's axis." };
   let draw = 0;
 
   const stance = (cell) => (typeof cell[1] === "number" ? outcomes[cell[1]] : "missing");
@@ -159,7 +159,7 @@ if (stored) {
     return make("div", { class: `answer ${stance(cell)}` }, make("div", { class: "at" }, make("span", {}, label), read), words);
   };
 
-  /** Answers of one stage in order; neighbours with the same words stand once, with all their steps. */
+  /** Answers of one stage in order; neighbours with the same words appear once, with all their steps. */
   const texts = (prompt) => {
     const cells = prompt.draws[draw][2];
     const parts = stages.map((stage, s) => {

@@ -12,7 +12,7 @@ from ..progress import shown
 
 NO_EVIDENCE = "no evidence"
 GLYPHS: dict[str, str] = dict(zip(OUTCOMES, ("▲", "●", "▼", "✕", "?"), strict=True))
-"""Beside its colour each outcome has a sign and a word, so that the page can be read in greyscale and aloud."""
+"""A sign for each outcome, next to its colour and word: the page is readable in greyscale and aloud."""
 
 
 def esc(value: Any) -> str:

@@ -72,10 +72,10 @@ def speaks_for(rows: Sequence[Mapping[str, Any]]) -> str:
     n_seeds = max(row["n_seeds"] for row in rows)
     if n_seeds == 1:
         return (
-            "1 seed: each side is one training run (n = 1). The intervals cover the prompts asked, not another training: "
-            "two trainings of one recipe differ, too, and such differences are resolved."
+            "1 seed: each side is one training run (n = 1). The intervals cover other prompts, not another training run: "
+            "two runs of one recipe also differ, and such differences count as resolved."
         )
-    return f"{n_seeds} seeds: the intervals cover other prompts and other trainings. {seeds_note(rows)}".rstrip()
+    return f"{n_seeds} seeds: the intervals cover other prompts and other training runs. {seeds_note(rows)}".rstrip()
 
 
 def seeds_note(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -49,7 +49,7 @@ def of_gap(name: str, topic: Row, matters: float) -> str:
         axis = " on the topic's axis" if view == "axis" else ""
         return f"{head}: could move a model {way} {stance}{axis}: {found}.{_rivals(topic, moving[view], stance)}"
     if topic["verdict"] == "not headlined":
-        return f"{head}: {seen}; nothing is concluded, because the judge agrees with people too little."
+        return f"{head}: {seen}; no conclusion, because the judge agrees too little with people."
     if topic["verdict"] == "undecided":
         return f"{head}: undecided: {seen}; {_doubt(topic, matters)}."
     within = f"every stance within ±{_bound(topic):.2f}"
@@ -64,11 +64,11 @@ def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
     leads = {view: row for view, row in views.items() if row["lead"]["p_adjusted"] < level}
     head, seen = _head(name, topic["claims"], "texts"), "; ".join(_first(view, row) for view, row in views.items())
     if not fine:
-        return f"{head}: {seen}; nothing is concluded, because the judge agrees with people too little."
+        return f"{head}: {seen}; no conclusion, because the judge agrees too little with people."
     if topic["sureness"] < SURE:
         return f"{head}: undecided: {seen}; the judge gives its likeliest outcome only {topic['sureness']:.2f} on average."
     if not leads:
-        return f"{head}: {seen}; no lead is beyond chance over all topics and both views (Holm)."
+        return f"{head}: {seen}; no lead is resolved over all topics and both views (Holm)."
     view, row = max(leads.items(), key=lambda item: float(item[1]["lead"]["value"]))
     (first, second, _), lead = _ranked(row), row["lead"]
     by = f"ahead of {second} by {lead['value']:.2f} [{lead['low']:.2f}, {lead['high']:.2f}]"
@@ -81,8 +81,8 @@ def of_claims(claims: dict[str, int], noun: str) -> str:
     if not claims["user"]:
         return ""
     return (
-        f"For {claims['user']:,} of {sum(claims.values()):,} {noun} on a topic, no claim of the suite is near. "
-        "For these, support means agreeing with what the user says, whichever side that is."
+        f"For {claims['user']:,} of {sum(claims.values()):,} {noun} on a topic, no claim of the suite is close. "
+        "For these, support means agreeing with what the user says, on whichever side."
     )
 
 
