@@ -327,15 +327,15 @@ def test_an_anchor_is_read_before_training_and_counts_by_content(plan_file, tmp_
 @pytest.mark.parametrize(
     ("detectable", "said"),
     [
-        # the largest, as on the page: a smaller one may have gone unseen on that topic
+        # the largest, as on the page: a smaller one may have been missed on that topic
         ((0.1, 0.12, 0.24), "a drift of up to 0.24 on one topic could have been missed."),
         ((0.1, None, None), "a drift of up to 0.10 on one topic could have been missed."),
         ((0.1, 1.2, 0.2), "on some topics no drift could have been detected."),
         ((1.1, 1.2, 1.0), "there are too few seeds or prompts, or they differ too much, to detect any drift on one topic."),
-        ((None, None, None), "no smallest detectable drift."),
+        ((None, None, None), "the smallest detectable drift is unknown."),
     ],
 )
-def test_a_finding_says_what_could_have_gone_unseen(detectable, said):
+def test_a_finding_says_what_could_have_been_missed(detectable, said):
     kind = {"topic": pl.String, "stance": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "detectable": pl.Float64}
     rows = [("t", stance, 0.01, -0.1, 0.1, least) for stance, least in zip(("support", "neutral", "oppose"), detectable, strict=True)]
     drifts = pl.DataFrame([*rows, ("all", "support", 0.01, -0.1, 0.1, 2.0)], schema=kind, orient="row")

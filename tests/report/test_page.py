@@ -144,7 +144,7 @@ def test_answers_keep_within_the_budget_every_topic_alike(run, monkeypatch):
     assert {block["topic"] for block in kept} == set(made.TOPICS)
     assert len(kept) + left_out == 9
     assert [block["id"] for block in answers.within_budget(full[::-1])[0]] == [block["id"] for block in kept][::-1]
-    assert f"{len(kept)} of 9 prompts are kept" in answers.Analysis().panel(run)
+    assert f"This page shows {len(kept)} of 9 prompts" in answers.Analysis().panel(run)
 
 
 def test_answers_hold_what_the_judge_read_or_why_it_did_not(run):

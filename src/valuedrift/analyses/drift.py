@@ -97,8 +97,8 @@ def _missed(by_topic: pl.DataFrame) -> str:
 
 
 HINT = """<p class="hint">Share at the end of a stage minus share at its start, with 95 % intervals. A marker is filled if the drift is
-resolved (Holm-adjusted p below 0.05 within its family), and hollow and pale if it may be chance. The <em>noise floor</em> is the change between
-two evaluations of the same checkpoint. The <em>smallest detectable</em> drift is one that would be detected with 80 % power.
+resolved (Holm-adjusted p below 0.05 within its family), and hollow and pale if it may be chance. The <em>noise floor</em> is the
+change between two evaluations of the same checkpoint. The <em>smallest detectable</em> drift is one that would be detected with 80 % power.
 <em>Time</em> is the share of the stage's steps after which 80 % of the drift had happened, with its 95 % interval in saved steps. A drift
 is <em>still moving</em> if the last third of the stage contributed a resolved part of it, and <em>undecided</em> if the data cannot
 tell. With one seed, intervals cover other prompts but not another training run (n = 1). With several seeds, they cover both.</p>"""

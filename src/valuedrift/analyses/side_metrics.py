@@ -19,7 +19,8 @@ REFERENCES = {
     "start": "from the stage’s own start",
 }
 HINT = """<p class="hint">Means over prompts, seeds pooled, with 95 % bands. The steps are those of the trajectories. <em>KL</em> is the
-divergence of the answers’ distribution from the reference. <em>Refusal</em> and <em>invalid</em> are shares. Each chart has its own scale.</p>"""
+divergence of the answers’ distribution from the reference. <em>Refusal</em> and <em>invalid</em> are shares. Each chart has its own
+scale.</p>"""
 
 
 class Analysis(Base):
