@@ -59,7 +59,7 @@ class Prompt:
 class Checkpoint:
     """One set of weights at a training step. `weights` is a digest of the content and the cache key.
 
-    A folder's name never is a key: two checkpoints with equal `weights` and `prompt_format` are the same model.
+    A folder's name never is a key: two checkpoints with equal `weights`, `prompt_format` and `dtype` are the same model.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # a record of another version is refused, not read with defaults
@@ -71,6 +71,13 @@ class Checkpoint:
     prompt_format: str = "plain"
     """Digest of the chat template that formats the questions, or "plain" if there is none."""
     seed: int = 0
+    dtype: str = "float32"
+    """The precision in which the model is loaded and computes; "" if a server decides it."""
+
+    @property
+    def model_key(self) -> str:
+        """Return what stands for the model in content keys: its weights, and its precision unless that is float32."""
+        return self.weights if self.dtype in ("", "float32") else f"{self.weights}/{self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,8 @@ class StageRecord:
     """Records that were too long."""
     read: list[dict[str, Any]] | None = None
     """What the reader of its data used and left out."""
+    precision: str | None = None
+    """The precision of its weights and, if that is another one, of its computation."""
 
     @classmethod
     def untrained(cls, name: str, after: str, steps: list[int], total_steps: int, algorithm: str = "found") -> StageRecord:

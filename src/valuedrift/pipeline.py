@@ -118,7 +118,7 @@ def trace_folders(
         for found in discover(folders, base, store.root / "made"):
             steps = [step for step, _ in found.steps]
             stages.append(StageRecord.untrained(found.name, before, steps, steps[-1]))
-            checkpoints += [describe(path, found.name, step, 0, settings.prompt_format) for step, path in found.steps]
+            checkpoints += [describe(path, found.name, step, settings) for step, path in found.steps]
             before = found.name
             if found.left_out:
                 notes.append(f"Left out of {found.name}: {', '.join(found.left_out)}.")

@@ -9,8 +9,9 @@ from typing import Any
 
 from . import progress
 from .distributed import Engine, Failed
+from .models.precision import dtype_of
 from .nouns import BadInput, Checkpoint, StageRecord, Stopped, digest
-from .plan import BASE, Node, Plan, original_names
+from .plan import BASE, EvaluationSettings, Node, Plan, original_names
 from .records import digest_of
 from .resolve import resolve_model, stage_folder
 from .store import Store
@@ -71,7 +72,7 @@ def train_all(plan: Plan, store: Store, engine: Engine, launcher: str = "") -> T
     found = Trained(failed=[{"name": name, "seed": seed, "reason": reason} for (name, seed), reason in graph.failed.items()])
     for key, node in nodes.items():
         if key in graph.done:
-            _record(found, graph, node, plan.prompt_format)
+            _record(found, graph, node, plan)
     if graph.errors and not found.stages:
         raise graph.errors[0]
     return found
@@ -125,15 +126,18 @@ def train_node(node: Node, parent: End, reward: End, root: Path, launcher: str) 
     return folder, train(task, folder, records, launcher) | {"read": [account.as_json() for account in records.accounts]}
 
 
-def _record(found: Trained, graph: _Graph, node: Node, prompt_format: str) -> None:
+def _record(found: Trained, graph: _Graph, node: Node, settings: EvaluationSettings) -> None:
     """Add a trained stage and its checkpoints, or a reward model."""
+    from .train import saved_stage
+
     key = node.name, node.seed
     folder, record = graph.done[key]
     paths = [(0, graph.ends[node.parent, node.seed][0]), *((step, f"{folder}/checkpoint-{step}") for step in record["steps"])]
     if node.stage.scores:
-        found.rewards.append(Checkpoint(node.name, paths[-1][0], *graph.ends[key], seed=node.seed))
+        dtype = dtype_of(paths[-1][1], settings.dtype)
+        found.rewards.append(Checkpoint(node.name, paths[-1][0], *graph.ends[key], seed=node.seed, dtype=dtype))
         return
-    settings = node.stage.model_dump(exclude={"after", "max_bad_rows", "resources"}), node.stage.own().model_dump()
+    trained_with = node.stage.model_dump(exclude={"after", "max_bad_rows", "resources"}), node.stage.own().model_dump()
     found.stages.append(
         StageRecord(
             name=node.name,
@@ -142,23 +146,27 @@ def _record(found: Trained, graph: _Graph, node: Node, prompt_format: str) -> No
             algorithm=node.stage.algorithm,
             data=node.stage.data,
             sweep=dict(node.sweep),
-            settings=digest("settings", *map(original_names, settings)),
+            settings=digest("settings", *map(original_names, trained_with)),
             total_steps=record["steps"][-1],
             steps=[step for step, _ in paths],
             seconds=record["seconds"],
             dropped=record["dropped"],
+            precision=saved_stage.record(folder, record["steps"][-1]).get("precision"),
             read=record["read"],
         )
     )
-    found.checkpoints += [describe(path, node.name, step, node.seed, prompt_format) for step, path in paths]
+    found.checkpoints += [describe(path, node.name, step, settings, node.seed) for step, path in paths]
 
 
-def describe(path: str, stage: str, step: int, seed: int = 0, prompt_format: str = "auto") -> Checkpoint:
-    """Return the checkpoint in a folder, named by the content of its weights and by its prompt format."""
+def describe(path: str, stage: str, step: int, settings: EvaluationSettings, seed: int = 0) -> Checkpoint:
+    """Return the checkpoint in a folder, named by the content of its weights, its prompt format and its precision."""
     from .models import chat_format, loading
 
     if path.startswith(loading.API):
-        return Checkpoint(stage, step, path, loading.weights_digest(path), "server", seed)
+        if settings.dtype != "auto":
+            raise BadInput(f"{path} runs in its server's precision; remove dtype = {settings.dtype!r}")
+        return Checkpoint(stage, step, path, loading.weights_digest(path), "server", seed, dtype="")
     loading.check_causal(path)
-    template = None if prompt_format == "plain" else loading.chat_template(path)
-    return Checkpoint(stage, step, path, loading.weights_digest(path), chat_format.format_digest(template), seed)
+    template = None if settings.prompt_format == "plain" else loading.chat_template(path)
+    dtype = dtype_of(path, settings.dtype, merges=settings.backend != "vllm")
+    return Checkpoint(stage, step, path, loading.weights_digest(path), chat_format.format_digest(template), seed, dtype)

@@ -39,9 +39,9 @@ def finished(tmp_path_factory, tiny_model):
     loads = Counter()
     load = loading.load_model
 
-    def counted(path, *more):
+    def counted(path, **more):
         loads[str(path)] += 1
-        return load(path, *more)
+        return load(path, **more)
 
     wanted = plan.load(folder / "plan.toml")
     pipeline.run(wanted.model_copy(update={"side_metrics": False, "draws": 1}), folder / "out")  # trains

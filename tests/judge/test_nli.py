@@ -78,7 +78,7 @@ def test_the_verdict_by_hand():
 
 def test_what_the_judge_says_is_what_the_model_says(folder):
     judge = make(f"nli:{folder}?batch=4")
-    model, tokenizer, _ = classifier.load(str(folder))
+    model, tokenizer, _ = classifier.load(str(folder), "float32")
     for item, reading in zip(ITEMS, judge.read(ITEMS), strict=True):
         rows = nli.wordings()["answer"].rows(item)
         assert rows[0] == (f"Question: Are they?\nAnswer: {item.text}", f"The answer agrees with this statement: {CLAIM}")
@@ -158,10 +158,12 @@ def test_the_identity_names_weights_and_wording(folder, copy):
     assert make(f"nli:{copy}").identity != first
 
 
-def test_the_identity_names_the_dtype(folder, monkeypatch):
-    here = make(f"nli:{folder}").identity
-    monkeypatch.setattr(classifier, "dtype_here", lambda: "auto")
-    assert make(f"nli:{folder}").identity != here
+def test_the_identity_names_the_dtype(folder):
+    here, single, half = (make(f"nli:{folder}{chosen}") for chosen in ("", "?dtype=float32", "?dtype=bfloat16"))
+    assert here.identity == single.identity != half.identity
+    pairs = list(zip(probs_of(half), probs_of(single), strict=True))
+    assert all(a == pytest.approx(b, abs=0.05) for a, b in pairs)
+    assert any(a != b for a, b in pairs)
 
 
 def test_wordings_share_a_model(folder):

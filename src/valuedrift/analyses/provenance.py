@@ -43,10 +43,10 @@ def _value(value: Any) -> str:
 def _checkpoints(run: Run) -> str:
     if not run.checkpoints:
         return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("stage", "seed", "step", "weights", "prompt format", "folder"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("stage", "seed", "step", "weights", "precision", "prompt format", "folder"))
     body = "".join(
         f'<tr><th scope="row">{esc(point.stage)}</th><td>{point.seed}</td><td>{point.step:,}</td><td><code>{esc(point.weights)}</code></td>'
-        f"<td><code>{esc(point.prompt_format)}</code></td><td>{esc(PurePath(point.path).name)}</td></tr>"
+        f"<td>{esc(point.dtype)}</td><td><code>{esc(point.prompt_format)}</code></td><td>{esc(PurePath(point.path).name)}</td></tr>"
         for point in run.checkpoints
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

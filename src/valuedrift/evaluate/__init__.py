@@ -52,4 +52,4 @@ class Unanswered(Stopped):
 def answer_key(checkpoint: Checkpoint, prompt: Prompt, draw: int, settings: EvaluationSettings, sampling_seed: int) -> str:
     """Return the content key of an answer: everything that decides its text, and nothing else (neither the folder nor the batch size)."""
     identity = registry.find("backend", settings.backend).identity
-    return digest("answer", identity, checkpoint.weights, checkpoint.prompt_format, prompt.text, settings.decoding(), sampling_seed, draw)
+    return digest("answer", identity, checkpoint.model_key, checkpoint.prompt_format, prompt.text, settings.decoding(), sampling_seed, draw)

@@ -76,7 +76,7 @@ def capability_scores(evaluation: Evaluation) -> pl.DataFrame:
 
 def _key(settings: EvaluationSettings, task: str, checkpoint: Checkpoint) -> str:
     said = Path(task).read_text() if Path(task).suffix == ".yaml" and Path(task).exists() else task
-    return digest("capability", said, settings.capability_limit, checkpoint.weights)
+    return digest("capability", said, settings.capability_limit, checkpoint.model_key)
 
 
 def check_tasks(tasks: Sequence[str]) -> None:

@@ -87,7 +87,7 @@ def collect(visit: Visit) -> None:
     """
     checkpoint, reference = visit.checkpoint, visit.evaluation.reference(visit.checkpoint)[1]
     said = [visit.answers[prompt.id] for prompt in chosen(visit.evaluation.prompts) if prompt.id in visit.answers]
-    if checkpoint.weights != reference.weights and not checkpoint.path.startswith(API):
+    if checkpoint.model_key != reference.model_key and not checkpoint.path.startswith(API):
 
         def nats(missing: Sequence[Answered]) -> Sequence[float | None]:
             (model, tokenizer), (other, others) = visit.models.get(checkpoint), visit.models.get(reference)
@@ -105,6 +105,6 @@ def collect(visit: Visit) -> None:
         visit.add({reward_key(reward, one.key): one for one in said}, scores, f"{reward.stage}'s scores")
 
 
-def _scorer(path: str) -> tuple[Any, RewardModel]:
-    scorer = RewardModel(path, torch.accelerator.current_accelerator() or torch.device("cpu"))
+def _scorer(path: str, dtype: str) -> tuple[Any, RewardModel]:
+    scorer = RewardModel(path, torch.accelerator.current_accelerator() or torch.device("cpu"), dtype)
     return scorer.model, scorer

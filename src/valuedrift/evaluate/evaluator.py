@@ -124,7 +124,7 @@ class Evaluator:
         self._paid = backend is not None and backend.is_remote
 
     def key(self, job: Job, prompt: Prompt, draw: int) -> str:
-        at = (job.checkpoint.weights, job.checkpoint.prompt_format, job.sampling_seed, prompt.text, draw)
+        at = (job.checkpoint.model_key, job.checkpoint.prompt_format, job.sampling_seed, prompt.text, draw)
         if at not in self._keys:
             self._keys[at] = answer_key(job.checkpoint, prompt, draw, self.settings, job.sampling_seed)
         return self._keys[at]

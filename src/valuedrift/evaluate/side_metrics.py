@@ -27,12 +27,12 @@ FORMULA = 2
 
 def kl_key(reference: Checkpoint, answer: str) -> str:
     """Return the content key of an answer's KL from a reference."""
-    return digest("kl", reference.weights, FORMULA, answer)
+    return digest("kl", reference.model_key, FORMULA, answer)
 
 
 def reward_key(reward: Checkpoint, answer: str) -> str:
     """Return the content key of an answer's score by a reward model."""
-    return digest("reward", reward.weights, FORMULA, answer)
+    return digest("reward", reward.model_key, FORMULA, answer)
 
 
 def chosen(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -58,7 +58,7 @@ def side_metric_scores(evaluation: Evaluation, scores: pl.DataFrame, texts: pl.D
         if checkpoint.path.startswith(API):
             continue
         (name, reference), rows = evaluation.reference(checkpoint), said.get((checkpoint.stage, checkpoint.step, checkpoint.seed), [])
-        same = checkpoint.weights == reference.weights
+        same = checkpoint.model_key == reference.model_key
         tables.append(_table(rows, "kl", name, [0.0 if same else evaluation.numbers.get(kl_key(reference, row["answer"])) for row in rows]))
     for reward in evaluation.rewards:
         for checkpoint in [checkpoint for checkpoint in evaluation.checkpoints if checkpoint.seed == reward.seed]:

@@ -36,7 +36,7 @@ class Backend(evaluate.Backend):
 
         if not pairs:
             return
-        if is_new := self._checked != checkpoint.weights:
+        if is_new := self._checked != checkpoint.model_key:
             self._decoder = self._format = None  # they hold the model before, and two at once may not fit
         model, tokenizer = self._model(checkpoint)
         prompt_format = self._format_of(tokenizer, checkpoint)
@@ -44,7 +44,7 @@ class Backend(evaluate.Backend):
         ids = dict(zip(texts, map(tuple, prompt_format.prompts([question(text) for text in texts])), strict=True))
         if is_new:
             checks.logits(model, prompt_format)
-            self._checked = checkpoint.weights
+            self._checked = checkpoint.model_key
         checks.fits(model, prompt_format, ids)
         wanted = [Wanted(ids[prompt.text], row_words(sampling_seed, prompt.text, draw)) for prompt, draw in pairs]
         for place, reply in self._decoder_of(model).decode(wanted, self.settings, prompt_format.ending(model)):
@@ -70,6 +70,6 @@ class Backend(evaluate.Backend):
         return self._decoder
 
     def _model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
-        if self._checked != checkpoint.weights:
+        if self._checked != checkpoint.model_key:
             self._decoder = None  # it holds the last model, and two at once may not fit
         return self.models.get(checkpoint)

@@ -38,21 +38,21 @@ class Models:
         for model, _ in self._held.values():
             model.to("cpu")
 
-    def get(self, checkpoint: Checkpoint, load: Callable[[str], tuple[Any, Any]] | None = None) -> tuple[Any, Any]:
-        """Return (model, tokenizer) of a checkpoint, or the pair (model, anything) that `load` returns for its path."""
+    def get(self, checkpoint: Checkpoint, load: Callable[..., tuple[Any, Any]] | None = None) -> tuple[Any, Any]:
+        """Return (model, tokenizer) of a checkpoint, or the pair (model, anything) that `load` returns for its path and `dtype`."""
         import torch
 
         from ..models.loading import load_model
 
         key = _key(checkpoint)
         if key not in self._held:
-            self._held[key] = (load or load_model)(checkpoint.path)
+            self._held[key] = (load or load_model)(checkpoint.path, dtype=checkpoint.dtype)
         model, other = self._held[key]
         return model.to(torch.accelerator.current_accelerator() or "cpu"), other
 
 
 def _key(checkpoint: Checkpoint) -> tuple[str, str]:
-    return checkpoint.weights, checkpoint.prompt_format
+    return checkpoint.model_key, checkpoint.prompt_format
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,10 @@ class Backend(evaluate.Backend):
         whole = loading.base_of(folder) if adapter else folder
         rank = next(rank for rank in RANKS if rank >= rank_of(folder)) if adapter else 0
         weights = loading.weights_digest(whole) if adapter else checkpoint.weights
-        kind = (loading.likeness(whole) or weights, max(rank, self._kind[1] if self._kind else 0))
+        kind = (loading.likeness(whole) or weights, max(rank, self._kind[1] if self._kind else 0), checkpoint.dtype)
         if self.engine is None or self._kind != kind:
             self.close()
-            self.engine, self._kind = started(whole, kind[1]), kind
+            self.engine, self._kind = started(whole, checkpoint.dtype, kind[1]), kind
         elif self._holds != weights:
             self._switch(whole)
         self._holds = weights

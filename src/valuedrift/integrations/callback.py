@@ -152,7 +152,8 @@ class ValueDriftCallback(TrainerCallback):
         model, tokenizer = self._live
         template = None if self.settings.prompt_format == "plain" else tokenizer.chat_template
         path = f"{args.output_dir}/checkpoint-{state.global_step}"
-        checkpoint = Checkpoint(self.name, state.global_step, path, fingerprint(model), format_digest(template))
+        dtype = str(model.dtype).removeprefix("torch.")
+        checkpoint = Checkpoint(self.name, state.global_step, path, fingerprint(model), format_digest(template), dtype=dtype)
         job = Job(checkpoint, self.settings.sampling_seed)
         with self._store.locked():
             self._evaluator.sample([job])

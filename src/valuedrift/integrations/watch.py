@@ -66,7 +66,7 @@ def watch(settings: EvaluationSettings, how: Watching, out: Path) -> dict[str, A
         seen = store.read_json(WATCHED, list[Seen], [])
         if how.base and not seen:
             path = resolve.resolve_model(how.base)
-            seen = [Seen(0, path, describe(path, _name(how.folder), 0, prompt_format=settings.prompt_format))]
+            seen = [Seen(0, path, describe(path, _name(how.folder), 0, settings))]
         said, since = "", time.monotonic()
         while True:
             new, why = _finished(how, settings, seen, store)
@@ -103,7 +103,7 @@ def _finished(how: Watching, settings: EvaluationSettings, seen: list[Seen], sto
             if not _settled(Path(source), how.settled_seconds):
                 raise BadInput("it is being written")
             path = whole(the_model(Path(source)), how.base, store.root / "made")
-            found.append(Seen(step, source, describe(str(path), _name(how.folder), step, prompt_format=settings.prompt_format)))
+            found.append(Seen(step, source, describe(str(path), _name(how.folder), step, settings)))
         except (BadInput, OSError) as error:  # the trainer may write it, or delete it, at this moment
             why = why or f"; {Path(source).name} is not ready: {error}"
     if unnamed := sorted(path.name for path in how.folder.iterdir() if path.is_dir() and not step_of(path.name) and _like_one(path)):

@@ -26,6 +26,9 @@ DIGITS = 4
 """Decimals of a probability that a model computed. Further ones change with the other items of a batch."""
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
 class Judge:
     """Reads the stance of texts towards claims.
 

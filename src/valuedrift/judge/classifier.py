@@ -11,29 +11,12 @@ LONGEST = 512
 """Tokens of a row if the model sets no limit. Classifiers are trained on no more."""
 
 
-def dtype_here() -> str:
-    """Return the dtype to load a model in: its own if this machine has an accelerator, else float32."""
-    import torch
-
-    return "auto" if torch.accelerator.current_accelerator() else "float32"
-
-
-def multiplies_bfloat16() -> bool:
-    """Return whether this machine multiplies matrices faster in bfloat16 than in float32, as torch knows it."""
-    import torch
-
-    if torch.accelerator.is_available():
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-def load(path: str) -> tuple[Any, Any, int]:
+def load(path: str, dtype: str) -> tuple[Any, Any, int]:
     """Return (sequence classifier in eval mode, tokenizer, maximum number of tokens). Raises BadInput if something is missing."""
     import torch
 
     device = str(torch.accelerator.current_accelerator() or "cpu")
-    tokenizer, model = loading.load_tokenizer(path), loading.load_classifier(path, dtype_here())
+    tokenizer, model = loading.load_tokenizer(path), loading.load_classifier(path, dtype)
     if tokenizer.pad_token is None:  # decoder models: padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

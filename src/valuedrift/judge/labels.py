@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import judge
-from ..models import checks, loading
+from ..models import checks, loading, precision
 from ..models.chat_format import PromptFormat, format_digest, question
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
-from . import DIGITS, INVALID, rounded, settings
+from . import DIGITS, DTYPES, INVALID, rounded, settings
 from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("labels.toml")
@@ -39,7 +39,7 @@ DEFAULTS = {
 CHOICES = {
     "engine": ("transformers", "vllm"),
     "rotate": ("0", "1"),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "dtype": DTYPES,
     "prompt_format": ("auto", "plain", "chat"),
 }
 ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for first in range(len(OUTCOMES))]
@@ -144,12 +144,9 @@ class _Model:
     """A language model and its prompt format. The model is loaded on first use."""
 
     def __init__(self, path: str, settings: dict[str, Any]):
-        import torch
-
         self.path, self.batch, self.max_tokens = path, settings["batch"], settings["max_tokens"]
-        self.dtype, self.engine, self.format = settings["dtype"], settings["engine"], settings["prompt_format"]
-        if self.dtype == "auto" and torch.accelerator.current_accelerator() is None:
-            self.dtype = "float32"
+        self.engine, self.format = settings["engine"], settings["prompt_format"]
+        self.dtype = precision.dtype_of(path, settings["dtype"], merges=self.engine != "vllm")
         template = None if settings["prompt_format"] == "plain" else loading.chat_template(path)
         if settings["prompt_format"] == "chat" and template is None:
             raise BadInput(f"labels:{path} has no chat template; leave out prompt_format=chat, or give the model a template")
@@ -163,7 +160,7 @@ class _Model:
         if self.engine == "vllm":
             from ..models.vllm_engine import started
 
-            return started(loading.local_folder(self.path), context=self.max_tokens), loading.load_tokenizer(self.path)
+            return started(loading.local_folder(self.path), self.dtype, context=self.max_tokens), loading.load_tokenizer(self.path)
         return loading.load_model(self.path, dtype=self.dtype)
 
     @functools.cached_property

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import judge
-from ..models import loading
+from ..models import loading, precision
 from ..nouns import OUTCOMES, BadInput, Item, Reading, digest, whole_characters
-from . import DIGITS, INVALID, classifier, rounded, settings
+from . import DIGITS, DTYPES, INVALID, classifier, rounded, settings
 
 WORDS = Path(__file__).with_name("nli.toml")
 RULE = 1
@@ -37,18 +37,20 @@ class Judge(judge.Judge):
 
     def __init__(self, argument: str):
         self.known = wordings()
-        path, chosen = settings(f"nli:{argument}", {"wording": "", "batch": 32}, {"wording": self.wordings()})
+        path, chosen = settings(
+            f"nli:{argument}", {"wording": "", "batch": 32, "dtype": "auto"}, {"wording": self.wordings(), "dtype": DTYPES}
+        )
         if not path:
             raise BadInput("the judge 'nli' needs a model; write nli:FOLDER or nli:ORG/NAME@REVISION")
-        self.path, self.batch = path, chosen["batch"]
+        self.path, self.batch, self.dtype = path, chosen["batch"], precision.dtype_of(path, chosen["dtype"])
         self.set_wording(chosen["wording"] or self.wordings()[0])
         self.entailment = entailment_label(path)
-        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(classifier.load, path))
+        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(classifier.load, path, self.dtype))
 
     def set_wording(self, name: str) -> None:
         """Ask in another wording. Raises BadInput for an unknown one."""
         super().set_wording(name)
-        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, loading.weights_digest(self.path), classifier.dtype_here())}"
+        self.identity = f"nli/{digest('nli', RULE, DIGITS, self.wording, loading.weights_digest(self.path), self.dtype)}"
         self.note = (
             f"The judge 'nli' reads entailment with {Path(self.path).name} in the wording {name!r}; how far it agrees with people was "
             "not measured here ('valuedrift calibrate' does that)."

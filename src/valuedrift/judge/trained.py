@@ -12,10 +12,10 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from .. import judge
-from ..models import loading
+from ..models import loading, precision
 from ..nouns import BadInput, Item, Reading, digest, whole_characters
 from ..store import Store
-from . import DIGITS, INVALID, classifier, rounded, settings
+from . import DIGITS, DTYPES, INVALID, classifier, rounded, settings
 
 CARD = "judge.json"
 """The file beside the weights that says how the judge reads, and what it was trained and measured on."""
@@ -39,19 +39,19 @@ class Judge(judge.Judge):
     """Gives the classifier's probabilities, softmax(logits / temperature), to the outcomes."""
 
     def __init__(self, argument: str):
-        self.path, chosen = settings(f"trained:{argument}", {"batch": 16}, {})
+        self.path, chosen = settings(f"trained:{argument}", {"batch": 16, "dtype": "auto"}, {"dtype": DTYPES})
         if not self.path:
             raise BadInput("the judge 'trained' needs a folder; write trained:FOLDER, and make one with 'valuedrift train-judge'")
         card = Store(loading.local_folder(self.path)).read_json(CARD, Card)
         if card is None:
             raise BadInput(f"{self.path} holds no {CARD}; give a folder that 'valuedrift train-judge' wrote")
         self.card, self.batch = card, chosen["batch"]
-        weights = loading.weights_digest(self.path)
-        reads = [RULE, DIGITS, card["template"], card["temperature"], card["max_length"], weights, classifier.dtype_here()]
+        weights, dtype = loading.weights_digest(self.path), precision.dtype_of(self.path, chosen["dtype"])
+        reads = [RULE, DIGITS, card["template"], card["temperature"], card["max_length"], weights, dtype]
         self.identity = f"trained/{digest('trained', *reads)}"
         self.agreement = card["agreement"]
         self.note = f"The judge 'trained' reads with {Path(self.path).name}, which 'valuedrift train-judge' trained from labels."
-        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(classifier.load, self.path))
+        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(classifier.load, self.path, dtype))
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
         """Return one reading per item, in order. An answer without a letter or digit is invalid, without asking the model."""

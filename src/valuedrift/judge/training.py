@@ -18,11 +18,10 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainingArguments
 
-from ..models import loading
+from ..models import loading, precision
 from ..nouns import OUTCOMES, BadInput
 from ..records.gold import Gold
 from ..store import Store
-from .classifier import multiplies_bfloat16
 from .trained import CARD, TEMPLATE, encoded
 from .training_settings import TrainingSettings
 
@@ -94,7 +93,7 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
     try:
         trainer = Trainer(
             model=model,
-            args=_arguments(settings, str(work), len(chosen)),
+            args=_arguments(settings, str(work), len(chosen), precision.autocasts(base)),
             train_dataset=data[0],
             eval_dataset=data[1],
             data_collator=DataCollatorWithPadding(tokenizer),
@@ -157,7 +156,7 @@ def _row(tokenizer: Any, row: Gold, length: int) -> dict[str, Any]:
     return ids | {"labels": OUTCOMES.index(row.outcome), "length": len(ids["input_ids"])}
 
 
-def _arguments(settings: TrainingSettings, work: str, n: int) -> TrainingArguments:
+def _arguments(settings: TrainingSettings, work: str, n: int, bf16: bool) -> TrainingArguments:
     steps = max(1, n // settings.batch_size)
     return TrainingArguments(
         output_dir=work,
@@ -170,7 +169,7 @@ def _arguments(settings: TrainingSettings, work: str, n: int) -> TrainingArgumen
         max_grad_norm=1.0,
         weight_decay=0.01,
         use_cpu=not torch.accelerator.is_available(),
-        bf16=multiplies_bfloat16(),
+        bf16=bf16,
         eval_strategy="steps",
         eval_steps=max(1, steps // 2),
         save_strategy="best",

@@ -22,7 +22,7 @@ PROBE = "Is this right?"
 def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], format: Format) -> None:
     """Raise BadInput if a checkpoint cannot answer these prompts. Reads tokenizers and weights; loads a model only on suspicion."""
     seen: set[str] = set()
-    for checkpoint in {one.weights: one for one in checkpoints}.values():
+    for checkpoint in {one.model_key: one for one in checkpoints}.values():
         folder = loading.local_folder(checkpoint.path)
         base = loading.base_of(folder) if is_adapter(folder) else folder
         written_by = digest(loading.tokenizer_parts(folder) or loading.tokenizer_parts(base), checkpoint.prompt_format)
@@ -30,7 +30,7 @@ def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], format
             carries(PromptFormat(loading.load_tokenizer(folder), format, checkpoint.path), [prompt.text for prompt in prompts])
             seen.add(written_by)
         if name := _not_finite({folder, base}):
-            model, tokenizer = loading.load_model(checkpoint.path)
+            model, tokenizer = loading.load_model(checkpoint.path, dtype=checkpoint.dtype)
             logits(model, PromptFormat(tokenizer, format, checkpoint.path), name)
 
 

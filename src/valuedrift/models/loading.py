@@ -87,10 +87,11 @@ def chat_template(path: Path | str) -> str | None:
     return chat_template(base_of(folder)) if template is None and is_adapter(folder) else template
 
 
-def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+def load_model(path: Path | str, device: str = "auto", dtype: str = "float32") -> tuple[Any, Any]:
     """Return (model in eval mode, tokenizer) of a folder or a hub id "org/name@revision"; adapters are merged into their base.
 
-    dtype "auto" is float32 on a CPU and the checkpoint's own elsewhere. Raises BadInput if the folder holds no whole causal language model.
+    `dtype` is what `precision.dtype_of` returns. An adapter is merged in float32, because 16 bits would round small changes away before
+    they are added. Raises BadInput if the folder holds no whole causal language model.
     """
     import torch
     import transformers
@@ -98,12 +99,14 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "auto") -> t
     check_causal(path)
     folder = local_folder(path)
     device = str(torch.accelerator.current_accelerator() or "cpu") if device == "auto" else device
-    dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
     with _loading(path, "a causal language model"):
         tokenizer = load_tokenizer(folder)
-        model = _loaded(transformers.AutoModelForCausalLM, base_of(folder) if is_adapter(folder) else folder, dtype=dtype)
         if is_adapter(folder):
-            model = merged(model, folder)
+            model = merged(_loaded(transformers.AutoModelForCausalLM, base_of(folder), dtype="float32"), folder)
+            for weights in model.parameters():  # not the buffers: rotary frequencies stay in float32
+                weights.data = weights.data.to(getattr(torch, dtype))
+        else:
+            model = _loaded(transformers.AutoModelForCausalLM, folder, dtype=dtype)
         _check_rows(model, tokenizer, folder)
         model = model.to(device).eval()
         _check_left_to_right(model, path)
@@ -120,7 +123,7 @@ def skeleton(path: Path | str) -> Any:
         return _loaded(transformers.AutoModelForCausalLM, base_of(folder) if is_adapter(folder) else folder, device_map="meta")
 
 
-def load_classifier(path: Path | str, dtype: str = "auto", weights: bool = True) -> Any:
+def load_classifier(path: Path | str, dtype: str = "float32", weights: bool = True) -> Any:
     """Return a sequence classifier or reward model in eval mode; an adapter brings its score layer.
 
     Without weights, an adapter is represented by its base.

@@ -23,7 +23,7 @@ def package() -> Any:
     return vllm
 
 
-def started(folder: Path, rank: int = 0, context: int = CONTEXT) -> Any:
+def started(folder: Path, dtype: str, rank: int = 0, context: int = CONTEXT) -> Any:
     """Return an engine on a model's folder, with room for adapters of a rank.
 
     Raises BadInput if vLLM is missing or cannot hold the model.
@@ -37,10 +37,11 @@ def started(folder: Path, rank: int = 0, context: int = CONTEXT) -> Any:
     slow: dict[str, Any] = {}
     if current_platform.is_cpu():
         # A seeded request that is cut between two passes fails on a CPU (0.32: "CPU Generator does not use offset")
-        slow = {"dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.25, "enable_chunked_prefill": False}
+        slow = {"enforce_eager": True, "gpu_memory_utilization": 0.25, "enable_chunked_prefill": False}
         slow["max_num_batched_tokens"] = max(CONTEXT, longest)
     try:
-        return vllm.LLM(model=str(folder), max_model_len=longest, enable_prefix_caching=True, disable_log_stats=True, **slow, **lora)
+        options: dict[str, Any] = {"dtype": dtype, "max_model_len": longest, "enable_prefix_caching": True, "disable_log_stats": True}
+        return vllm.LLM(model=str(folder), **options, **slow, **lora)
     except (RuntimeError, ValueError, OSError) as error:
         reason = next(itertools.chain(re.findall(r"(?:\w+Error|memory)[^\n]*", str(error)), [reason_of(error)]))
         raise BadInput(f"vLLM cannot start on {folder}: {reason}; what it wrote above says more") from error

@@ -19,6 +19,7 @@ from .chat_api import NO_TEXT, Failed, Reply, Request
 from .chat_format import PromptFormat, format_digest
 from .endpoint import Ended, Endpoint
 from .loading import chat_template, context_of, load_model, weights_digest
+from .precision import dtype_of
 from .turns import spoken
 
 Messages = tuple[tuple[str, str], ...]
@@ -105,9 +106,10 @@ class Local:
     def __init__(self, path: str, temperature: float, max_new_tokens: int):
         self.path, self.failures = path, Counter[str]()
         self.settings = EvaluationSettings(temperature=temperature, max_new_tokens=max_new_tokens)
-        weights = (weights_digest(path), format_digest(chat_template(path)))
+        dtype = dtype_of(path)
+        weights = (weights_digest(path), format_digest(chat_template(path)), *([dtype] if dtype != "float32" else []))
         self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
-        self._loaded = functools.cache(lambda: load_model(path))
+        self._loaded = functools.cache(lambda: load_model(path, dtype=dtype))
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
         """Return one text per prompt. A text that reaches `max_new_tokens` counts as failed."""

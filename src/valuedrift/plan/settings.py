@@ -38,6 +38,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The range that numpy accepts."""
 
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
 def _named(kind: str) -> AfterValidator:
     """Return a validator that refuses a name unknown among this kind of choice."""
 
@@ -194,7 +197,7 @@ class Stage(Settings):
     resources: Resources | None = None
     """Resources for the training, with --engine ray (docs/scale.md); by default one core, and one GPU if there are any."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """float32, bfloat16, or auto: float32 weights, computing in bfloat16 if the GPU can."""
+    """float32, bfloat16, or auto: float32 weights, computing in bfloat16 if the machine multiplies it fast (docs/trace.md#precision)."""
 
     @field_validator("anchor")
     @classmethod
@@ -294,6 +297,8 @@ class EvaluationSettings(Settings):
     """Longest answer, in tokens."""
     prompt_format: Literal["auto", "plain", "chat"] = "auto"
     """Prompt format: plain, chat (the checkpoint's chat template), or auto: chat if there is a template, else plain (docs/trace.md)."""
+    dtype: Dtype = "auto"
+    """Precision of the model: float32, bfloat16, float16, or auto, the best for the machine and the model (docs/trace.md#precision)."""
     sampling_seed: int = 0
     """Sampling seed: the same seed gives the same answers."""
     batch_rows: Count = 512

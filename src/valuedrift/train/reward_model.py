@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import loading
+from ..models import loading, precision
 from ..nouns import BadInput, Example
 from . import Batch, collation, processes, starting
 
@@ -24,9 +24,9 @@ class RewardModel:
     It reads text and uses its own chat template and tokenizer, which may differ from the policy's.
     """
 
-    def __init__(self, path: str, device: Any):
+    def __init__(self, path: str, device: Any, dtype: str = "auto"):
         self.path = path
-        self.model = processes.broadcast_weights(_loaded(path).to(device).eval().requires_grad_(False))
+        self.model = processes.broadcast_weights(_loaded(path, dtype).to(device).eval().requires_grad_(False))
         self.tokenizer = starting.load_tokenizer(path, chat=True)
 
     def scores(self, answers: Sequence[Example], batch_size: int) -> Tensor:
@@ -47,18 +47,18 @@ class RewardModel:
 
 def check(path: str) -> None:
     """Raise BadInput for a folder that `RewardModel` cannot use. Does not read weights."""
-    _loaded(path, weights=False)
+    _loaded(path, "float32", weights=False)
     starting.load_tokenizer(path, chat=True)
 
 
-def _loaded(path: str, weights: bool = True) -> Any:
+def _loaded(path: str, dtype: str, weights: bool = True) -> Any:
     """Return a reward model, with an adapter merged into its base. Raises BadInput for any other model."""
     try:
         folder = loading.local_folder(path)
     except BadInput as error:
         raise BadInput(f"the model {path} cannot be read: {error}") from error
     try:
-        model = loading.load_classifier(folder, weights=weights)
+        model = loading.load_classifier(folder, precision.dtype_of(folder, dtype), weights)
         what = "" if model.config.num_labels == 1 else f"has {model.config.num_labels} outputs"
     except loading.NoScore:
         what = "has no score layer"

@@ -42,6 +42,7 @@ class Complete(TypedDict):
     step: int
     seconds: float
     total: NotRequired[int]
+    precision: NotRequired[str]  # absent up to version 0.2.0
     files: NotRequired[dict[str, str]]  # absent up to version 0.1.0
 
 
@@ -128,11 +129,11 @@ def record(out: Path, step: int) -> Complete:
     return Store(out).read_json(f"checkpoint-{step}/{COMPLETE}", Complete, {"step": 0, "seconds": 0.0})
 
 
-def mark(out: Path, step: int, total: int, seconds: float) -> None:
+def mark(out: Path, step: int, total: int, seconds: float, precision: str) -> None:
     """Mark a checkpoint as complete, and delete the resume files of older ones."""
     folder = out / f"checkpoint-{step}"
     older = [one for one in complete(out) if one < step]
-    seal(folder, step=step, total=total, seconds=seconds)
+    seal(folder, step=step, total=total, seconds=seconds, precision=precision)
     for one in older:
         clear(out / f"checkpoint-{one}")
 

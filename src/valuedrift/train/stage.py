@@ -15,6 +15,7 @@ from torch.utils.data import StackDataset
 from transformers import TrainingArguments, set_seed
 
 from .. import registry
+from ..models import precision
 from ..nouns import BadInput, Example, Pair, digest
 from ..plan import Stage
 from ..records.stances import Anchored
@@ -84,7 +85,7 @@ def _train(
             progress,
             model=model,
             data_collator=collate,
-            args=training_arguments(stage, seed, out, begun.total),
+            args=training_arguments(stage, seed, out, begun.total, begun.start),
             processing_class=begun.tokenizer,
             callbacks=[Scheduled(begun.steps, begun.seconds)],
         )
@@ -153,7 +154,8 @@ def _model(begun: Begun, stage: Stage, algorithm: BaseAlgorithm, records: Sequen
     return starting.load_model(begun.start, stage, begun.tokenizer), collate
 
 
-def training_arguments(stage: Stage, seed: int, out: Path, total: int) -> TrainingArguments:
+def training_arguments(stage: Stage, seed: int, out: Path, total: int, start: str = "") -> TrainingArguments:
+    """Return the arguments for transformers' Trainer. Without the path of the starting weights, nothing is said of precision."""
     schedule = "constant_with_warmup" if stage.lr_scheduler_type == "constant" and stage.warmup_ratio else stage.lr_scheduler_type
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -166,7 +168,7 @@ def training_arguments(stage: Stage, seed: int, out: Path, total: int) -> Traini
         warmup_steps=math.ceil(stage.warmup_ratio * total),
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.max_grad_norm,
-        bf16=stage.dtype == "auto" and cuda and torch.cuda.is_bf16_supported(),
+        bf16=stage.dtype == "auto" and bool(start) and precision.autocasts(start),
         seed=seed,
         data_seed=seed,
         train_sampling_strategy="sequential",

@@ -229,10 +229,13 @@ class Scheduled(TrainerCallback):
         control.should_save = state.global_step in self.steps
         return control
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if processes.rank():
             return
-        saved_stage.mark(Path(args.output_dir), state.global_step, state.max_steps, round(time.monotonic() - self.started, 3))
+        weights = str(next(model.parameters()).dtype).removeprefix("torch.")
+        precision = f"{weights}, computed in bfloat16" if args.bf16 else weights
+        seconds = round(time.monotonic() - self.started, 3)
+        saved_stage.mark(Path(args.output_dir), state.global_step, state.max_steps, seconds, precision)
 
 
 def checkpointing(trainer: Any) -> None:

@@ -77,7 +77,7 @@ def merged(model_path: str, out: Path) -> str:
         shutil.rmtree(start, ignore_errors=True)
         unfinished = out / ".start"
         shutil.rmtree(unfinished, ignore_errors=True)
-        model, tokenizer = loading.load_model(folder, "cpu", "float32")
+        model, tokenizer = loading.load_model(folder, "cpu", dtype="float32")
         with saved_stage.whole(unfinished):
             model.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)

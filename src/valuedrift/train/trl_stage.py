@@ -141,7 +141,7 @@ def train(
     if begun.newest < begun.total:
         rows = rows_of([data[begun.kept[index]] for index in begun.order], algorithm, stage.batch_size // processes.world_size())
         trainer = _trainer(begun, stage, seed, rows, algorithm, classes[0], rewards)(
-            args=config(stage, seed, out, begun.total, algorithm, classes[1]),
+            args=config(stage, seed, out, begun.total, algorithm, classes[1], begun.start),
             callbacks=[stage_trainer.Scheduled(begun.steps, begun.seconds)],
         )
         if len(trainer.train_dataset) != len(rows):
@@ -157,9 +157,9 @@ def train(
     return begun.steps, begun.total, begun.dropped
 
 
-def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any) -> Any:
+def config(stage: Stage, seed: int, out: Path, total: int, algorithm: Any, kind: Any, start: str = "") -> Any:
     """Return the trainer's config: the stage's settings and the trainer's own keys."""
-    ours = training_arguments(stage, seed, out, total)
+    ours = training_arguments(stage, seed, out, total, start)
     options = {name: getattr(ours, name) for name in FROM_STAGE}
     if "max_length" in kind.__dataclass_fields__:
         options["max_length"] = stage.max_length
