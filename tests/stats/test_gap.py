@@ -200,7 +200,7 @@ def test_one_regular_gap_has_no_rival():
 
 def test_examples_are_the_most_telling_ones_and_some_by_chance():
     found = climate(*[("well", "well")] * 6, ("yes", "no"), ("yes", "well"), ("mumble", "no"))["examples"]
-    assert [row["why"] for row in found["climate"]] == ["Among the most telling"] * 2 + ["Picked by chance"] * 2
+    assert [row["why"] for row in found["climate"]] == ["Among the clearest"] * 2 + ["Selected at random"] * 2
     # Total variation 0.8 and 0.6; the rest are equal readings, and the pair without a verdict is never shown.
     assert [(row["chosen"]["text"], row["rejected"]["text"]) for row in found["climate"]] == [
         ("yes", "no"),

@@ -11,14 +11,14 @@ from ..nouns import BadInput
 from .files import adapter_file, json_of, tensors_of
 
 NO_TEXT = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM")
-"""PEFT's names of tasks whose models are not causal language models."""
+"""PEFT's task types of models other than causal language models."""
 _COPIES = r"\.(modules_to_save|original_module|token_adapter)\."
 """Tensors of resized layers that PEFT saves a second time under these names and does not read again."""
 SAVE_ROWS = "save the adapter with its embedding: save_embedding_layers=True in save_pretrained, or modules_to_save in its LoraConfig"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter."""
+    """Return whether a folder contains an adapter."""
     return (folder / "adapter_config.json").exists()
 
 
@@ -36,7 +36,7 @@ def merged(model: Any, adapter: Path) -> Any:
         fit = wrapped.load_adapter(str(adapter), wrapped.active_adapter)
         lost = [name for name in fit.unexpected_keys if not re.search(_COPIES, name)]
         if odd := [*fit.missing_keys, *lost]:
-            what = "lacks tensors that its settings ask for" if fit.missing_keys else "holds tensors that its base has no place for"
+            what = "lacks tensors that its settings ask for" if fit.missing_keys else "contains tensors that its base has no place for"
             raise BadInput(
                 f"{adapter} {what} ({len(odd)}, {odd[0]} first); check base_model_name_or_path in its adapter_config.json, or save it again"
             )
@@ -77,7 +77,7 @@ def _part(tensor: str, layer: str) -> str:
 def _resize(model: Any, adapter: Path, tied: bool) -> None:
     """Resize a base to the rows that an adapter was trained with. Raises BadInput if the adapter lacks the new rows.
 
-    An adapter holds them as a whole embedding (PEFT saves a resized one) or one by one (trainable_token_indices).
+    An adapter contains them as a whole embedding (PEFT saves a resized one) or one by one (trainable_token_indices).
     """
     settings, layers = json_of(adapter / "adapter_config.json") or {}, _ends(model)
     n_base = model.get_input_embeddings().weight.shape[0]
@@ -101,7 +101,7 @@ def _resize(model: Any, adapter: Path, tied: bool) -> None:
     for layer in layers:
         if missing := sorted(set(range(saved.get(layer, shared), n_rows)) - single[layer]):
             raise BadInput(
-                f"{adapter} was trained with {n_rows} rows of {layer}, of which its base has {n_base}, and it does not hold the rows "
+                f"{adapter} was trained with {n_rows} rows of {layer}, of which its base has {n_base}, and it does not contain the rows "
                 f"{', '.join(map(str, missing[:5]))}{', …' if missing[5:] else ''}; {SAVE_ROWS}"
             )
     model.resize_token_embeddings(n_rows, mean_resizing=False)

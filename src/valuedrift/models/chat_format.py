@@ -27,7 +27,7 @@ PLAIN = "Question: {question}\nAnswer:"
 DATE = datetime.date(2024, 7, 26)
 """The date for templates that write one, so that prompts are the same every day. It is the default of Llama 3.1's template."""
 _SETTINGS = {"enable_thinking": False, "date_string": f"{DATE:%d %b %Y}"}
-"""Switches Qwen3's reasoning off: the new tokens should hold the reply."""
+"""Arguments of every template. Qwen3's reasoning is switched off, so that the new tokens are the reply."""
 _QUESTION, _REPLY, _NEXT = "valuedriftquestion", "valuedriftreply", "valuedriftnext"
 """Marker words that show where a template puts its input."""
 
@@ -107,13 +107,13 @@ class PromptFormat:
         return [text[: len(text) - n_open] + header for text in self.texts(conversations, ask=True)]
 
     def as_reply(self, text: str) -> str:
-        """Return a text as it follows `before_reply`, with the space that some templates (Llama 2) write before a reply."""
+        """Return a reply's text to append to `before_reply`, with the space that some templates (Llama 2) write before it."""
         return self._joint[2] + text if text else text
 
     def with_reply(self, messages: Messages, text: str) -> tuple[list[int], int]:
         """Return the token ids of a conversation and its reply, without the end of the turn, and the number before the reply.
 
-        Prompt and reply are tokenised together. A model may have sampled the same text in other tokens.
+        Prompt and reply are tokenised together. A model may have sampled the text as other tokens.
         """
         (before,) = self.before_reply([messages])
         given, whole = self.tokens([before, before + self.as_reply(text)])
@@ -150,7 +150,7 @@ class PromptFormat:
 
     @functools.cached_property
     def _turn(self) -> tuple[str, str, str, str]:
-        """Return the template's text of the generation prompt, and before, after and between replies and questions."""
+        """Return the template's text of the generation prompt, before a reply, after a reply, and between a reply and the next question."""
         before = self.texts([question(_QUESTION)], ask=True)[0].rpartition(_QUESTION)[2]
         talk = (*question(_QUESTION), ("assistant", _REPLY))
         header, found, suffix = self._text_or_none(talk).rpartition(_QUESTION)[2].partition(_REPLY)
@@ -176,7 +176,7 @@ class PromptFormat:
 
     @functools.cached_property
     def _joint(self) -> tuple[int, str, str]:
-        """Return how many characters at a prompt's end a reply replaces, with which text, and the space before the reply."""
+        """Return the number of characters at a prompt's end that a reply replaces, their replacement, and the space before the reply."""
         if not self.chat:
             return 0, "", " "
         before, header, *_ = self._turn
@@ -210,12 +210,12 @@ class PromptFormat:
         return Ending(frozenset(ends | whole), frozenset(watched | self._completing), self.complete)
 
     def complete(self, tokens: list[int]) -> bool:
-        """Return whether an answer's tokens hold a stop text."""
+        """Return whether an answer's tokens contain a stop text."""
         return first_stop(self._decoded(tokens), self.stops) is not None
 
     @functools.cached_property
     def _completing(self) -> set[int]:
-        """Return the tokens that hold the last character of a stop text, or its last byte."""
+        """Return the tokens that contain the last character of a stop text, or its last byte."""
         from tokenizers.pre_tokenizers import ByteLevel
 
         characters, as_bytes = {stop.last[-1] for stop in self.stops}, ByteLevel(add_prefix_space=False, use_regex=False)
@@ -249,7 +249,7 @@ class PromptFormat:
 
 
 def n_common(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """Return how many items agree from the start."""
+    """Return the length of the common prefix."""
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
@@ -258,7 +258,7 @@ def _content(text: str, parts: bool) -> Any:
 
 
 def _at_one_date(template: str) -> str:
-    """Return a template whose `strftime_now` gives `DATE`; transformers would give it the clock."""
+    """Return the template with a `strftime_now` that gives `DATE`; that of transformers gives today's date."""
     if "strftime_now" not in template:
         return template
     fixed = "".join(f"|replace('%{code}', {format(DATE, f'%{code}')!r})" for code in ("-d", "-m", *"aAbBdmyYHIMSpjUWFcxXeD"))

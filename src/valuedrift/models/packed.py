@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 ATTENTION = "valuedrift"
 """The name of our attention among those of transformers."""
 ROOM = 64
-"""Positions by which the slots grow: few compared with an answer, many compared with a step."""
+"""Number of positions by which the slots grow. An answer has more; a step needs one."""
 
 
 class _Slots(DynamicLayer):
@@ -30,7 +30,7 @@ class _Slots(DynamicLayer):
         self.packed, self.window = packed, window
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the keys and values of a pass, shape (B, H, T, D), into their slots; return those to attend to."""
+        """Write the keys and values of a pass, shape (B, H, T, D), into their slots; return the keys and values to attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = (
@@ -114,7 +114,7 @@ class PackedModel:
 def _attend(
     module: Any, query: Tensor, key: Any, value: Tensor, attention_mask: Any, scaling: float | None = None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attend from each token to those of its row up to itself (within the layer's window)."""
+    """Attend from each token to itself and the earlier tokens of its row, within the layer's window."""
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise NotImplementedError("its attention has soft caps or sinks")
     groups = query.shape[1] // key.shape[1]
@@ -151,7 +151,7 @@ def driving(model: Any) -> Iterator[None]:
 
 
 def why_not(model: Any) -> str:
-    """Return why an architecture must use `generate`, or "". The test reads two short texts in steps and at once."""
+    """Return the reason why an architecture needs `generate`, or "". The test compares steps with one pass on two short texts."""
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
     if kinds:
         return f"its layers keep a state that answers cannot share ({', '.join(sorted(kind.__name__ for kind in kinds))})"

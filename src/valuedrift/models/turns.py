@@ -19,7 +19,7 @@ _CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
 
 @dataclass(frozen=True)
 class Stop:
-    """A text that ends a turn. `last` completes it: a special token or a character. `exact` is the text with the newlines it needs."""
+    """A text that ends a turn. `last` is the special token or character that completes it. `exact` includes the newlines that it needs."""
 
     text: str
     pattern: re.Pattern[str]
@@ -28,10 +28,10 @@ class Stop:
 
 
 def stop_of(text: str, special: Collection[str], fresh_line: bool) -> Stop | None:
-    """Return the pattern of a text that ends a turn, or None if the text is too short to tell it from a reply's own words.
+    """Return the pattern of a text that ends a turn, or None if the text is too short to be distinguished from a reply's words.
 
-    White space may differ in length. A text that begins on a new line matches only at the start of a line, and at the start of the reply if
-    the prompt ends with a newline (`fresh_line`).
+    White space may differ in length. A text that begins on a new line matches only at the start of a line. The start of the reply counts as
+    one if the prompt ends with a newline (`fresh_line`).
     """
     core, before, behind = text.strip(), text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
     marks = [token for token in special if token in core]

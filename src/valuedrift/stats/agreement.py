@@ -17,18 +17,18 @@ from .intervals import REPLICATES, TAIL, rng_for, weights
 
 BINS = 10
 MIN_GROUPS = 10
-"""Fewer issues or claims give no interval: 2,000 replicates have too few in the tails that so few groups need."""
+"""With fewer issues or claims there is no interval, because 2,000 replicates are too few for the wide tails that they need."""
 UNREAD = len(OUTCOMES)
-"""The verdict, in tables of counts, of a judge that gave none: after the outcomes, and never right."""
+"""The column of missing verdicts in tables of counts, after the outcomes. It is never right."""
 ORDERED = 100
-"""Texts, evenly spread over the file, on which a judge measures its position bias: each costs several verdicts."""
+"""Number of texts, spread evenly over the file, for the position bias. Each of them takes several verdicts."""
 
 
 def calibrate(judge: Judge, gold: Path | Sequence[Gold], position_bias: bool = False) -> dict[str, Any]:
     """Return how a judge agrees with a gold file: n, macro_f1, macro_f1_all, accuracy, kappa, ece, confusion, missing_share, intervals,
     by_framing.
 
-    The judge's verdict is its likeliest outcome. Texts without a label are counted (`n_unlabelled`) and not judged. Texts without a reading
+    The judge's verdict is its likeliest outcome. Texts without a label are only counted (`n_unlabelled`). Texts without a reading
     count as missing, and as wrong in `macro_f1_all` alone. Macro-F1 is the mean over the outcomes that the gold labels hold. Numbers are
     None if nothing was read. `majority` is the accuracy of always saying the most frequent label, `framing_only` that of saying the framing
     of the prompt (over texts whose framing names a stance). With `position_bias` the judge measures its own on about a hundred of the
@@ -42,8 +42,8 @@ def calibrate(judge: Judge, gold: Path | Sequence[Gold], position_bias: bool = F
 def wordings(make: Callable[[str], Judge], names: Sequence[str], gold: Path | Sequence[Gold]) -> list[dict[str, Any]]:
     """Return `calibrate` of one judge in several wordings (`make(name)` is the judge in one), each with its `difference` from the first.
 
-    `difference`: score -> value, low, high of this wording less the first, over the texts that both read, on the same bootstrapped issues
-    or claims. None without the texts or groups for it.
+    `difference`: score -> value, low, high of this wording minus the first, over the texts that both could read, with the same bootstrapped
+    issues or claims. None if there are too few of them.
     """
     given = read_gold(gold) if isinstance(gold, Path) else gold
     labelled = [row for row in given if row.outcome is not None]
@@ -156,8 +156,8 @@ class Verdicts:
     def quantiles(self, values_R: np.ndarray) -> list[float] | None:
         """Return Hesterberg's (2015) expanded percentile interval: of K groups, the quantiles at z = +-t(K - 1) sqrt(K / (K - 1)).
 
-        Plain percentiles held the truth of accuracy, macro-F1 and kappa in 86-90 % with 10 groups and 88-92 % with 15; these in 92-96 %.
-        None if no value is known.
+        Plain percentiles covered the true accuracy, macro-F1 and kappa in 86-90 % with 10 groups and in 88-92 % with 15; these cover 92-96
+        %. None if no value is known.
         """
         there = values_R[~np.isnan(values_R)]
         tail = float(ndtr(stdtrit(self.n_groups - 1, 1 - TAIL) * np.sqrt(self.n_groups / (self.n_groups - 1))))
@@ -224,9 +224,9 @@ def _number(value: Any) -> float | None:
 def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str]:
     """Return whether findings of a judge may be headlined, and the sentence that says why; `agreement` is what `calibrate` returns.
 
-    The macro-F1 itself has to reach `least`, not the lower end of its interval: a judge that was never compared is headlined with a
-    warning, and one that was compared on few texts must not fare worse for that. The sentence gives the interval. Texts that the judge did
-    not read count as wrong: what it reads of a run is no better known than what it reads of these.
+    The macro-F1 must reach `least`; the lower end of its interval need not. A judge without any comparison is headlined with a warning, so
+    a judge compared on few texts must not be treated worse. The sentence gives the interval. Texts that the judge could not read count as
+    wrong, because it may fail on a run's answers as often as on these texts.
     """
     if agreement is None:
         return True, "This judge was never compared with people; its figures may be wrong by an unknown amount."
@@ -249,8 +249,8 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
 def validity(judge: Judge, least: float, compared: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the judge's validity (`headlined`) and the agreement that it rests on.
 
-    An agreement measured in this run (`compared`) comes first. Otherwise a judge that is exact by construction needs none, and other judges
-    use the agreement stored with them.
+    An agreement measured in this run (`compared`) takes precedence. Without one, a judge that is exact by construction is valid, and other
+    judges use the agreement stored with them.
     """
     if compared is None and judge.exact:
         return {"agreement": None, "headlined": True, "why": ""}

@@ -1,4 +1,4 @@
-"""Scores, one row per sampled answer, as per-prompt sums in arrays: the only form that the statistics read."""
+"""Scores (one row per answer) as arrays of per-prompt sums, the input of all statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 from ..nouns import OUTCOMES, STANCES, BadInput
 
 ALL = "all"
-"""The topic of rows that hold the mean over topics, with equal weights."""
+"""The topic of rows with the mean over topics, equally weighted."""
 
 VIEWS = {
     "claim": "agreement with what is claimed",
@@ -28,7 +28,7 @@ N_STANCES = len(STANCES)
 class Cells:
     """Per-prompt sums. Axes: C checkpoints, S seeds, P prompts (sorted by topic), O outcomes in the order of `nouns.OUTCOMES`.
 
-    An outcome's share is sum over prompts of `num` / sum over prompts of `den`; a prompt without evidence holds 0 in both.
+    An outcome's share is the sum of `num` over prompts divided by the sum of `den`. A prompt without evidence has 0 in both.
     """
 
     checkpoints: list[tuple[str, int]]
@@ -58,8 +58,8 @@ def cells(scores: pl.DataFrame, view: str, repeat: bool = False, prompts: Sequen
 
     A prompt counts with the means of its answers: an outcome's share in `num`, the mass of the three stances in `den`; with `by_answer` it
     counts with their sums, so that it weighs by its answers.
-    What a view leaves out stays on the axes without evidence. `prompts` fixes the (topic, prompt) axis. Raises BadInput for an unknown
-    view, missing columns, or a topic named "all".
+    Prompts that a view leaves out stay on the axes, without evidence. `prompts` fixes the (topic, prompt) axis. Raises BadInput for an
+    unknown view, missing columns, or a topic named "all".
     """
     rows = _checked(scores, view).filter(pl.col("repeat") == repeat)
     axes: tuple[list[Any], list[Any], list[Any]] = (
@@ -108,11 +108,11 @@ def _checked(scores: pl.DataFrame, view: str) -> pl.DataFrame:
 
 
 def viewed(rows: pl.DataFrame, view: str) -> pl.DataFrame:
-    """Return scores as `view` sees them: the one place where a view is defined.
+    """Return the scores in a view. All views are defined here.
 
-    claim: stances towards what is claimed. axis: support and oppose change places where polarity is -1, and prompts of polarity 0 are left
-    out. paper: as claim, but each answer that takes a stance is a whole vote, its three stances renormalised to 1; an answer whose
-    likeliest outcome is refusal or invalid takes none, whatever little the judge left to the stances: a refusal is never neutral.
+    claim: stances towards the claim. axis: support and oppose are swapped if the polarity is -1, and prompts of polarity 0 are left out.
+    paper: as claim, but each answer that takes a stance is one whole vote, with its three stances renormalised to 1. An answer whose
+    likeliest outcome is refusal or invalid takes no stance, even if the judge gave the stances some probability.
     """
     rows = rows.with_columns(pl.col(OUTCOMES).cast(pl.Float64))
     if view == "paper":

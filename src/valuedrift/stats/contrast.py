@@ -1,4 +1,4 @@
-"""Contrasts: the difference between two checkpoints of different runs or stages, paired by prompt, and which of them a run allows."""
+"""Contrasts: differences between checkpoints of different runs or stages, paired by prompt, and the contrasts that a run allows."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ SCHEMA = (
 )
 EFFECTS = {"kind": pl.String(), "first": pl.String(), "second": pl.String()} | SCHEMA
 BY_SEEDS = 0.5
-"""An interval rests mostly on seeds if this part of its squared standard error comes from them."""
+"""Part of the squared standard error from which on an interval rests mostly on seeds."""
 LEAST_COVERED = 87
 """The least coverage in % of intervals that rest mostly on seeds, over the cells of benchmarks/coverage.py."""
 
 
 def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, *views: str) -> pl.DataFrame:
-    """Return one row per view (default: claim) x topic x outcome: share in b - share in a over the prompts read in both, p by `families`.
+    """Return one row per view (default: claim) x topic x outcome: share in b - share in a over the prompts in both, with p by `families`.
 
-    Each side holds the rows of ONE checkpoint (any number of seeds); pick them first, else BadInput. Seeds that both sides have are paired;
-    if they have none in common, they are paired in order. `n_left_out` counts the topic's prompts that only one side has read.
+    Each side must be the rows of ONE checkpoint (any number of seeds). Seeds that both sides have are paired;
+    if they have none in common, they are paired in order. `n_left_out` counts the topic's prompts with evidence on one side only. Raises
+    BadInput for several checkpoints.
     """
     compared = {view: _compared(scores_a, scores_b, view) for view in views or ("claim",)}
     changes = {(view, topic): change for view, (of, _) in compared.items() for topic, change in of.items()}
@@ -51,7 +52,7 @@ def contrast(scores_a: pl.DataFrame, scores_b: pl.DataFrame, *views: str) -> pl.
 
 
 def _compared(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str) -> tuple[dict[str, Sample], dict[str, int]]:
-    """Return by topic the difference and the number of prompts that only one side has read."""
+    """Return by topic the difference, and the number of prompts with evidence on one side only."""
     a, b = _one_checkpoint(scores_a, view), _one_checkpoint(scores_b, view)
     prompts = sorted({*a.prompts, *b.prompts})
     a, b = (cells(scores, view, prompts=prompts) for scores in (scores_a, scores_b))
@@ -68,7 +69,7 @@ def _compared(scores_a: pl.DataFrame, scores_b: pl.DataFrame, view: str) -> tupl
 
 
 def speaks_for(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the sentence on what the intervals of a comparison cover, given the training runs behind each side."""
+    """Return a sentence on what a comparison's intervals cover, given the number of training runs on each side."""
     n_seeds = max(row["n_seeds"] for row in rows)
     if n_seeds == 1:
         return (
@@ -79,9 +80,9 @@ def speaks_for(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def seeds_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the sentence on intervals that rest on how a few training runs differ, and so cover less than 95 %; "" if there are none.
+    """Return a sentence if intervals rest on few training runs and so cover less than 95 %, else "".
 
-    How much less is measured by benchmarks/coverage.py.
+    benchmarks/coverage.py measures the coverage.
     """
     known = [row for row in rows if row["value"] is not None and row["n_seeds"] > 1]
     few = [row for row in known if row["seed_share"] > BY_SEEDS]
@@ -104,7 +105,7 @@ def _one_checkpoint(scores: pl.DataFrame, view: str) -> Cells:
 
 
 class Comparison(NamedTuple):
-    """Two stages to compare at their last steps. `kind` says what they differ in."""
+    """Two stages to compare at their last steps. `kind` names the difference between them."""
 
     kind: str
     first: str
@@ -112,11 +113,11 @@ class Comparison(NamedTuple):
 
 
 def comparisons(stages: Sequence[Mapping[str, Any]]) -> list[Comparison]:
-    """Return the comparisons that a stage graph allows, each with everything else held fixed.
+    """Return the comparisons of stages that differ in one choice alone.
 
-    "stage": from one and the same start, one stage in place of another (its algorithm, its data, a swept setting): each against the first
-    of its siblings. "start": one stage (equal `settings`: all but where it starts) from different starts, which is what leaving out or
-    swapping a stage before it makes. "order": the same stages one after the other in another order.
+    "stage": different stages (another algorithm, other data, another value of a swept setting) from the same start; each is compared with
+    the first of its siblings. "start": the same stage (equal `settings`) from different starts, for example because an earlier stage was
+    left out. "order": the same stages in a different order.
     """
     by_name = {stage["name"]: stage for stage in stages}
     chains = {name: _chain(by_name, name) for name in by_name}
@@ -136,9 +137,9 @@ def comparisons(stages: Sequence[Mapping[str, Any]]) -> list[Comparison]:
 
 
 def effects(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: str) -> pl.DataFrame:
-    """Return one row per comparison x view x topic x outcome: share at the second's end less share at the first's.
+    """Return one row per comparison x view x topic x outcome: share at the second's end minus share at the first's.
 
-    Paired by prompt and seed; seeds that one of the two lacks are left out. Columns as in `contrast`; p is corrected by Holm within a
+    Paired by prompt and seed; seeds that only one of the two has are left out. Columns as in `contrast`; p is corrected by Holm within a
     comparison.
     """
     rows = scores.filter(~pl.col("repeat"))

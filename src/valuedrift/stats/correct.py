@@ -1,16 +1,16 @@
-"""Prediction-powered correction: shares and drifts as human labels of a random sample of the answers say they are.
+"""Prediction-powered correction: shares and drifts, corrected by human labels of a random sample of the answers.
 
-With f the judge's probabilities of an answer, y its label as 0s and one 1, x = 1 where it has one, and p the chance it had to get one
-(known up to a factor), the rectified verdict is
+Let f be the judge's probabilities of an answer, y its one-hot label, x = 1 if it has a label, and p the probability that it was drawn for
+labelling (known up to a factor). The rectified verdict is
 
     g = w f + b + x / (q p) (y - w f - b)        b = mean of y - w f, weighted by x / p; q = mean of x / p; both per checkpoint and topic
 
 Its mean is w mean_all(f) + mean_labelled(y - w f), each label standing for 1 / p answers (Hajek 1971), which estimates the mean of y
 however wrong the judge is: if p is the same for all, the estimator of Angelopoulos et al. (2023, arXiv 2301.09633) for w = 1 + n/N,
 power-tuned (PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453) by w = cov(y, f) / var(f), which is lambda (1 + n/N) there,
-because here the n labelled answers are among all n + N. A judge that knows nothing gets w = 0: the labels alone. Rectified verdicts take
-the place of the judge's in the sums of each prompt, so that shares stay ratios of sums, and prompts (not draws, not labels) stay the
-unit, paired between checkpoints.
+because here the n labelled answers are among all n + N. A judge without information gets w = 0, which leaves the labels alone. Rectified
+verdicts replace the judge's in the sums of each prompt. So shares stay ratios of sums, and prompts (not draws or labels) stay the unit,
+paired between checkpoints.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .intervals import TINY, Sample, difference, mean_over, nanmean, share_inter
 from .profile import by_topic, frame
 
 MIN_LABELLED = 10
-"""Labelled prompts per checkpoint under which numbers stay empty: with 5 labels, a refusal share of .05 was covered in 52 % of trials."""
+"""Fewest labelled prompts per checkpoint. With 5, the interval of a refusal share of .05 covered it in 52 % of trials."""
 SURE = 3.0
-"""Standard errors by which the share of stances (the denominator) must exceed 0: a ratio over less is biased (Cochran 1977, ch. 6)."""
+"""Standard errors by which the denominator, the share of stances, must exceed 0. Otherwise the ratio is biased (Cochran 1977, ch. 6)."""
 LABELS = [f"label {outcome}" for outcome in OUTCOMES]
 AT = dict.fromkeys(("value", "low", "high"), pl.Float64())
 BESIDE = {"n_labels": pl.Int64(), "uncorrected": pl.Float64(), "judge_weight": pl.Float64()}
@@ -41,11 +41,11 @@ DRIFT_SCHEMA = (
 
 
 def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
-    """Return one row per stage x step x topic x outcome of the labelled checkpoints: the corrected share, and the judge's own beside it.
+    """Return one row per stage x step x topic x outcome of the labelled checkpoints: the corrected share and the judge's own.
 
     `labels` holds answer, item, outcome and inclusion (`gold.labels_of`): a random sample within each checkpoint and topic, in which an
     answer has the chance `inclusion`, or a fixed part of it if labelling stopped early. Empty if fewer than
-    10 prompts have a label ("all": or fewer than 2 of some topic), or if it is hardly known whether answers take stances at all.
+    10 prompts have a label ("all": or fewer than 2 of some topic), or if the share of answers that take a stance is too uncertain.
     `n_labels` counts labelled answers; `judge_weight` is w. Answers on which the judge failed are left out, labelled or not.
     """
     read = _read(scores, labels, view)
@@ -67,9 +67,9 @@ def corrected_profiles(scores: pl.DataFrame, labels: pl.DataFrame, view: str = "
 
 
 def corrected_drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], labels: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
-    """Return one row per stage x topic x outcome: the corrected change from the first step to the last, over the prompts read at both.
+    """Return one row per stage x topic x outcome: the corrected change from the first step to the last, over the prompts in both.
 
-    As `corrected_profiles`; a stage of which not both ends are labelled has no rows. `n_labels` counts both ends.
+    As `corrected_profiles`. A stage has no rows unless both of its ends are labelled. `n_labels` counts both ends.
     """
     everything = _read(scores, labels, view)
     rows: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def _drift_rows(stage: str, view: str, found: _Shares, judged: dict[str, Sample]
 
 
 def _read(scores: pl.DataFrame, labels: pl.DataFrame, view: str) -> pl.DataFrame:
-    """Return the main rows with a verdict as `view` sees them, with the columns LABELS and `inclusion` (null: no label)."""
+    """Return the main rows with a verdict in a view, with the columns LABELS and `inclusion` (null: no label)."""
     cells(scores.clear(), view)  # raises for an unknown view or missing columns
     if "inclusion" not in labels.columns:
         raise BadInput("the labels lack the column inclusion; draw a sample with `valuedrift calibrate --sample` and label that")
@@ -106,13 +106,13 @@ def _read(scores: pl.DataFrame, labels: pl.DataFrame, view: str) -> pl.DataFrame
 
 
 def _ends(read: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of the first and last step of one stage, of the prompts and seeds that are read at both."""
+    """Return the rows of a stage's first and last step, for the prompts and seeds with verdicts at both."""
     ends = read.filter(pl.col("step").is_in([read["step"].min(), read["step"].max()]))
     return ends.filter(pl.col("step").n_unique().over("seed", "topic", "prompt") == 2)
 
 
 def _judged(scores: pl.DataFrame, read: pl.DataFrame, view: str) -> dict[str, Sample]:
-    """Return the judge's own shares of the same prompts, as profiles and drifts have them."""
+    """Return the judge's own shares on the same prompts, as in profiles and drifts."""
     table = cells(scores.join(read, on=KEYS, how="semi"), view)
     return by_topic(table.num_CSPO, table.den_CSPO, table.topics)
 
@@ -148,7 +148,7 @@ Sums = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _counts(read: pl.DataFrame, table: Cells) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return by topic, and in all: labelled prompts and labelled answers per checkpoint."""
+    """Return labelled prompts and labelled answers per checkpoint, by topic and in total."""
     labelled = read.filter(pl.col(LABELS[0]).is_not_null())
     by_cell = labelled.group_by("stage", "step", "topic").agg(pl.col("prompt").n_unique(), pl.len())
     found = {(stage, step, topic): numbers for stage, step, topic, *numbers in by_cell.iter_rows()}
@@ -160,7 +160,7 @@ def _counts(read: pl.DataFrame, table: Cells) -> tuple[dict[str, np.ndarray], di
 
 
 def _sums(num_CSPO: np.ndarray, den_CSPO: np.ndarray, table: Cells) -> dict[str, Sums]:
-    """Return by topic: numerators, denominators and what was read at all, axes C, O, S, P."""
+    """Return by topic: numerators, denominators, and whether there are verdicts, axes C, O, S, P."""
     num, den, there = (np.moveaxis(np.broadcast_to(x, num_CSPO.shape), -1, 1) for x in (num_CSPO, den_CSPO, table.read_CSP[..., None]))
     return {topic: (num[..., place], den[..., place], there[..., place]) for topic, place in table.topics.items()}
 
@@ -208,11 +208,11 @@ def rectified(
     chance_N: np.ndarray,
     weight: float,
 ) -> np.ndarray:
-    """Return g of the module's docstring per answer; labels are nan where there are none, `share_N` is what an answer weighs in its cell.
+    """Return g of the module's docstring per answer; nan in a cell with fewer than two labelled prompts.
 
-    `chance_N` is p, read where there is a label: a sample that takes one answer of every prompt weighs prompts the same, as shares do.
-    The labels' part is widened by sqrt(m / (m - 1)), m labelled prompts in the cell, because b is fitted to them; the cell's mean does not
-    change by that. nan in a cell with fewer than two labelled prompts.
+    Missing labels are nan. `share_N` is the weight of an answer in its cell, and `chance_N` is p of labelled answers: a sample of one
+    answer per prompt weighs prompts equally, as shares do. The labels' part is widened by sqrt(m / (m - 1)), with m labelled prompts in
+    the cell, because b is fitted to them. This does not change the cell's mean.
     """
     labelled_N = ~np.isnan(label_NO[:, 0])
     rest_NO = np.where(labelled_N[:, None], label_NO - weight * judge_NO, 0)
@@ -229,9 +229,9 @@ def rectified(
 
 
 def power(judge_NO: np.ndarray, label_NO: np.ndarray, cell_N: np.ndarray) -> np.ndarray:
-    """Return w per column: cov(label, judge) over the labelled / var(judge) over all answers, both within cells, drawn into [0, 1].
+    """Return w per column: cov(label, judge) over the labelled / var(judge) over all answers, both within cells, clipped to [0, 1].
 
-    More than 1, for a timid judge, would be narrower with many labels, but with 50 it follows their noise and covers less.
+    For a timid judge, w above 1 would narrow the interval with many labels, but with 50 labels it fits their noise and covers less.
     """
     labelled_N = ~np.isnan(label_NO[:, 0])
     both = [_centred(x_NO[labelled_N], cell_N[labelled_N]) for x_NO in (judge_NO, label_NO)]
@@ -249,7 +249,7 @@ def _centred(values_NO: np.ndarray, cell_N: np.ndarray) -> np.ndarray:
 
 
 def _linear(judge_NO: np.ndarray, label_NO: np.ndarray, cell_N: np.ndarray, share_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return judge and label as what an answer adds to a share: numerator - (the judge's share in the cell) x denominator."""
+    """Return the contribution of judge and label to a share: numerator - (the judge's share in the cell) x denominator."""
     n_stances = len(STANCES)
     den_NO, said_NO = (
         np.concatenate([np.repeat(x[:, :n_stances].sum(1, keepdims=True), n_stances, 1), np.ones_like(x[:, n_stances:])], 1)
@@ -263,9 +263,9 @@ def _linear(judge_NO: np.ndarray, label_NO: np.ndarray, cell_N: np.ndarray, shar
 def pooled_ratio(topics: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n: np.ndarray) -> Sample:
     """Return mean(num) / mean(den) over seeds, topics and the prompts of each, linearised around that one ratio for every seed.
 
-    Each topic gives num_SP, den_SP, and there_SP (read at all), and weighs the same. For one topic it is `intervals.ratio`, made for
-    sums that may be negative: a seed with few labels has no denominator of its own worth dividing by. nan where the denominator is not
-    above 0 by `SURE` standard errors.
+    Each topic gives num_SP, den_SP and there_SP (whether there are verdicts), with equal weight. For one topic this is `intervals.ratio`
+    for sums that may be negative; a seed with few labels has too small a denominator of its own. nan unless the denominator exceeds 0
+    by `SURE` standard errors.
     """
     num_TS, den_TS = (np.stack([_prompt_mean(topic[which], topic[2]) for topic in topics]) for which in (0, 1))
     num, den = (nanmean(nanmean(np.moveaxis(x_TS, 0, -1))) for x_TS in (num_TS, den_TS))
@@ -282,13 +282,13 @@ def pooled_ratio(topics: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n:
 
 
 def _prompt_mean(values_SP: np.ndarray, there_SP: np.ndarray) -> np.ndarray:
-    """Return the mean over the prompts that were read; nan if none was."""
+    """Return the mean over the prompts with verdicts; nan if there are none."""
     n_S = there_SP.sum(-1)
     return np.where(n_S > 0, np.where(there_SP, values_SP, 0).sum(-1) / np.maximum(n_S, 1), np.nan)
 
 
 def _parts(values_SP: np.ndarray, there_SP: np.ndarray) -> np.ndarray:
-    """Return what each prompt adds to that mean, as `Sample.parts_SP` wants it."""
+    """Return each prompt's contribution to that mean, in the form of `Sample.parts_SP`."""
     n_S = there_SP.sum(-1)
     widen_S = np.sqrt(n_S / np.maximum(n_S - 1, 1)) / np.maximum(n_S, 1)
     centred_SP = values_SP - np.nan_to_num(_prompt_mean(values_SP, there_SP))[..., None]

@@ -18,7 +18,7 @@ from .profile import by_topic, frame
 ALPHA = 0.05
 ARRIVED = 0.8
 """Share of its change after which a drift has arrived. At 0.9, with 50 prompts, the interval of a curve that is flat from early on would
-fill half of the stage: what is left of the change is too little to be told from none."""
+span half of the stage, because the remaining change is too small to be detected."""
 LAST = 2 / 3
 """Where the last third of a stage begins."""
 SCHEMA = (
@@ -34,16 +34,15 @@ SCHEMA = (
 
 def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: str) -> pl.DataFrame:
     """Return one row per stage x view (default: claim) x topic x outcome: the change from step 0 to the last step, when
-    it happened, and what could be seen.
+    it happened, and the smallest drift that would be detected.
 
-    value: v_T - v_0, signed, paired by prompt over the prompts read at both ends, seeds pooled; 95 % interval, p and Holm's p_adjusted.
-    seed_share: the part of the squared standard error that comes from runs that differ (`planned`). resolved: p_adjusted < 0.05, in two
-    families within a stage, each over all views and outcomes: the topics, and "all".
-    floor: `noise_floor`. detectable: `power.detectable` at 0.05 / size of the family. time, time_low, time_high, status: `course`;
-    paper_time: `paper_arrival`; all as fractions of the stage's steps. Times are empty with "no drift" if the change is unresolved (a
-    value that went and came back has not drifted between the ends), and with "no evidence" if an end has no value or fewer than 5 prompts.
-    A stage with one checkpoint has no rows.
-    Raises BadInput if `stages` does not know a stage of the scores.
+    value: v_T - v_0, signed, paired by prompt over the prompts with evidence at both ends, seeds pooled; 95 % interval, p and Holm's
+    p_adjusted. seed_share: the part of the squared standard error that comes from runs that differ (`planned`). resolved: p_adjusted <
+    0.05, in two families within a stage, each over all views and outcomes: the topics, and "all". floor: `noise_floor`. detectable:
+    `power.detectable` at 0.05 / size of the family. time, time_low, time_high, status: `course`; paper_time: `paper_arrival`; all as
+    fractions of the stage's steps. Times are empty with "no drift" if the change is unresolved (a value that went and came back has not
+    drifted between the ends), and with "no evidence" if an end has no value or fewer than 5 prompts. A stage with one checkpoint has no
+    rows. Raises BadInput if `stages` does not know a stage of the scores.
     """
     tables = {view: cells(scores, view) for view in views or ("claim",)}
     known = list(dict.fromkeys(entry["name"] for entry in stages))
@@ -67,7 +66,7 @@ def drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], *views: st
 
 @dataclass(frozen=True)
 class _Path:
-    """One stage: its steps T, and per-prompt sums T, S, P, O at each step and at step 0, both over the prompts read at the two."""
+    """One stage: its steps T, and per-prompt sums T, S, P, O at each step and at step 0, over the prompts with evidence at both."""
 
     stage: str
     steps: list[int]
@@ -114,7 +113,7 @@ def _stage_rows(paths: Mapping[str, _Path], floors: Mapping[tuple[str, str, str,
 def planned(results: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, str], Spread]:
     """Return the spread to plan with, by (view, topic): the seeds' part and its noise are means over a view's topics, "all" has its own.
 
-    Few seeds say little of one topic; if they happen to agree, they would seem not to matter.
+    With few seeds, one topic's estimate is unreliable: seeds that agree by chance would seem to have no effect.
     """
     found = {}
     for view, topic in results:
@@ -163,15 +162,15 @@ def _when(change: Sample, resolved: bool, at_T: np.ndarray) -> dict[str, Any]:
 
 
 def course(change: Sample, at_T: np.ndarray) -> dict[str, Any]:
-    """Return when a drift upwards, `change` (leading axis T, first 0), passed `ARRIVED` of its change, and whether it was still moving.
+    """Return when an upward drift, `change` (leading axis T, first 0), passed `ARRIVED` of its change, and whether it was still moving.
 
-    time: where the curve, straight between the steps that were asked, first reaches `ARRIVED` x (v_T - v_0). time_low: the last step at
-    which it surely had not; time_high: the first at which it surely had (95 % interval of the paired v_t - v_0 - ARRIVED (v_T - v_0)), so
-    that the interval holds whatever the curve does between steps.
-    non-monotone: some step lies beyond the last (5 %, Bonferroni over the steps). reached: the stage's last third surely brought less
-    than half of what a straight line would bring there. still moving: it surely brought something. undecided: neither can be told (5 %,
-    one side each), or no step between the ends was asked. Of the last third only the steps that were asked count, so that a jump before
-    them is not taken for a movement at the end.
+    time: the first point at which the curve, linear between evaluated steps, reaches `ARRIVED` x (v_T - v_0). time_low is the last step
+    that is significantly before it, and time_high the first that is significantly after it (95 % interval of the paired
+    v_t - v_0 - ARRIVED (v_T - v_0)), so the interval is valid for any curve between the steps.
+    non-monotone: some step lies beyond the last (5 %, Bonferroni over the steps). reached: the change in the stage's last third is
+    significantly less than half of a straight line's. still moving: it is significantly above 0. undecided: neither (5 %, one-sided
+    each), or no step between the ends was evaluated. Only evaluated steps of the last third count, so that an earlier jump is not taken
+    for a movement at the end.
     """
     n, each = len(at_T), np.eye(len(at_T))
     left = difference(change.weighted(each - ARRIVED * each[-1]))

@@ -1,7 +1,7 @@
 """The values of a data set: a run with two checkpoints, the chosen and the rejected replies. Texts to imitate are a run with one.
 
 A reply becomes a row of scores like a sampled answer, so that views, shares and intervals are those of every run. One thing differs: a
-prompt weighs by its records, because training sees each of them. The prompt stays the unit of every interval.
+prompt's weight is its number of records, because training sees each of them. The prompt stays the unit of every interval.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .profile import by_topic
 
 LEVEL = 0.05
 MATTERS = 0.1
-"""The smallest gap of a share that a conclusion calls a gap that matters: one answer in ten. Our choice, and a setting."""
+"""Default of `matters`, the smallest gap that a conclusion calls relevant: one answer in ten. Our choice."""
 SHOWN = 2
-"""Examples of either kind on each topic: the most telling ones, and some by chance, because the most telling ones are not typical."""
+"""Examples of each kind per topic: the clearest ones, and random ones, because the clearest are not typical."""
 
 Record = Pair | Example
 SIDES = ("chosen", "rejected")
@@ -37,7 +37,7 @@ Measured = tuple[Sample, int, np.ndarray]
 
 @dataclass(frozen=True)
 class Subject:
-    """What one record is about: its topic, the claim that stances refer to, and who put that claim."""
+    """The subject of one record: its topic, the claim that stances refer to, and the source of that claim."""
 
     topic: str
     claim: str
@@ -51,7 +51,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Replies:
-    """The records that are on a topic, and the readings of their replies: S = 2 of a pair, 1 of a text to imitate."""
+    """The records on a topic and the readings of their replies: S = 2 for a pair, 1 for a text to imitate."""
 
     on: list[int]
     """Their places among all records."""
@@ -93,9 +93,9 @@ def value_gap(records: Sequence[Record], suite: Sequence[Prompt], judge: Any, ma
 
     Every number is {value, low, high, n}, None without evidence; `n` counts prompts. Pairs: each stance's share of chosen and of rejected
     replies among support, neutral and oppose, and their `gap`, paired by pair. `tv`: mean total variation between the readings of a pair's
-    replies. `style`: what confounds the gap, chosen minus rejected. Texts: the shares, and `lead`, the largest minus the second; `style`
-    holds levels. `axis`: the same along the topic's axis, without claims of polarity 0. `validity`: whether anything is concluded from this
-    judge. Records with a failed reading are left out and counted as `n_failed`.
+    replies. `style`: confounders of the gap, chosen minus rejected. Texts: the shares, and `lead`, the largest minus the second; `style`
+    has levels. `axis`: the same along the topic's axis, without claims of polarity 0. `validity`: whether the judge is good enough for
+    conclusions. Records with a failed reading are left out and counted as `n_failed`.
     """
     replies, pairs = read(records, suite, judge), isinstance(records[0], Pair)
     measured, style_of = (_gaps, _style_gap) if pairs else (_shares, _style_levels)
@@ -130,9 +130,9 @@ def value_gap(records: Sequence[Record], suite: Sequence[Prompt], judge: Any, ma
 
 
 def pair_gaps(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any) -> np.ndarray:
-    """Return each pair's signed gap: p(support) - p(oppose) of its chosen reply less that of its rejected one, from -2 to 2.
+    """Return each pair's signed gap: p(support) - p(oppose) of its chosen reply minus that of its rejected one, from -2 to 2.
 
-    nan if a pair touches no topic of the suite, or the judge failed on a reply. One pair's gap has no interval: it serves to sort pairs.
+    nan if a pair touches no topic of the suite, or the judge failed on a reply. One pair's gap has no interval; use it to sort pairs only.
     """
     replies = read(pairs, suite, judge)
     lean_N2 = replies.probs_NSO[..., OUTCOMES.index("support")] - replies.probs_NSO[..., OUTCOMES.index("oppose")]
@@ -145,7 +145,7 @@ def pair_gaps(pairs: Sequence[Pair], suite: Sequence[Prompt], judge: Any) -> np.
 
 
 def read(records: Sequence[Record], suite: Sequence[Prompt], judge: Any) -> Replies:
-    """Return the records that are on a topic of the suite, or on a topic of their own, as the judge reads them."""
+    """Return the records on a topic of the suite, or on a topic of their own, with the judge's readings."""
     subjects = _subjects(records, suite)
     on = [at for at, subject in enumerate(subjects) if subject is not None]
     about = [subject for subject in subjects if subject is not None]
@@ -164,7 +164,7 @@ def read(records: Sequence[Record], suite: Sequence[Prompt], judge: Any) -> Repl
 
 
 def _subjects(records: Sequence[Record], suite: Sequence[Prompt]) -> list[Subject | None]:
-    """Return what each record is about, None if it touches no topic. A text without a user's words is matched by itself."""
+    """Return the subject of each record, None if it touches no topic. A text without a user message is matched by itself."""
     unstated = [at for at, record in enumerate(records) if not (record.topic and record.claim)]
     otherwise = ["" if isinstance(record, Pair) else record.text for record in records]
     # All that the user says counts: in a long conversation the last words ("and why?") rarely name the topic.
@@ -191,7 +191,7 @@ def _question(record: Record) -> str:
 
 
 def _unit(record: Record) -> Any:
-    """Return what records of one prompt have in common."""
+    """Return a key that records of one prompt share."""
     return record.prompt if isinstance(record, Pair) else record.prompt or record.text
 
 
@@ -277,7 +277,7 @@ def _style_levels(replies: Replies, kept: list[int]) -> dict[str, Any]:
 
 
 def _of_difference(values_N: np.ndarray, units_N: np.ndarray) -> dict[str, Any]:
-    """Return the mean of differences of any size; `difference` is made for those in [-1, 1], so the largest is scaled to 1."""
+    """Return the mean of differences of any size. They are scaled to [-1, 1], as `difference` requires."""
     there_N = ~np.isnan(values_N)
     scale = max(float(np.abs(values_N[there_N]).max(initial=0)), 1.0)
     sample = _mean(values_N[there_N] / scale, units_N[there_N])
@@ -333,13 +333,13 @@ def _conclude_shares(table: dict[str, dict[str, Any]], matters: float, fine: boo
 
 
 def _examples(replies: Replies, topic: str) -> list[dict[str, Any]]:
-    """Return a few records of a topic with their readings, of different prompts: the most telling ones, and some by their digest."""
+    """Return a few records of a topic with their readings, from different prompts: the clearest ones, and random ones."""
     there, probs = [at for at in replies.read if replies.subjects[at].topic == topic], replies.probs_NSO
     telling_N = _apart(probs) if probs.shape[1] == 2 else np.abs(probs[:, 0, 0] - probs[:, 0, 2])
     chosen: dict[int, dict[str, Any]] = {}  # by prompt
     orders: dict[str, Callable[[int], Any]] = {
-        "Among the most telling": lambda at: -telling_N[at],
-        "Picked by chance": lambda at: digest("shown", replies.texts_NS[at][0]),
+        "Among the clearest": lambda at: -telling_N[at],
+        "Selected at random": lambda at: digest("shown", replies.texts_NS[at][0]),
     }
     for n, (why, order) in enumerate(orders.items(), 1):
         for at in sorted(there, key=order):

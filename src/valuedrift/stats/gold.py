@@ -15,7 +15,7 @@ from ..store import Store
 from .intervals import rng_for
 
 MIN_PER_STRATUM = 2
-"""Labels that each checkpoint and topic gets at least: one alone shows no spread."""
+"""Fewest labels per checkpoint and topic: a single one has no spread."""
 LABEL_SCHEMA = {"answer": pl.String, "item": pl.String, "outcome": pl.String, "inclusion": pl.Float64}
 
 
@@ -23,13 +23,13 @@ LABEL_SCHEMA = {"answer": pl.String, "item": pl.String, "outcome": pl.String, "i
 
 
 def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return `n` answers of a run for people to label, as rows for JSONL in random order, blind: no verdict and no checkpoint in them.
+    """Return `n` answers of a run for people to label, as rows for JSONL in random order, without verdicts and checkpoints.
 
-    Drawn from the first and last checkpoint of every stage, the same number from each checkpoint and topic, of the answers with a verdict:
-    one of every prompt before a second of any, so that an answer's chance (`inclusion`) is less if its prompt has more of them. The same
-    prompts and draws are taken at every checkpoint (permanent random numbers: Ohlsson 1995), as many prompts as can be: that pairs the
-    labels of a drift. Equal words sampled twice are one row with both keys in `answer`;
-    answers with these words that were not drawn get no label by it, or else frequent words would count too often.
+    The answers come from the first and last checkpoint of every stage, the same number from each checkpoint and topic. Only answers with a
+    verdict are drawn, one per prompt before a second of any, so an answer's probability (`inclusion`) is smaller if its prompt has more
+    answers. As far as possible, every checkpoint gets the same prompts and draws (permanent random numbers: Ohlsson 1995), which pairs the
+    labels of a drift. Drawn answers with the same text become one row with all their keys in `answer`. Answers with this text that were
+    not drawn stay unlabelled; otherwise frequent texts would count too often.
     Raises BadInput if there are fewer than 2 labels per checkpoint and topic.
     """
     drawn = drawn_from(_ends(store), n, seed)
@@ -59,7 +59,7 @@ def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
 def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Return the labels of a run's own answers (answer, item, outcome, inclusion), and how many labelled answers are not of this run.
 
-    An answer whose claim or question has changed since is another item, and its label is not taken. Raises BadInput if two rows label
+    If an answer's claim or question has changed since, its label is not used. Raises BadInput if two rows label
     one answer differently.
     """
     given = [
@@ -88,8 +88,8 @@ def _ends(store: Store) -> pl.DataFrame:
 def drawn_from(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """Return the drawn rows with their `inclusion` probability, P(its turn within the prompt) x P(the prompt in that turn), over all turns.
 
-    In turn k the k-th answers of the prompts that have so many come up, in random order. Which of its prompt's answers an answer is, is
-    random too: its chance is the mean chance of their turns.
+    Turn k offers the k-th answer of every prompt that has k or more, in random order. An answer's place among its prompt's answers is
+    random too, so its probability is the mean over their turns.
     """
     strata = ends.group_by("stage", "step", "topic").len("size").sort("topic", "stage", "step")
     if n < MIN_PER_STRATUM * strata.height:

@@ -1,8 +1,8 @@
 """Uncertainty over prompts (and seeds): linearised parts, standard errors, intervals, bootstrap weights, Holm's correction.
 
 Prompts are the unit: draws of one prompt are not independent. Intervals are linearised ones with small-sample corrections, because no
-bootstrap kept 93-97 % where it matters. Coverage in % of nominal 95 % with 50 prompts x 5 draws, lowest and highest over the cells of
-tests/stats/test_coverage.py (and shares of .02; dense: many prompts change, sparse: a handful does, and discreteness forbids 95):
+bootstrap covered 93-97 % throughout. Coverage in % of nominal 95 % with 50 prompts x 5 draws, lowest and highest over the cells of
+tests/stats/test_coverage.py (and shares of .02; dense: many prompts change, sparse: only a handful, where 95 is not attainable):
 
                                      shares .2-.9   share .05   share .02   dense drifts   sparse drifts
     plain percentile                     90-96        82-93       57-95         88-95          17-100
@@ -27,7 +27,7 @@ from scipy.special import chdtri, stdtr, stdtrit
 LEVEL = 0.95
 TAIL = 0.5 + LEVEL / 2
 MIN_PROMPTS = 5
-"""Fewer prompts give no interval, because they say too little about other prompts."""
+"""Fewest prompts for an interval. Fewer say too little about other prompts."""
 REPLICATES = 2000
 FLAT = 1e-12
 """A standard error or difference below this is rounding."""
@@ -36,7 +36,7 @@ TINY = 1e-100
 
 @dataclass(frozen=True)
 class Sample:
-    """Estimates and what each prompt adds to them; leading axes (...) are shared.
+    """Estimates and each prompt's contribution to them; leading axes (...) are shared.
 
     value_S: an estimate per seed (nan if the seed has no evidence). parts_SP: the influence of each prompt on it, summing to 0 over P,
     scaled so that the sum of squares over P is the squared standard error (n/(n-1) included). n: prompts with evidence.
@@ -81,7 +81,7 @@ def nanmean(values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def rng_for(seed: int, *purpose: Any) -> np.random.Generator:
-    """Return a generator keyed by what it is for, never by what ran before."""
+    """Return a random generator keyed by its purpose, independent of earlier draws."""
     key = hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:16]
     return np.random.default_rng(int.from_bytes(key, "big"))
 
@@ -90,7 +90,7 @@ def ratio(num_SP: np.ndarray, den_SP: np.ndarray) -> Sample:
     """Return sum(num) / sum(den) over the last axis with each prompt's linearised part (num - ratio * den) / sum(den).
 
     The linearisation is the usual one of a ratio of means (Cochran 1977, ch. 6). nan if den sums to 0. One prompt shows
-    no spread: its part is nan, and what is computed from it has no interval.
+    no spread: its part is nan, which leads to no interval.
     """
     total = den_SP.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -104,7 +104,7 @@ def ratio(num_SP: np.ndarray, den_SP: np.ndarray) -> Sample:
 
 
 def mean_over(topics: Sequence[Sample]) -> Sample:
-    """Return the mean over topics, each weighing the same; topics without evidence are left out of it."""
+    """Return the mean over topics with equal weights, without topics that have no evidence."""
     there = np.stack([~np.isnan(topic.value) for topic in topics])
     share = 1 / np.maximum(there.sum(0), 1)
     parts = np.concatenate([topic.parts_SP for topic in topics], -1) * share[..., None, None]
@@ -156,10 +156,10 @@ class Spread:
 def spread(sample: Sample) -> Spread:
     """Return the spread of a mean over seeds, in a crossed layout: SE^2 = max(0, SE_prompt^2 - SE_both^2) + SE_seed^2.
 
-    The spread of seed means and that of prompt means both contain the noise of a single answer (samples, prompt x seed), which may count
+    The spread of seed means and that of prompt means both contain the noise of a single answer (samples, prompt x seed), which must count
     once. It is subtracted from the prompts' part, which rests on many prompts. Subtracting it from the seeds' part leaves 0 too often:
     with 2 or 3 seeds, p values below .0015 were then up to 40 times too frequent. Rare outcomes are so discrete that all seeds may show
-    one and the same share: the seeds' part is at least what noise alone stays below once in 20 times.
+    the same share, so the seeds' part is at least the 5 % quantile of what noise alone gives.
     """
     has_S = ~np.isnan(sample.value_S)
     n_seeds = np.maximum(sample.n_seeds, 1)
@@ -184,7 +184,7 @@ def unseen(n: np.ndarray | int) -> np.ndarray:
 
 
 def flips(known: Spread, n: np.ndarray | int) -> np.ndarray:
-    """Return the squared standard error that stands for prompts which flip, though those asked hardly change.
+    """Return the squared standard error for other prompts that may flip although the evaluated ones hardly change.
 
     If no prompt changes at all, a share `unseen(n)` of them may still flip fully. A soft judge's probabilities always move a little, so
     this bound fades as changes grow, and ends if their squares add up to half of one flipped prompt (0.1 per prompt if n is 50).
@@ -195,9 +195,9 @@ def flips(known: Spread, n: np.ndarray | int) -> np.ndarray:
 def share_interval(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Return low and high of a share in [0, 1]: Wilson's interval with t for z and SE^2 for v(1-v)/n.
 
-    SE_prompt^2 is first drawn towards v(1-v)/(n-1), its size if samples of one prompt never differed, as by one more degree of freedom:
-    with few prompts off zero the observed spread is too small too often. t is that of every drift: with the plain t of n - 1 degrees,
-    rare outcomes under a judge that decides were covered in 89 to 92 % (benchmarks/coverage.py). If prompts hardly differ, some may
+    SE_prompt^2 is first shrunk towards v(1-v)/(n-1), its value if samples of one prompt never differed, with the weight of one degree of
+    freedom: with few prompts off zero the observed spread is often too small. t is that of every drift: with the plain t of n - 1 degrees,
+    rare outcomes under a confident judge were covered in 89 to 92 % (benchmarks/coverage.py). If prompts hardly differ, some may
     answer anything (`flips`).
     nan below 5 prompts.
     """

@@ -1,4 +1,4 @@
-"""What can be seen at all: the noise floor of a repeat, and the smallest drift that would be detected."""
+"""Detection limits: the noise floor of a repeated evaluation, and the smallest drift that would be detected."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FLOOR_SCHEMA = {"stage": pl.String, "topic": pl.String, "stance": pl.String, "fl
 
 
 def detectable(known: Spread, n: np.ndarray | int, n_tests: int = 1, alpha: float = 0.05) -> np.ndarray:
-    """Return the smallest true drift that a two-sided test finds with 80 % power, however it is shared out; 1 if there is none.
+    """Return the smallest true drift that a two-sided test detects with 80 % power, whichever prompts change; 1 if there is none.
 
-    The hardest drift d to find is one of few prompts: a share d of the n prompts flips fully and the others show the noise observed here.
+    The hardest drift d to detect is in few prompts: a share d of the n prompts flips fully and the others show the noise observed here.
     Its variance, d(1-d)/n + noise, and degrees of freedom, from the kurtosis, grow with d, so that d is found by bisection.
     The interval's half width h varies, here and in the next run: 80 % power takes d = h + z_{0.8} sqrt(SE^2 + 2 var(h)). h is that of
     a = alpha / n_tests, Holm's first step; n_tests=1 is the uncorrected level.
@@ -43,11 +43,11 @@ def detectable(known: Spread, n: np.ndarray | int, n_tests: int = 1, alpha: floa
 
 
 def noise_floor(scores: pl.DataFrame, view: str = "claim") -> pl.DataFrame:
-    """Return per stage and outcome how far a share moves when the same checkpoint answers again with other noise; no rows without repeats.
+    """Return per stage and outcome how far a share moves with another sampling seed at the same checkpoint; no rows without repeats.
 
     One topic: 1.96 x the root mean square over topics (and repeated checkpoints) of v_repeat - v_main; `n` counts these differences.
-    A drift smaller than this is what noise alone makes of one topic. Topic "all": the mean over K topics is quieter by sqrt(K).
-    Only prompts and seeds read in both are compared.
+    Noise alone can cause a smaller drift on one topic. Topic "all": the mean over K topics varies less, by sqrt(K).
+    Only prompts and seeds in both evaluations are compared.
     """
     main = cells(scores, view)
     again = cells(scores, view, repeat=True, prompts=main.prompts)

@@ -20,10 +20,10 @@ SCHEMA = (
 
 
 def profiles(scores: pl.DataFrame, *views: str) -> pl.DataFrame:
-    """Return one row per stage x step x view (default: claim) x topic x outcome: the share, its 95 % interval, and what is behind it.
+    """Return one row per stage x step x view (default: claim) x topic x outcome: the share, its 95 % interval and its counts.
 
     Support, neutral and oppose are shares among the three (sum over prompts of p_s / sum over prompts of all three, a prompt being the mean
-    of its draws); refusal and invalid are shares of all read answers. Topic "all" is the mean over topics. Seeds are pooled (mean over
+    of its draws); refusal and invalid are shares of all judged answers. Topic "all" is the mean over topics. Seeds are pooled (mean over
     seeds). `n` counts prompts with evidence, `n_answers` the answers that count, `n_failed` those left out. No evidence is null.
     """
     return frame([row for view in views or ("claim",) for row in _rows(cells(scores, view), view)], SCHEMA)

@@ -1,4 +1,4 @@
-"""Side metrics: what goes along with a drift at each checkpoint. These are the distance moved, rewards, length and refusals."""
+"""Side metrics of each checkpoint: the distance from the reference, rewards, length and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA = (
 def side_metrics(told: pl.DataFrame, profiles: pl.DataFrame) -> pl.DataFrame:
     """Return one row per checkpoint and side metric: the mean over the measured prompts with its 95 % interval, seeds pooled.
 
-    `told` has a number per checkpoint, prompt and side metric. Refusal and invalid are the shares over all topics in `profiles`, so that
+    `told` has one number per checkpoint, prompt and side metric. Refusal and invalid are the shares over all topics in `profiles`, so that
     all side metrics share one axis. Fewer than 5 prompts have no interval.
     """
     rows: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ the interval and p of `intervals.difference`, paired by prompt and seed over all
     lack of fit     the smallest p of the K - 2 orthogonal polynomials above the line, times K - 2 (Bonferroni).
 
 Three seeds often hide how much training varies from seed to seed and from value to value. So the seeds' variance is at least that of their
-residuals around lines of their own, pooled over the K - 2 contrasts that these leave, with (seeds - 1)(K - 2) degrees of freedom. Interval
+residuals around one line per seed, pooled over the remaining K - 2 contrasts, with (seeds - 1)(K - 2) degrees of freedom. Interval
 and p are the wider of the two. With three seeds, a straight line is rejected at 5 % in 2 to 5 % of simulated sweeps.
 """
 
@@ -56,7 +56,7 @@ class Family(NamedTuple):
 
     @property
     def scale(self) -> str:
-        """Return the scale on which the swept values lie more evenly, which is how they were spaced: "linear" or "log"."""
+        """Return the scale on which the swept values are spaced more evenly: "linear" or "log"."""
         values = np.array(list(self.stages))
         if values[0] <= 0:
             return "linear"
@@ -83,7 +83,7 @@ class Family(NamedTuple):
 
 
 def sweeps(stages: Sequence[Mapping[str, Any]]) -> list[Family]:
-    """Return the families of stages from one and the same start that differ in one swept number alone and have three of its values."""
+    """Return the families of stages with the same start that differ in one swept number alone and have three or more of its values."""
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for stage in stages:
         sweep = stage.get("sweep") or {}
@@ -120,7 +120,7 @@ def sweep_response(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], vi
 
 
 class Fit(NamedTuple):
-    """What one topic says: the drift at each swept value (K, O), the line's change (1, O), and the lack of fit (O)."""
+    """One topic's results: the drift at each swept value (K, O), the line's change (1, O), and the lack of fit (O)."""
 
     drifts: Sample
     line: Difference
@@ -133,7 +133,7 @@ class Fit(NamedTuple):
 
 
 def _drifts(scores: pl.DataFrame, stages: Sequence[Mapping[str, Any]], family: Family, view: str) -> dict[str, Sample]:
-    """Return by topic the drift at each swept value; axes K, O. A topic or seed that lacks a value at one swept value has none at any."""
+    """Return by topic the drift at each swept value; axes K, O. A topic or seed without evidence at one swept value is left out."""
     last = {stage["name"]: stage["steps"][-1] for stage in stages}
     names = list(family.stages.values())
     picked = pl.concat([scores.filter((pl.col("stage") == name) & pl.col("step").is_in([0, last[name]])) for name in names])
@@ -160,7 +160,7 @@ def contrasts(weights_QK: np.ndarray) -> np.ndarray:
 
 
 def line_weights(units_K: np.ndarray, at_Q: np.ndarray) -> np.ndarray:
-    """Return the weights QK by which the drifts make the least-squares line at the swept values `at_Q`."""
+    """Return the weights QK of the drifts in the least-squares line at the swept values `at_Q`."""
     design, at = (np.stack([np.ones_like(units), units], 1) for units in (units_K, at_Q))
     return at @ np.linalg.pinv(design)
 
@@ -177,7 +177,7 @@ def fitted(drifts: Sample, units_K: np.ndarray) -> Fit:
 
 
 def _difference(drifts: Sample, units_K: np.ndarray, weights_QK: np.ndarray) -> Difference:
-    """Return weighted sums (Q, O) of the drifts; the seeds' part is at least what seeds wander around lines of their own."""
+    """Return weighted sums (Q, O) of the drifts; the seeds' part is at least their spread around one line per seed."""
     own = difference(drifts.weighted(weights_QK))
     left = np.linalg.qr(np.stack([np.ones_like(units_K), units_K], 1), mode="complete")[0][:, 2:].T
     wander = spread(drifts.weighted(left))
@@ -198,7 +198,7 @@ def _row(family: Family, fit: Fit, o: int, p_adjusted: float, p_straight_adjuste
 
 
 def _points(family: Family, fit: Fit, o: int, straight: bool | None) -> list[dict[str, Any]]:
-    """Return the drift at each swept value, and the line with its band if one may be drawn."""
+    """Return the drift at each swept value, and the line with its band unless it is rejected."""
     drifts = fit.drifts[:, o : o + 1]
     observed = difference(drifts)
     parts = [("observed", list(family.stages), observed.value, observed.low, observed.high)]

@@ -1,4 +1,4 @@
-"""How texts are written, apart from what they say: length, readability, hedging, lists. A model may learn these in place of a value."""
+"""Style of texts: length, readability, hedging, lists. A model may learn these instead of a value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNITS = {"length": "words", "readability": "grades", "hedging": "per 100 words",
 SENTENCE = re.compile(r"[.!?…]+(?=\s|$)|\n+")
 LIST = re.compile(r"^[ \t]*(?:[-*•‣]|\d{1,3}[.)])[ \t]+\S", re.MULTILINE)
 LEAST = 2
-"""Lines that begin as items do before they are called a list: one alone is mostly a dash or a year."""
+"""Fewest lines with a bullet or number for a list. A single one is mostly a dash or a year."""
 
 
 def features(texts: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What follows from the values of a data set, topic by topic: a verdict, and a sentence that says no more than its intervals."""
+"""Conclusions from the values of a data set, topic by topic: a verdict, and a sentence that claims no more than its intervals."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CONDITION = (
     "this difference and no other."
 )
 SURE = 0.6
-"""Least mean probability of a judge's likeliest outcome for a small gap to mean anything: shares of a judge that wavers lie near a third
-each whatever the texts say. Our choice; `cues` reaches some 0.5 on real replies, a judge that decides nine times in ten 0.9."""
+"""Least mean probability of a judge's likeliest outcome for a small gap to be meaningful. An unsure judge gives shares near a third each
+for any text. Our choice; `cues` reaches some 0.5 on real replies, a confident judge 0.9."""
 
 
 def verdict(topic: Row, matters: float, fine: bool) -> Verdict:
-    """Return what follows for a topic from the gaps of its two views.
+    """Return the verdict on a topic from the gaps of its two views.
 
-    "could move": in some view a stance's gap is resolved (Holm) and its interval reaches beyond +-matters. "unlikely": nothing speaks
-    against it (`_doubt`). "undecided": neither. "not headlined": the judge agrees with people too little (not `fine`) for any of these.
-    "no evidence": no stance has an interval.
+    "could move": in some view a stance's gap is resolved (Holm) and its interval reaches beyond +-matters. "unlikely": there is no
+    reason for doubt (`_doubt`). "undecided": neither. "not headlined": the judge agrees too little with people (not `fine`) for any of
+    these. "no evidence": no stance has an interval.
     """
     if not _known(topic):
         return "no evidence"
@@ -77,7 +77,7 @@ def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
 
 
 def of_claims(claims: dict[str, int], noun: str) -> str:
-    """Return what support means for records without a claim of their own or of the suite; empty if there are none."""
+    """Return a sentence on the meaning of support for records without a claim of their own or of the suite; "" if there are none."""
     if not claims["user"]:
         return ""
     return (
@@ -87,9 +87,10 @@ def of_claims(claims: dict[str, int], noun: str) -> str:
 
 
 def _doubt(topic: Row, matters: float) -> str:
-    """Return why "unlikely" cannot be said; empty if it can.
+    """Return the reason against the verdict "unlikely"; "" if there is none.
 
-    It has to hold in both views. If the axis has no interval, the total variation has to be small: no gap on any axis is larger.
+    The verdict must hold in both views. If the axis has no interval, the total variation must be small, because no gap on any axis exceeds
+    it.
     """
     bound, tv, sided = _bound(topic), topic["tv"], _known(topic["axis"])
     if bound > matters:
@@ -106,7 +107,7 @@ def _doubt(topic: Row, matters: float) -> str:
 
 
 def _rivals(topic: Row, view: Row, stance: str) -> str:
-    """Return a warning if a difference of style is beyond chance and larger than the value gap, each in standard deviations."""
+    """Return a warning if a difference of style is significant and larger than the value gap, both in standard deviations."""
     gap = view[stance]["gap"]
     if gap["standardised"] is None and gap["value"]:
         return ""  # every pair shows the same gap: nothing is more regular
@@ -139,7 +140,7 @@ def _reach(gap: Row) -> float:
 
 
 def _bound(topic: Row) -> float:
-    """Return how large a gap of any stance may be, in the views that have an interval."""
+    """Return the largest gap that any stance may have, in the views that have an interval."""
     return max(_reach(row[stance]["gap"]) for row in _views(topic).values() if _known(row) for stance in STANCES)
 
 
