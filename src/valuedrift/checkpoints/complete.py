@@ -11,7 +11,8 @@ from typing import Any
 
 from .. import progress
 from ..models.files import TOKENIZER_FILES, WEIGHTS, json_of, reason_of, tensors_of, words_lent
-from ..models.loading import base_of, local_folder
+from ..models.gguf import files_in as gguf_files
+from ..models.loading import base_of, local_checkpoint, local_folder
 from ..nouns import BadInput, digest
 from .steps import step_of
 
@@ -29,7 +30,9 @@ BELOW = ("actor/huggingface", "model/consolidated")
 
 def has_weights(folder: Path) -> bool:
     """Tell whether a folder holds the weights of a model or of an adapter."""
-    return any((folder / name).exists() for name in (ADAPTER, *WEIGHTS, FSDP)) or bool(_shards(folder) or _deepspeed(folder))
+    return any((folder / name).exists() for name in (ADAPTER, *WEIGHTS, FSDP)) or bool(
+        _shards(folder) or _deepspeed(folder) or gguf_files(folder)
+    )
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -93,7 +96,7 @@ def whole(folder: Path, base: str | None, made: Path) -> Path:
     the command that converts them.
     """
     around = [folder.parent, folder.parent.parent] if step_of(folder.parent.name) else [folder.parent]
-    lenders = [*around, *([local_folder(base)] if base else [])]
+    lenders = [*around, *([local_checkpoint(base)] if base else [])]
     plain = any((folder / name).exists() for name in (*WEIGHTS, FSDP)) and not ((folder / ADAPTER).exists() and _apart(folder))
     if not plain and (folder / ADAPTER).exists():
         return _rebased(folder, base, made, words_lent(folder, around))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..models import gguf
 from ..models.loading import API, base_of
 from ..nouns import BadInput
 from ..plan import BASE
@@ -86,9 +87,22 @@ def _gathered(target: str) -> list[Found]:
         raise BadInput(
             f"there is no folder {target}; give folders that hold model checkpoints, or a hub id with revisions (org/name@step*)"
         )
+    if gguf.is_gguf(folder):
+        return []
     if not folder.is_dir():
-        raise BadInput(f"{target} is a file; give the folder of a checkpoint")
-    return _of_folder(folder)
+        raise BadInput(f"{target} is a file and no GGUF file; give the folder of a checkpoint")
+    return _of_quantised(folder) or _of_folder(folder)
+
+
+def _of_quantised(folder: Path) -> list[Found]:
+    """Return the stage of a folder of GGUF files, quantisations of one model, the largest first; none if it holds less than two."""
+    files = sorted(gguf.files_in(folder), key=lambda file: (-file.stat().st_size, file.name))
+    if len(files) < 2:
+        return []
+    if len({gguf.unquantised(file) for file in files}) > 1:
+        names = ", ".join(file.name for file in files)
+        raise BadInput(f"{folder} holds GGUF files whose names are not those of one model ({names}); {ONE_BY_ONE}")
+    return [Found(folder.resolve().name, tuple(enumerate(map(str, files))), False)]
 
 
 def _of_folder(folder: Path) -> list[Found]:
@@ -194,7 +208,8 @@ def _in_a_row(targets: Sequence[str]) -> list[Found]:
         for other in others_in(Path(target), Path(path))
     )
     methods = [_method(name, names[:place]) for place, name in enumerate(names)]
-    if len(targets) > 1 and all(methods[1:]) and len(set(methods)) == len(methods):
+    alike = len({gguf.is_gguf(target) for target in targets}) == 1  # a GGUF file after a folder is its quantisation, whatever its name
+    if len(targets) > 1 and alike and all(methods[1:]) and len(set(methods)) == len(methods):
         stages = [Found(method or name, ((0, path),), False) for method, name, path in zip(methods, names, paths, strict=True)]
         return [replace(stages[0], left_out=left), *stages[1:]]
     stated = [_stated(target) for target in targets]
@@ -212,7 +227,8 @@ def _in_a_row(targets: Sequence[str]) -> list[Found]:
 def _name(target: str) -> str:
     if Path(target).is_dir():
         return Path(target).resolve().name
-    return re.split("@", target.removeprefix(API))[0].split("/")[-1]
+    name = re.split("@", target.removeprefix(API))[0].split("/")[-1]
+    return gguf.unquantised(Path(name)) if gguf.is_gguf(target) else name
 
 
 def _stated(target: str) -> Step | None:

@@ -78,7 +78,9 @@ class Backend(evaluate.Backend):
                 yield place, Answer(key, checkpoint.weights, prompt.id, draw, text, ended, len(reply.token_ids))  # type: ignore[arg-type]
 
     def check(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> None:
-        """Raise BadInput if vLLM is missing or a checkpoint cannot be sampled."""
+        """Raise BadInput if a checkpoint cannot be sampled, or vLLM is missing."""
+        for checkpoint in checkpoints:
+            loading.local_folder(checkpoint.path)  # it refuses GGUF files
         package()
         checks.folders(checkpoints, prompts, self.settings.prompt_format)
 

@@ -15,6 +15,7 @@ from . import loading
 from .adapters import is_adapter
 from .chat_format import Format, PromptFormat, question
 from .files import adapter_file, weight_files
+from .gguf import is_gguf
 
 PROBE = "Is this right?"
 
@@ -23,7 +24,7 @@ def folders(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], format
     """Raise BadInput if a checkpoint cannot answer these prompts. Reads tokenizers and weights; loads a model only on suspicion."""
     seen: set[str] = set()
     for checkpoint in {one.model_key: one for one in checkpoints}.values():
-        folder = loading.local_folder(checkpoint.path)
+        folder = loading.local_checkpoint(checkpoint.path)
         base = loading.base_of(folder) if is_adapter(folder) else folder
         written_by = digest(loading.tokenizer_parts(folder) or loading.tokenizer_parts(base), checkpoint.prompt_format)
         if written_by not in seen:
@@ -91,6 +92,8 @@ def _not_finite(folders: set[Path]) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    if is_gguf(folder):  # quantised weights are checked once they are dequantised, by their logits
+        return []
     return [adapter_file(folder)] if is_adapter(folder) else weight_files(folder)
 
 

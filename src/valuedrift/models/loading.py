@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from .. import progress
 from ..nouns import BadInput, digest
-from .adapters import NO_TEXT, SAVE_ROWS, is_adapter, merged
+from . import causal, gguf
+from .adapters import NO_TEXT, is_adapter, merged
 from .files import (
     TEMPLATE,
     TOKENIZER_FILES,
@@ -44,7 +45,9 @@ def weights_digest(path: Path | str) -> str:
     """
     if str(path).startswith(API):
         return digest("endpoint", address(), str(path).removeprefix(API))
-    folder = local_folder(path)
+    folder = local_checkpoint(path)
+    if gguf.is_gguf(folder):
+        return digest("weights", bytes_digest(folder))
     if is_adapter(folder):
         parts = [weights_digest(base_of(folder)), bytes_digest(adapter_file(folder)), _settings(folder / "adapter_config.json")]
     else:
@@ -73,7 +76,9 @@ def _architecture(folder: Path) -> list[Any]:
 
 def chat_template(path: Path | str) -> str | None:
     """Return a checkpoint's chat template (for an adapter its own, else its base's), or None."""
-    folder = local_folder(path)
+    folder = local_checkpoint(path)
+    if gguf.is_gguf(folder):
+        return gguf.chat_template(folder)
     if (file := folder / TEMPLATE).exists():
         return text_of(file)
     template = (json_of(folder / "tokenizer_config.json") or {}).get("chat_template")
@@ -88,7 +93,7 @@ def chat_template(path: Path | str) -> str | None:
 
 
 def load_model(path: Path | str, device: str = "auto", dtype: str = "float32") -> tuple[Any, Any]:
-    """Return (model in eval mode, tokenizer) of a folder or a hub id "org/name@revision"; adapters are merged into their base.
+    """Return (model in eval mode, tokenizer) of a checkpoint; adapters are merged into their base, GGUF files are dequantised.
 
     `dtype` is what `precision.dtype_of` returns. An adapter is merged in float32, because 16 bits would round small changes away before
     they are added. Raises BadInput if the folder holds no whole causal language model.
@@ -97,7 +102,7 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "float32") -
     import transformers
 
     check_causal(path)
-    folder = local_folder(path)
+    folder = local_checkpoint(path)
     device = str(torch.accelerator.current_accelerator() or "cpu") if device == "auto" else device
     with _loading(path, "a causal language model"):
         tokenizer = load_tokenizer(folder)
@@ -107,9 +112,9 @@ def load_model(path: Path | str, device: str = "auto", dtype: str = "float32") -
                 weights.data = weights.data.to(getattr(torch, dtype))
         else:
             model = _loaded(transformers.AutoModelForCausalLM, folder, dtype=dtype)
-        _check_rows(model, tokenizer, folder)
+        causal.check_rows(model, tokenizer, folder)
         model = model.to(device).eval()
-        _check_left_to_right(model, path)
+        causal.check_left_to_right(model, path)
     return model, tokenizer
 
 
@@ -166,7 +171,10 @@ def load_tokenizer(path: Path | str) -> Any:
     """Return a tokenizer with the checkpoint's chat template. An adapter's base lends the files that the adapter lacks."""
     from transformers import AutoTokenizer
 
-    folder = local_folder(path)
+    folder = local_checkpoint(path)
+    if gguf.is_gguf(folder):
+        with _loading(path, "a tokenizer"):
+            return gguf.tokenizer(folder)
     base = base_of(folder) if is_adapter(folder) else folder
     lent, template = words_lent(folder, [base]), chat_template(folder)
     own = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
@@ -219,7 +227,7 @@ def _loading(path: Path | str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        advice = "free memory or take a device with more" if full else "check the files of the folder, or save the model again"
+        advice = "free memory or take a device with more" if full else "check its files, or save the model again"
         raise BadInput(f"{path} cannot be loaded as {what}: {reason_of(error)}; {advice}") from error
     finally:
         logging.set_verbosity(level)
@@ -228,7 +236,12 @@ def _loading(path: Path | str, what: str) -> Iterator[None]:
 def _loaded(architecture: Any, folder: Path, head: bool = False, **options: Any) -> Any:
     """Return a model with every weight from its folder; with `head`, all but a score layer that an adapter brings."""
     model, found = architecture.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
+        **gguf.source(folder),
+        **gguf.dequantised(folder),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=False,
+        **options,
     )
     for name, stored, wanted in sorted(found["mismatched_keys"]):
         raise BadInput(
@@ -263,7 +276,7 @@ def check_causal(path: Path | str) -> None:
     """Raise BadInput unless settings and weight names fit a causal language model."""
     if str(path).startswith(API):
         return
-    folder = local_folder(path)
+    folder = local_checkpoint(path)
     advice = "give the folder of a model that writes text; a reward model, an encoder or a classifier does not"
     if is_adapter(folder):
         settings = json_of(folder / "adapter_config.json") or {}
@@ -275,12 +288,14 @@ def check_causal(path: Path | str) -> None:
         return
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    files = weight_files(folder)
+    whole = gguf.is_gguf(folder)
+    files = [] if whole else weight_files(folder)
     config = config_of(folder)
     named = [config.architectures] if isinstance(config.architectures, str) else [*map(str, config.architectures or [])]
-    causal = any(re.search(r"ForCausalLM|LMHead", name) or name in CAUSAL.values() for name in named)
-    if getattr(config, "is_encoder_decoder", False) or (named and not causal):
-        raise BadInput(f"{path} is not a causal language model: its config.json names {', '.join(named) or config.model_type}; {advice}")
+    writes = any(re.search(r"ForCausalLM|LMHead", name) or name in CAUSAL.values() for name in named)
+    if getattr(config, "is_encoder_decoder", False) or (named and not writes):
+        where, kind = "metadata" if whole else "config.json", ", ".join(named) or config.model_type
+        raise BadInput(f"{path} is not a causal language model: its {where} names {kind}; {advice}")
     ends = (json_of(folder / "generation_config.json") or {}).get("eos_token_id")
     if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list) else [ends])):
         raise BadInput(f"{folder / 'generation_config.json'}: eos_token_id is {ends!r} and no number of a token; correct it")
@@ -289,13 +304,15 @@ def check_causal(path: Path | str) -> None:
 
 
 def config_of(folder: Path) -> Any:
-    """Return the transformers configuration of a folder. Raises BadInput if it is missing or wrong."""
+    """Return the transformers configuration of a folder or a GGUF file. Raises BadInput if it is missing or wrong."""
     from transformers import AutoConfig
 
+    whole = gguf.is_gguf(folder)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return gguf.config(folder) if whole else AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each model's configuration checks its values in its own way
-        raise BadInput(f"{folder / 'config.json'} cannot be used: {reason_of(error)}; correct it or save the model again") from error
+        what, advice = (folder, gguf.INSTEAD) if whole else (folder / "config.json", "correct it or save the model again")
+        raise BadInput(f"{what} cannot be used: {reason_of(error)}; {advice}") from error
 
 
 def _head(names: Any) -> str:
@@ -304,57 +321,33 @@ def _head(names: Any) -> str:
     return next((top for top in tops if top in _HEADS), "")
 
 
-def _check_rows(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Raise BadInput if a token that the model needs has no row in its embedding.
-
-    A padding token needs no row. An added token of a whole model needs one only if the chat template names it, because the model cannot
-    write it otherwise. An adapter's added tokens need rows, because they were trained.
-    """
-    n_rows = model.get_input_embeddings().weight.shape[0]
-    outside = {token: index for token, index in tokenizer.get_vocab().items() if index >= n_rows}
-    added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
-    spared = {tokenizer.pad_token} if is_adapter(folder) else added.keys() | {tokenizer.pad_token}
-    used = {tokenizer.bos_token, tokenizer.eos_token}
-    lost = [token for token in outside if token not in spared or token in used or token in template]
-    if lost:
-        shown = ", ".join(f"{token!r} ({outside[token]})" for token in sorted(lost, key=outside.__getitem__)[:5])
-        advice = f"if they were trained, {SAVE_ROWS}" if is_adapter(folder) else "take the tokenizer of these weights, or save them resized"
-        raise BadInput(
-            f"{folder}: {len(lost)} tokens of the tokenizer have no row in the embedding, which has {n_rows}: "
-            f"{shown}{', …' if lost[5:] else ''}; {advice}"
-        )
-
-
-def _check_left_to_right(model: Any, path: Path | str) -> None:
-    """Raise BadInput if a token's logits depend on later tokens, as in an encoder."""
-    import torch
-
-    n_rows = model.get_input_embeddings().weight.shape[0]
-    ids_BT = (torch.arange(8, device=model.device) * 7919 % n_rows).expand(2, 8).clone()
-    ids_BT[1, -1] = (ids_BT[1, -1] + 1) % n_rows
-    with torch.inference_mode():
-        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
-    apart = (logits_BTV[0] - logits_BTV[1]).abs().max()
-    if apart > 8 * torch.finfo(model.dtype).eps * logits_BTV.abs().max():  # a causal model differs by 0, up to rounding
-        raise BadInput(
-            f"{path} is not a causal language model: what it says of a token depends on the tokens after it, as in an encoder; "
-            "give the folder of a model that writes text"
-        )
-
-
 # -- folders and settings ------------------------------------------------------------------------------------------------
 
 
 def local_folder(path: Path | str) -> Path:
-    """Return the local folder of a checkpoint; "org/name@revision" is downloaded into the hub's cache."""
-    folder = Path(path)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", str(path)):
-        return _from_hub(*str(path).split("@"))
-    if not folder.is_dir():
-        raise BadInput(f"there is no checkpoint folder {path}; give a folder, or a hub id with its revision (org/name@revision)")
-    if not any(folder.iterdir()):
-        raise BadInput(f"the checkpoint folder {path} is empty; give one that holds a saved model")
-    return folder
+    """Return the local folder of a checkpoint. Raises BadInput if it is a GGUF file."""
+    place = local_checkpoint(path)
+    if gguf.is_gguf(place):
+        raise BadInput(
+            f"{place} is a GGUF file, which only the backend 'transformers', the judge 'labels' and writers can read; {gguf.INSTEAD}"
+        )
+    return place
+
+
+def local_checkpoint(path: Path | str) -> Path:
+    """Return the local folder or the GGUF file of a checkpoint; "org/name@revision" is downloaded into the hub's cache."""
+    place = Path(path)
+    if not gguf.is_gguf(place):
+        if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", str(path)):
+            return _from_hub(*str(path).split("@"))
+        if not place.is_dir():
+            raise BadInput(f"there is no checkpoint folder {path}; give a folder, or a hub id with its revision (org/name@revision)")
+        if not any(place.iterdir()):
+            raise BadInput(f"the checkpoint folder {path} is empty; give one that holds a saved model")
+        place = gguf.only_file(place) or place
+    if gguf.is_gguf(place):
+        gguf.check(place)
+    return place
 
 
 def _from_hub(name: str, revision: str) -> Path:
@@ -397,6 +390,8 @@ def _settings(file: Path) -> Any:
 
 
 def tokenizer_parts(folder: Path) -> list[Any]:
-    """Return the content of a folder's tokenizer files, for a digest."""
+    """Return the content of a checkpoint's tokenizer files, for a digest."""
+    if gguf.is_gguf(folder):
+        return [bytes_digest(folder)]
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     return [[file.name, _settings(file) if file.name == "tokenizer_config.json" else bytes_digest(file)] for file in files]
