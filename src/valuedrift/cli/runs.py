@@ -86,7 +86,8 @@ def check(
 @settings(EvaluationSettings)
 def trace(
     folders: Annotated[
-        list[str], Argument(help="Checkpoints, folders of them, hub ids (org/name@step*) or openai:MODEL, in the order of training.")
+        list[str],
+        Argument(help="Checkpoints, folders of them, GGUF files, hub ids (org/name@step*) or openai:MODEL, in the order of training."),
     ],
     settings: EvaluationSettings,
     base: Base = None,
@@ -94,7 +95,7 @@ def trace(
     out: Out = Path("runs/trace"),
     as_json: Json = False,
 ) -> None:
-    """Trace the values of any folder of Hugging Face checkpoints, adapters included."""
+    """Trace the values of any Hugging Face checkpoints, adapters and GGUF files included."""
     from .. import pipeline
 
     places = [str(storage.here(folder)) if storage.is_address(folder) else folder for folder in folders]

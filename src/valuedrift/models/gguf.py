@@ -6,7 +6,7 @@ import functools
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..nouns import BadInput
 from .files import ADAPTER_WEIGHTS, WEIGHTS, checked, reason_of
@@ -15,6 +15,15 @@ INSTEAD = "give the folder of the model that it was made from"
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _QUANTISED = re.compile(r"[-._](?:UD[-_])?(?:I?Q\d\w*|TQ\d\w*|MXFP\d\w*|B?F16|F?P?(?:16|32))$", re.IGNORECASE)
 """What quantisation adds to the name of a model: "-Q4_K_M", ".IQ2_XS", "-f16"."""
+
+
+class Header(NamedTuple):
+    """What a GGUF file says besides its weights."""
+
+    chat_template: str | None
+    n_parameters: int
+    dtype: str
+    """The dtype of its weights; bfloat16 if they are quantised."""
 
 
 def is_gguf(path: Path | str) -> bool:
@@ -49,24 +58,28 @@ def check(file: Path) -> None:
     checked(file)
     if _PART.search(file.stem):
         raise BadInput(f"{file} is one part of a model; join the parts with llama.cpp's 'llama-gguf-split --merge' and give the whole file")
-    chat_template(file)
+    header(file)
 
 
-def chat_template(file: Path) -> str | None:
-    """Return the chat template of a GGUF file, or None."""
+def header(file: Path) -> Header:
+    """Return what a GGUF file says besides its weights. Raises BadInput if the package gguf is missing, or the file is damaged."""
     about = file.stat()
-    return _template(str(file.absolute()), about.st_size, about.st_mtime_ns)
+    return _header(str(file.absolute()), about.st_size, about.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _template(path: str, n_bytes: int, mtime_ns: int) -> str | None:
+def _header(path: str, n_bytes: int, mtime_ns: int) -> Header:
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise BadInput(f"{path} needs the package gguf; install it with: pip install 'valuedrift[gguf]'") from error
     try:
-        field = GGUFReader(path).get_field("tokenizer.chat_template")  # the reader also looks for the bytes of every tensor
-        return None if field is None else str(field.contents())
+        found = GGUFReader(path)  # it also looks for the bytes of every tensor
+        template = found.get_field("tokenizer.chat_template")
+        types = {tensor.tensor_type.name for tensor in found.tensors}
+        dtype = "float32" if types <= {"F32"} else "float16" if types <= {"F32", "F16"} else "bfloat16"
+        size = sum(int(tensor.n_elements) for tensor in found.tensors)
+        return Header(None if template is None else str(template.contents()), size, dtype)
     except Exception as error:  # the reader trusts what the file says
         raise BadInput(f"{path} is damaged or cut short: {reason_of(error)}; copy it again") from error
 

@@ -78,7 +78,7 @@ def chat_template(path: Path | str) -> str | None:
     """Return a checkpoint's chat template (for an adapter its own, else its base's), or None."""
     folder = local_checkpoint(path)
     if gguf.is_gguf(folder):
-        return gguf.chat_template(folder)
+        return gguf.header(folder).chat_template
     if (file := folder / TEMPLATE).exists():
         return text_of(file)
     template = (json_of(folder / "tokenizer_config.json") or {}).get("chat_template")

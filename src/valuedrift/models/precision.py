@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import loading
+from . import gguf, loading
 from .adapters import is_adapter
 from .files import json_of, weight_files
 
@@ -38,7 +38,7 @@ def dtype_of(path: Path | str, wanted: str = "auto", merges: bool = True) -> str
     if wanted != "auto":
         return wanted
     own, accelerated = _own(path), torch.accelerator.current_accelerator()
-    if merges and is_adapter(loading.local_folder(path)) and own != "float32":
+    if merges and is_adapter(loading.local_checkpoint(path)) and own != "float32":
         return "float32"
     if accelerated:
         return own
@@ -56,8 +56,10 @@ def n_parameters(path: Path | str) -> float:
     """Return the number of a model's parameters, without its adapter. Weights that are not safetensors are taken for float32."""
     from safetensors import safe_open
 
-    total = 0.0
-    for file in weight_files(_whole(path)):
+    total, folder = 0.0, _whole(path)
+    if gguf.is_gguf(folder):
+        return gguf.header(folder).n_parameters
+    for file in weight_files(folder):
         if file.suffix != ".safetensors":
             total += file.stat().st_size / 4
             continue
@@ -72,6 +74,8 @@ def _own(path: Path | str) -> str:
     from safetensors import safe_open
 
     folder = _whole(path)
+    if gguf.is_gguf(folder):
+        return gguf.header(folder).dtype
     config: dict[str, Any] = json_of(folder / "config.json") or {}
     if named := config.get("dtype") or config.get("torch_dtype"):
         return str(named)
@@ -84,5 +88,5 @@ def _own(path: Path | str) -> str:
 
 
 def _whole(path: Path | str) -> Path:
-    folder = loading.local_folder(path)
+    folder = loading.local_checkpoint(path)
     return Path(loading.base_of(folder)) if is_adapter(folder) else folder
