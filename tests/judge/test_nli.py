@@ -67,13 +67,13 @@ def probs_of(judge, items=ITEMS):
 
 def test_the_verdict_by_hand():
     # 0.6 + 0.2 + 0.05 + 0.1 + 0.05 = 1, so that nothing is scaled and nothing missing.
-    assert nli.verdict([0.6, 0.2, 0.05, 0.1, 0.05]) == (pytest.approx((0.6, 0.2, 0.05, 0.1, 0.05)), 0.0)
+    assert classifier.verdict([0.6, 0.2, 0.05, 0.1, 0.05]) == (pytest.approx((0.6, 0.2, 0.05, 0.1, 0.05)), 0.0)
     # 0.3 + 0.1 + 0 + 0 + 0 = 0.4: scaled by 1 / 0.4 to 0.75 and 0.25, with 0.6 on none of the outcomes.
-    assert nli.verdict([0.3, 0.1, 0.0, 0.0, 0.0]) == (pytest.approx((0.75, 0.25, 0, 0, 0)), 0.6)
+    assert classifier.verdict([0.3, 0.1, 0.0, 0.0, 0.0]) == (pytest.approx((0.75, 0.25, 0, 0, 0)), 0.6)
     # 0.9 + 0.9 + 0 + 0 + 0 = 1.8: a model that finds two of them to follow leaves nothing missing.
-    assert nli.verdict([0.9, 0.9, 0.0, 0.0, 0.0]) == (pytest.approx((0.5, 0.5, 0, 0, 0)), 0.0)
+    assert classifier.verdict([0.9, 0.9, 0.0, 0.0, 0.0]) == (pytest.approx((0.5, 0.5, 0, 0, 0)), 0.0)
     # Thirds have endless digits: 0.3333 three times, scaled to 1 again.
-    assert nli.verdict([0.2, 0.2, 0.2, 0.0, 0.0]) == (pytest.approx((1 / 3, 1 / 3, 1 / 3, 0, 0)), 0.4)
+    assert classifier.verdict([0.2, 0.2, 0.2, 0.0, 0.0]) == (pytest.approx((1 / 3, 1 / 3, 1 / 3, 0, 0)), 0.4)
 
 
 def test_what_the_judge_says_is_what_the_model_says(folder):

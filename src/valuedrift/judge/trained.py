@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from .. import judge
-from ..models import loading, precision
-from ..nouns import BadInput, Item, Reading, digest, whole_characters
+from ..models import loading
+from ..nouns import BadInput, Item, digest, whole_characters
 from ..store import Store
-from . import DIGITS, DTYPES, INVALID, classifier, rounded, settings
+from . import DIGITS, DTYPES, classifier, settings
 
 CARD = "judge.json"
 """The file beside the weights that says how the judge reads, and what it was trained and measured on."""
@@ -35,38 +32,31 @@ class Card(TypedDict):
     agreement: dict[str, Any] | None
 
 
-class Judge(judge.Judge):
+class Judge(classifier.Classifier):
     """Gives the classifier's probabilities, softmax(logits / temperature), to the outcomes."""
 
     def __init__(self, argument: str):
-        self.path, chosen = settings(f"trained:{argument}", {"batch": 16, "dtype": "auto"}, {"dtype": DTYPES})
-        if not self.path:
+        path, chosen = settings(f"trained:{argument}", {"batch": 16, "dtype": "auto"}, {"dtype": DTYPES})
+        if not path:
             raise BadInput("the judge 'trained' needs a folder; write trained:FOLDER, and make one with 'valuedrift train-judge'")
-        card = Store(loading.local_folder(self.path)).read_json(CARD, Card)
+        card = Store(loading.local_folder(path)).read_json(CARD, Card)
         if card is None:
-            raise BadInput(f"{self.path} holds no {CARD}; give a folder that 'valuedrift train-judge' wrote")
-        self.card, self.batch = card, chosen["batch"]
-        weights, dtype = loading.weights_digest(self.path), precision.dtype_of(self.path, chosen["dtype"])
-        reads = [RULE, DIGITS, card["template"], card["temperature"], card["max_length"], weights, dtype]
+            raise BadInput(f"{path} holds no {CARD}; give a folder that 'valuedrift train-judge' wrote")
+        super().__init__(path, chosen["dtype"], chosen["batch"])
+        self.card = card
+        reads = [RULE, DIGITS, card["template"], card["temperature"], card["max_length"], loading.weights_digest(path), self.dtype]
         self.identity = f"trained/{digest('trained', *reads)}"
         self.agreement = card["agreement"]
-        self.note = f"The judge 'trained' reads with {Path(self.path).name}, which 'valuedrift train-judge' trained from labels."
-        self._model: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(classifier.load, self.path, dtype))
+        self.note = f"The judge 'trained' reads with {Path(path).name}, which 'valuedrift train-judge' trained from labels."
 
-    def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order. An answer without a letter or digit is invalid, without asking the model."""
-        asked = [item for item in dict.fromkeys(items) if re.search(r"\w", item.text)]
-        found: dict[Item, Reading] = {}
-        if asked:
-            model, tokenizer, _ = self._model()
-            rows = [encoded(tokenizer, item, self.card["template"], self.card["max_length"]) for item in asked]
-            for item, logits_O in zip(asked, classifier.logits(model, tokenizer, rows, self.batch), strict=True):
-                probs = (logits_O.double() / self.card["temperature"]).softmax(-1).tolist()
-                if all(value == value for value in probs):
-                    found[item] = Reading(item.key, self.identity, rounded(probs))
-                else:
-                    found[item] = Reading(item.key, self.identity, failure="unparsed", reason="the model's logits are not numbers")
-        return [found.get(item) or Reading(item.key, self.identity, INVALID) for item in items]
+    def rows(self, item: Item) -> list[dict[str, list[int]]]:
+        """Return the token ids of an item as one row."""
+        return [encoded(self.loaded()[1], item, self.card["template"], self.card["max_length"])]
+
+    def weights(self, logits_RL: Sequence[Any]) -> list[float]:
+        """Return softmax(logits / temperature)."""
+        probs: list[float] = (logits_RL[0].double() / self.card["temperature"]).softmax(-1).tolist()
+        return probs
 
 
 def encoded(tokenizer: Any, item: Item, template: str, max_length: int) -> dict[str, list[int]]:
