@@ -68,7 +68,7 @@ class Work:
         """Return what the visits to the checkpoints have in common."""
         store = self.store
         rewards = store.read_json("rewards.json", list[Checkpoint], [])
-        return Evaluation(self.settings, store.stages(), store.checkpoints(), rewards, store.prompts(), store.numbers())
+        return Evaluation(self.settings, store.stages(), store.checkpoints(), rewards, store.prompts(), store.numbers(), analyses.collect)
 
     def jobs(self) -> list[Job]:
         """Return the sampling jobs of all checkpoints."""
@@ -196,7 +196,7 @@ def evaluate(work: Work) -> None:
     named = _named_only(settings, checkpoints)
     evaluator.serve(work.backend)
     evaluator.check(jobs := work.jobs())
-    failed = Counter(evaluator.sample(jobs, work.evaluation(), analyses.collect))
+    failed = Counter(evaluator.sample(jobs, work.evaluation()))
     missing = [f"{said[:-1]} ({n} of {len(checkpoints)} checkpoints)." for said, n in failed.items()]
     for sentence in missing:
         progress.say(sentence)

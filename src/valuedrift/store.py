@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run folder, made if there is none, against a second process; the lock goes with the process, however that ends."""
+        """Hold the run folder, made if there is none, against a second process; the lock goes with the process, however that ends.
+
+        A folder that was made here and got no file is removed.
+        """
+        made = not self.root.exists()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -107,6 +112,8 @@ class Store:
             finally:
                 self._held = False
                 self._drafts.clear()
+                if made and [path.name for path in self.root.glob("*")] == [".lock"]:
+                    shutil.rmtree(self.root)
 
     # -- whole files ---------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ def test_the_reference_is_the_nearest_supervised_stage_before():
     names = {"sft": ("base", "sft"), "dpo": ("sft", "dpo"), "ppo": ("dpo", "ppo"), "sft2": ("ppo", "sft"), "alone": ("base", "dpo")}
     stages = [{"name": name, "seed": 1, "after": after, "algorithm": kind} for name, (after, kind) in names.items()]
     checkpoints = [Checkpoint(name, step, "", f"{name}{step}", seed=1) for name in names for step in (0, 8)]
-    evaluation = Evaluation(EvaluationSettings(), stages, checkpoints, [], [], {})
+    evaluation = Evaluation(EvaluationSettings(), stages, checkpoints, [], [], {}, list)
     found = {}
     for checkpoint in checkpoints:
         label, at = evaluation.reference(checkpoint)

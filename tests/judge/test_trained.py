@@ -93,6 +93,7 @@ def test_what_cannot_be_trained_on_is_said_before(labels, tmp_path):
     few.write_text("".join(labels.read_text().splitlines(keepends=True)[:12]))
     with pytest.raises(BadInput, match="different labels; label more texts of more prompts"):
         verbs.train_judge([few], testing.save_model(tmp_path / "base"), tmp_path / "judge", TrainingSettings())
+    assert not (tmp_path / "judge").exists()
     with pytest.raises(BadInput, match=r"12 texts of \S+few.jsonl share a prompt or a claim with the labels to train on"):
         verbs.train_judge([labels], "unused", tmp_path / "judge", TrainingSettings(), [few])
     with pytest.raises(BadInput, match=r"holds no judge\.json"):

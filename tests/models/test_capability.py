@@ -72,7 +72,7 @@ def checkpoint(folder, step=0):
 def collected(settings, checkpoints, known):
     """Return the table of some checkpoints, and all numbers that are then known."""
     stage = {"name": "sft", "seed": 0, "after": "base", "algorithm": "found"}
-    evaluation = Evaluation(settings, [stage], checkpoints, [], [], known)
+    evaluation = Evaluation(settings, [stage], checkpoints, [], [], known, list)
     for one in checkpoints:
         visit = Visit(evaluation, one, {}, Models())
         panel.Analysis().collect(visit)

@@ -26,7 +26,7 @@ from ..parts import readings_table
 from ..plan import EvaluationSettings
 from ..store import Store
 from . import Backend, Unanswered, answer_key
-from .visit import Answered, Collect, Evaluation, Visit
+from .visit import Answered, Evaluation, Visit
 
 SCORES = ("stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "item", *OUTCOMES, "failure")
 
@@ -49,7 +49,7 @@ class Job:
 
 
 def visited(
-    settings: EvaluationSettings, checkpoint: Checkpoint, wanted: Sequence[Wanted], visit: Visit | None, collect: Collect | None
+    settings: EvaluationSettings, checkpoint: Checkpoint, wanted: Sequence[Wanted], visit: Visit | None
 ) -> tuple[list[list[Answer]], dict[str, float | None], Sequence[str]]:
     """Sample a checkpoint and collect its numbers; an engine runs this as one task.
 
@@ -60,14 +60,14 @@ def visited(
     for pairs, sampling_seed in wanted:
         answers = dict(backend.sample(checkpoint, pairs, sampling_seed))
         said.append([answers[place] for place in range(len(pairs))])
-    if visit is None or collect is None:
+    if visit is None:
         return said, {}, ()
     new = {}
     for (prompt, draw), answer in zip(wanted[0][0], said[0], strict=True):
         if draw == 0:
             new[prompt.id] = Answered(answer.key, answer.text, answer.ended, prompt.text)
     visit = dataclasses.replace(visit, answers={**visit.answers, **new}, models=backend.models)
-    return said, visit.numbers, collect(visit)
+    return said, visit.numbers, visit.evaluation.collect(visit)
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,10 +135,10 @@ class Evaluator:
         if new and self._backend:
             self._backend.check(new, self.prompts)
 
-    def sample(self, jobs: Sequence[Job], evaluation: Evaluation | None = None, collect: Collect | None = None) -> list[str]:
+    def sample(self, jobs: Sequence[Job], evaluation: Evaluation | None = None) -> list[str]:
         """Sample the answers that are not stored. A remote judge reads them meanwhile.
 
-        With `collect`, the analyses collect their numbers of each checkpoint while it is loaded. Returns what failed.
+        With `evaluation`, its `collect` is called for each checkpoint while it is loaded. Returns what failed.
         Raises Unanswered after all jobs if a server did not answer everything.
         """
         by_checkpoint: dict[Checkpoint, list[Job]] = {}
@@ -148,7 +148,7 @@ class Evaluator:
         failed: list[str] = []
         with BackgroundJudge(self.judge) as background:
             if self._engine and not self._paid:  # a budget is this process's
-                return self._sample_with_engine(by_checkpoint, evaluation, collect, background, self._engine)
+                return self._sample_with_engine(by_checkpoint, evaluation, background, self._engine)
             for checkpoint, some in by_checkpoint.items():
                 self._backend.models.keep(evaluation.needed(checkpoint) if evaluation else [checkpoint])
                 try:
@@ -159,9 +159,9 @@ class Evaluator:
                 except Unanswered as error:
                     unanswered.append(error)
                     continue
-                if evaluation and collect:
+                if evaluation:
                     visit = self._visit(evaluation, checkpoint, some)
-                    failed += collect(visit)
+                    failed += evaluation.collect(visit)
                     self.store.add_numbers(visit.numbers)
         if unanswered:
             others = f" (and {len(unanswered) - 1:,} more checkpoints)" if len(unanswered) > 1 else ""
@@ -223,7 +223,6 @@ class Evaluator:
         self,
         by_checkpoint: Mapping[Checkpoint, Sequence[Job]],
         evaluation: Evaluation | None,
-        collect: Collect | None,
         background: BackgroundJudge,
         engine: Any,
     ) -> list[str]:
@@ -247,9 +246,9 @@ class Evaluator:
                     for job, some in zip(jobs, blocks, strict=True):
                         pairs = [pair for block in some for pair in block]
                         wanted.append((pairs, job.sampling_seed))
-                    visit = self._visit(evaluation, checkpoint, jobs) if evaluation and collect else None
+                    visit = self._visit(evaluation, checkpoint, jobs) if evaluation else None
                     if visit or any(pairs for pairs, _ in wanted):
-                        engine.submit(checkpoint, self.settings.resources, visited, self.settings, checkpoint, wanted, visit, collect)
+                        engine.submit(checkpoint, self.settings.resources, visited, self.settings, checkpoint, wanted, visit)
                         n_tasks += 1
                 for _ in range(n_tasks):
                     checkpoint, (said, numbers, unmeasured) = engine.next()

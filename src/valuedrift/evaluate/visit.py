@@ -67,6 +67,8 @@ class Evaluation:
     prompts: Sequence[Prompt]
     numbers: Mapping[str, float | None]
     """The stored numbers, by content key."""
+    collect: Callable[[Visit], Sequence[str]]
+    """Collects the numbers of a visit, and returns a sentence for each thing that could not be measured."""
 
     def needed(self, checkpoint: Checkpoint) -> list[Checkpoint]:
         """Return the checkpoints whose models a visit to this one may load."""
@@ -107,7 +109,3 @@ class Visit:
             with progress.task(f"{what} of {self.checkpoint.stage} step {self.checkpoint.step}", len(missing), "numbers") as advance:
                 self.numbers.update(zip(missing, compute(list(missing.values())), strict=True))
                 advance(len(missing))
-
-
-Collect = Callable[[Visit], Sequence[str]]
-"""Collects the numbers of a visit, and returns a sentence for each thing that could not be measured."""
