@@ -89,18 +89,6 @@ def test_planted_gap_is_recovered(direction):
     assert f"support {direction * 0.4:+.2f} [" in found["conclusion"]
 
 
-@pytest.mark.slow
-def test_intervals_hold_the_planted_gap_as_often_as_they_say():
-    rng, held = np.random.default_rng(0), 0
-    for _ in range(200):
-        said = [("yes", "no") if favoured else ("no", "yes") for favoured in rng.random(60) < 0.75]
-        pairs = [Pair((("user", f"Number {number}?"),), *reply, "climate", "Coal.") for number, reply in enumerate(said)]
-        gap = value_gap(pairs, SUITE, Scripted())["topics"]["climate"]["support"]["gap"]
-        held += gap["low"] <= 0.4 <= gap["high"]
-    # Nominal 95 %; with 200 data sets the count itself has a standard error of 1.5 %.
-    assert 0.91 <= held / 200 <= 0.99
-
-
 def test_the_gap_that_the_sandbox_plants_is_recovered():
     suite = [Prompt(**json.loads(line)) for line in VAES.read_text().splitlines()]
     found = value_gap(records.read("sandbox:pairs?gap=0.5&direction=oppose&n=800"), suite, Oracle())
@@ -114,27 +102,17 @@ def test_the_gap_that_the_sandbox_plants_is_recovered():
 
 
 def test_pairs_of_one_prompt_are_one_unit():
-    alone = climate(*[("yes", "no"), ("no", "yes"), ("yes", "well")] * 4)["topics"]["climate"]
-    pairs = [
-        Pair((("system", f"Number {number // 3}."), *COAL), *[("yes", "no"), ("no", "yes"), ("yes", "well")][number % 3])
-        for number in range(12)
-    ]
-    shared = value_gap(pairs * 2, SUITE, Scripted())["topics"]["climate"]
-    # Four prompts of six pairs each: the same shares, but four prompts are too few for an interval, where twelve are enough.
-    assert shared["support"]["gap"]["value"] == pytest.approx(alone["support"]["gap"]["value"])
-    assert (alone["n"], alone["support"]["gap"]["n"], shared["n"], shared["n_pairs"], shared["support"]["gap"]["n"]) == (12, 12, 4, 24, 4)
-    assert alone["support"]["gap"]["low"] is not None
-    assert shared["support"]["gap"]["low"] is None
-
-
-def test_copies_of_pairs_add_no_certainty():
     replies = [("yes", "no")] * 12 + [("no", "yes")] * 8
-    once = climate(*replies)["topics"]["climate"]["support"]["gap"]
     pairs = [Pair((("system", f"Number {number}."), *COAL), *reply) for number, reply in enumerate(replies)]
-    thrice = value_gap(pairs * 3, SUITE, Scripted())["topics"]["climate"]["support"]["gap"]
-    assert [thrice[name] for name in ("value", "low", "high", "n", "p")] == pytest.approx(
-        [once[name] for name in ("value", "low", "high", "n", "p")]
-    )
+    once, thrice = (value_gap(some, SUITE, Scripted())["topics"]["climate"] for some in (pairs, pairs * 3))
+    assert (once["n"], once["n_pairs"], thrice["n"], thrice["n_pairs"]) == (20, 20, 20, 60)
+    for name in ("value", "low", "high", "n", "p"):
+        assert thrice["support"]["gap"][name] == pytest.approx(once["support"]["gap"][name])
+    # Different replies to one prompt are one change of that prompt: here none, as if both replies were equal.
+    both = [Pair((("system", f"Number {number // 2}."), *COAL), *replies[number % 2 - 1]) for number in range(40)]
+    gap, equal = value_gap(both, SUITE, Scripted()), climate(*[("yes", "yes")] * 20)
+    gap, equal = (found["topics"]["climate"]["support"]["gap"] | {"standardised": None} for found in (gap, equal))
+    assert gap == equal
 
 
 def test_a_record_s_own_topic_and_claim_go_first():
@@ -149,14 +127,6 @@ def test_a_record_s_own_topic_and_claim_go_first():
     assert list(found["topics"]) == ["climate", "religion", "whaling"]
     assert found["topics"]["climate"]["claims"] == {"data": 1, "suite": 1, "user": 0}
     assert found["claims_note"] == ""
-
-
-def test_without_a_near_claim_the_user_s_words_are_the_claim():
-    judge = Scripted()
-    talk = (("user", "I believe God is love."), ("assistant", "Why?"), ("user", "It is what my church and faith say."))
-    found = value_gap([Pair(talk, "yes", "no")], SUITE, judge)
-    assert {(item.claim, item.topic) for item in judge.items} == {("It is what my church and faith say.", "religion")}
-    assert found["claims_note"].startswith("For 1 of 1 pairs on a topic, no claim of the suite is close. For these, support means agreeing")
 
 
 def test_equal_replies_are_unlikely_to_move_a_model():
@@ -190,23 +160,16 @@ def test_a_larger_difference_of_style_is_named():
     assert styled["style"]["length"]["standardised"] == pytest.approx(10 / (40 / 39) ** 0.5)
     assert "Style" not in plain["conclusion"]
     assert "Style differs more, in standard deviations of the pairs (length +9.87" in styled["conclusion"]
-
-
-def test_one_regular_gap_has_no_rival():
-    topic = climate(*[("yes" + " word" * (9 + n % 3), "no") for n in range(20)])["topics"]["climate"]
-    assert topic["support"]["gap"]["standardised"] is None
-    assert "Style" not in topic["conclusion"]
+    regular = climate(*[("yes" + " word" * (9 + n % 3), "no") for n in range(20)])["topics"]["climate"]
+    assert (regular["support"]["gap"]["standardised"], "Style" in regular["conclusion"]) == (None, False)
 
 
 def test_examples_are_the_most_telling_ones_and_some_by_chance():
     found = climate(*[("well", "well")] * 6, ("yes", "no"), ("yes", "well"), ("mumble", "no"))["examples"]
     assert [row["why"] for row in found["climate"]] == ["Among the clearest"] * 2 + ["Selected at random"] * 2
     # Total variation 0.8 and 0.6; the rest are equal readings, and the pair without a verdict is never shown.
-    assert [(row["chosen"]["text"], row["rejected"]["text"]) for row in found["climate"]] == [
-        ("yes", "no"),
-        ("yes", "well"),
-        *[("well", "well")] * 2,
-    ]
+    shown = [(row["chosen"]["text"], row["rejected"]["text"]) for row in found["climate"]]
+    assert shown == [("yes", "no"), ("yes", "well"), *[("well", "well")] * 2]
     assert found["climate"][0]["chosen"]["probs"] == {"support": 0.8, "neutral": 0.2, "oppose": 0, "refusal": 0, "invalid": 0}
     assert (found["climate"][0]["claim"], found["climate"][0]["put_by"]) == ("Coal power stations should be closed.", "suite")
     assert found["religion"] == []
@@ -214,18 +177,15 @@ def test_examples_are_the_most_telling_ones_and_some_by_chance():
     assert len(twice) == 1, "one prompt is shown once"
 
 
-def test_topics_without_pairs_are_no_evidence():
-    topic = climate(("yes", "no"))["topics"]["religion"]
-    gap = {"value": None, "low": None, "high": None, "n": 0, "p": None, "standardised": None, "p_adjusted": None}
-    assert topic["support"]["gap"] == gap
-    assert topic["tv"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert topic["conclusion"].startswith("religion: no evidence")
-
-
-def test_few_pairs_give_no_interval():
-    topic = climate(("yes", "no"), ("yes", "no"))["topics"]["climate"]
-    assert (topic["support"]["gap"]["value"], topic["support"]["gap"]["low"]) == (pytest.approx(0.8), None)
-    assert topic["conclusion"] == "climate: too few readable prompts (2) with a stance for an interval; no conclusion."
+def test_few_pairs_give_no_interval_and_none_no_evidence():
+    topics = climate(("yes", "no"), ("yes", "no"))["topics"]
+    few, none = topics["climate"], topics["religion"]
+    assert (few["support"]["gap"]["value"], few["support"]["gap"]["low"]) == (pytest.approx(0.8), None)
+    assert few["conclusion"] == "climate: too few readable prompts (2) with a stance for an interval; no conclusion."
+    absent = {"value": None, "low": None, "high": None, "n": 0}
+    assert none["support"]["gap"] == absent | {"p": None, "standardised": None, "p_adjusted": None}
+    assert none["tv"] == absent
+    assert none["conclusion"].startswith("religion: no evidence")
 
 
 def test_failed_readings_are_counted_and_left_out():
@@ -269,6 +229,8 @@ def test_value_shares_by_hand():
     assert (topic["n"], topic["support"]["value"], topic["support"]["n"]) == (2, pytest.approx(0.8), 1)
     assert (topic["refusal"]["value"], topic["invalid"]["value"]) == (0.5, 0)
     assert found["topics"]["religion"]["support"]["value"] is None
+    alone = value_gap([Example((), "yes coal power stations should be closed")], SUITE, Scripted())
+    assert alone["topics"]["climate"]["n"] == 1, "running text is matched by itself"
 
 
 def test_value_shares_conclude_from_what_leads():
@@ -283,7 +245,6 @@ def test_value_shares_conclude_from_what_leads():
     assert "ahead of neutral by 0.52 [" in found["conclusion"]
     assert "no lead is resolved" in told(*["yes"] * 10, *["no"] * 10)["conclusion"]
     assert "the judge gives its likeliest outcome only 0.40" in told(*["hm"] * 20)["conclusion"]
-    assert told("yes")["conclusion"] == "climate: too few readable prompts (1) with a stance for an interval; no conclusion."
     assert [found["style"][name]["value"] for name in ("length", "lists")] == [1, 0]
 
 
@@ -292,11 +253,6 @@ def test_differences_have_signs_and_levels_have_none(capsys):
     printed = capsys.readouterr().out
     assert "0.800 [" in printed
     assert "+0." not in printed.partition("- climate")[0]
-
-
-def test_running_text_is_matched_by_itself():
-    found = value_gap([Example((), "yes coal power stations should be closed")], SUITE, Scripted())
-    assert found["topics"]["climate"]["n"] == 1
 
 
 SIDED = [
@@ -369,61 +325,39 @@ def test_a_claim_of_the_suite_that_is_found_keeps_its_polarity():
     assert (topic["support"]["gap"]["value"], topic["axis"]["oppose"]["gap"]["value"]) == pytest.approx((0.8, 0.8))
 
 
-def test_what_users_say_has_no_side_and_concludes_on_agreement_with_them():
-    asked = (("user", "I believe God is love, it is what my church and faith say."),)
-    pairs = [Pair((("system", str(n)), *asked), "yes", "no") for n in range(30)]
-    topic = value_gap(pairs, SUITE, Scripted())["topics"]["religion"]
+def test_without_a_near_claim_the_user_s_words_are_the_claim_and_have_no_side():
+    judge, words = Scripted(), "It is what my church and faith say."
+    talk = (("user", "I believe God is love."), ("assistant", "Why?"), ("user", words))
+    found = value_gap([Pair((("system", str(n)), *talk), "yes", "no") for n in range(30)], SUITE, judge)
+    topic = found["topics"]["religion"]
+    assert {(item.claim, item.topic) for item in judge.items} == {(words, "religion")}
+    assert found["claims_note"].startswith(
+        "For 30 of 30 pairs on a topic, no claim of the suite is close. For these, support means agreeing"
+    )
     assert (topic["claims"]["user"], topic["axis"]["n"], topic["axis"]["support"]["gap"]["value"]) == (30, 0, None)
     assert topic["conclusion"].startswith("religion, as agreement with what the user says (in 30 of 30 pairs): could move a model towards")
 
 
-class Compared(Scripted):
-    """A judge that people were compared with."""
-
-    def __init__(self, macro_f1, exact=False):
-        self.exact = exact
-        self.agreement = {
-            "macro_f1": macro_f1,
-            "n": 220,
-            "intervals": {"macro_f1": [macro_f1 - 0.05, macro_f1 + 0.05]},
-            "n_failed": 0,
-            "n_read": 220,
-        }
-
-
-def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little():
-    def pairs_of(judge):
-        pairs = [Pair((("user", f"Number {n}?"),), "yes", "no", "climate", "Coal.") for n in range(30)]
-        found = value_gap(pairs, SUITE, judge)
-        return found["validity"], found["topics"]["climate"]
-
-    validity, topic = pairs_of(Compared(0.65))
-    assert validity["headlined"] is False
-    assert "macro-F1 of 0.65 [0.60, 0.70], below the required 0.70" in validity["why"]
-    assert topic["verdict"] == "not headlined"
-    assert topic["support"]["gap"]["value"] == pytest.approx(0.8), "the numbers stay"
-    assert topic["conclusion"].endswith("(claim view); no conclusion, because the judge agrees too little with people.")
-    for judge in (Compared(0.75), Compared(0.65, exact=True), Scripted()):
-        validity, topic = pairs_of(judge)
-        assert (validity["headlined"], topic["verdict"]) == (True, "could move")
-
-    texts = [Example((("user", f"Number {n}?"),), "yes", "climate", "Coal.") for n in range(30)]
-    weak, strong = (value_gap(texts, SUITE, Compared(f1)) for f1 in (0.65, 0.75))
-    assert weak["validity"]["headlined"] is False
-    assert "support 0.80 [" in weak["topics"]["climate"]["conclusion"]
-    assert "no conclusion" in weak["topics"]["climate"]["conclusion"]
-    assert "would teach support most" in strong["topics"]["climate"]["conclusion"]
+@pytest.mark.parametrize("f1", [0.65, 0.75])
+def test_nothing_is_concluded_from_a_judge_that_agrees_with_people_too_little(f1):
+    judge, prompts = Scripted(), [(("user", f"Number {n}?"),) for n in range(30)]
+    judge.agreement = {"macro_f1": f1, "n": 220, "intervals": {"macro_f1": [f1 - 0.05, f1 + 0.05]}, "n_failed": 0, "n_read": 220}
+    pairs = value_gap([Pair(prompt, "yes", "no", "climate", "Coal.") for prompt in prompts], SUITE, judge)
+    texts = value_gap([Example(prompt, "yes", "climate", "Coal.") for prompt in prompts], SUITE, judge)
+    of_pairs, of_texts = (found["topics"]["climate"] for found in (pairs, texts))
+    assert of_pairs["support"]["gap"]["value"] == pytest.approx(0.8), "the numbers stay"
+    assert pairs["validity"]["headlined"] == texts["validity"]["headlined"] == (f1 > 0.7)
+    assert of_pairs["verdict"] == ("could move" if f1 > 0.7 else "not headlined")
+    assert ("would teach support most" in of_texts["conclusion"]) == (f1 > 0.7)
+    for topic in (of_pairs, of_texts):
+        assert topic["conclusion"].endswith("no conclusion, because the judge agrees too little with people.") == (f1 < 0.7)
 
 
 def test_texts_that_take_one_side_of_an_axis_teach_it():
     said = [(0, "yes"), (1, "no")] * 20
     texts = [Example((("user", f"Number {n}?"),), text, "immigration", SIDED[claim].claim) for n, (claim, text) in enumerate(said)]
     topic = value_gap(texts, SIDED, Scripted())["topics"]["immigration"]
-    assert (topic["support"]["value"], topic["axis"]["support"]["value"], topic["axis"]["n"]) == (
-        pytest.approx(0.4),
-        pytest.approx(0.8),
-        40,
-    )
+    assert (topic["support"]["value"], topic["axis"]["support"]["value"], topic["axis"]["n"]) == pytest.approx((0.4, 0.8, 40))
     assert "would teach support most on the topic's axis" in topic["conclusion"]
     assert "in 40 prompts (axis view), ahead of neutral by 0.60" in topic["conclusion"]
 
