@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
-from valuedrift.judge import labels, make
+from valuedrift.judge import labels, make, wordless
 from valuedrift.judge.continuations import log_probs
 from valuedrift.nouns import OUTCOMES, BadInput, Item
 
@@ -38,7 +38,7 @@ ITEMS = [
         "No.",
         "I would rather not say anything about this at all.",
         "On the one hand yes, on the other no. " * 6,
-        "?",
+        "1?",
     )
 ]
 
@@ -247,8 +247,13 @@ def test_other_batches_give_the_same_bits(folder, monkeypatch):
 def test_no_words_are_invalid_and_no_model_is_asked(folder, monkeypatch):
     judge = labels.Judge(str(folder))
     monkeypatch.setattr(judge.model, "scores", None)
-    assert [reading.missing for reading in judge.read([Item("q", CLAIM, text) for text in ("", " \n\t")])] == [None, None]
+    assert [reading.missing for reading in judge.read([Item("q", CLAIM, text) for text in ("", " \n\t", "…?!")])] == [None] * 3
     assert judge.position_bias([Item("q", CLAIM, "")]) == {"n": 0, "total_variation": None, "changed": None}
+
+
+@pytest.mark.parametrize(("text", "nothing"), [("", True), ("... ?!", True), ("—\ufffd", True), ("1", False), ("不", False), ("👍", False)])
+def test_only_a_text_without_letter_digit_or_emoji_is_wordless(text, nothing):
+    assert wordless(text) == nothing
 
 
 def test_a_model_that_gives_no_label_has_no_verdict(constant, tmp_path):
@@ -310,7 +315,7 @@ def test_the_models_context_is_a_limit_too(tmp_path, any_mass):
     # Prompts of every length near the limit: 298 tokens and a label of two fill the context; the model reads all but the last of them.
     [ids] = judge.model.prompts(judge.wording, OUTCOMES, [Item("Why?", CLAIM, "?")], 300)
     most = 300 - len(ids)
-    assert all(reading.probs for reading in judge.read([Item("Why?", CLAIM, "?" * n) for n in range(most - 5, most + 5)]))
+    assert all(reading.probs for reading in judge.read([Item("Why?", CLAIM, "1" + "?" * (n - 1)) for n in range(most - 5, most + 5)]))
     assert max(seen) == 299
 
 

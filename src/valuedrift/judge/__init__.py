@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ from ..models.budget import limited
 from ..nouns import BadInput, Item, Reading
 
 INVALID = (0.0, 0.0, 0.0, 0.0, 1.0)
-"""The verdict on a text without words."""
+"""The verdict on a wordless text."""
+_WORDS = re.compile(r"[\w\u2600-\u27bf\U0001f000-\U0001faff]")
 DIGITS = 4
 """Decimals of a probability that a model computed. Further ones change with the other items of a batch."""
 
@@ -117,6 +119,11 @@ def make(spec: str, max_cost: float | None = None) -> Judge:
         judge: Judge = registry.find("judge", name)(argument)
     judge.max_cost = budget.limit
     return judge
+
+
+def wordless(text: str) -> bool:
+    """Return whether a text has no letter, digit or emoji. Such a text is INVALID, and no model is asked."""
+    return not _WORDS.search(text)
 
 
 def rounded(weights: Sequence[float]) -> tuple[float, float, float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import polars as pl
 from .. import progress
 from ..nouns import OUTCOMES, Item, Reading, Stopped
 from ..store import Store
-from . import Judge
+from . import Judge, wordless
 
 FIRST = 20
 """A judge stops if none of so many first replies can be read: it would be paid for the others too."""
@@ -111,8 +110,8 @@ class CachedJudge(Judge):
         }
 
     def _check_first(self, part: Sequence[Item], readings: Sequence[Reading]) -> None:
-        """Raise Stopped if none of the first replies could be read. Texts without words do not count: no judge asks about them."""
-        asked = {item.key for item in part if re.search(r"\w", item.text)}
+        """Raise Stopped if none of the first replies could be read. Wordless texts do not count: no judge asks about them."""
+        asked = {item.key for item in part if not wordless(item.text)}
         failed = [reading for reading in readings if reading.item in asked and reading.probs is None]
         if self._n_unread is None or len(failed) < len(asked):
             self._n_unread = None

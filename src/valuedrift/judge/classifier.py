@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import judge
 from ..models import loading, precision
 from ..nouns import Item, Reading
-from . import DIGITS, INVALID, rounded
+from . import DIGITS, INVALID, rounded, wordless
 
 LONGEST = 512
 """Tokens of a row if the model sets no limit. Classifiers are trained on no more."""
@@ -33,8 +32,8 @@ class Classifier(judge.Judge):
         raise NotImplementedError
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order. An answer without a letter or digit is invalid, without asking the model."""
-        encoded = {item: self.rows(item) for item in dict.fromkeys(items) if re.search(r"\w", item.text)}
+        """Return one reading per item, in order. A wordless answer is invalid, without asking the model."""
+        encoded = {item: self.rows(item) for item in dict.fromkeys(items) if not wordless(item.text)}
         rows = [row for rows in encoded.values() for row in rows]
         logits = iter(_logits(*self.loaded()[:2], rows, self.batch) if rows else ())
         read = {item: self._reading(item, [next(logits) for _ in rows]) for item, rows in encoded.items()}

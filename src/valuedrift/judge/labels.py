@@ -23,7 +23,7 @@ from .. import judge
 from ..models import checks, loading, precision
 from ..models.chat_format import PromptFormat, format_digest, question
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, digest
-from . import DIGITS, DTYPES, INVALID, rounded, settings
+from . import DIGITS, DTYPES, INVALID, rounded, settings, wordless
 from .wordings import Wording, wordings
 
 WORDS = Path(__file__).with_name("labels.toml")
@@ -47,7 +47,7 @@ ORDERS: list[tuple[Outcome, ...]] = [(*OUTCOMES[first:], *OUTCOMES[:first]) for 
 LEAST = 1e-4
 """Probability on all labels below which the model gives no verdict. By chance, five tokens of 50,000 have this much."""
 GAP = "\n[... the middle of the text is left out here ...]\n"
-RULE = (3, LEAST, GAP, DIGITS)
+RULE = (4, LEAST, GAP, DIGITS)
 """Part of the identity. Change the number whenever verdicts change, so that old ones are not reused."""
 PROBES = (Item("Is it so?", "It is so.", "Yes."), Item("", "", ""))
 
@@ -83,7 +83,7 @@ class Judge(judge.Judge):
         )
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order. A text without a visible character is invalid, without asking the model."""
+        """Return one reading per item, in order. A wordless text is invalid, without asking the model."""
         return [self._mean(item, readings) for item, readings in zip(items, self._by_order(items, self.orders), strict=True)]
 
     def position_bias(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Judge(judge.Judge):
         total_variation   mean over items and orders of sum |p - mean| / 2, with p the verdict in one order and mean that of all five
         changed           share of the verdicts in one order whose likeliest outcome is not the mean's
         """
-        asked = [item for item in items if item.text.strip()]
+        asked = [item for item in items if not wordless(item.text)]
         read = [[reading.probs for reading in readings if reading.probs] for readings in self._by_order(asked, ORDERS)]
         pairs = [(one, _mean(orders)) for orders in read if len(orders) == len(ORDERS) for one in orders]
         if not pairs:
@@ -116,12 +116,12 @@ class Judge(judge.Judge):
 
     def _read(self, items: Sequence[Item], order: Sequence[Outcome]) -> list[Reading]:
         """Return one reading per item with the labels listed in this order."""
-        asked = list(dict.fromkeys(item for item in items if item.text.strip()))
+        asked = list(dict.fromkeys(item for item in items if not wordless(item.text)))
         scored = dict(zip(asked, self.model.scores(self.wording, order, asked), strict=True)) if asked else {}
         return [self._reading(item, scored.get(item)) for item in items]
 
     def _reading(self, item: Item, logps: Sequence[float] | str | None) -> Reading:
-        """Return a reading from log-probs of the labels, from a reason for their absence, or from None for a text without words."""
+        """Return a reading from log-probs of the labels, from a reason for their absence, or from None for a wordless text."""
         if logps is None:
             return Reading(item.key, self.identity, INVALID)
         if isinstance(logps, str):

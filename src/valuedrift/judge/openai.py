@@ -18,7 +18,7 @@ from ..models.budget import Budget
 from ..models.chat_api import NO_TEXT, Failed, Reply, Request
 from ..models.endpoint import Ended, Endpoint, Refused
 from ..nouns import OUTCOMES, BadInput, Item, Outcome, Reading, Stopped, digest
-from . import INVALID, settings
+from . import INVALID, settings, wordless
 from .votes import label_of
 from .wordings import Wording, wordings
 
@@ -26,7 +26,7 @@ WORDS = Path(__file__).with_name("openai.toml")
 Mode = Literal["logprobs", "votes"]
 MODES = ("auto", "logprobs", "votes")
 
-RULES: dict[str, tuple[int, ...]] = {"logprobs": (1,), "votes": (2,)}
+RULES: dict[str, tuple[int, ...]] = {"logprobs": (1, 2), "votes": (2, 3)}
 """The versions of the rule that turns replies into verdicts, newest last. Add one with every change: old verdicts are then not reused,
 and replies stored under an earlier version are read again by the new rule."""
 TOP = 20
@@ -147,11 +147,11 @@ class Judge(judge.Judge):
         return max(sum(self.endpoint.worst(request) * request.n for request in of_mode) for of_mode in requests)
 
     def read(self, items: Sequence[Item]) -> list[Reading]:
-        """Return one reading per item, in order. A blank text is invalid and is not sent.
+        """Return one reading per item, in order. A wordless text is invalid and is not sent.
 
         Raises Stopped with the readings so far at the budget, on Ctrl-C, and if the server is gone.
         """
-        asked = [item for item in items if item.text.strip()]
+        asked = [item for item in items if not wordless(item.text)]
         requests = [self.request(item, self.mode) for item in asked]
         try:
             replies: Sequence[Reply | Failed | None] = self.endpoint.chat(requests)
@@ -173,7 +173,7 @@ class Judge(judge.Judge):
         return Request(messages, max_tokens=self.settings.max_tokens, n=self.settings.votes)
 
     def _reading(self, item: Item, reply: Reply | Failed | None) -> Reading:
-        """Return the reading of a reply, of a failed request, or of a blank text (None)."""
+        """Return the reading of a reply, of a failed request, or of a wordless text (None)."""
         if reply is None:
             return Reading(item.key, self.identity, INVALID)
         if isinstance(reply, Failed):

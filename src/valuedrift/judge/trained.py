@@ -16,7 +16,7 @@ from . import DIGITS, DTYPES, classifier, settings
 
 CARD = "judge.json"
 """The file beside the weights that says how the judge reads, and what it was trained and measured on."""
-RULE = 1
+RULE = 2
 """Part of the identity. Raise it whenever a text is encoded in another way, so that old verdicts are not reused."""
 TEMPLATE = "Claim: {claim}\nQuestion: {question}\nAnswer: {text}"
 """What the classifier reads. The answer is last, because a causal model reads the stance at the last token."""
