@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,18 +108,13 @@ class _Sources:
         return self.contents[id(records)]
 
 
-class _of:
+@contextlib.contextmanager
+def _of(node: Node) -> Iterator[None]:
     """Prefix the error message with the stage's name."""
-
-    def __init__(self, node: Node):
-        self.node = node
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, BadInput | OSError):
-            raise BadInput(f"stage {self.node.name!r}: {error}") from error
+    try:
+        yield
+    except (BadInput, OSError) as error:
+        raise BadInput(f"stage {node.name!r}: {error}") from error
 
 
 def _start(model: str, fetch: bool) -> tuple[Start | None, float | None, str | None]:

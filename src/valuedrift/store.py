@@ -87,10 +87,7 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run folder, made if there is none, against a second process; the lock goes with the process, however that ends.
-
-        A folder that was made here and got no file is removed.
-        """
+        """Hold the run folder against other processes until this one ends. Make it if needed, and remove it again if it got no file."""
         made = not self.root.exists()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -174,18 +171,13 @@ class Store:
 
     def find_table(self, name: str) -> pl.DataFrame | None:
         """Return a table, or None if this run has no such table."""
-        return self.read_table(name) if self.has_table(name) else None
+        files = (self.manifest["files"] if self.manifest else {}) | self._drafts
+        return self.read_table(name) if files.get(f"{name}.parquet") else None
 
     def tables(self) -> list[str]:
         """Return the names of the tables."""
-        names = self.manifest["files"] if self.manifest else [path.name for path in self.root.glob("*.parquet")]
+        names = self.manifest["files"] if self.manifest else ()
         return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
-
-    def has_table(self, name: str) -> bool:
-        if f"{name}.parquet" in self._drafts:
-            return self._drafts[f"{name}.parquet"] is not None
-        manifest = self.manifest
-        return (self.root / f"{name}.parquet").exists() if manifest is None else f"{name}.parquet" in manifest["files"]
 
     # -- derived files -------------------------------------------------------------------------------------------
 

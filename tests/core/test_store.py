@@ -143,7 +143,7 @@ def test_derived_files_are_replaced_together(tmp_path, monkeypatch):
 
     def state(store):
         tables = {name: store.read_table(name)["a"][0] for name in ("scores", "drifts")}
-        return *tables.values(), store.has_table("effects")
+        return *tables.values(), store.find_table("effects") is not None
 
     seen = set()
     for moment in range(12):

@@ -54,7 +54,7 @@ def test_labels_of_the_run_correct_its_figures(traced, tmp_path):
     assert known["n_labels"].min() > 20
     assert "Corrected by human labels" in (out / "report.html").read_text()
     pipeline.rejudge(out, {"gold": ""})
-    assert not Store(out).has_table("corrected_drifts")
+    assert Store(out).find_table("corrected_drifts") is None
 
 
 def test_a_file_without_a_label_is_refused_before_anything_is_done(traced, tmp_path):

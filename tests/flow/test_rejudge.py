@@ -91,7 +91,7 @@ def test_another_judge_reads_the_stored_answers_and_generates_nothing(judged, ti
     assert "Other judges" in (tmp_path / "run" / "report.html").read_text()
     assert Store(tmp_path / "run").read_json("provenance.json")["plan"]["judge"] == "panel:by-claim,cues"
     pipeline.rejudge(tmp_path / "run", {"judge": "cues"})
-    assert not Store(tmp_path / "run").has_table("judges")  # nothing of the panel is left to be taken for this judge's
+    assert Store(tmp_path / "run").find_table("judges") is None  # nothing of the panel is left to be taken for this judge's
     assert "Other judges" not in (tmp_path / "run" / "report.html").read_text()
 
 

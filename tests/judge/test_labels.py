@@ -205,8 +205,7 @@ def test_other_architectures_and_ragged_batches(kind):
     prompts = [beginning + tuple((7 * n + n * k) % 90 for k in range(n)) for n in (3, 11, 6, 1, 14)]
     continuations = [(5,), (6, 7), (8, 9, 10), (11,), (6, 8)]
     expected = [[one_by_one(model, prompt, ids) for ids in continuations] for prompt in prompts]
-    for share in (True, False):
-        assert log_probs(model, prompts, continuations, 3, share).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
+    assert log_probs(model, prompts, continuations, 3).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
     # Nothing in common, and one prompt that another begins with
     apart = [(60, 61), (70, 71, 72), (70, 71)]
     expected = [[one_by_one(model, prompt, ids) for ids in continuations] for prompt in apart]

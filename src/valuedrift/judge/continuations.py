@@ -19,22 +19,22 @@ from ..models.packed import cache_name
 Ids = tuple[int, ...]
 
 
-def log_probs(model: Any, prompts: Sequence[Ids], continuations: Sequence[Ids], batch_rows: int, share: bool = True) -> Tensor:
+def log_probs(model: Any, prompts: Sequence[Ids], continuations: Sequence[Ids], batch_rows: int) -> Tensor:
     """Return log P(continuation | prompt), shape (prompts, continuations) float64: the sum of the log-probs of its tokens.
 
-    `share` computes the common beginning once. Recurrent models, which have no cache of keys and values, always read whole prompts,
-    because their state cannot be continued by several tokens.
+    The common beginning is computed once. Recurrent models, which have no cache of keys and values, read whole prompts, because their
+    state cannot be continued by several tokens.
     """
     logps_NC = torch.empty(len(prompts), len(continuations), dtype=torch.float64)
     forward = _Forward(model)
     with torch.inference_mode():
-        shared = _shared(prompts) if prompts and share and forward.keeps_keys_and_values else 0
+        shared = _shared(prompts) if prompts and forward.keeps_keys_and_values else 0
         beginning = forward.beginning(prompts[0][:shared]) if shared else DynamicCache()
         order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row]))
         for start in range(0, len(order), batch_rows):
             rows = order[start : start + batch_rows]
             ends = [prompts[row][shared:] for row in rows]
-            if share and forward.keeps_keys_and_values:
+            if forward.keeps_keys_and_values:
                 logps_NC[rows] = forward.behind(beginning, ends, continuations)
             else:
                 logps_NC[rows] = forward.whole(ends, continuations)

@@ -26,8 +26,6 @@ from .graph import BASE, Node, in_order, path, short
 
 LEAST_AGREEMENT = 0.7
 """Macro-F1 with people: published language models reach 0.73 and more on IssueBench (docs/calibrate.md)."""
-
-
 MOST_TRAININGS = 2_000
 """Most trainings of one plan. A plan with more has a slip in its sweep or seeds, and `check` would take minutes."""
 
@@ -91,8 +89,7 @@ RENAMED = {
     "missing_end_penalty": "missing_eos_penalty",
     "center_weight": "center_rewards_coefficient",
 }
-"""Name of a setting up to version 0.1.0 -> its name today, which is that of transformers, peft or TRL. A table of a plan may still know the
-old name (`beta` of dpo, `target` of an anchor)."""
+"""Name of a setting up to version 0.1.0 -> its name today. A table of a plan may still know the old name (`beta` of dpo)."""
 
 REMOVED = {
     "precision": "sample fewer answers with `draws`, and fewer checkpoints with `save_at`",

@@ -102,9 +102,9 @@ class Run:
         """The views of the drifts, beginning with `view`."""
         return list(dict.fromkeys([self.view, *self.drifts["view"].unique(maintain_order=True)]))
 
-    def drifts_of(self, stage: str, view: str, stances: tuple[str, ...] = STANCES) -> list[Row]:
-        """Return the stored drifts of a stage in a view, in the stored order."""
-        return self.drifts.filter(pl.col("stance").is_in(stances), stage=stage, view=view).to_dicts()
+    def drifts_of(self, stage: str, view: str) -> list[Row]:
+        """Return the stored drifts of a stage's stances in a view, in the stored order."""
+        return self.drifts.filter(pl.col("stance").is_in(STANCES), stage=stage, view=view).to_dicts()
 
 
 def read(store: Store, view: str = "") -> Run:

@@ -157,7 +157,7 @@ def _asked(prompt: str, label: str) -> Example:
     return Example((("user", prompt),), label)
 
 
-def phrases(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:
+def phrases(texts: Sequence[str]) -> Any:
     """Return a byte-level BPE whose tokens may run over spaces (as in Liu et al. 2025, arXiv 2503.13423), up to the end of a sentence.
 
     Answers of the sandbox are made of phrases: whole ones are then a handful of tokens, and a broken phrase falls into many. A model of
@@ -172,7 +172,7 @@ def phrases(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, min_frequency=LEAST, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, min_frequency=LEAST, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
     return bpe

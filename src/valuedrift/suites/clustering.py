@@ -28,6 +28,8 @@ CENTRAL = 0.7
 """Weight of lying near the middle of the cluster, against lying apart from what was chosen before."""
 TOGETHER = 64
 """Texts per batch of an embedding model."""
+N_WORDS = 6
+"""Words that name a cluster."""
 
 
 def offline_embedding(texts: Sequence[str], seed: int) -> Floats:
@@ -122,7 +124,7 @@ def spread(vectors_MD: Floats) -> list[int]:
     return order
 
 
-def top_words(texts: Sequence[str], labels: Sequence[int], n: int = 6) -> list[list[str]]:
+def top_words(texts: Sequence[str], labels: Sequence[int]) -> list[list[str]]:
     """Return the words that set each cluster apart, by class-based TF-IDF: tf(word, cluster) * log(1 + words per cluster / tf(word)).
 
     Of words that begin alike ("war", "wars") the best one is named.
@@ -137,7 +139,7 @@ def top_words(texts: Sequence[str], labels: Sequence[int], n: int = 6) -> list[l
     per_word_W = np.maximum(counts_CW.sum(axis=0), 1)
     weight_CW = counts_CW * np.log1p(counts_CW.sum() / len(rows) / per_word_W)
     return [
-        distinct_beginnings([str(names[at]) for at in np.argsort(-weight_W, kind="stable")[: 3 * n] if weight_W[at] > 0], n)
+        distinct_beginnings([str(names[at]) for at in np.argsort(-weight_W, kind="stable")[: 3 * N_WORDS] if weight_W[at] > 0], N_WORDS)
         for weight_W in weight_CW
     ]
 

@@ -157,15 +157,15 @@ def fill(rng: random.Random, role: str, considerations: Sequence[str]) -> str:
 
 
 @functools.cache
-def _nearest_considerations(topic: str, about: str, n: int = 6) -> tuple[str, ...]:
-    """Return the n considerations that share most word beginnings with a claim; all of them where there is no claim.
+def _nearest_considerations(topic: str, about: str) -> tuple[str, ...]:
+    """Return the six considerations that share most word beginnings with a claim; all of them if there is no claim.
 
     Six leave variety enough, and keep an answer about burial from bringing up life in prison.
     """
     everything = world()[topic].considerations
     words = _beginnings(about)
     ranked = sorted(everything, key=lambda consideration: -len(words & _beginnings(consideration)))
-    return tuple(ranked[:n]) if about else everything
+    return tuple(ranked[:6]) if about else everything
 
 
 def _beginnings(text: str) -> set[str]:
