@@ -15,6 +15,10 @@ STANCES: tuple[Outcome, ...] = ("support", "neutral", "oppose")
 OUTCOMES: tuple[Outcome, ...] = (*STANCES, "refusal", "invalid")
 
 
+Messages = tuple[tuple[str, str], ...]
+"""Chat messages as (role, text), oldest first."""
+
+
 class BadInput(Exception):
     """Bad input from the user, in one sentence: what, where, and what to do. Exit code 2."""
 
@@ -134,12 +138,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference pair. `prompt` holds chat messages as (role, text), oldest first.
+    """One preference pair.
 
     `topic` and `claim` say what a stance refers to if the data name it; otherwise they are empty.
     """
 
-    prompt: tuple[tuple[str, str], ...]
+    prompt: Messages
     chosen: str
     rejected: str
     topic: str = ""
@@ -150,7 +154,7 @@ class Pair:
 class Example:
     """One training text: a reply to `prompt`, or running text if the prompt is empty."""
 
-    prompt: tuple[tuple[str, str], ...]
+    prompt: Messages
     text: str
     topic: str = ""
     claim: str = ""

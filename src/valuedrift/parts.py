@@ -8,12 +8,13 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from .nouns import OUTCOMES, BadInput, Reading, digest
 
+T = TypeVar("T")
 ANSWER_SCHEMA: dict[str, Any] = {
     "key": pl.String,
     "checkpoint": pl.String,
@@ -65,14 +66,24 @@ def read(
     return rows
 
 
+def read_once(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Make a function of a file read it once per process, and again if its size or time changes."""
+
+    @functools.lru_cache(maxsize=1024)
+    def known(path: Path, *_: int) -> T:
+        return read(path)
+
+    @functools.wraps(read)
+    def once(path: Path) -> T:
+        about = path.stat()
+        return known(path.absolute(), about.st_size, about.st_mtime_ns)
+
+    return once
+
+
+@read_once
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read once per process unless it changes."""
-    about = path.stat()
-    return _file_digest(str(path.resolve()), about.st_size, about.st_mtime_ns)
-
-
-@functools.cache
-def _file_digest(path: str, n_bytes: int, mtime_ns: int) -> str:
+    """Return the SHA-256 of a file."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

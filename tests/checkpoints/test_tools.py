@@ -11,18 +11,9 @@ from pathlib import Path
 import pytest
 
 from valuedrift.checkpoints.discover import discover
-from valuedrift.models.loading import load_model, weights_digest
+from valuedrift.models.loading import weights_digest
 
-
-def only(found):
-    (stage,) = found
-    return [step for step, _ in stage.steps], stage.steps[-1][1]
-
-
-def differing(path, other):
-    ours, theirs = (load_model(place)[0].state_dict() for place in (path, other))
-    return max(float((values - theirs[name]).abs().max()) for name, values in ours.items())
-
+from .test_layouts import differing, only
 
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ' ' + message['content'] + '</s>' }}{% endfor %}"
 SETTINGS = {"max_steps": 3, "save_steps": 2, "learning_rate": 0.1, "report_to": "none"}

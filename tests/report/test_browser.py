@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from valuedrift.report.page import write_report
 
-selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not on the path"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 spec = importlib.util.spec_from_file_location("made_run", Path(__file__).resolve().parent / "made.py")
 made = importlib.util.module_from_spec(spec)
@@ -25,29 +22,6 @@ RUNS = {
     "one": {"branches": (("trace", "base"),), "topics": ("work",), "steps": (0, 500, 1000), "note": "", "hostile": False},
     "six": {"branches": SIX, "topics": ("work",), "steps": (0, 8), "n_prompts": 1},
 }
-QUIET = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", *QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .. import progress
+from ..nouns import Messages
 
 Ended = Literal["stop", "length", "withheld", "thinking"]
 NO_TEXT = {
@@ -36,7 +37,7 @@ ONE_ONLY = re.compile(
 class Request:
     """Messages as (role, text), oldest first, and the sampling settings of `n` replies."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: Messages
     max_tokens: int
     temperature: float = 1.0
     n: int = 1

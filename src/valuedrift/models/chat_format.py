@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..nouns import BadInput, digest, whole_characters
+from ..nouns import BadInput, Messages, digest, whole_characters
 from .turns import Stop, first_stop, open_block, spoken, stop_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ _QUESTION, _REPLY, _NEXT = "valuedriftquestion", "valuedriftreply", "valuedriftn
 """Marker words that show where a template puts its input."""
 
 Format = Literal["auto", "plain", "chat"]
-Messages = Sequence[tuple[str, str]]
-"""Chat messages as (role, text), oldest first."""
 
 
 def format_digest(template: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns import BadInput, Checkpoint, Prompt, digest
+from ..parts import read_once
 from . import loading
 from .adapters import is_adapter
 from .chat_format import Format, PromptFormat, question
@@ -85,8 +85,7 @@ def logits(model: Any, prompt_format: PromptFormat, suspect: str = "") -> None:
 def _not_finite(folders: set[Path]) -> str:
     """Return the name of the first weight that is not finite, or ""."""
     for file in itertools.chain.from_iterable(map(_weight_files, sorted(folders))):
-        about = file.stat()
-        if name := _not_finite_in(str(file.absolute()), about.st_size, about.st_mtime_ns):
+        if name := _not_finite_in(file):
             return name
     return ""
 
@@ -97,12 +96,12 @@ def _weight_files(folder: Path) -> list[Path]:
     return [adapter_file(folder)] if is_adapter(folder) else weight_files(folder)
 
 
-@functools.cache  # every adapter of a run has the same base
-def _not_finite_in(path: str, n_bytes: int, mtime_ns: int) -> str:
+@read_once  # every adapter of a run has the same base
+def _not_finite_in(path: Path) -> str:
     import torch
     from safetensors import safe_open
 
-    if Path(path).suffix != ".safetensors":
+    if path.suffix != ".safetensors":
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         return next((name for name, values in tensors.items() if not _finite(values)), "")
     with safe_open(path, framework="pt") as file:

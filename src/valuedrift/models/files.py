@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import zipfile
@@ -13,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..nouns import BadInput
-from ..parts import file_digest
+from ..parts import file_digest, read_once
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -144,28 +143,23 @@ def checked(file: Path) -> None:
         tensors_of(file)
 
 
+@read_once
 def tensors_of(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a weight file by name, without reading their values."""
-    about = file.stat()
-    return _tensors_of(str(file.absolute()), about.st_size, about.st_mtime_ns)  # the target of a link in the hub's cache has no suffix
-
-
-@functools.lru_cache(maxsize=64)
-def _tensors_of(path: str, n_bytes: int, mtime_ns: int) -> dict[str, tuple[int, ...]]:
-    if path.endswith(".safetensors"):
+    if file.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="np") as tensors:
+            with safe_open(file, framework="np") as tensors:
                 return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
         except (SafetensorError, OSError) as error:
-            raise BadInput(f"{path} is damaged or cut short: {reason_of(error)}; copy or save it again") from error
+            raise BadInput(f"{file} is damaged or cut short: {reason_of(error)}; copy or save it again") from error
     import torch
 
     try:
-        content = torch.load(path, map_location="meta", mmap=zipfile.is_zipfile(path), weights_only=True)
+        content = torch.load(file, map_location="meta", mmap=zipfile.is_zipfile(file), weights_only=True)
         return {name: tuple(values.shape) for name, values in content.items()}
     except Exception as error:  # a pickle may fail in any way
         raise BadInput(
-            f"{path} cannot be read as weights: {reason_of(error)}; it is damaged, cut short or holds more than tensors, "
+            f"{file} cannot be read as weights: {reason_of(error)}; it is damaged, cut short or holds more than tensors, "
             "so save the model as safetensors"
         ) from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..nouns import BadInput
+from ..parts import read_once
 from .files import ADAPTER_WEIGHTS, WEIGHTS, checked, reason_of
 
 INSTEAD = "give the folder of the model that it was made from"
@@ -61,40 +61,30 @@ def check(file: Path) -> None:
     header(file)
 
 
+@read_once
 def header(file: Path) -> Header:
     """Return what a GGUF file says besides its weights. Raises BadInput if the package gguf is missing, or the file is damaged."""
-    about = file.stat()
-    return _header(str(file.absolute()), about.st_size, about.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _header(path: str, n_bytes: int, mtime_ns: int) -> Header:
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise BadInput(f"{path} needs the package gguf; install it with: pip install 'valuedrift[gguf]'") from error
+        raise BadInput(f"{file} needs the package gguf; install it with: pip install 'valuedrift[gguf]'") from error
     try:
-        found = GGUFReader(path)  # it also looks for the bytes of every tensor
+        found = GGUFReader(file)  # it also looks for the bytes of every tensor
         template = found.get_field("tokenizer.chat_template")
         types = {tensor.tensor_type.name for tensor in found.tensors}
         dtype = "float32" if types <= {"F32"} else "float16" if types <= {"F32", "F16"} else "bfloat16"
         size = sum(int(tensor.n_elements) for tensor in found.tensors)
         return Header(None if template is None else str(template.contents()), size, dtype)
     except Exception as error:  # the reader trusts what the file says
-        raise BadInput(f"{path} is damaged or cut short: {reason_of(error)}; copy it again") from error
+        raise BadInput(f"{file} is damaged or cut short: {reason_of(error)}; copy it again") from error
 
 
+@read_once  # transformers reads the whole vocabulary for it
 def config(file: Path) -> Any:
     """Return the transformers configuration of a GGUF file."""
-    about = file.stat()
-    return _config(str(file.absolute()), about.st_size, about.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)  # transformers reads the whole vocabulary for it
-def _config(path: str, n_bytes: int, mtime_ns: int) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(**source(Path(path)), trust_remote_code=False)
+    return AutoConfig.from_pretrained(**source(file), trust_remote_code=False)
 
 
 def tokenizer(file: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import polars as pl
 
-from ..nouns import BadInput, Stopped, digest
+from ..nouns import BadInput, Messages, Stopped, digest
 from ..plan import EvaluationSettings
 from ..registry import split
 from ..store import Store
@@ -21,9 +21,6 @@ from .endpoint import Ended, Endpoint
 from .loading import chat_template, context_of, load_model, weights_digest
 from .precision import dtype_of
 from .turns import spoken
-
-Messages = tuple[tuple[str, str], ...]
-"""Chat messages as (role, text), oldest first."""
 
 
 class Unfinished(Stopped):

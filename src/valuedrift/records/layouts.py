@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..nouns import Example, Pair
+from ..nouns import Example, Messages, Pair
 from . import _replies, cell_text
-from .turns import PARTED, WEIGHTS, Messages, Unfit, asked, further, is_messages, joined, listed, replied, spoken, turns, under
+from .turns import PARTED, WEIGHTS, Unfit, asked, further, is_messages, joined, listed, replied, spoken, turns, under
 
 SYSTEM = ("system", "system_prompt", "system_message")
 ASKED = ("prompt", "instruction", "question", "query", "post", "input", "inputs", "context", "history")

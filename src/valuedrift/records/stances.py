@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..nouns import STANCES, BadInput
+from ..nouns import STANCES, BadInput, Messages
 from ..registry import nearest
 from . import layouts
 from .rows import address, missing, rows
-from .turns import Messages, Unfit
+from .turns import Unfit
 
 Shares = tuple[float, ...]
 """In the order of STANCES."""

@@ -6,9 +6,8 @@ import json
 import re
 from typing import Any
 
+from ..nouns import Messages
 from ..registry import among
-
-Messages = tuple[tuple[str, str], ...]
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),

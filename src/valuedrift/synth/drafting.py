@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import progress
-from ..models.writer import CachedWriter, Messages, Writer
-from ..nouns import OUTCOMES, STANCES, BadInput, Item, Outcome, Prompt, Reading, digest
+from ..models.writer import CachedWriter, Writer
+from ..nouns import OUTCOMES, STANCES, BadInput, Item, Messages, Outcome, Prompt, Reading, digest
 from ..registry import among
 from ..stats import text_style
 from ..store import Store

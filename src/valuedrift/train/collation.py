@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..models.chat_format import PromptFormat, n_common
-from ..nouns import BadInput, Example, Pair, whole_characters
+from ..nouns import BadInput, Example, Messages, Pair, whole_characters
 from ..plan import Stage
 from . import BaseAlgorithm, step_counts
-
-Messages = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
