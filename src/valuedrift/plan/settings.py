@@ -335,7 +335,7 @@ class Plan(EvaluationSettings):
     """One experiment: a model, its stages, and how every checkpoint is sampled and judged."""
 
     model: str
-    """Where the stages start: a folder, a hub id with its revision (org/name@revision), or sandbox:base (-small, -large)."""
+    """Where the stages start: a folder, a hub id (org/name@revision), sandbox:base (-small, -large), or random:FOLDER (random weights)."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Each stage is trained once per seed; seeds are pooled in the tables."""
     stage: Annotated[dict[str, Stage], Field(min_length=1)]
