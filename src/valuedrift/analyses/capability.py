@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import altair as alt
-
 from ..evaluate.visit import Visit
 from ..models.loading import API
-from ..report.chart import PAGE, Drawing, Ink, layer, svg
+from ..report.chart import PAGE, Drawing, Ink, small, svg
 from ..report.run import Row, Run, places
 from ..report.words import esc, figure, interval, number, table
 from . import Analysis as Base
 from . import Measured, Tables, filled
 
-SIZE = (210, 110)
 HINT = """<p class="hint">Tasks of lm-evaluation-harness at every evaluated checkpoint, averaged over seeds. The steps are those of the
 trajectories. Bands are ±1.96 of the harness's standard errors over a task's items. All checkpoints answer the same items, so a
 difference between checkpoints is more certain than the bands suggest.</p>"""
@@ -90,21 +87,7 @@ def pooled(rows: list[Row]) -> Row:
 
 
 def curve(points: list[Row], ink: Ink) -> Drawing:
-    """Return the chart of one metric along a stage, with a band if there are standard errors."""
+    """Return the chart of one metric along a stage; shares have an axis from 0 to 1."""
     ends = [value for row in points for value in (row["low"], row["high"], row["value"]) if value is not None]
     inside = min(ends) >= -0.05 and max(ends) <= 1.05
-    domain = [0, 1] if inside else [min(ends), max(ends) or 1.0]
-    x = alt.X("x:Q", axis=None).scale(domain=[0, 1], nice=False)
-    y, low = (alt.Y(f"{field}:Q", title=None).scale(domain=domain, clamp=True) for field in ("value", "low"))
-    ticks = alt.Axis(tickCount=3, format=".3~g", domain=False, ticks=False, labelPadding=6)
-    marked = [points[k] | {"text": f"{points[k]['step']:,}"} for k in sorted({0, len(points) - 1})]
-    layers = [
-        layer([row for row in points if row["low"] is not None])
-        .mark_area(opacity=0.17, color=ink["text"], aria=False)
-        .encode(x=x, y=low.axis(ticks), y2="high:Q"),
-        layer(points).mark_line(color=ink["text"], strokeWidth=1.8, point={"color": ink["text"], "size": 26}, aria=False).encode(x=x, y=y),
-        layer(marked)
-        .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
-        .encode(x=x, y=alt.value(SIZE[1]), text="text:N"),
-    ]
-    return alt.layer(*layers).properties(width=SIZE[0], height=SIZE[1])
+    return small(points, ink, domain=[0, 1] if inside else [min(ends), max(ends) or 1.0], clamp=True)

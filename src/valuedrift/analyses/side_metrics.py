@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import altair as alt
-
 from ..evaluate.side_metrics import side_metric_scores
 from ..evaluate.visit import Visit
-from ..report.chart import PAGE, Drawing, Ink, layer, svg
+from ..report.chart import PAGE, small, svg
 from ..report.run import Row, Run, places, stage_steps
 from ..report.words import esc, figure, interval, number, table
 from ..stats.side_metrics import side_metrics as measured
 from . import Analysis as Base
 from . import Measured, Tables, filled
 
-SIZE = (210, 90)
 REFERENCES = {
     "sft": "from the end of supervised fine-tuning",
     "start": "from the stage’s own start",
@@ -69,30 +66,11 @@ def _figure(stage: Row, name: str, rows: list[Row]) -> str:
     )
     numbers = table(esc(label), ("step", "value [95 %]", "prompts"), body)
     note = f' <span class="from">{REFERENCES[rows[0]["reference"]]}</span>' if rows[0]["reference"] in REFERENCES else ""
-    chart = svg(line(rows, stage, PAGE))
+    at = dict(zip(stage_steps(stage), places(stage), strict=True))
+    chart = svg(small([row | {"x": at[row["step"]]} for row in rows if row["step"] in at], PAGE, zero=True))
     return figure(f"<figcaption>{esc(_named(name))}{note}</figcaption>", label, chart, numbers)
 
 
 def _named(metric: str) -> str:
     """Return what a side metric measures, with its unit."""
     return {"kl": "KL (nats per answer)", "length": "length (words)"}.get(metric, metric.replace("reward:", "reward by "))
-
-
-def line(rows: list[Row], stage: Row, ink: Ink) -> Drawing:
-    """Return one side metric along the steps of a stage, with its 95 % band."""
-    at = dict(zip(stage_steps(stage), places(stage), strict=True))
-    points = [row | {"x": at[row["step"]]} for row in rows if row["step"] in at]
-    x = alt.X("x:Q", axis=None).scale(domain=[0, 1], nice=False)
-    ticks = alt.Axis(tickCount=3, domain=False, ticks=False, labelPadding=6)
-    y, low = (alt.Y(f"{field}:Q", title=None).scale(zero=True, nice=True) for field in ("value", "low"))
-    shown = sorted({points[0]["step"], points[-1]["step"]}) if points else []
-    steps = [{"x": at[step], "text": f"{step:,}"} for step in shown]
-    layers = [
-        layer(points).mark_area(opacity=0.17, color=ink["text"], aria=False).encode(x=x, y=low.axis(ticks), y2="high:Q"),
-        layer(points).mark_line(color=ink["text"], strokeWidth=1.8, aria=False).encode(x=x, y=y),
-        layer(points).mark_point(filled=True, opacity=1, size=22, color=ink["text"], aria=False).encode(x=x, y=y),
-        layer(steps)
-        .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
-        .encode(x=x, y=alt.value(SIZE[1]), text="text:N"),
-    ]
-    return alt.layer(*layers).properties(width=SIZE[0], height=SIZE[1])

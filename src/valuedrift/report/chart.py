@@ -29,6 +29,8 @@ PAGE: Ink = {name: f"var(--{name})" for name in PAPER}
 
 DASHES = dict(zip(OUTCOMES, ([1, 0], [7, 3], [2, 2], [1, 3], [5, 5]), strict=True))
 SHAPES = dict(zip(STANCES, ("triangle-up", "circle", "triangle-down"), strict=True))
+SMALL = (210, 100)
+"""Plot size of `small`, in px."""
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
@@ -148,6 +150,24 @@ def dots(rows: list[Row], topics: list[str], span: tuple[float, float], title: s
         layer(unknown).mark_text(color=ink["soft"], fontStyle="italic", aria=False).encode(y=y, text="text:N"),
     ]
     return alt.layer(*layers).properties(width=240, height=alt.Step(9))
+
+
+def small(points: list[Row], ink: Ink, **scale: Any) -> Drawing:
+    """Return one number along a stage with its band; `points` have x from 0 to 1, step, value, low and high; `scale` is that of y."""
+    x = alt.X("x:Q", axis=None).scale(domain=[0, 1], nice=False)
+    y, low = (alt.Y(f"{field}:Q", title=None).scale(**scale) for field in ("value", "low"))
+    ticks = alt.Axis(tickCount=3, domain=False, ticks=False, labelPadding=6)
+    ends = [points[k] | {"text": f"{points[k]['step']:,}"} for k in sorted({0, len(points) - 1})]
+    layers = [
+        layer([row for row in points if row["low"] is not None])
+        .mark_area(opacity=0.17, color=ink["text"], aria=False)
+        .encode(x=x, y=low.axis(ticks), y2="high:Q"),
+        layer(points).mark_line(color=ink["text"], strokeWidth=1.8, point={"color": ink["text"], "size": 24}, aria=False).encode(x=x, y=y),
+        layer(ends)
+        .mark_text(dy=11, fontSize=10.5, color=ink["soft"], aria=False, clip=False)
+        .encode(x=x, y=alt.value(SMALL[1]), text="text:N"),
+    ]
+    return alt.layer(*layers).properties(width=SMALL[0], height=SMALL[1])
 
 
 def legend(ink: Ink) -> Drawing:
