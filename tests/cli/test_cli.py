@@ -35,8 +35,13 @@ def test_help_imports_no_torch():
     assert time.monotonic() - started < 10
 
 
-def test_importing_the_package_imports_no_torch():
-    code = "import sys, valuedrift, valuedrift.plan, valuedrift.suites; assert 'torch' not in sys.modules"
+def test_importing_the_package_and_naming_an_answer_import_no_torch():
+    code = (
+        "import sys, valuedrift, valuedrift.suites; from valuedrift.evaluate import answer_key; from valuedrift.nouns import *;"
+        "from valuedrift.models.loading import weights_digest; from valuedrift.plan import EvaluationSettings;"
+        "answer_key(Checkpoint('s', 0, 'p', 'w'), Prompt('i', 't', 'q', 'c'), 0, EvaluationSettings(), 0);"
+        "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

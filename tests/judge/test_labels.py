@@ -357,14 +357,11 @@ def test_identity_names_what_decides_a_verdict(folder, tmp_path, monkeypatch):
 def test_wordings_share_a_model(folder):
     judge = make(f"labels:{folder}")
     names = judge.wordings()
-    assert len(names) >= 4
     assert judge.identity == judge.reworded(names[0]).identity
     others = [judge.reworded(name) for name in names]
     assert len({other.identity for other in others}) == len(names)
     assert [labels.Judge(f"{folder}?wording={name}").identity for name in names] == [other.identity for other in others]
     assert all(other.model is judge.model for other in others)
-    with pytest.raises(BadInput, match="unknown wording 'plane'; did you mean 'plain'"):
-        judge.reworded("plane")
     assert all(f"wording {name!r}" in other.note and "unknown" in other.note for name, other in zip(names, others, strict=True))
 
 
