@@ -112,7 +112,7 @@ def test_weights_that_did_not_arrive_are_noticed(backend, model, other, monkeypa
     monkeypatch.setattr(engine, "collective_rpc", lambda *_, **__: None)
     second = said(backend, other)
     assert backend.engine is not engine
-    assert "did not change what the engine says: it is started anew" in capsys.readouterr().err
+    assert "did not change what the engine says: it is restarted" in capsys.readouterr().err
     fresh = Backend(backend.settings)
     try:
         assert second == said(fresh, other)

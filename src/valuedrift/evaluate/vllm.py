@@ -35,7 +35,8 @@ class Backend(evaluate.Backend):
     def __init__(self, settings: EvaluationSettings):
         super().__init__(settings)
         self.engine: Any = None
-        self._kind: tuple[Any, ...] = ()
+        self._kind: tuple[str, int, str] = "", 0, ""
+        """What one engine can hold: architecture, adapter rank, dtype."""
         self._holds = ""
         """The digest of the weights in the engine; for an adapter, of its base."""
         self._adapters: dict[str, Any] = {}
@@ -101,7 +102,7 @@ class Backend(evaluate.Backend):
         whole = loading.base_of(folder) if adapter else folder
         rank = next(rank for rank in RANKS if rank >= rank_of(folder)) if adapter else 0
         weights = loading.weights_digest(whole) if adapter else checkpoint.weights
-        kind = (loading.likeness(whole) or weights, max(rank, self._kind[1] if self._kind else 0), checkpoint.dtype)
+        kind = (loading.likeness(whole) or weights, max(rank, self._kind[1]), checkpoint.dtype)
         if self.engine is None or self._kind != kind:
             self.close()
             self.engine, self._kind = started(whole, checkpoint.dtype, kind[1]), kind
@@ -123,9 +124,10 @@ class Backend(evaluate.Backend):
         if not self.engine.reset_prefix_cache():
             raise BadInput("vLLM did not let go of its cache of prefixes, so that stale answers would come back; run the command again")
         if self._probed() == before:
-            progress.say(f"the weights of {folder} did not change what the engine says: it is started anew")
+            progress.say(f"the weights of {folder} did not change what the engine says: it is restarted")
             self.close()
-            self.engine = started(folder, self._kind[1])
+            _, rank, dtype = self._kind
+            self.engine = started(folder, dtype, rank)
 
     def _probed(self) -> list[float]:
         """Return the log-probs of a short text under the engine's weights, without any cache."""
