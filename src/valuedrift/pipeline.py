@@ -25,6 +25,7 @@ from . import analyses, progress, provenance, registry, suites
 from .analyses import Tables
 from .evaluate.evaluator import Evaluator, Job, jobs_of
 from .evaluate.visit import Evaluation
+from .judge import Judge
 from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, StageRecord
@@ -93,7 +94,8 @@ def run(plan: Plan, out: Path, engine: str = "local", launcher: str = "") -> dic
     several processes to train a stage.
     """
     machines = registry.find("engine", engine)()
-    ready(plan, out, fetch=True)
+    for note in ready(plan, out, fetch=True).notes:
+        progress.say(note)
     store = Store(out)
     with store.locked():
         started = time.monotonic()
@@ -125,6 +127,8 @@ def trace_folders(
                 progress.say(notes[-1])
         given = settings.model_dump() | {"folders": [str(folder) for folder in folders], "base": base}
         work = Work(store, settings, registry.find("engine", engine)())
+        for note in _family_notes(judge_of(settings.judge), checkpoints):
+            progress.say(note)
         begin(work, stages, checkpoints, given, notes)
         return carry_out(work, evaluate, judge, analyse)
 
@@ -228,7 +232,12 @@ def analyse(work: Work) -> None:
         if name not in given:  # the steps before wrote those
             store.draft(f"{name}.parquet", table)
     stances = tables["drifts"].filter(pl.col("stance").is_in(STANCES))
-    notes += [*format_notes(checkpoints), *_dropped_notes(stages), *unread_notes(validity["unread"], "answers")]
+    notes += [
+        *_family_notes(work.judge, checkpoints),
+        *format_notes(checkpoints),
+        *_dropped_notes(stages),
+        *unread_notes(validity["unread"], "answers"),
+    ]
     notes += _cut_notes(store, settings, tables["scores"])
     notes += [f"Drifts: {said}"] if (said := seeds_note(stances.to_dicts())) else []
     record = provenance.record(about["plan"], settings.view, validity, stages, {}, notes, work.evaluator.generated, work.judge.n_new)
@@ -299,6 +308,13 @@ def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint])
         if behind
         else []
     )
+
+
+def _family_notes(judge: Judge, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Return a sentence if the judge reads with a model of a traced model's family."""
+    from .models.family import family_notes
+
+    return family_notes(judge.models, [checkpoint.path for checkpoint in checkpoints])
 
 
 def format_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:

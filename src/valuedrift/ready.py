@@ -42,7 +42,7 @@ def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
     prompts = suites.load(plan.suite, plan.topics)
     resolve.gold_of(plan.gold)
     _check_folder(out)
-    _check_asking(plan, prompts, fetch)
+    readers = _check_asking(plan, prompts, fetch)
     nodes = plan.nodes()
     if all(node.stage.scores for node in nodes):
         raise BadInput("the plan trains reward models only, and there is no language model to ask; add a stage that trains one")
@@ -64,8 +64,10 @@ def ready(plan: Plan, out: Path, fetch: bool = False) -> Ready:
                 checked.add(settings)
                 notes += [f"{node.name}: {said}." for said in check_stage(start, node.stage, records, anchored, bool(node.reward))]
     if start is not None:
+        from .models.family import family_notes
         from .train.readiness import check_questions
 
+        notes += family_notes(readers, [start.path])
         notes += check_questions(start, prompts, plan.prompt_format, plan.max_new_tokens)
         registry.find("backend", plan.backend)(plan).check([Checkpoint(BASE, 0, start.path, weights or "")], prompts)
         _check_disk(out, start.model.num_parameters(), lines)  # without the model here, the plan is priced for another machine
@@ -167,8 +169,8 @@ def _line(node: Node, known: dict[tuple[str, int], str | None], out: Path, sourc
 # -- what is asked ---------------------------------------------------------------------------------------------------------
 
 
-def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> None:
-    """Raise BadInput for a backend or a judge that could not do its work."""
+def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> Sequence[str]:
+    """Return the models that the judge reads with. Raises BadInput for a backend or a judge that could not do its work."""
     if plan.backend == "openai":
         raise BadInput("the backend 'openai' asks models behind an API, and a plan's checkpoints are folders; set backend to another")
     if plan.capability:
@@ -176,13 +178,14 @@ def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> None:
 
         check_tasks(plan.capability)
     if resolve.builds(plan.judge) and not fetch:
-        return
+        return ()
     judge = resolve.judge_of(plan.judge, plan.max_cost)
     if fetch or not judge.is_remote:
         _ = judge.identity  # a remote judge may ask its server for it
     for one in judge.members or [judge]:
         if one.exact:  # it reads only what it was made for, and costs nothing
             one.read([Item(prompt.text, prompt.claim, "", prompt.topic) for prompt in prompts])
+    return judge.models
 
 
 # -- where it is written -----------------------------------------------------------------------------------------------------

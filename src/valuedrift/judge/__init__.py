@@ -45,6 +45,8 @@ class Judge:
     """Items per `read`. A killed command loses at most so many verdicts."""
     is_remote: bool = False
     """Whether a server reads. Its verdicts are awaited in a thread, while the next checkpoint is sampled."""
+    models: Sequence[str] = ()
+    """The models that it reads with: folders, hub ids, or "openai:MODEL". A note warns if a traced model is of the same family."""
     exact: bool = False
     """Whether every verdict is right by construction, like the oracle's on the sandbox's texts."""
     agreement: dict[str, Any] | None = None

@@ -26,7 +26,7 @@ class CachedJudge(Judge):
     def __init__(self, judge: Judge, store: Store | None):
         self.judge, self.store = judge, store
         self.identity, self.note, self.agreement, self.exact = judge.identity, judge.note, judge.agreement, judge.exact
-        self.is_remote = judge.is_remote
+        self.is_remote, self.models = judge.is_remote, judge.models
         self.members = [CachedJudge(member, store) for member in judge.members]
         self._told_to_stop = False
         self._read_before: dict[str, Reading] = {}

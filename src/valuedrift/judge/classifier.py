@@ -20,6 +20,7 @@ class Classifier(judge.Judge):
 
     def __init__(self, path: str, dtype: str, batch: int):
         self.path, self.dtype, self.batch = path, precision.dtype_of(path, dtype), batch
+        self.models = (path,)
         self.loaded: Callable[[], tuple[Any, Any, int]] = functools.cache(functools.partial(load, path, self.dtype))
         """Returns what `load` returns. Copies of this judge in other wordings share it."""
 

@@ -69,7 +69,7 @@ class Judge(judge.Judge):
         if not path:
             raise BadInput("the judge 'labels' needs a model; write labels:PATH or labels:ORG/NAME@REVISION")
         self.orders = ORDERS if chosen["rotate"] == "1" else ORDERS[:1]
-        self.model = _Model(path, chosen)
+        self.model, self.models = _Model(path, chosen), (path,)
         self.set_wording(chosen["wording"] or self.wordings()[0])
 
     def set_wording(self, name: str) -> None:

@@ -89,6 +89,7 @@ class Judge(judge.Judge):
         model, chosen = settings(f"openai:{argument}", Settings._field_defaults, choices)
         self.settings = Settings(**chosen)
         self.set_wording(self.settings.wording or self.wordings()[0])
+        self.models = (f"openai:{model}",)
         self.endpoint = Endpoint(model, concurrency=self.settings.concurrency, timeout_seconds=self.settings.timeout)
 
     def set_wording(self, name: str) -> None:

@@ -20,6 +20,7 @@ class Judge(judge.Judge):
         if len(specs) < 2:
             raise BadInput(f"the panel judge needs two judges or more, but was given {argument!r}; write panel:cues,labels:PATH")
         self.members = [judge.make(spec) for spec in specs]
+        self.models = [path for member in self.members for path in member.models]
         self.argument, self.is_remote = argument, any(member.is_remote for member in self.members)
         measured = [member.agreement for member in self.members if member.agreement]
         # Until the panel itself is compared with people, it counts as its weakest member that was.
