@@ -172,7 +172,7 @@ def _line(node: Node, known: dict[tuple[str, int], str | None], out: Path, sourc
 def _check_asking(plan: Plan, prompts: Sequence[Prompt], fetch: bool) -> Sequence[str]:
     """Return the models that the judge reads with. Raises BadInput for a backend or a judge that could not do its work."""
     if plan.backend == "openai":
-        raise BadInput("the backend 'openai' asks models behind an API, and a plan's checkpoints are folders; set backend to another")
+        raise BadInput("the backend 'openai' evaluates only models behind an API; a plan's checkpoints are folders, so set another")
     if plan.capability:
         from .evaluate.capability import check_tasks
 

@@ -125,7 +125,7 @@ def test_a_panel_costs_what_its_members_cost():
         assert [member.max_cost for member in judges.make("panel:free,paid", max_cost=5.0).members] == [5.0, 5.0]
         cached.stop()
         assert made["paid"].stopped
-        with pytest.raises(Stopped, match="the judging was stopped"):
+        with pytest.raises(Stopped, match="judging stopped because sampling stopped"):
             cached.read(ITEMS)
 
 
