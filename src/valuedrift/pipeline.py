@@ -304,7 +304,7 @@ def _named_only(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint])
     unmeasured = [what for what, is_wanted in wanted if is_wanted]
     missing = f" Not measured, because this needs weights: {', '.join(unmeasured)}." if unmeasured else ""
     return (
-        [f"{names}: identified by the server's name for it only; the model behind that name may change without notice.{missing}"]
+        [f"{names}: identified only by the name on the server; the model behind a name may change without notice.{missing}"]
         if behind
         else []
     )

@@ -44,7 +44,7 @@ def test_two_models_of_a_server_are_traced_as_two_steps(server, tmp_path):
     ]
     (support,) = [row for row in result["drifts"] if (row["view"], row["topic"], row["stance"]) == ("claim", "work", "support")]
     assert support["value"] > 0.5
-    assert "early, late: known by the server's name alone" in " ".join(result["notes"])
+    assert "early, late: identified only by the name on the server" in " ".join(result["notes"])
     n = len(server.bodies)
     assert pipeline.trace_folders(plan_of(tmp_path), ["openai:early", "openai:late"], None, tmp_path / "run")["n_generated"] == 0
     assert len(server.bodies) == n
@@ -136,14 +136,14 @@ def test_what_needs_no_weights_is_measured(server, tmp_path):
         (0, "length", 5.0),
         (1, "length", 10.0),
     ]
-    assert "not measured there: distances." in " ".join(result["notes"])
+    assert "needs weights: distances." in " ".join(result["notes"])
 
 
 def test_another_address_is_another_model(monkeypatch):
     keys = set()
     for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", "http://me:secret@127.0.0.1:1/v1"):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        keys.add(training.describe("openai:m", "s", 0).weights)
+        keys.add(training.describe("openai:m", "s", 0, EvaluationSettings()).weights)
     assert len(keys) == 2, "a password is no part of an address"
     assert "secret" not in local_server.address()
 
@@ -151,7 +151,7 @@ def test_another_address_is_another_model(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "paths", "sentence"),
     [
-        ({"prompt_format": "plain"}, ["openai:early"], "gets its prompts in the server's own template"),
+        ({"prompt_format": "plain"}, ["openai:early"], "gets its prompts in the server's own chat template"),
         ({"top_k": 5}, ["openai:early"], "know no top_k"),
         ({"backend": "transformers"}, ["openai:early"], "openai:early exists only behind an API; add --backend openai"),
     ],
