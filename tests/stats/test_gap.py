@@ -146,7 +146,7 @@ def test_equal_replies_are_unlikely_to_move_a_model():
 
 def test_a_judge_that_wavers_cannot_say_unlikely():
     topic = climate(*[("hm", "hm")] * 40)["topics"]["climate"]
-    assert (topic["sureness"], topic["verdict"]) == (pytest.approx(0.4), "undecided")
+    assert (topic["confidence"], topic["verdict"]) == (pytest.approx(0.4), "undecided")
     assert "the judge gives its likeliest outcome only 0.40 on average" in topic["conclusion"]
 
 

@@ -107,7 +107,7 @@ def value_gap(records: Sequence[Record], suite: Sequence[Prompt], judge: Any, ma
         kept = [at for at in replies.read if replies.subjects[at].topic == name]
         claim, axis = (measured(*view.get(name, nothing)) for view in views)
         claims = _claims([replies.subjects[at] for at in kept])
-        table[name] = claim | ({"tv": _apart_of(replies, kept)} if pairs else {}) | {"sureness": _sureness(replies.probs_NSO[kept])}
+        table[name] = claim | ({"tv": _apart_of(replies, kept)} if pairs else {}) | {"confidence": _confidence(replies.probs_NSO[kept])}
         table[name] |= {"axis": axis, "claims": claims, "style": style_of(replies, kept)}
     validity = validity_of(judge, LEAST_AGREEMENT)
     (_conclude_gaps if pairs else _conclude_shares)(table, matters, validity["headlined"])
@@ -233,7 +233,7 @@ def _shares(shares: Sample, n: int, probs_N1O: np.ndarray) -> dict[str, Any]:
     # No p is below that of all prompts falling to one side by chance, and any two of the three stances might have been the largest.
     p = np.minimum(1, len(STANCES) * np.maximum(np.maximum(lead.p, over_third.p), 2.0 ** (1 - shares.n[0, first])))
     result["lead"] = _record(lead.value, lead.low, lead.high, shares.n[0, first]) | {"p": _known(p)}
-    return result | {"sureness": _sureness(probs_N1O)}
+    return result | {"confidence": _confidence(probs_N1O)}
 
 
 def _apart(probs_N2O: np.ndarray) -> np.ndarray:
@@ -245,7 +245,7 @@ def _apart_of(replies: Replies, kept: list[int]) -> dict[str, Any]:
     return _share(_mean(_apart(replies.probs_NSO[kept]), replies.prompts_N[kept]))
 
 
-def _sureness(probs_NSO: np.ndarray) -> float | None:
+def _confidence(probs_NSO: np.ndarray) -> float | None:
     """Return the mean probability of the likeliest outcome over all readings."""
     return float(probs_NSO.max(-1).mean()) if len(probs_NSO) else None
 

@@ -13,7 +13,7 @@ CONDITION = (
     "Conclusions hold only if the judge reads these texts correctly, the texts are about the claims found for them, and a model learns "
     "this difference and no other."
 )
-SURE = 0.6
+CONFIDENT = 0.6
 """Least mean probability of a judge's likeliest outcome for a small gap to be meaningful. An unsure judge gives shares near a third each
 for any text. Our choice; `cues` reaches some 0.5 on real replies, a confident judge 0.9."""
 
@@ -65,8 +65,8 @@ def of_shares(name: str, topic: Row, level: float, fine: bool) -> str:
     head, seen = _head(name, topic["claims"], "texts"), "; ".join(_first(view, row) for view, row in views.items())
     if not fine:
         return f"{head}: {seen}; no conclusion, because the judge agrees too little with people."
-    if topic["sureness"] < SURE:
-        return f"{head}: undecided: {seen}; the judge gives its likeliest outcome only {topic['sureness']:.2f} on average."
+    if topic["confidence"] < CONFIDENT:
+        return f"{head}: undecided: {seen}; the judge gives its likeliest outcome only {topic['confidence']:.2f} on average."
     if not leads:
         return f"{head}: {seen}; no lead is resolved over all topics and both views (Holm)."
     view, row = max(leads.items(), key=lambda item: float(item[1]["lead"]["value"]))
@@ -99,8 +99,8 @@ def _doubt(topic: Row, matters: float) -> str:
     if tv["low"] > matters:
         apart = f"total variation {tv['value']:.2f} [{tv['low']:.2f}, {tv['high']:.2f}]"
         return f"the replies of a pair differ in stance ({apart}) but not in one direction{unsided}"
-    if topic["sureness"] < SURE:
-        return f"the judge gives its likeliest outcome only {topic['sureness']:.2f} on average, and might not see a larger gap"
+    if topic["confidence"] < CONFIDENT:
+        return f"the judge gives its likeliest outcome only {topic['confidence']:.2f} on average, and might not see a larger gap"
     if not sided and tv["high"] > matters:
         return f"every stance lies within ±{bound:.2f}{unsided}, and the replies of a pair may differ by up to {tv['high']:.2f}"
     return ""
