@@ -266,11 +266,11 @@ PAIR, TEXT = {"prompt": "Q?", "chosen": "yes", "rejected": "no"}, {"prompt": "Q?
         (TEXT | {"label": "politics"}, "the label is neither true nor false but 'politics'"),
         (TEXT | {"history": "we spoke before"}, "the column 'history' is neither"),
         ({"messages": [BRIEF, ASK, YES], "system": "Be long."}, "two system messages"),
-        ({"messages": [ASK, YES], "prompt": "Another?"}, "does not hold the prompt that the column 'prompt' gives"),
-        ({"messages": [ASK, YES], "input": "more"}, "does not hold the prompt that the column 'input' gives"),
-        (PAIR | {"instruction": "Do something else."}, "'prompt' and 'instruction' say different things"),
+        ({"messages": [ASK, YES], "prompt": "Another?"}, "does not contain the prompt in the column 'prompt'"),
+        ({"messages": [ASK, YES], "input": "more"}, "does not contain the prompt in the column 'input'"),
+        (PAIR | {"instruction": "Do something else."}, "'prompt' and 'instruction' differ"),
         ({"messages": [ASK, NO], "rejected_response": ""}, ""),
-        ({"prompt": "Another?", "chosen": [ASK, YES], "rejected": [ASK, NO]}, "does not hold the prompt"),
+        ({"prompt": "Another?", "chosen": [ASK, YES], "rejected": [ASK, NO]}, "does not contain the prompt"),
         ({"messages": [ASK, HELLO], "chosen": YES, "rejected": NO}, "end in a reply that is neither of the two"),
         ({"messages": [ASK, YES | {"weight": 0}]}, "every reply has weight 0"),
         ({"messages": [ASK, YES | {"tool_calls": [{"id": "1"}]}]}, "calls a tool"),
@@ -338,7 +338,7 @@ def test_a_second_verdict_that_says_otherwise_is_counted(tmp_path):
     row = {"prompt": "Q?", "response_0": "yes", "response_1": "no", "better_response_id": 0}
     found = read(tmp_path, row | {"safer_response_id": 0}, row | {"safer_response_id": 1})
     assert found.accounts[0].as_json()["noted"][0]["n"] == 1
-    assert "'safer_response_id', which is not used, says the opposite" in found.accounts[0].sentences()[1]
+    assert "the unused column 'safer_response_id' contradicts the preference" in found.accounts[0].sentences()[1]
 
 
 def test_bad_rows_are_left_out_up_to_the_limit(tmp_path):

@@ -76,7 +76,7 @@ def test_rows_without_a_preference_are_left_out_and_counted_by_reason(tmp_path, 
     for said in (
         "1 of 5 rows where the conversations part before the last reply",
         "2 of 5 rows where the best and the worst reply score the same",
-        "1 of 5 rows where fewer than two replies carry a score",
+        "1 of 5 rows where fewer than two replies have a score",
     ):
         assert f"left out {said}" in caplog.text
     for row, reason in ((early, "the conversations part before the last reply"), (tied, "the best and the worst reply score the same")):

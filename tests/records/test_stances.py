@@ -51,7 +51,7 @@ def test_faults_name_their_row(tmp_path, row, sentence):
         ({"topic": "work", "support": "many", "neutral": 0, "oppose": 0}, "s.jsonl:2: the shares are many, 0, 0"),
         ({"topic": "work", "support": 1, "neutral": 1}, "s.jsonl:2: a row needs 'topic' or 'claim'"),
         ({"support": 1, "neutral": 1, "oppose": 1}, "s.jsonl:2: a row needs 'topic' or 'claim'"),
-        ({"topic": "tax", "support": 1, "neutral": 1, "oppose": 1}, "s.jsonl:2: the topic 'tax' has a row already"),
+        ({"topic": "tax", "support": 1, "neutral": 1, "oppose": 1}, "s.jsonl:2: the topic 'tax' already has a row"),
         ({"topic": "work", "support": 1, "neutral": 1, "oppose": 1}, r"a.jsonl:1: the question has topic 'toll', for which .* has no row"),
     ],
 )

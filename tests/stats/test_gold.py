@@ -184,7 +184,7 @@ def test_labels_come_back(run, tmp_path):
 def test_answers_need_their_chance(tmp_path, inclusion):
     path = tmp_path / "gold.jsonl"
     path.write_text(json.dumps({"claim": "c", "text": "t", "stance": "pro", "answer": ["k"], "inclusion": inclusion}))
-    with pytest.raises(BadInput, match=r"gold\.jsonl:1: 'inclusion' is .*leave both as the sample has them"):
+    with pytest.raises(BadInput, match=r"gold\.jsonl:1: 'inclusion' is .*restore both from the sample"):
         read_gold(path)
 
 
@@ -240,7 +240,7 @@ def test_a_text_that_is_labelled_twice_counts_once(tmp_path):
         ("d", "oppose", (), ()),
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"stance": "con"}]))
-    with pytest.raises(BadInput, match=r"gold\.jsonl:5: the stance 'oppose' of a text that a row before it calls 'support'; leave one"):
+    with pytest.raises(BadInput, match=r"gold\.jsonl:5: the stance is 'oppose', but an earlier row labels the same text 'support'"):
         read_gold(path)
 
 

@@ -69,7 +69,7 @@ def test_every_fault_of_a_line_is_named(tmp_path):
     assert faults[5] == "2: the topic must be a text, not ''"
     assert faults[6] == "2: polarity must be 1, -1 or 0, not True"
     assert faults[7] == "3: the id must be a text or a whole number, not ['c']"
-    assert faults[10] == "5: not valid JSON (nested too deeply); correct the line or take it out"
+    assert faults[10] == "5: not valid JSON (nested too deeply); correct or remove the line"
     assert faults[11] == "7: 'f' is nearly the same question as 'e' on line 6 (similarity 1.00); reword or remove one"
 
 

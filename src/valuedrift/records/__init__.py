@@ -12,7 +12,7 @@ from ..nouns import Example, Pair, digest
 
 
 def digest_of(records: Sequence[Pair] | Sequence[Example]) -> str:
-    """Return the name of these records by content and order; where they were read from does not matter, nor do topic and claim."""
+    """Return a digest of these records by content and order. Their source, topic and claim do not count."""
     read = ("prompt", "chosen", "rejected", "text")
     return digest(
         "records", [[type(record).__name__, *(getattr(record, name) for name in read if hasattr(record, name))] for record in records]

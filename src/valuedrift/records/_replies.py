@@ -1,4 +1,4 @@
-"""Which of several replies is better: a verdict between two, or a score or rank for each."""
+"""Decide which of several replies is better, from a verdict between two or from a score or rank for each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from .turns import Unfit
 
-TIE = "neither reply is called better"
+TIE = "the verdict is a tie"
 TIED = "the best and the worst reply score the same"
-FEW = "fewer than two replies carry a score"
+FEW = "fewer than two replies have a score"
 
 NAMED = ("winner", "better_response_id", "preference", "choice")
 """Verdicts that name a reply by the end of its column's name: "model_a", "A", 0, 1, 2."""
@@ -20,15 +20,15 @@ FIRST = ("labels",)
 ONE_EACH = ("winner_model_a", "winner_model_b", "winner_tie")
 TIES = ("tie", "tie (bothbad)", "bothbad", "both_bad", "both bad", "both", "neither", "draw", "equal", "same", "1.5")
 CONTRADICTING = ("safer_response_id",)
-"""A second verdict of the form of NAMED that is not used (PKU-SafeRLHF); it is counted if it says the opposite."""
+"""A second verdict in the form of NAMED (PKU-SafeRLHF). It is not used; a row is noted if it says the opposite."""
 
 LISTS = ("completions", "responses", "generations", "all_generated_responses", "answers")
-"""Columns that hold several replies: objects with a text and a score, or texts whose scores stand in another column."""
+"""Columns that hold several replies: objects with a text and a score, or texts with their scores in another column."""
 SCORES_OF = ("scores", "rm_scores", "ratings", "all_rm_scores", "ranks")
 TEXTS = ("response", "completion", "text", "content", "answer")
 SCORES = ("fine-grained_score", "overall_score", "score", "rating", "pm_score", "rank")
 OWN_SYSTEM = "custom_system_prompt"
-"""UltraFeedback's replies to one prompt were written under different system messages."""
+"""UltraFeedback's own system message for each reply to a prompt."""
 LOWEST_IS_BEST = ("rank", "ranks")
 
 
@@ -36,19 +36,21 @@ def truth(value: Any) -> float:
     """Return 1 for a desirable reply and 0 for an undesirable one."""
     found = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0, "-1": 0.0, "-1.0": 0.0}.get(str(value).strip().lower())
     if found is None:
-        raise Unfit("the label is neither true nor false", f" but {value!r:.60}", "correct the row, or rename the column if it is no label")
+        raise Unfit(
+            "the label is neither true nor false", f" but {value!r:.60}", "correct the row, or rename the column if it is not a label"
+        )
     return found
 
 
 def grade(value: Any) -> float:
-    """Return a number that says how good a reply is."""
+    """Return the score of a reply as a number."""
     if (found := number(value)) is None:
-        raise Unfit("the score of the reply is no number", f" but {value!r:.60}", "correct the row")
+        raise Unfit("the score of the reply is not a number", f" but {value!r:.60}", "correct the row")
     return found
 
 
 def better(found: Any, first: str, second: str) -> int | None:
-    """Return 0 or 1 for the better reply of two columns, None for a tie. Raises Unfit if no column says it, or none that is known."""
+    """Return 0 or 1 for the better reply of two columns, None for a tie. Raises Unfit without a verdict that is understood."""
     ends = tuple(name.lower().replace("_", "")[-1] for name in (first, second))
     if column := found.first(SIGNED):
         sign = grade(found.take(column))
@@ -59,7 +61,7 @@ def better(found: Any, first: str, second: str) -> int | None:
         verdict = _named(found.take(column), ends, column)
         if verdict is not None:
             other = [name for name in CONTRADICTING if found.has(name) and _named(found.row[name], ends, name) == 1 - verdict]
-            found.notes += [f"the column {name!r}, which is not used, says the opposite of the preference" for name in other]
+            found.notes += [f"the unused column {name!r} contradicts the preference" for name in other]
         return verdict
     if all(found.has(name) for name in ONE_EACH[:2]):
         sides = [grade(found.take(name)) for name in ONE_EACH if found.has(name)]
@@ -93,10 +95,10 @@ def fits(row: dict[str, Any]) -> bool:
 
 
 def best_and_worst(found: Any) -> tuple[str, str] | str:
-    """Return the replies with the highest and the lowest score, or why there is no such pair. Of equal scores the first reply counts."""
+    """Return the replies with the highest and the lowest score, or why there is no such pair. Of equal scores the first reply is taken."""
     replies = found.take(found.first(LISTS))
     if any(isinstance(reply, dict) and reply.get(OWN_SYSTEM) for reply in replies):
-        found.notes.append(f"the system message that each reply has of its own ({OWN_SYSTEM!r}) is not used")
+        found.notes.append(f"each reply's own system message ({OWN_SYSTEM!r}) is not used")
     if column := found.first(SCORES_OF):
         listed = found.take(column)
         if not isinstance(listed, list) or len(listed) != len(replies):
@@ -127,8 +129,8 @@ def _reply(reply: Any) -> tuple[float | None, str]:
 def _rated(annotations: Any) -> float | None:
     """Return the mean rating over UltraFeedback's aspects, None if one is missing.
 
-    It comes before `overall_score`, which in that set stands at 10 for replies to which the critic gave 1 (the data card of Argilla's
-    ultrafeedback-binarized-preferences says why).
+    It precedes `overall_score`, which is 10 in that set for some replies that the critic rated 1 (see the data card of Argilla's
+    ultrafeedback-binarized-preferences).
     """
     if not isinstance(annotations, dict) or not annotations:
         return None
@@ -138,7 +140,7 @@ def _rated(annotations: Any) -> float | None:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite score; some sets write "N/A", and some write numbers as texts."""
+    """Return a finite score, or None. Some sets write "N/A", and some write numbers as texts."""
     try:
         number = float(value)
     except (TypeError, ValueError):

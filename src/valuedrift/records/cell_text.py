@@ -1,4 +1,4 @@
-"""Lists and objects that stand in a cell as text: as JSON, as Python prints them, or as numpy does (without commas)."""
+"""Parse lists and objects that a cell holds as text: JSON, or as Python or numpy (without commas) prints them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def parsed(text: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value without the fields that hold nothing: Parquet and Arrow give every object the fields of all of them."""
+    """Return a value without its empty fields. Parquet and Arrow give every object the fields of all objects."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items() if inner is not None}
     return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _with_commas(text: str) -> str:
-    """Return a text with a comma between neighbours in brackets: Python would join numpy's ['one' 'two'] to one text."""
+    """Return a text with a comma between neighbours in brackets, because Python would join numpy's ['one' 'two'] to one text."""
     pieces, at, before, depth = list[str](), 0, "", 0
     while at < len(text):
         match = TOKEN.match(text, at)

@@ -1,4 +1,4 @@
-"""Gold: texts that people labelled."""
+"""Gold labels: texts that people labelled."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ GRADES = {
     "invalid": ("invalid", "incoherent", "unreadable", "off_topic"),
 }
 LABELS = {word: outcome for outcome, words in GRADES.items() for word in words}
-"""What a gold label may be called -> its outcome; five grades become three."""
+"""Gold label -> outcome. Five grades become three."""
 
 
 @dataclass(frozen=True)
 class Gold:
-    """One text that people labelled. `group` is what its rows share (the issue or claim): the unit of the intervals."""
+    """One text that people labelled. `group`, the issue or claim that its rows share, is the unit of the intervals."""
 
     item: Item
     outcome: str | None
-    """None: nobody has labelled it yet."""
+    """None if the text has no label yet."""
     group: str
     framing: str
     answers: tuple[str, ...] = ()
-    """Keys of the sampled answers of a run that the label is for."""
+    """Keys of the run's sampled answers that the label applies to."""
     inclusion: tuple[float, ...] = ()
-    """The chance that each of them had to be drawn."""
+    """The probability with which each answer was drawn."""
 
 
 def read_gold(path: Path) -> list[Gold]:
     """Return the texts of a file with `text`, `stance` (null or empty: not labelled yet) and `claim` (or `pro_reading`, as in IssueBench).
 
     The stance is the text's towards the claim. Raises BadInput with the line of an unknown label, a missing key, or a second label that
-    says otherwise.
+    contradicts the first.
     """
     gold = _once((where, _gold(where, row)) for where, row in rows(str(path)))
     if all(row.outcome is None for row in gold):
@@ -64,20 +64,20 @@ def _gold(where: str, row: dict[str, Any]) -> Gold:
         raise BadInput(f"{where}: unknown stance {row['stance']!r}; use one of {', '.join(sorted(LABELS))}")
     answers = row.get("answer") or ()
     if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
-        raise BadInput(f"{where}: 'answer' is {answers!r}, not a list of keys; leave it as the sample has it")
+        raise BadInput(f"{where}: 'answer' is {answers!r}, not a list of keys; restore it from the sample")
     inclusion = row.get("inclusion") or []
     chances = isinstance(inclusion, list) and all(isinstance(chance, float | int) and 0 < chance <= 1 for chance in inclusion)
     if not chances or len(inclusion) != len(answers):
-        raise BadInput(f"{where}: 'inclusion' is {inclusion!r}, not a chance for each key in 'answer'; leave both as the sample has them")
+        raise BadInput(f"{where}: 'inclusion' is {inclusion!r}, not a chance for each key in 'answer'; restore both from the sample")
     item = Item(str(row.get("prompt") or claim), claim, row["text"], str(row.get("topic") or ""))
     framing = str(row.get("prompt_framing") or row.get("framing") or "")
     return Gold(item, outcome, str(row.get("issue") or claim), framing, tuple(answers), tuple(inclusion))
 
 
 def _once(read: Iterable[tuple[str, Gold]]) -> list[Gold]:
-    """Return each labelled text once, for the sampled answers of all its rows; a text under another prompt or claim is another one.
+    """Return each labelled text once, for the sampled answers of all its rows. The same text under another prompt or claim is another text.
 
-    Two rows of one text are no two labels: they would count twice in every score, and make its interval too narrow.
+    Two rows of one text are one label. Counted twice, they would make the interval of every score too narrow.
     """
     first: dict[Item, int] = {}
     found: list[Gold] = []
@@ -88,7 +88,7 @@ def _once(read: Iterable[tuple[str, Gold]]) -> list[Gold]:
             continue
         if row.outcome != found[at].outcome:
             raise BadInput(
-                f"{where}: the stance {row.outcome!r} of a text that a row before it calls {found[at].outcome!r}; leave one of them"
+                f"{where}: the stance is {row.outcome!r}, but an earlier row labels the same text {found[at].outcome!r}; keep one of them"
             )
         found[at] = replace(found[at], answers=found[at].answers + row.answers, inclusion=found[at].inclusion + row.inclusion)
     return found

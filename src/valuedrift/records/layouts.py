@@ -1,6 +1,6 @@
-"""The layouts of training data: which columns hold the prompt, the replies, and what says which reply is better.
+"""Read the layouts of training data: the columns of the prompt, of the replies, and of the verdict between the replies.
 
-A row is read by the first layout that its columns fit. A column that carries meaning and is not used makes the row unfit.
+The first layout that a row's columns fit reads the row. A row is unfit if a column that carries meaning is not used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .turns import PARTED, WEIGHTS, Unfit, asked, further, is_messages, joined, 
 
 SYSTEM = ("system", "system_prompt", "system_message")
 ASKED = ("prompt", "instruction", "question", "query", "post", "input", "inputs", "context", "history")
-"""Columns that hold what is asked. One of them alone is the prompt; several texts are joined in this order."""
+"""Columns of the prompt. One of them alone is the prompt; several texts are joined in this order."""
 TALKS = ("messages", "conversations", "conversation", "trajectory")
 REPLIES = ("completion", "output", "response", "answer", "targets", "text")
 PREFERRED = (
@@ -28,7 +28,7 @@ PREFERRED = (
 )
 """Columns of the better and the worse reply, by name."""
 REJECTED = ("rejected_response", "rejected_messages")
-"""Columns of a worse reply, if the better one is the reply of an ordinary row (ms-swift)."""
+"""Columns of a worse reply to the reply of an ordinary row (ms-swift)."""
 CANDIDATES = (
     ("conversation_a", "conversation_b"),
     ("response_a", "response_b"),
@@ -41,33 +41,33 @@ CANDIDATES = (
     ("response_1", "response_2"),
     ("output_1", "output_2"),
 )
-"""Columns of two replies of which another column says which one is better (_replies.VERDICTS)."""
+"""Columns of two replies; another column (VERDICTS) names the better one."""
 GRADES: dict[str, Callable[[Any], float]] = {
     "label": _replies.truth,
     "kto_tag": _replies.truth,
     "helpfulness": _replies.grade,
     "rank": lambda value: -_replies.grade(value),
 }
-"""Columns that say how good the only reply of a row is: true or false, or a number (of ranks the lowest is best)."""
+"""Columns that grade the only reply of a row: true or false, or a number. The lowest rank is best."""
 LABELS = ("label", "kto_tag")
 MEANINGFUL = (
     *(*SYSTEM, *ASKED, *GRADES, "labels", "ranks", "is_safe", "tools", "functions", "images", "image", "videos", "audios"),
     *("weight", "weights", "sample_weight", "loss_weight", "desirable", "is_desirable", "is_preferred", "is_chosen"),
 )
-"""Columns that no row may hold unused: without them its records would say something else."""
+"""Columns that must be used if a row has them, because they change what its record means."""
 VERDICTS = (*_replies.NAMED, *_replies.SIGNED, *_replies.ONE_EACH)
-"""Columns that no single text may hold unused; beside a pair they say once more what its columns say."""
+"""Columns that must be used if a row has a single text. In a row with a pair they only repeat the pair's columns."""
 
 PAIRS = (
     "'chosen' with 'rejected' (and 'prompt', 'instruction' or 'question', unless both are whole conversations), two replies with a column "
-    "that says which is better, 'prompt' with 'completions' that carry scores, or 'prompt' with 'completion' and 'label'"
+    "that says which is better, 'prompt' with 'completions' with scores, or 'prompt' with 'completion' and 'label'"
 )
 TEXTS = "'messages' (or 'conversations'), 'prompt' with 'completion' or 'response', 'instruction' with 'output', or 'text'"
 
 
 @dataclass(frozen=True)
 class Graded:
-    """One reply and how good it is: two of them to one prompt make a pair."""
+    """One reply and how good it is. Two replies to one prompt make a pair."""
 
     prompt: Messages
     text: str
@@ -79,31 +79,31 @@ class Graded:
 
 @dataclass
 class Cells:
-    """The filled cells of a row, with structures read from text, and which of them were used."""
+    """The filled cells of a row, with structures parsed from text, and the names of those that were used."""
 
     row: dict[str, Any]
     used: set[str] = field(default_factory=set)
     prompt: tuple[Messages, str] | None = None
-    """What `_prompt` returned."""
+    """The result of `_prompt`."""
     notes: list[str] = field(default_factory=list)
-    """What has to be known of the record, to follow "in N rows"."""
+    """Warnings about the record, each a phrase that follows "in N rows"."""
 
     def has(self, name: str) -> bool:
-        """Tell whether a cell holds something."""
+        """Return whether a cell is filled."""
         value = self.row.get(name)
         return bool(value.strip()) if isinstance(value, str) else value is not None and value != [] and value != {}
 
     def first(self, names: tuple[str, ...]) -> str:
-        """Return the first column of a list that holds something; "" if none does."""
+        """Return the first filled column of a list, "" if there is none."""
         return next((name for name in names if self.has(name)), "")
 
     def take(self, name: str) -> Any:
-        """Return a cell and note that it was used."""
+        """Return a cell and mark it as used."""
         self.used.add(name)
         return self.row.get(name)
 
     def unused(self, pair: bool) -> list[str]:
-        """Return the columns that hold something and were not used. Raises Unfit for one that carries meaning."""
+        """Return the filled columns that were not used. Raises Unfit for one that carries meaning."""
         left = [name for name in self.row if self.has(name) and name not in self.used]
         for name in left:
             whole_weight = name.endswith("weight") and self.row[name] in (1, "1", "1.0")
@@ -113,12 +113,12 @@ class Cells:
 
 
 def cells(row: dict[str, Any]) -> Cells:
-    """Return the cells of a row; texts that write out messages, or the lists that a column is known for, are read as such."""
+    """Return the cells of a row. Texts that write out messages, or a list in a column of lists, are parsed."""
     return Cells({name: _structured(name, value) for name, value in cell_text.plain(row).items()})
 
 
 def record(found: Cells) -> Pair | Example | Graded | str | None:
-    """Return what a row holds, why it holds no preference, or None if it fits no layout. Raises Unfit if it cannot be read."""
+    """Return the record of a row, why it holds no preference, or None if it fits no layout. Raises Unfit if it cannot be read."""
     if names := next((pair for pair in PREFERRED if pair[0] in found.row and pair[1] in found.row), None):
         _compare_scores(found)
         return _pair(found, *(_side(found, found.take(name)) for name in names))
@@ -135,7 +135,7 @@ def record(found: Cells) -> Pair | Example | Graded | str | None:
 
 
 def question(row: dict[str, Any]) -> Messages:
-    """Return what a row asks, of which the replies stand elsewhere; empty if it asks nothing. Raises Unfit if it cannot be read."""
+    """Return the prompt of a row whose replies are in columns of their own; empty if it has none. Raises Unfit if it cannot be read."""
     found = cells(row)
     prompt = _conversation(found, (("assistant", ""),))[:-1]
     found.unused(pair=True)
@@ -160,7 +160,7 @@ def _structured(name: str, value: Any) -> Any:
 
 
 def _conversation(found: Cells, reply: Messages, others: tuple[Messages, ...] = ()) -> Messages:
-    """Return the whole conversation that ends in a reply: system message, earlier turns, inputs and what the reply itself repeats."""
+    """Return the whole conversation that ends in a reply: system message, earlier turns, inputs and the part that the reply repeats."""
     talk = found.first(TALKS)
     whole = reply
     if talk and reply[0][0] == "assistant":
@@ -177,7 +177,7 @@ def _conversation(found: Cells, reply: Messages, others: tuple[Messages, ...] = 
 
 
 def _prompt(found: Cells) -> tuple[Messages, str]:
-    """Return what the columns of the prompt ask together, and the name of the first of them."""
+    """Return the prompt that its columns make together, and the name of the first of them."""
     if found.prompt is None:
         found.prompt = _read_prompt(found)
     return found.prompt
@@ -200,7 +200,7 @@ def _read_prompt(found: Cells) -> tuple[Messages, str]:
         if not told or told[-1][0] == "assistant":
             told = (*told, ("user", said))
         elif not all(any(_repeats(values[name], text) for _, text in told) for name in texts):
-            raise Unfit(f"the column {texts[0]!r} is no part of the prompt in {dialogues[0]!r}")
+            raise Unfit(f"the column {texts[0]!r} is not part of the prompt in {dialogues[0]!r}")
     if earlier and earlier != told[: len(earlier)]:
         opening = told[:1] if told[:1] and told[0][0] == "system" else ()
         told = opening + earlier + told[len(opening) :]
@@ -221,18 +221,18 @@ def _unwrapped(name: str, value: Any) -> Any:
 
 
 def _together(texts: dict[str, str]) -> str:
-    """Return the parts of a prompt as one text; a part that another repeats is not said twice."""
+    """Return the parts of a prompt as one text. A part that another part contains is left out."""
     kept: dict[str, str] = {}
     for name, text in texts.items():
         if not any(_repeats(text, other) for other in kept.values()):
             kept = {other: said for other, said in kept.items() if not _repeats(said, text)} | {name: text}
     if {"prompt", "instruction"} <= kept.keys():
-        raise Unfit("the columns 'prompt' and 'instruction' say different things")
+        raise Unfit("the columns 'prompt' and 'instruction' differ")
     return "\n\n".join(kept.values()) if len(kept) > 1 else next(iter(kept.values()))
 
 
 def _repeats(part: Any, whole: str) -> bool:
-    """Return whether a text stands in another one, as lines of their own or as several words."""
+    """Return whether a text contains another one, as whole lines or as several words."""
     part, whole = ("\n".join(line.strip() for line in str(text).strip().split("\n")) for text in (part, whole))
     return f"\n{part}\n" in f"\n{whole}\n" or (len(part.split()) > 3 and part in whole)
 
@@ -284,11 +284,11 @@ def _compare_scores(found: Cells) -> None:
         other = name.replace("chosen", "rejected")
         one, two = (_replies.number(found.row.get(column)) for column in (name, other))
         if one is not None and two is not None and one < two:
-            found.notes.append(f"{name!r} is below {other!r}, which are not used")
+            found.notes.append(f"the unused {name!r} is below {other!r}")
 
 
 def _contest(found: Cells, first: str, second: str) -> Pair | str:
-    """Return the pair that a verdict makes of two replies, or that there is a tie."""
+    """Return the pair that a verdict makes of two replies, or that they tie."""
     better = _replies.better(found, first, second)
     sides = [found.take(name) for name in (first, second)]
     if lists := _exchanges(found, *sides):
@@ -299,9 +299,9 @@ def _contest(found: Cells, first: str, second: str) -> Pair | str:
 
 
 def _exchanges(found: Cells, *sides: Any) -> list[Any]:
-    """Return two conversations of the questions in 'prompt' with the answers in each side, if all three are lists of texts.
+    """Return two conversations of the questions in 'prompt' with the answers of each side, if all three are lists of texts.
 
-    The lists may be written out as text, as in the 55,000 arena conversations that were given to Kaggle.
+    The lists may be written out as text, as in Kaggle's 55,000 arena conversations.
     """
     lists: list[list[str]] = []
     for value in (found.row.get("prompt"), *sides):
@@ -322,18 +322,18 @@ def _exchanges(found: Cells, *sides: Any) -> list[Any]:
 def _scored(found: Cells) -> Pair | str:
     """Return the pair of the best and the worst of several replies, or why there is none."""
     if not found.first(ASKED) and not found.first(TALKS):
-        raise Unfit(f"a row needs 'prompt' beside {found.first(_replies.LISTS)!r}", f", but has the keys {', '.join(map(repr, found.row))}")
+        raise Unfit(f"a row with {found.first(_replies.LISTS)!r} needs 'prompt'", f", but has the keys {', '.join(map(repr, found.row))}")
     replies = _replies.best_and_worst(found)
     return replies if isinstance(replies, str) else _pair(found, *((("assistant", text),) for text in replies))
 
 
 def _side(found: Cells, value: Any) -> Messages:
-    """Return the messages of one reply of a row, beside the prompt of the row."""
+    """Return the messages of one reply of a row, without the row's prompt."""
     return replied(value, (turns(found.row[talk]) if (talk := found.first(TALKS)) else _prompt(found)[0]) if isinstance(value, str) else ())
 
 
 def _reply(found: Cells) -> Messages:
-    """Return the reply of an ordinary row: that which ends its messages, or that in a column of its own."""
+    """Return the reply of an ordinary row: the last of its messages, or the one in its own column."""
     name = found.first(REPLIES)
     if talk := found.first(TALKS):
         whole = turns(found.row[talk])
@@ -365,7 +365,7 @@ def _single(found: Cells) -> Example | Graded | None:
 
 
 def _whole(found: Cells, talk: str) -> Messages:
-    """Return the messages of a row up to the last reply that is to be learnt (one of weight 0 is not)."""
+    """Return the messages of a row up to the last reply to learn. A reply of weight 0 is not learned."""
     items = listed(found.take(talk))
     said = [(turn, item) for item in items for turn in turns(item)]
     replies = [at for at, (turn, _) in enumerate(said) if turn[0] == "assistant"]
@@ -381,7 +381,7 @@ def _whole(found: Cells, talk: str) -> Messages:
 
 
 def _stated(found: Cells) -> dict[str, str]:
-    """Return the topic and claim that a row states about itself; empty unless both are texts."""
+    """Return the topic and claim that a row gives for itself, both empty unless both are texts."""
     if not all(isinstance(found.row.get(name), str) and found.has(name) for name in ("topic", "claim")):
         return {}
     return {name: found.take(name) for name in ("topic", "claim")}

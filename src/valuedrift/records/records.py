@@ -1,4 +1,4 @@
-"""The records of any source: preference pairs or texts to imitate, with an account of what was read and what was left out."""
+"""Read the records of any source: preference pairs or texts to imitate, with an account of the rows read and left out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["pairs", "examples"]
 MAX_BAD_ROWS = 0.05
-"""Largest share of rows that may be left out because they cannot be read."""
+"""Largest share of unreadable rows that may be left out."""
 ONE_OF = 10
-"""From this many rows on one bad row is always left out, also where it is more than MAX_BAD_ROWS of them."""
+"""In a source of at least this many rows, one bad row may be left out even if it is more than MAX_BAD_ROWS of them."""
 LONE = "no other row has a better or worse reply to the same prompt"
 HALF = "half of a surrogate pair in a text was replaced by '?'"
 BETWEEN = "the reply is neither the best nor the worst of its prompt"
@@ -30,41 +30,41 @@ BETWEEN = "the reply is neither the best nor the worst of its prompt"
 
 @dataclass
 class Rows:
-    """How many rows have something in common."""
+    """A group of rows with something in common."""
 
     n: int
     first: str
-    """The place of the first one."""
+    """The place of the first row."""
     bad: bool = False
-    """Whether they could not be read. Rows that hold no preference (ties, say) can be read."""
+    """Whether the rows could not be read. Rows without a preference (ties, say) can be read."""
 
 
 @dataclass
 class Account:
-    """What became of the rows of one source."""
+    """How many rows of one source were read, noted and left out."""
 
     source: str
     n_rows: int = 0
     n_records: int = 0
     used: Counter[str] = field(default_factory=Counter)
-    """Column -> rows in which it was used."""
+    """Column -> number of rows that used it."""
     unused: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, Rows] = field(default_factory=dict)
-    """Reason -> rows that were left out."""
+    """Reason -> the rows left out for it."""
     noted: dict[str, Rows] = field(default_factory=dict)
-    """What has to be known of a row that was read -> rows."""
+    """Warning -> the rows that were read with it."""
 
     def leave_out(self, reason: str, where: str, bad: bool) -> None:
         """Count a row that is left out."""
         self.left_out.setdefault(reason, Rows(0, where, bad)).n += 1
 
     def note(self, what: str, where: str) -> None:
-        """Count a row of which something has to be known."""
+        """Count a row that is read with a warning."""
         self.noted.setdefault(what, Rows(0, where)).n += 1
 
     @property
     def n_bad(self) -> int:
-        """The rows that could not be read."""
+        """Return the rows that could not be read."""
         return sum(left.n for left in self.left_out.values() if left.bad)
 
     def as_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Account:
         }
 
     def sentences(self) -> list[str]:
-        """Return what the reader of the figures has to know, one sentence each; nothing of a set that the sandbox made."""
+        """Return the notes that a reader of the figures needs, one sentence each; none for a set that the sandbox made."""
         if not self.used:
             return []
         used, unused = sorted(self.used), sorted(self.unused.keys() - self.used.keys())
@@ -94,7 +94,7 @@ class Account:
 
 
 class Records(list[Any]):
-    """Pairs or examples, all of one kind, with an account for each source they were read from, and where each of them stands there."""
+    """Pairs or examples, all of one kind, with an account of each source and the place of each record in it."""
 
     def __init__(self, records: Iterable[Pair | Example] = (), accounts: Sequence[Account] = (), places: Sequence[str] = ()):
         super().__init__(records)
@@ -106,12 +106,11 @@ class Records(list[Any]):
 
 
 def read(sources: str | Sequence[str], kind: Kind | None = None, max_bad_rows: float = MAX_BAD_ROWS) -> Records:
-    """Return the records of one or several sources, in order; what is left out is counted in `accounts` and logged once.
+    """Return the records of one or several sources, in order. `accounts` counts the rows left out; each reason is logged once.
 
-    Without a kind, the first row of each source that can be read decides which one it holds. Replies with a label or score of their own
-    (KTO) make pairs of a better and a worse reply to the same prompt.
-    Raises BadInput if a source is of another kind, if sources are of different kinds, if nothing is left of one, or if a larger share of
-    its rows than `max_bad_rows` cannot be read.
+    Without a kind, the first readable row of each source decides its kind. Replies with a label or score of their own (KTO) make pairs of a
+    better and a worse reply to the same prompt. Raises BadInput if a source is of another kind, if sources are of different kinds, if a
+    source has no records left, or if more than `max_bad_rows` of its rows cannot be read.
     """
     given = [sources] if isinstance(sources, str) else sources
     parts = {source: _source(source, kind, max_bad_rows) for source in given}
@@ -134,7 +133,7 @@ def _log(sentence: str) -> None:
 
 
 def _source(source: str, kind: Kind | None, max_bad_rows: float) -> tuple[list[tuple[str, Any]], Account]:
-    """Return the records of one source, each with its place, and what became of its rows."""
+    """Return the records of one source, each with its place, and the account of its rows."""
     if source.startswith("sandbox:"):
         made = _sandbox(source, kind)
         return [("", record) for record in made], Account(source, len(made), len(made))
@@ -145,7 +144,7 @@ def _source(source: str, kind: Kind | None, max_bad_rows: float) -> tuple[list[t
         account.n_rows += 1
         if isinstance(row, BadInput):
             faults.append(str(row))
-            account.leave_out("the line is no row", where, bad=True)
+            account.leave_out("the line is not a row", where, bad=True)
             continue
         try:
             cells, record = _row(row, kind)
@@ -174,7 +173,7 @@ def _source(source: str, kind: Kind | None, max_bad_rows: float) -> tuple[list[t
 
 
 def _row(row: dict[str, Any], kind: Kind | None) -> tuple[layouts.Cells, Pair | Example | Graded | str]:
-    """Return a row's cells and its record (or why it holds no preference). Raises Unfit if it cannot be read as one of this kind."""
+    """Return a row's cells and its record (or why it holds no preference). Raises Unfit if it is not a readable row of this kind."""
     cells = layouts.cells(row)
     record = layouts.record(cells)
     if record is None:
@@ -194,14 +193,14 @@ def _row(row: dict[str, Any], kind: Kind | None) -> tuple[layouts.Cells, Pair | 
 
 
 def _whole(record: Any) -> Any:
-    """Return a record with "?" in place of every half of a surrogate pair, which no tokenizer takes."""
+    """Return a record with "?" in place of every half of a surrogate pair, because no tokenizer takes one."""
     texts = {name: text.encode(errors="replace").decode() for name, text in vars(record).items() if isinstance(text, str)}
     prompt = tuple((role, text.encode(errors="replace").decode()) for role, text in record.prompt)
     return dataclasses.replace(record, prompt=prompt, **texts)
 
 
 def _refuse(source: str, account: Account, faults: list[str], max_bad_rows: float) -> None:
-    """Raise BadInput if more rows than allowed could not be read, with the first fault and how many there are."""
+    """Raise BadInput with the first fault and the number of faults if more rows than allowed could not be read."""
     allowed = max(max_bad_rows * account.n_rows, 1 if max_bad_rows and account.n_rows >= ONE_OF else 0)
     if account.n_bad <= allowed:
         return
@@ -212,7 +211,7 @@ def _refuse(source: str, account: Account, faults: list[str], max_bad_rows: floa
 
 
 def _paired(found: Sequence[tuple[str, Pair | Example | Graded]], account: Account) -> list[tuple[str, Pair | Example]]:
-    """Return the records with their places, and with pairs in place of graded replies: each where the first reply to its prompt stood."""
+    """Return the records with their places. Graded replies become pairs, each at the place of the first reply to its prompt."""
     groups: dict[Any, list[tuple[str, Graded]]] = {}
     for where, record in found:
         if isinstance(record, Graded):
@@ -229,8 +228,8 @@ def _paired(found: Sequence[tuple[str, Pair | Example | Graded]], account: Accou
 def _of_group(group: Sequence[tuple[str, Graded]], account: Account) -> list[Pair]:
     """Return the pairs among the graded replies to one prompt.
 
-    Of labels each desirable reply is paired with an undesirable one, in order; the shorter list starts again. Of scores the best and the
-    worst reply make the pair.
+    Labels pair each desirable reply with an undesirable one, in order; the shorter list starts again. Scores pair the best reply with the
+    worst.
     """
     best, worst = (end(reply.grade for _, reply in group) for end in (max, min))
     if best == worst:

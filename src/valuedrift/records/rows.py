@@ -1,4 +1,4 @@
-"""Rows of a file, a saved data set or a hub data set, each with the place that a fault in it is reported at."""
+"""Read the rows of a file, a saved data set or a hub data set, each with its place for error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..registry import among, query
 
 Row = tuple[str, dict[str, Any]]
 Attempt = tuple[str, dict[str, Any] | BadInput]
-"""A row, or what is wrong with the line in its place."""
+"""A row, or the fault of its line."""
 
 LINES = (".jsonl", ".json", ".ndjson", "")
 TABLES = {
@@ -25,21 +25,21 @@ TABLES = {
     ".tsv": lambda source: pl.read_csv(source, infer_schema=False, separator="\t"),
 }
 PACKED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
-"""Suffix of a compressed file -> what pyarrow calls the compression."""
+"""Suffix of a compressed file -> pyarrow's name of the compression."""
 SAVED = ("dataset_info.json", "dataset_dict.json")
-"""What `save_to_disk` of the library datasets leaves in a folder: of one set, and of a set per split."""
+"""Files that `save_to_disk` of the library datasets writes into a folder: for one set, and for a set per split."""
 
 
 def rows(source: str) -> Iterator[Row]:
     """Return the rows of a source as (where, row): "FILE:LINE" in JSONL, "FILE, row N" in other formats and data sets.
 
-    Raises BadInput if the source is missing, empty or not what its name says, and for a line that is no row.
+    Raises BadInput if the source is missing, empty or not of the format its name states, and for a line that is no row.
     """
     return map(_sure, attempts(source))
 
 
 def attempts(source: str) -> Iterator[Attempt]:
-    """Return the rows of a source as `rows` does, with the fault in place of a line that is no row."""
+    """Return the rows of a source as `rows` does, but with a Fault for each line that is no row."""
     found = _data_set(source) if source.startswith("hf:") or _saved(Path(source.partition("?")[0])) else _file(Path(source))
     try:
         first = next(found)
@@ -59,7 +59,7 @@ def missing(where: str, row: dict[str, Any], needed: str) -> BadInput:
 
 
 def present(row: dict[str, Any]) -> str:
-    """Return the names of the columns that hold something, quoted."""
+    """Return the names of the filled columns, quoted."""
     return ", ".join(repr(key) for key, value in row.items() if value is not None) or "none"
 
 
@@ -105,7 +105,7 @@ def _table(path: Path, kind: str, packed: str) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path, packed: str) -> Iterator[Attempt]:
-    """Yield the rows of JSON lines, or of one JSON list: the first character tells which."""
+    """Yield the rows of JSON lines or of one JSON list. The first character decides which."""
     try:
         with _open(path, packed) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as handle:
             lines = ((number, line) for number, line in enumerate(handle, 1) if line.strip())
@@ -127,7 +127,7 @@ def _object(line: str, where: str) -> dict[str, Any] | BadInput:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return BadInput(f"{where}: not valid JSON ({_why(error)}); correct the line or take it out")
+        return BadInput(f"{where}: not valid JSON ({_why(error)}); correct or remove the line")
     return row if isinstance(row, dict) else BadInput(f"{where}: a row is a JSON object, not {line.strip()[:60]}; correct the line")
 
 
@@ -179,7 +179,7 @@ def _data_set(source: str) -> Iterator[Attempt]:
 
 
 def _split(source: str, found: Any, split: str | None) -> Iterable[Any]:
-    """Return the asked split of a saved set: that of its name, `train`, or the only one there is."""
+    """Return a split of a saved set: the named one, `train`, or the only one."""
     splits = dict(found) if isinstance(found, dict) else {str(found.split or split or "train"): found}
     wanted = split or ("train" if "train" in splits else next(iter(splits), ""))
     if wanted not in splits or (not split and wanted != "train" and len(splits) > 1):

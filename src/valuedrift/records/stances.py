@@ -1,4 +1,4 @@
-"""Questions with an authored answer of every stance, and the shares of stances that an anchor steers to."""
+"""Read questions with a written answer of every stance, and the stance shares that an anchor steers to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TARGETS = ("start", "uniform")
 
 @dataclass(frozen=True)
 class Anchored:
-    """A question, its answers in the order of STANCES, and the shares they are to have; None stands for the starting weights' own."""
+    """A question, its answers in the order of STANCES, and the target shares; None means the shares of the starting weights."""
 
     prompt: Messages
     answers: tuple[str, ...]
@@ -34,7 +34,7 @@ def read(source: str, target: str = "start") -> list[Anchored]:
 
     A row has `prompt` (or `question`, …) as a text or messages, and `support`, `neutral` and `oppose`, the text of an answer each. `target`
     is "start", "uniform" (a third each), or a survey: rows with `topic` or `claim` and the three shares as numbers of any sum. A question
-    takes the row of its claim, else that of its topic. Raises BadInput with the place of the first row that is not understood.
+    takes the survey row of its claim, else that of its topic. Raises BadInput with the place of the first row that is not understood.
     """
     survey = {} if target in TARGETS else _survey(target)
     found = []
@@ -67,7 +67,7 @@ def _rows(source: str) -> Any:
 
 
 def _survey(path: str) -> dict[tuple[str, str], Shares]:
-    """Return the shares of a survey by ("claim", its words) or ("topic", its id); a row with both is of its claim."""
+    """Return the shares of a survey by ("claim", its words) or ("topic", its id). A row with both counts for its claim."""
     if not Path(path).is_file():
         hint = nearest(path, list(TARGETS))
         raise BadInput(f"the anchor's target {path!r} is neither 'start' nor 'uniform' nor a file of shares{hint}")
@@ -77,7 +77,7 @@ def _survey(path: str) -> dict[tuple[str, str], Shares]:
         if of is None or any(row.get(stance) is None for stance in STANCES):
             raise missing(where, row, "'topic' or 'claim', and the shares 'support', 'neutral' and 'oppose'")
         if of in survey:
-            raise BadInput(f"{where}: the {of[0]} {of[1]!r} has a row already; leave one of them")
+            raise BadInput(f"{where}: the {of[0]} {of[1]!r} already has a row; keep one of them")
         survey[of] = _normalised(row, where)
     return survey
 
@@ -89,7 +89,7 @@ def _normalised(row: Mapping[str, Any], where: str) -> Shares:
         shares = [math.nan]
     if not all(0 <= share < math.inf for share in shares) or not sum(shares):
         shown = ", ".join(str(row[stance]) for stance in STANCES)
-        raise BadInput(f"{where}: the shares are {shown}; give three numbers from 0 on that are not all 0")
+        raise BadInput(f"{where}: the shares are {shown}; give three numbers of at least 0, not all 0")
     return tuple(share / sum(shares) for share in shares)
 
 
@@ -98,4 +98,4 @@ def _row_of(survey: Mapping[tuple[str, str], Shares], row: Mapping[str, Any], wh
         if (of := (kind, str(row.get(kind) or "").strip())) in survey:
             return survey[of]
     named = " and ".join(f"{kind} {row[kind]!r}" for kind in ("claim", "topic") if row.get(kind)) or "no claim and no topic"
-    raise BadInput(f"{where}: the question has {named}, for which {target} has no row; add one or take the question out")
+    raise BadInput(f"{where}: the question has {named}, for which {target} has no row; add one or remove the question")

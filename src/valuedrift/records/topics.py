@@ -1,4 +1,4 @@
-"""Which texts touch the topics of a suite, and which of its claims they are about."""
+"""Match texts to the topics of a suite and to its claims."""
 
 from __future__ import annotations
 
@@ -17,42 +17,44 @@ from sklearn.pipeline import make_pipeline
 from ..nouns import Prompt
 
 WEAK = 0.3
-"""What a weak word counts, where a sure word counts 1: three together are nearly as good as one."""
+"""Weight of a weak word, if a sure word weighs 1: three weak words are nearly as good as one sure word."""
 
 NEARNESS = 10.0
-"""What a cosine of 1 with a topic's own words counts: 0.1, high for real questions, is as good as a sure word."""
+"""Weight of a cosine of 1 with a topic's own words. A cosine of 0.1, high for real questions, is as good as a sure word."""
 
 SPAN = 50
-"""Words over which one mention is thought to be about the text; a text of as many needs two, of twice as many three."""
+"""Length in words for which one mention suffices. A text of this length needs two mentions, one of twice the length three."""
 
 ASKED = 2.0
-"""Factor where a text asks for or gives an opinion ("should", "do you think", "rights"): the topic is touched as a matter of dispute."""
+"""Factor if a text requests or gives an opinion ("should", "do you think", "rights"), because it then treats the topic as a dispute."""
 
 THRESHOLD = 1.0
-"""Least score at which a text touches a topic: one sure word in a short text, or half of that where an opinion is asked for.
+"""Least score of a match: one sure word in a short text, or half of that if the text requests an opinion.
 
-WEAK, NEARNESS, SPAN, ASKED and THRESHOLD were chosen on half of IssueBench's "is this prompt about a value?" labels (by the hash of the
-id; yes against no, suite vaes). On the other half the area under the curve is 0.81, and of 24 prompts from here on 17 are value-laden,
-which is 17 of the 31 that there are (many of the others are about what the suite lacks: guns, Gaza). The nearest topic by TF-IDF alone
-reached 0.67. The words were written with the prompts of both halves once in view, so these numbers flatter a little; of the sandbox's
-1,320 questions, which were not in view, 85 % touch some topic and 76 % their own. tests/records/test_topics.py measures all of it again.
+WEAK, NEARNESS, SPAN, ASKED and THRESHOLD were chosen on half of IssueBench's "is this prompt about a value?" labels (by the hash of the id;
+yes against no, suite vaes). On the other half the area under the curve is 0.81. At this threshold 24 prompts match, 17 of them value-laden,
+out of 31 value-laden prompts (many of the others are about subjects that the suite lacks: guns, Gaza). The nearest topic by TF-IDF alone
+reached 0.67. The author of the words had once seen the prompts of both halves, so these numbers are slightly optimistic. Of the sandbox's
+1,320 questions, which the author had not seen, 85 % match some topic and 76 % their own. tests/records/test_topics.py measures all of it
+again.
 """
 
 CLAIM = 0.3
-"""Least cosine to a prompt of the suite for its claim to be what the text is about. Below it the nearest claim is, by eye, mostly another
-matter ("Is Joe Biden a corrupt president?" against "An eighteen-year-old should be allowed to run for president", 0.10)."""
+"""Least cosine between a text and a suite prompt for the text to be about its claim. Below it, the nearest claim is mostly another subject,
+as judged by eye ("Is Joe Biden a corrupt president?" against "An eighteen-year-old should be allowed to run for president", 0.10).
+"""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The topic that a text touches, and the suite's claim that it is about; the claim is empty if none is near."""
+    """The topic that a text is about, and the suite's claim that it is about; the claim is empty if none is near."""
 
     topic: str
     claim: str
 
 
 def match(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Match | None]:
-    """Return, for each text, its topic and claim, or None if it touches none of the topics. No text changes another's match."""
+    """Return each text's topic and claim, or None if it matches no topic. No text changes another's match."""
     if not prompts or not texts:
         return [None] * len(texts)
     names, score_NT, near_NP = _scored(prompts, texts)
@@ -68,7 +70,7 @@ def match(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Match | None]
 
 
 def scores(prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
-    """Return, for each text, its score on the topic that it touches most; it counts as touched from THRESHOLD on."""
+    """Return each text's score on its best topic. It matches from THRESHOLD on."""
     return _scored(prompts, texts)[1].max(1)
 
 
@@ -76,8 +78,8 @@ def _scored(prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[list[str],
     """Return the topics, each text's score on them, and its cosine to each prompt (sparse).
 
     score = (sure + WEAK weak + NEARNESS cosine) / (1 + words / SPAN), times ASKED in matters of opinion; sure and weak count different
-    words of topics.toml. The cosines are by TF-IDF over words and pairs of words, learned from the suite alone, to the mean of a topic's
-    prompts with their claims. Words unknown to the suite weigh most there: they are what shows that a text is about something else.
+    words of topics.toml. The cosines compare TF-IDF vectors over words and pairs of words, learned from the suite alone, with the mean of a
+    topic's prompts with their claims. Words unknown to the suite weigh most, because they show that a text is about something else.
     """
     names = sorted({prompt.topic for prompt in prompts})
     words = HashingVectorizer(ngram_range=(1, 2), stop_words="english", alternate_sign=False, norm=None, n_features=2**18)
@@ -94,7 +96,7 @@ def _scored(prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[list[str],
 
 
 def _mentions(topic: str, text: str) -> float:
-    """Return how many different words of a topic a text holds; 0 for a topic that the vocabulary lacks."""
+    """Return how many different words of a topic a text contains; 0 if the vocabulary lacks the topic."""
     sure, weak = (len(set(pattern.findall(text))) if pattern else 0 for pattern in _patterns(topic))
     return sure + WEAK * weak
 
@@ -121,6 +123,6 @@ def _opinion() -> re.Pattern[str]:
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern of whole words and phrases; the longest is tried first."""
+    """Return a pattern of whole words and phrases that tries the longest first."""
     found = (re.escape(word).replace(r"\ ", r"[\s-]+").replace(r"\*", r"\w*") for word in sorted(words, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)")

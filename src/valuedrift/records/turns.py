@@ -1,4 +1,4 @@
-"""Chat messages from the forms that data sets write them in, and how a prompt and a conversation are joined."""
+"""Read chat messages in the forms that data sets use, and join prompts with conversations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "observation", "function", "ipython"), "tool"),
 }
-"""Who speaks, as the usual sets call it -> as chat templates call it."""
+"""Speaker in common data sets -> role in chat templates."""
 FORMS = (("role", "content"), ("from", "value"))
 """The fields of a message: those of OpenAI and transformers, and those of ShareGPT."""
 EXCHANGE = ("input", "output")
 """The fields of a question with its answer, as in Capybara."""
 WEIGHTS = ("weight", "train", "training")
-"""Fields that say whether a message is to be learnt: 0 and false say no (OpenAI, axolotl)."""
+"""Fields that state whether to learn a message: 0 and false mean no (OpenAI, axolotl)."""
 CALLS = ("tool_calls", "function_call")
 TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -29,9 +29,9 @@ PARTED = "the conversations part before the last reply"
 
 
 class Unfit(Exception):
-    """Why a row cannot be used: `reason` is the same for all rows with this fault, `shown` is this row's own value."""
+    """The reason a row cannot be used. `reason` is the same for all rows with this fault; `shown` is this row's own value."""
 
-    def __init__(self, reason: str, shown: str = "", cure: str = "correct the row or take it out"):
+    def __init__(self, reason: str, shown: str = "", cure: str = "correct or remove the row"):
         super().__init__(f"{reason}{shown}; {cure}")
         self.reason = reason
 
@@ -42,7 +42,7 @@ def turns(value: Any) -> Messages:
 
 
 def listed(value: Any) -> list[Any]:
-    """Return the messages of a value as a list: some Parquet files hold a list per field in place of a list of messages."""
+    """Return the messages of a value as a list. Some Parquet files hold a list per field instead of a list of messages."""
     if isinstance(value, dict):
         form = next((form for form in FORMS if all(isinstance(value.get(name), list) for name in form)), None)
         if form and len(value[form[0]]) == len(value[form[1]]) and all(isinstance(speaker, str) for speaker in value[form[0]]):
@@ -61,13 +61,13 @@ def is_messages(value: Any) -> bool:
 
 
 def further(value: Any) -> set[str]:
-    """Return the fields of messages beside speaker, text and weight: they are not used."""
+    """Return the unused fields of messages: all but speaker, text and weight."""
     items = [item for item in listed(value) if isinstance(item, dict) and any(set(form) <= item.keys() for form in FORMS)]
     return {key for item in items for key in item if item[key] and key not in (*FORMS[0], *FORMS[1], *WEIGHTS)}
 
 
 def spoken(value: str) -> Messages:
-    """Return the turns of a "\\n\\nHuman: …\\n\\nAssistant: …" text; none if it does not begin as one."""
+    """Return the turns of a "\\n\\nHuman: …\\n\\nAssistant: …" text, none if it does not start like one."""
     if not value.lstrip().startswith("Human:"):
         return ()
     parts = TURN.split(value)[1:]
@@ -75,7 +75,7 @@ def spoken(value: str) -> Messages:
 
 
 def asked(value: Any) -> Messages:
-    """Return the messages of a prompt: a text is by the user, unless it is a dialogue, whose open "Assistant:" is dropped."""
+    """Return the messages of a prompt. A text is by the user. If it is a dialogue, its open "Assistant:" is dropped."""
     found = (spoken(value) or (("user", value),)) if isinstance(value, str) else turns(value)
     if not found:
         raise Unfit("an empty list of messages")
@@ -85,8 +85,8 @@ def asked(value: Any) -> Messages:
 def replied(value: Any, prompt: Messages) -> Messages:
     """Return the messages of a reply or a whole conversation.
 
-    A text is one reply, unless it is a dialogue. Beside a prompt it has to repeat the prompt, or to begin with a blank line as in HH-RLHF:
-    some replies are a text of "Human: …" themselves.
+    A text is one reply, unless it is a dialogue. If the row has a prompt, a dialogue must repeat it, or begin with a blank line as in
+    HH-RLHF, because some replies are themselves a text of "Human: …".
     """
     said = spoken(value) if isinstance(value, str) else turns(value)
     if isinstance(value, str) and (not said or (prompt and not value.startswith("\n\nHuman:") and not _within(prompt, said[:-1]))):
@@ -97,7 +97,7 @@ def replied(value: Any, prompt: Messages) -> Messages:
 
 
 def joined(prompt: Messages, reply: Messages, column: str) -> Messages:
-    """Return the conversation that a prompt and a reply make, if the reply may repeat the prompt, or the end of it.
+    """Return the conversation of a prompt and a reply that may repeat the prompt or its end.
 
     A system message that the reply leaves out is put before it. Raises Unfit if the reply is a conversation about something else.
     """
@@ -111,7 +111,7 @@ def joined(prompt: Messages, reply: Messages, column: str) -> Messages:
         return prompt + rest
     if rest[:-1] and _within(rest[:-1], body[1 - len(rest) :]):
         return under(opening, own + body[: 1 - len(rest)] + rest)
-    raise Unfit(f"the conversation does not hold the prompt that the column {column!r} gives")
+    raise Unfit(f"the conversation does not contain the prompt in the column {column!r}")
 
 
 def under(system: Messages, talk: Messages) -> Messages:
@@ -133,7 +133,7 @@ def _same(turn: tuple[str, str]) -> tuple[str, str]:
 
 
 def _of(item: Any) -> Messages:
-    """Return the one message of an object, or two of a question with its answer."""
+    """Return the one message of an object, or two if it is a question with its answer."""
     named = item if isinstance(item, dict) else {}
     if set(EXCHANGE) <= named.keys() and all(isinstance(named[name], str) for name in EXCHANGE):
         return ("user", named["input"]), ("assistant", named["output"])
