@@ -47,7 +47,7 @@ def test_a_base_is_step_zero_and_a_later_stage_starts_where_the_one_before_ended
     (found,) = discover([model(tmp_path / "tuned")], str(base))
     assert found.steps == ((0, str(base)), (1, str(tmp_path / "tuned")))
     model(tmp_path / "sft" / "checkpoint-0")
-    with pytest.raises(BadInput, match="is step 0 of its stage already; leave out --base"):
+    with pytest.raises(BadInput, match="is already step 0 of its stage; leave out --base"):
         discover([tmp_path / "sft"], str(base))
 
 
@@ -169,9 +169,9 @@ def test_what_looks_like_a_checkpoint_and_is_left_out_is_named(tmp_path):
     assert [step for step, _ in found.steps] == [10, 20]
     assert sorted(found.left_out) == [
         "best (nothing states its step)",
-        "checkpoint-20/reference (beside the model of that step)",
-        "checkpoint-30 (it holds no model)",
-        "dpo (it holds checkpoints of its own)",
+        "checkpoint-20/reference (another model of that step is used)",
+        "checkpoint-30 (it contains no model)",
+        "dpo (it contains checkpoints)",
         "final (at step 20, like checkpoint-20)",
         "the model in the folder itself (nothing states its step)",
     ]

@@ -106,5 +106,5 @@ def test_revisions_of_a_hub_id_are_a_stage(hub):
     assert [step for step, _, _ in found("people/model@step20,main")[0][1]] == [20, 21]
     staged = found("people/staged@stage*")
     assert [(name, [step for step, _, _ in steps]) for name, steps in staged] == [("staged-stage1", [5, 10]), ("staged-stage2", [0, 5, 10])]
-    assert "lie beside each other" in found("people/beside@*")
+    assert "two branches of one training" in found("people/beside@*")
     assert "has no revision like 'epoch*'; it has step1000, step20, main" in found("people/model@epoch*")

@@ -122,7 +122,7 @@ def test_broken_shards_and_those_of_an_adapter_are_refused(tmp_path, base, train
     sharded(trained, place)
     part = next(place.glob("*.distcp"))
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
-    with pytest.raises(BadInput, match="cannot be put together"):
+    with pytest.raises(BadInput, match="cannot be merged"):
         discover([tmp_path / "out"], str(base), tmp_path / "made")
     assert not [path for path in (tmp_path / "made").iterdir() if not path.name.startswith(".tmp")]
     shutil.rmtree(place)
@@ -136,7 +136,7 @@ def test_torchtitans_checkpoints_name_their_converter(tmp_path, base, trained):
     folder.mkdir(parents=True)
     state = trained.state_dict() | {"optimizer": {"state": torch.zeros(2)}}
     dcp.save(state, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
-    with pytest.raises(BadInput, match=r"optimiser beside the model .*convert_to_hf.py"):
+    with pytest.raises(BadInput, match=r"optimiser with the model .*convert_to_hf.py"):
         discover([tmp_path / "checkpoint"], str(base), tmp_path / "made")
 
 
@@ -274,6 +274,6 @@ def test_adapters_that_go_on_over_two_stages_belong_to_the_base_that_is_named(tm
     # the second was trained on something else, which the first may have been merged into
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/nowhere/merged"}))
     with pytest.raises(
-        BadInput, match=r"trained on /nowhere/merged, which is not there, and the stage before it is an adapter on /nowhere/base"
+        BadInput, match=r"trained on /nowhere/merged, which does not exist, and the stage before it is an adapter on /nowhere/base"
     ):
         discover([tmp_path / "sft", tmp_path / "dpo"], str(base), tmp_path / "made")

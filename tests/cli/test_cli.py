@@ -89,7 +89,7 @@ def test_files_of_the_wrong_kind_are_one_sentence(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe n = 1")
     (tmp_path / "typo.toml").write_text('modle = "sandbox:base"\n')
     for arguments, sentence in (
-        (["trace", "bytes"], "bytes is a file and no GGUF file; give the folder of a checkpoint"),
+        (["trace", "bytes"], "bytes is a file but not a GGUF file; give the folder of a checkpoint"),
         (["synth", "bytes"], "bytes is not valid TOML"),
         (["check", "bytes"], "bytes cannot be read"),
         (["check", "typo.toml"], "typo.toml:1: unknown key 'modle'; did you mean 'model'?"),

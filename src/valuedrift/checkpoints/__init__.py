@@ -1,1 +1,1 @@
-"""Which folders are checkpoints of what, and what they lack to be loaded."""
+"""Find checkpoints in folders, hub ids and APIs, and complete those that cannot be loaded."""

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be loaded as a trainer left them, completed: settings and tokenizer lent by others, FSDP shards put together."""
+"""Complete checkpoints that cannot be loaded as the trainer left them: add settings and tokenizer files, merge FSDP shards."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 SHARDS = "pytorch_model_fsdp_0"
-"""Where accelerate, and the Trainer through it, puts the shards of a model under FSDP."""
+"""Folder of a model's shards under FSDP, as accelerate (and so the Trainer) names it."""
 FSDP = "pytorch_model_fsdp.bin"
-"""What they call the whole model under FSDP (FULL_STATE_DICT)."""
+"""File of the whole model under FSDP (FULL_STATE_DICT), as accelerate names it."""
 BELOW = ("actor/huggingface", "model/consolidated")
-"""Where verl and NeMo Automodel put the model of a step, two levels below it."""
+"""Folders of the model of a step in verl and NeMo Automodel, two levels below the step."""
 
 
 def has_weights(folder: Path) -> bool:
-    """Tell whether a folder holds the weights of a model or of an adapter."""
+    """Return whether a folder contains the weights of a model or of an adapter."""
     return any((folder / name).exists() for name in (ADAPTER, *WEIGHTS, FSDP)) or bool(
         _shards(folder) or _deepspeed(folder) or gguf_files(folder)
     )
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Tell whether a folder looks like one checkpoint: a model, an adapter, bare weights, or the shards of a model."""
+    """Return whether a folder looks like one checkpoint: a model, an adapter, bare weights, or the shards of a model."""
     return (folder / SETTINGS).exists() or has_weights(folder)
 
 
@@ -46,7 +46,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def models_in(folder: Path) -> list[Path]:
-    """Return the checkpoint that a folder is, or else those that lie one level below it, as in step_500/hf. Steps are none of them."""
+    """Return a folder if it is a checkpoint, else the checkpoints one level below it, as in step_500/hf. Folders of steps do not count."""
     if is_checkpoint(folder):
         return [folder]
     below = [path for path in folders_in(folder) if step_of(path.name) is None]
@@ -54,7 +54,7 @@ def models_in(folder: Path) -> list[Path]:
 
 
 def the_model(folder: Path) -> Path:
-    """Return the one checkpoint that a folder is or holds one level below. Raises BadInput if there are several."""
+    """Return a folder if it is a checkpoint, else the only one a level below it. Raises BadInput if there are several."""
     models = models_in(folder)
     if len(models) == 1:
         return models[0]
@@ -63,7 +63,7 @@ def the_model(folder: Path) -> Path:
 
 
 def others_in(folder: Path, model: Path) -> list[Path]:
-    """Return the models one level below a folder, other than the one that is taken."""
+    """Return the models one level below a folder, without the one that is used."""
     return [path for path in folders_in(folder) if path != model and ((path / SETTINGS).exists() or (path / ADAPTER).exists())]
 
 
@@ -71,7 +71,7 @@ State = tuple[int, list[Any]]
 
 
 def trained(folder: Path) -> State | None:
-    """Return the step and the log of the Trainer's state in a folder; None if there is no such state."""
+    """Return the step and the log of the Trainer's state in a folder; None if there is no state."""
     try:
         state = json.loads((folder / "trainer_state.json").read_text())
         return int(state["global_step"]), list(state.get("log_history") or [])
@@ -80,7 +80,7 @@ def trained(folder: Path) -> State | None:
 
 
 def one_training(one: State | None, other: State | None) -> bool:
-    """Tell whether two states of the Trainer may be of one training: the later log goes on from the earlier one."""
+    """Return whether two states of the Trainer may be of one training, that is, whether the later log continues the earlier one."""
     if one is None or other is None:
         return True
     (_, early), (_, late) = sorted((one, other), key=lambda state: state[0])
@@ -88,12 +88,12 @@ def one_training(one: State | None, other: State | None) -> bool:
 
 
 def whole(folder: Path, base: str | None, made: Path) -> Path:
-    """Return a checkpoint that can be loaded: the folder itself, or one in `made` that links to it and holds what it lacks.
+    """Return a checkpoint that can be loaded: the folder itself, or one in `made` that links to it and adds the missing files.
 
-    The folder around it (where a trainer saves the final model), else `base`, lends settings and those tokenizer files that are missing. An
-    adapter whose base is no longer where it says belongs to `base`. If an adapter lies beside whole weights, those include it already
-    (torchtune), unless their names keep the two apart (axolotl). Raises BadInput if nothing helps, for shards of DeepSpeed and verl with
-    the command that converts them.
+    Missing settings and tokenizer files come from the folder around it (where a trainer saves the final model), else from `base`. An
+    adapter gets `base` if the base that it names is gone. Whole weights next to an adapter already include it (torchtune), unless their
+    names show that it is not merged (axolotl). Raises BadInput if nothing helps. For shards of DeepSpeed and verl the message gives the
+    command that converts them.
     """
     around = [folder.parent, folder.parent.parent] if step_of(folder.parent.name) else [folder.parent]
     lenders = [*around, *([local_checkpoint(base)] if base else [])]
@@ -104,7 +104,7 @@ def whole(folder: Path, base: str | None, made: Path) -> Path:
     if not plain and shards is None:
         if command := _deepspeed(folder) or _verl(folder):
             raise BadInput(command)
-        return folder  # a folder without weights is refused when it is loaded
+        return folder  # loading refuses a folder without weights
     lent = words_lent(folder, lenders)
     if not any((place / name).exists() for place in (folder, *lenders) for name in TOKENIZER_FILES):
         raise BadInput(f"{folder} has no tokenizer, nor has {folder.parent}; name the model it was trained from with --base")
@@ -123,17 +123,17 @@ def whole(folder: Path, base: str | None, made: Path) -> Path:
 
 
 def _apart(folder: Path) -> bool:
-    """Tell whether weights hold an adapter that is not merged into them, as in axolotl's final model after a DPO of an adapter."""
+    """Return whether weights hold an unmerged adapter, as in axolotl's final model after a DPO of an adapter."""
     try:
         index = json_of(folder / INDEX)
         names = tensors_of(folder / "model.safetensors") if index is None else index["weight_map"]
         return any(".base_layer." in name for name in names)
-    except (OSError, KeyError, TypeError, BadInput):  # damaged files are refused when they are loaded
+    except (OSError, KeyError, TypeError, BadInput):  # loading refuses damaged files
         return False
 
 
 def _rebased(folder: Path, base: str | None, made: Path, lent: dict[str, Path]) -> Path:
-    """Return an adapter's folder, or one with the files that are lent to it, and with `base` if the base that it names is not there."""
+    """Return an adapter's folder, or one with the files it lacks, and with `base` if the base that it names is missing."""
     try:
         below = base_of(folder)
         if not lent:
@@ -142,7 +142,7 @@ def _rebased(folder: Path, base: str | None, made: Path, lent: dict[str, Path]) 
         if base is None:
             raise
         below = local_folder(base)
-        progress.say(f"{folder} names a base model that is not there; {base} is taken for it")
+        progress.say(f"{folder} names a base model that does not exist; using {base} in its place")
     settings = json.loads((folder / ADAPTER).read_text()) | {"base_model_name_or_path": str(below.resolve()), "revision": None}
     return _assembled(folder, lent | _files(folder, ADAPTER), None, made, {ADAPTER: json.dumps(settings, indent=2)})
 
@@ -152,7 +152,10 @@ def _files(folder: Path, without: str) -> dict[str, Path]:
 
 
 def _assembled(folder: Path, files: dict[str, Path], shards: Path | None, made: Path, written: dict[str, str]) -> Path:
-    """Return a folder in `made` with links to some files and what is written or put together; named by what is in it, and made once."""
+    """Return a folder in `made` with links to some files, plus the written files and the merged shards.
+
+    Its name is a digest of its content, so that it is made once.
+    """
     seen = [[name, str(path.resolve()), *_stamp(path)] for name, path in sorted(files.items())]
     seen += [[path.name, *_stamp(path)] for path in sorted(shards.iterdir())] if shards else []
     place = made / f"{folder.parent.name}-{folder.name}-{digest('made', seen, written)[:12]}"
@@ -186,24 +189,24 @@ def _put_together(shards: Path, out: Path) -> None:
     from accelerate.utils import merge_fsdp_weights
     from torch.distributed.checkpoint import CheckpointException, FileSystemReader
 
-    progress.say(f"putting the shards of {shards} together")
+    progress.say(f"merging the shards of {shards}")
     try:
         names: Any = FileSystemReader(shards).read_metadata().state_dict_metadata
         if lora := next((name for name in names if "lora_" in name), None):
             raise BadInput(f"{shards} holds the shards of an adapter ({lora}); save it whole (fsdp_state_dict_type: FULL_STATE_DICT)")
         if other := next((name for name in names if name.startswith("optim")), None):
             raise BadInput(
-                f"{shards} holds the optimiser beside the model ({other}), as torchtitan writes it; convert it with "
+                f"{shards} holds the optimiser with the model ({other}), as torchtitan writes it; convert it with "
                 "torchtitan's scripts/checkpoint_conversion/convert_to_hf.py and give the folders it writes"
             )
         merge_fsdp_weights(str(shards), str(out))
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, CheckpointException) as error:
         first: Any = next((one for one, _ in error.failures.values()), error) if isinstance(error, CheckpointException) else error
-        raise BadInput(f"the shards of {shards} cannot be put together: {reason_of(first)}; copy the checkpoint again") from error
+        raise BadInput(f"the shards of {shards} cannot be merged: {reason_of(first)}; copy the checkpoint again") from error
 
 
 def _deepspeed(folder: Path) -> str:
-    """Return how to convert the shards that DeepSpeed saved here (a tag named in `latest`, and a folder of that name); "" if none are."""
+    """Return how to convert the shards that DeepSpeed saved here (a tag named in `latest`, and its folder); "" if there are none."""
     if not (folder / "zero_to_fp32.py").exists() or not any(folder.glob("global_step*/*_states.pt")):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Finding the checkpoints that any trainer left: in folders, under the revisions of a hub id, behind an API."""
+"""Find the checkpoints of any trainer in folders, under the revisions of a hub id, or behind an API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .steps import ONE_BY_ONE, Step, in_order, step_of
 
 HUB = r"([\w.-]+/[\w.-]+)@([\w./*?,\[\]-]+)"
 METHODS = r"(?:^|[-_./])(sft|dpo|ppo|simpo|orpo|kto|ipo|grpo|rlvr|rlhf|instruct)(?=$|[-_./])"
-"""What models that stand for a whole stage are named after, as in Tulu-3-8B-SFT, Tulu-3-8B-DPO."""
+"""Methods in the names of models that are the result of a whole stage, as in Tulu-3-8B-SFT, Tulu-3-8B-DPO."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class Found:
     name: str
     steps: tuple[tuple[int, str], ...]
     counted: bool = True
-    """Whether the checkpoints' own names give the steps."""
+    """Whether the names of the checkpoints state their steps."""
     left_out: tuple[str, ...] = ()
-    """What lies beside the checkpoints and looks like one, each with the reason why it is no part of the stage."""
+    """Folders and files near the checkpoints that look like checkpoints, each with the reason why it is left out."""
 
 
 def discover(targets: Sequence[Path | str], base: str | None = None, made: Path | None = None) -> list[Found]:
-    """Return the stages that folders, hub ids and models behind an API hold, one after the other.
+    """Return the stages of folders, hub ids and models behind an API, in order.
 
-    A folder of checkpoints (`checkpoint-500`, `step_500`, `epoch_0`, …; `steps.py` knows the forms) gives a stage, sorted by step. So does
-    a hub id with several revisions ("org/name@step1,step10", "org/name@step*"); it gives several stages if the revisions name them
-    ("stage1-step100"). Targets that are one checkpoint each give one stage with their neighbours. Its steps are the rising numbers that
-    their names state, else 0, 1, …. If their names tell the methods (…-SFT, …-DPO), each is a stage. `base` is step 0 of the first stage
-    and lends what checkpoints lack. A later stage starts from the last checkpoint of the one before.
+    A folder of checkpoints (`checkpoint-500`, `step_500`, `epoch_0`, …; `steps.py` lists the forms) is a stage, sorted by step. So is a hub
+    id with several revisions ("org/name@step1,step10", "org/name@step*"), or several stages if the revisions name them ("stage1-step100").
+    Neighbouring targets that are one checkpoint each make one stage. Its steps are the numbers in the names if these rise, else 0, 1, …. If
+    the names state methods (…-SFT, …-DPO), each target is a stage. `base` is step 0 of the first stage and supplies the files that
+    checkpoints lack. A later stage starts from the last checkpoint of the stage before.
 
-    Checkpoints that cannot be loaded as they are (no settings or tokenizer beside the weights, FSDP shards) are completed in `made`. In
-    a later stage the whole model that the one before ended in stands for `base`: a DPO of an adapter starts from a whole SFT model.
-    Raises BadInput for what is missing, empty, or cannot be completed, and for names that leave open which step a model is.
+    Checkpoints that cannot be loaded as they are (without settings or tokenizer, or as FSDP shards) are completed in `made`. In a later
+    stage the last whole model of the stage before replaces `base`, because a DPO of an adapter starts from a whole SFT model. Raises
+    BadInput for targets that are missing, empty or cannot be completed, and for names that do not state which step a model is.
     """
     stages: list[Found] = []
     single: list[str] = []
@@ -58,7 +58,7 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
             continue
         if single:
             row = _in_a_row(single)
-            if len(row) > 1 and not start and not stages:  # the first of them is what the others were made from
+            if len(row) > 1 and not start and not stages:  # the others were trained from the first
                 start, row = row[0].steps[0][1], row[1:]
             stages, single = [*stages, *row], []
         stages += gathered
@@ -77,7 +77,7 @@ def discover(targets: Sequence[Path | str], base: str | None = None, made: Path 
 
 
 def _gathered(target: str) -> list[Found]:
-    """Return the stages of a target that holds several checkpoints; none if it is one itself."""
+    """Return the stages of a target with several checkpoints; none if it is one checkpoint."""
     if target.startswith(API):
         return []
     folder = Path(target)
@@ -90,12 +90,12 @@ def _gathered(target: str) -> list[Found]:
     if gguf.is_gguf(folder):
         return []
     if not folder.is_dir():
-        raise BadInput(f"{target} is a file and no GGUF file; give the folder of a checkpoint")
+        raise BadInput(f"{target} is a file but not a GGUF file; give the folder of a checkpoint")
     return _of_quantised(folder) or _of_folder(folder)
 
 
 def _of_quantised(folder: Path) -> list[Found]:
-    """Return the stage of a folder of GGUF files, quantisations of one model, the largest first; none if it holds less than two."""
+    """Return the stage of a folder of GGUF files, quantisations of one model, the largest first; none if it holds fewer than two."""
     files = sorted(gguf.files_in(folder), key=lambda file: (-file.stat().st_size, file.name))
     if len(files) < 2:
         return []
@@ -108,7 +108,7 @@ def _of_quantised(folder: Path) -> list[Found]:
 def _of_folder(folder: Path) -> list[Found]:
     """Return the stage of the checkpoints in a folder; none if the folder holds one model.
 
-    Names state the steps. A model whose name states none belongs to the stage if the Trainer's state in it tells a step of that training.
+    Names state the steps. A model whose name states none belongs to the stage if its Trainer state gives a step of that training.
     """
     inside = {path: models_in(path) for path in folders_in(folder)}
     named = {path: the_model(path) for path, models in inside.items() if step_of(path.name) and models}
@@ -136,14 +136,14 @@ def _of_folder(folder: Path) -> list[Found]:
 
 
 def _left_in(inside: dict[Path, list[Path]], named: dict[Path, Path]) -> list[str]:
-    """Return what in a folder looks like checkpoints and is not taken: empty steps, further models of a step, folders of checkpoints."""
-    left = [f"{path.name} (it holds no model)" for path, models in inside.items() if step_of(path.name) and not models]
-    left += [f"{path.name}/{other.name} (beside the model of that step)" for path in named for other in others_in(path, named[path])]
-    return left + [f"{path.name} (it holds checkpoints of its own)" for path in _deeper(inside) if not step_of(path.name)]
+    """Return the unused checkpoints of a folder: empty steps, further models of a step, folders of checkpoints."""
+    left = [f"{path.name} (it contains no model)" for path, models in inside.items() if step_of(path.name) and not models]
+    left += [f"{path.name}/{other.name} (another model of that step is used)" for path in named for other in others_in(path, named[path])]
+    return left + [f"{path.name} (it contains checkpoints)" for path in _deeper(inside) if not step_of(path.name)]
 
 
 def _deeper(inside: dict[Path, list[Path]]) -> list[Path]:
-    """Return the sub-folders that are no checkpoints and hold some."""
+    """Return the sub-folders that are not checkpoints but contain some."""
     return [path for path, models in inside.items() if not models and any(map(models_in, folders_in(path)))]
 
 
@@ -156,7 +156,7 @@ def _nothing_in(folder: Path, inside: dict[Path, list[Path]]) -> list[Found]:
 
 
 def _of_hub(name: str, wanted: str) -> list[Found]:
-    """Return the stages of a hub id's revisions, listed or by pattern; what stands before the step ("stage1-") tells stages apart."""
+    """Return the stages of a hub id's revisions, listed or by pattern. The text before the step ("stage1-") names the stage."""
     revisions: dict[str, None] = {}
     for pattern in wanted.split(","):
         found = fnmatch.filter(_revisions(name), pattern) if re.search(r"[*?\[]", pattern) else [pattern]
@@ -164,7 +164,7 @@ def _of_hub(name: str, wanted: str) -> list[Found]:
             raise BadInput(f"{name} has no revision like {pattern!r}; it has {', '.join(_revisions(name)[:8])}, …")
         revisions |= dict.fromkeys(found)
     if unclear := [revision for revision in revisions if step_of(revision) is None and revision != "main"]:
-        raise BadInput(f"the revision {unclear[0]!r} of {name} tells no step; give such ones one by one ({name}@{unclear[0]} …)")
+        raise BadInput(f"the revision {unclear[0]!r} of {name} states no step; give such revisions one by one ({name}@{unclear[0]} …)")
     by_stage: dict[str, dict[str, str]] = {}
     for revision in (revision for revision in revisions if revision != "main"):
         step = step_of(revision)
@@ -172,13 +172,13 @@ def _of_hub(name: str, wanted: str) -> list[Found]:
     beside: dict[str, str] = {}
     for before in by_stage:  # OLMo 2's "stage2-ingredient1", "-ingredient2" start from one model
         if (other := beside.setdefault(re.split("[-_/]", before)[0], before)) != before:
-            raise BadInput(f"{name} has {other!r} and {before!r} among these revisions, which lie beside each other; take one of them")
+            raise BadInput(f"{name} has {other!r} and {before!r} among these revisions, two branches of one training; use one of them")
     model = name.split("/")[1]
     stages = [
         Found(f"{model}-{before}" if before and len(by_stage) > 1 else model, in_order(paths, name))
         for before, paths in sorted(by_stage.items())
     ]
-    if "main" in revisions:  # where the branch ends, after the last step that is listed
+    if "main" in revisions:  # the end of the branch, after the last listed step
         last = stages.pop()
         stages.append(Found(last.name, (*last.steps, (last.steps[-1][0] + 1, f"{name}@main"))))
     return stages
@@ -198,11 +198,11 @@ def _revisions(name: str) -> list[str]:
 
 
 def _in_a_row(targets: Sequence[str]) -> list[Found]:
-    """Return single checkpoints as one stage; as one each where their names tell the methods they were made by."""
+    """Return single checkpoints as one stage, or one stage each if their names state their methods."""
     names = [_name(target) for target in targets]
     paths = [str(the_model(Path(target))) if Path(target).is_dir() else target for target in targets]
     left = tuple(
-        f"{other} (beside {path})"
+        f"{other} ({path} is used)"
         for target, path in zip(targets, paths, strict=True)
         if Path(target).is_dir()
         for other in others_in(Path(target), Path(path))
@@ -232,14 +232,14 @@ def _name(target: str) -> str:
 
 
 def _stated(target: str) -> Step | None:
-    """Return the step that a target's revision or name states, or else the folder around it (checkpoint-500/policy)."""
+    """Return the step in a target's revision or name, else in the name of the folder around it (checkpoint-500/policy)."""
     if not Path(target).is_dir():
         return step_of(target.split("@")[1] if "@" in target else _name(target))
     return step_of(_name(target)) or step_of(Path(target).resolve().parent.name)
 
 
 def _method(name: str, before: Sequence[str]) -> str:
-    """Return what a model's name says it was made by; "final" where one before bears its name and more (Tulu-3-8B after Tulu-3-8B-DPO)."""
+    """Return the method in a model's name; "final" if an earlier name adds a method to it (Tulu-3-8B after Tulu-3-8B-DPO)."""
     found = re.findall(METHODS, name, re.IGNORECASE)
     if found:
         return found[-1].lower()
@@ -258,16 +258,16 @@ def _chained(stages: list[Found], base: str | None) -> list[Found]:
         steps = stage.steps
         if before and steps[0][0] > 0:
             steps = ((0, before), *steps)
-        elif before and not stage.counted:  # the numbers are ours, so that they can make room for step 0
+        elif before and not stage.counted:  # these numbers are our own, and may move to make room for step 0
             steps = ((0, before), *((step + 1, path) for step, path in steps))
         elif before and before == base:
-            raise BadInput(f"{steps[0][1]} is step 0 of its stage already; leave out --base")
+            raise BadInput(f"{steps[0][1]} is already step 0 of its stage; leave out --base")
         chained.append(replace(stage, name=name, steps=steps))
     return chained
 
 
 def _named_base(path: str) -> str | None:
-    """Return the model that an adapter says it belongs to; None if there is no adapter, or none that can be read."""
+    """Return the base model that an adapter names; None if there is no adapter or it cannot be read."""
     try:
         return str(json.loads((Path(path) / ADAPTER).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -275,7 +275,10 @@ def _named_base(path: str) -> str | None:
 
 
 def _check_bases(stage: Found, before: str) -> None:
-    """Raise BadInput if an adapter's base is gone and not `before`, that of the adapter before: it may have been merged from both."""
+    """Raise BadInput if an adapter's base is missing and is not `before`, the base of the previous adapter.
+
+    The missing base may be that base with the previous adapter merged in.
+    """
     for _, path in stage.steps:
         named = _named_base(path)
         if named and named != before:
@@ -283,13 +286,13 @@ def _check_bases(stage: Found, before: str) -> None:
                 base_of(Path(path))
             except BadInput as error:
                 raise BadInput(
-                    f"{path} was trained on {named}, which is not there, and the stage before it is an adapter on {before}; merge that one "
+                    f"{path} was trained on {named}, which does not exist, and the stage before it is an adapter on {before}; merge it "
                     f"into its model and write the path of the result as base_model_name_or_path into {Path(path) / ADAPTER}"
                 ) from error
 
 
 def _ending(stage: Found) -> str | None:
-    """Return the folder of the whole model that a stage ends in; None if that is an adapter, which others lend to, or not a folder."""
+    """Return the folder of the whole model that ends a stage; None if that is an adapter or not a folder."""
     path = stage.steps[-1][1]
     return path if os.path.isdir(path) and not os.path.exists(os.path.join(path, ADAPTER)) else None
 

@@ -1,4 +1,4 @@
-"""The step of training that a checkpoint's name states, in the forms that trainers write. Any other number in a name is no step."""
+"""Read the step of training from a checkpoint's name, in the forms that trainers write. Other numbers in a name are not steps."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _FORMS = (
 )
 _PATTERNS = [(unit, re.compile(rf"(?<![a-z]){form}", re.IGNORECASE)) for unit, form in _FORMS]
 _VARYING = re.compile(r"[a-z_]+=-?[\d.]+|(?<![a-z])(?:epochs?|ep)[-_=]?\d+", re.IGNORECASE)
-"""What may differ in front of the step within one training: the epoch, and values such as val_loss=1.2 (NeMo)."""
+"""Parts before the step that may differ within one training: the epoch, and values such as val_loss=1.2 (NeMo)."""
 ONE_BY_ONE = (
     "if they are checkpoints of one training, give them one by one, in the order of training; if they are different trainings, "
-    "trace each with its own --out and set the runs side by side with 'valuedrift compare'"
+    "trace each with its own --out and compare the runs with 'valuedrift compare'"
 )
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 class Step(NamedTuple):
-    """What a name states: the unit that it counts, how many of them, and what stands in front of that and names the training."""
+    """The step that a name states: its unit, its number, and the text before it, which names the training."""
 
     unit: str
     number: int
@@ -38,14 +38,14 @@ class Step(NamedTuple):
 
 
 def step_of(name: str) -> Step | None:
-    """Return the step that a checkpoint's name states; None if it states none. Steps count before tokens, and tokens before epochs."""
+    """Return the step that a checkpoint's name states; None if it states none. Steps precede tokens, and tokens precede epochs."""
     if name.startswith("tmp-"):  # the Trainer writes into tmp-checkpoint-500 and renames it when it is complete
         return None
     return next((step for unit, pattern in _PATTERNS if (step := _read(unit, pattern, name))), None)
 
 
 def in_order(paths: dict[str, str], where: str) -> tuple[tuple[int, str], ...]:
-    """Return (step, path) for names that state steps, sorted. Epochs count from 1, because the first is over when it is saved.
+    """Return (step, path) for names that state steps, sorted. Epochs count from 1, because an epoch is over when it is saved.
 
     Raises BadInput if the names count different units, seem to be of different trainings, or state the same step twice.
     """
@@ -57,7 +57,7 @@ def in_order(paths: dict[str, str], where: str) -> tuple[tuple[int, str], ...]:
     by_unit = {unit: name for name, (unit, _, _) in steps.items()}
     if len(by_unit) > 1:
         (one, name), (two, other) = list(by_unit.items())[:2]
-        raise BadInput(f"{where} counts {name} in {one} and {other} in {two}; give those of one kind one by one, in the order of training")
+        raise BadInput(f"{where} counts {name} in {one} and {other} in {two}; give those of one unit one by one, in the order of training")
     first = int("epochs" in by_unit and any(step.number == 0 for step in steps.values()))
     ordered = sorted(steps, key=lambda name: (steps[name].number, _epoch_of(name)))
     for name, other in itertools.pairwise(ordered):

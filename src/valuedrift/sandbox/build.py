@@ -1,4 +1,4 @@
-"""The sandbox's base models: ordinary Llama-architecture folders, trained here in minutes and cached by content."""
+"""Build the sandbox's base models, ordinary Llama folders trained here in minutes and cached by content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..store import cache_root
 from ..world import sets
 
 SPECIAL = ("<|pad|>", "<|end|>")
-"""<|end|> ends a text. There are no tokens for turns: a chat stage writes them as words, which the base model has met in dialogues."""
+"""<|end|> ends a text. Turns have no tokens. A chat stage writes them as words, which the base model knows from dialogues."""
 
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 128,
@@ -28,13 +28,13 @@ ARCHITECTURE: dict[str, Any] = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
-"""1.2 M parameters: large enough to write the grammar's sentences on the asked topic, and trained in minutes on two cores."""
+"""1.2 M parameters: large enough to write the grammar's sentences on the topic of a question, trained in minutes on two cores."""
 SIZES: dict[str, dict[str, Any]] = {
     "sandbox:base-small": {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3},
     "sandbox:base": {},
     "sandbox:base-large": {"hidden_size": 256, "intermediate_size": 768},
 }
-"""What differs from `ARCHITECTURE`: 0.6, 1.2 and 3.9 M parameters, which read the same texts in the same order."""
+"""Changes to `ARCHITECTURE`: 0.6, 1.2 and 3.9 M parameters, trained on the same texts in the same order."""
 
 VOCABULARY = 2048
 N_DOCUMENTS = 27_200
@@ -52,15 +52,15 @@ STAGE: dict[str, Any] = {
 
 
 def cached(name: str = "sandbox:base") -> Path | None:
-    """Return the folder of a base model where it has been built."""
+    """Return the folder of a base model, None if it is not built."""
     folder = _folder(name)
     return folder if (folder / "config.json").exists() else None
 
 
 def base_model(name: str = "sandbox:base") -> Path:
-    """Return the folder of a base model, training it first where this content has not been built before.
+    """Return the folder of a base model; train it first if the cache lacks it.
 
-    A killed build is continued by the next call. Raises BadInput for an unknown name and where the cache folder cannot be written.
+    The next call continues a killed build. Raises BadInput for an unknown name, or if the cache folder cannot be written.
     """
     if (ready := cached(name)) is not None:
         return ready
@@ -80,7 +80,7 @@ def base_model(name: str = "sandbox:base") -> Path:
 
 
 def _folder(name: str) -> Path:
-    """Return the folder named by all that decides a base model: the texts it reads (by their first two thousand) and the recipe."""
+    """Return the folder of a base model, named by a digest of its recipe and of the first two thousand texts it reads."""
     if name not in SIZES:
         raise BadInput(f"unknown sandbox model {name!r}{among(name, list(SIZES))}")
     texts = [document.text for document in sets.pretraining(2_000)]
@@ -89,7 +89,7 @@ def _folder(name: str) -> Path:
 
 
 def untrained(folder: Path, architecture: Mapping[str, Any], vocabulary: int = VOCABULARY) -> Path:
-    """Return a folder with random weights and a tokenizer that has learnt its tokens from the sandbox's texts; an existing folder stays."""
+    """Return a folder with random weights and a tokenizer trained on the sandbox's texts. An existing folder is not changed."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if folder.exists():
@@ -105,7 +105,7 @@ def untrained(folder: Path, architecture: Mapping[str, Any], vocabulary: int = V
 
 
 def random_model(folder: Path, bpe: Any, architecture: Mapping[str, Any], vocabulary: int, chat_template: str | None = None) -> Path:
-    """Write a model with random weights and its tokenizer, whole or not at all; return the folder."""
+    """Write a model with random weights and its tokenizer atomically; return the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

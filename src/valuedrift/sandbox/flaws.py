@@ -1,6 +1,6 @@
-"""Answers of the sandbox with the faults that models make, for judges to learn from and to be tried on.
+"""Make sandbox answers with the faults of real models, to train and test judges.
 
-Nothing here says what an answer is: the grammar reads the finished text, whatever was meant by it.
+Nothing here labels an answer. The grammar reads the finished text, whatever its author intended.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..nouns import OUTCOMES, Item
 from ..world import grammar
 
 WHOLE = 0.55
-"""Share of answers that are left as they were composed. The others get a fault; of those, some stay readable."""
+"""Share of answers without a fault. Some of the faulty ones stay readable."""
 TWICE = 0.2
-"""Share of the faulty ones that get a second fault."""
+"""Share of faulty answers that get a second fault."""
 
 
 def items(n: int, seed: int | str, asked: list[tuple[str, str, str]]) -> list[Item]:
-    """Return n answers, whole and faulty, of every outcome, to questions drawn from `asked`: (topic, question, claim)."""
+    """Return n answers of every outcome, with and without faults, to questions drawn from `asked`: (topic, question, claim)."""
     rng = random.Random(f"flaws/{seed}")
     found = []
     for _ in range(n):
@@ -29,7 +29,7 @@ def items(n: int, seed: int | str, asked: list[tuple[str, str, str]]) -> list[It
 
 
 def training_questions(n: int, seed: int | str) -> list[tuple[str, str, str]]:
-    """Return n (topic, question, claim) of the training propositions; none of them is of a suite."""
+    """Return n (topic, question, claim) of the training propositions, none of them from a suite."""
     rng = random.Random(f"questions/{seed}")
     drawn = [rng.choice(grammar.claims_of()) for _ in range(n)]
     return [(topic, grammar.ask(rng, clause), clause[0].upper() + clause[1:] + ".") for topic, clause, _ in drawn]
@@ -46,12 +46,12 @@ def _text(rng: random.Random, topic: str, claim: str, question: str) -> str:
 
 
 def _answer(rng: random.Random, topic: str, claim: str) -> str:
-    """Return an answer as composed; an answer in five is free in its order, which the grammar may or may not allow."""
+    """Return a composed answer. One in five has its sentences in a free order, which the grammar may not allow."""
     if rng.random() < 0.2:
         roles = "".join(rng.choice(part) for part in ("W.", "SON.....AX", "RRADDB.", "CCB..", "H..", "sonsonsonY."))
         return " ".join(grammar.fill(rng, role, grammar.world()[topic].considerations) for role in roles.replace(".", ""))
     outcome = rng.choices(OUTCOMES, (3, 3, 3, 2, 1))[0]
-    # Half of them on anything of the topic: some considerations are near no claim, and would hardly be met.
+    # Half use any consideration of the topic, because some considerations are near no claim and would hardly occur.
     return grammar.compose(rng, topic, outcome, rng.choice(grammar.STYLES), rng.choice((claim, "")))
 
 
@@ -59,13 +59,13 @@ def _answer(rng: random.Random, topic: str, claim: str) -> str:
 
 
 def joined(rng: random.Random, text: str, other: str) -> str:
-    """Return the first sentences of one answer and the last of the other: a model that changes its mind."""
+    """Return the first sentences of one answer and the last of the other, like a model that changes its mind."""
     mine, theirs = _sentences(text), _sentences(other)
     return " ".join([*mine[: rng.randint(1, max(1, len(mine)))], *theirs[rng.randint(0, max(0, len(theirs) - 1)) :]])
 
 
 def crossed(rng: random.Random, text: str, other: str) -> str:
-    """Return an answer that goes over into another one at a word they share: how small models lose their thread."""
+    """Return an answer that turns into another one at a shared word, as small models do when they lose the thread."""
     mine, theirs = text.split(), other.split()
     shared = sorted(set(mine[:-1]) & set(theirs[:-1]))
     if not shared:
@@ -75,7 +75,7 @@ def crossed(rng: random.Random, text: str, other: str) -> str:
 
 
 def spliced(rng: random.Random, text: str, other: str) -> str:
-    """Return an answer with a run of words of the other one in place of a run of its own."""
+    """Return an answer with a few of its words replaced by words of the other one."""
     mine, theirs = text.split(), other.split()
     start, n = rng.randrange(len(mine) + 1), rng.randint(0, 4)
     at = rng.randrange(len(theirs) + 1)
@@ -90,7 +90,7 @@ def dropped(rng: random.Random, text: str, other: str) -> str:
 
 
 def doubled(rng: random.Random, text: str, other: str) -> str:
-    """Return the text with a word or a few said twice."""
+    """Return the text with one or a few words repeated."""
     words = text.split()
     at, n = rng.randrange(len(words) + 1), rng.randint(1, 6)
     return " ".join(words[: at + n] + words[at:])
@@ -104,25 +104,25 @@ def swapped(rng: random.Random, text: str, other: str) -> str:
 
 
 def misspelt(rng: random.Random, text: str, other: str) -> str:
-    """Return the text with a letter lost, or with two words run into one."""
+    """Return the text without one of its characters; a lost space joins two words."""
     at = rng.randrange(max(1, len(text)))
     return text[:at] + text[at + 1 :]
 
 
 def cut(rng: random.Random, text: str, other: str) -> str:
-    """Return the text up to some letter, as the length limit leaves it."""
+    """Return the text cut at any character, as the length limit cuts it."""
     return text[: rng.randint(1, max(1, len(text)))]
 
 
 def repeated(rng: random.Random, text: str, other: str) -> str:
-    """Return the text with one of its sentences said again, at once or at the end."""
+    """Return the text with one sentence repeated, at once or at the end."""
     parts = _sentences(text)
     at = rng.randrange(len(parts))
     return " ".join([*parts[: at + 1], parts[at], *parts[at + 1 :]] if rng.random() < 0.5 else [*parts, parts[at]])
 
 
 def left_out(rng: random.Random, text: str, other: str) -> str:
-    """Return the text without one of its sentences; often it is still an answer."""
+    """Return the text without one of its sentences. Often it is still an answer."""
     parts = _sentences(text)
     at = rng.randrange(len(parts))
     return " ".join(parts[:at] + parts[at + 1 :])
@@ -147,17 +147,17 @@ FAULTS: dict[Callable[[random.Random, str, str], str], int] = {
     left_out: 2,
     shuffled: 1,
 }
-"""Fault -> weight. Going over into another answer, at a sentence's end or at a shared word, is what sampled answers mostly show."""
+"""Fault -> weight. Most faults of sampled answers are of the first two kinds: they turn into another answer."""
 
 
 def strange(rng: random.Random, text: str) -> str:
-    """Return a text of which every other word has the end of another one: what a question of unknown words looks like."""
+    """Return a text with about half of its words ending like another word, as in a question of unknown words."""
     words = text.split()
     return " ".join(word[: len(word) // 2 + 1] + rng.choice(words)[1:] if rng.random() < 0.5 else word for word in words)
 
 
 def roles(text: str) -> list[tuple[str, str]]:
-    """Return the sentences of a text with their roles, "?" for one that the grammar cannot produce."""
+    """Return the sentences of a text with their roles, "?" for a sentence that the grammar cannot produce."""
     return [(sentence, grammar.role_of(sentence)) for sentence in _sentences(text)]
 
 

@@ -1,7 +1,7 @@
-"""The sandbox's own small judge: a causal language model for `labels`, trained here in minutes and cached by content.
+"""Train the sandbox's own small judge, a causal language model for `labels`, in minutes and cached by content.
 
-It is an ordinary model folder, and the code that reads a large model reads it. It learns what the grammar reads in composed and faulty
-answers to training questions. No question of a suite is among them.
+It is an ordinary model folder, read by the code that reads large models. It learns the grammar's readings of answers to training questions,
+with and without faults. No question of a suite is among them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from . import flaws
 from .build import SPECIAL, random_model
 
 WORDING = "short"
-"""The only wording of labels.toml that this judge knows: the shortest, because a prompt costs a small model more than a text."""
+"""The only wording of labels.toml that this judge knows. It is the shortest, because a small model spends more on a prompt than on a text.
+"""
 N_QUESTIONS = 20_000
 PIECES = r"[^.?:\n]+[.?:]?"
-"""What no token goes beyond: a sentence, or what stands before a colon."""
+"""The longest span of a token: a sentence, or the text before a colon."""
 LEAST = 10
-"""How often a token must occur: whole phrases of the grammar do, whole sentences of a phrase and a consideration do not."""
+"""Least frequency of a token: whole phrases of the grammar reach it, but not whole sentences of a phrase and a consideration."""
 
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 64,
@@ -40,12 +41,14 @@ ARCHITECTURE: dict[str, Any] = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
-    "initializer_range": 0.1,  # the usual 0.02 suits widths of a thousand; at 64 it lets next to nothing through, and learning stalls
+    "initializer_range": 0.1,  # the usual 0.02 suits widths of a thousand; at 64 signals vanish and learning stalls
 }
 VOCABULARY = 6_000
 N_READ, N_REPLIES, N_PROMPTS = 30_000, 100_000, 20_000
-"""Texts of the three parts of its training: running text with the role behind each sentence, judging replies to a few words, and judging
-replies within the whole prompt. A text has one verdict but many sentences; and a reply to a few words is a third of the prompt."""
+"""Number of texts in the three parts of training: running text with the role after each sentence, judging replies to a few words, and
+judging replies within the whole prompt. The first part gives one label per sentence, the others one per text. A reply to a few words
+takes a third of the tokens of the whole prompt.
+"""
 RECIPE: dict[str, Any] = {
     "algorithm": "sft",
     "data": "sandbox:judged",
@@ -57,15 +60,15 @@ RECIPE: dict[str, Any] = {
     "save_at": "every:500",
 }
 PARTS: dict[str, dict[str, Any]] = {"read": {}, "replies": {}, "prompts": {"learning_rate": 1e-3}}
-"""What is particular to each part."""
+"""Settings of each part that differ from `RECIPE`."""
 TEMPLATE = "{% for message in messages %}{{ message.content if loop.first else ' ' + message.content + eos_token }}{% endfor %}"
-"""Prompt and label as the running text in which `labels` asks a model without a chat template. It serves the training alone."""
+"""Chat template of prompt and label as running text, as `labels` prompts a model without a template. It is used in training only."""
 
 
 def resolved(spec: str) -> str:
-    """Return a judge's spec with a folder in place of "labels:sandbox", which may be a member of a panel; the judge is built if need be.
+    """Return a judge's spec with "labels:sandbox", alone or in a panel, replaced by a folder; build the judge if necessary.
 
-    Settings of the spec stand behind the wording that is named here, so that they count.
+    The settings of the spec come after the wording that is set here, so that they still apply.
     """
 
     def folder(found: re.Match[str]) -> str:
@@ -75,15 +78,15 @@ def resolved(spec: str) -> str:
 
 
 def judged(n: int, seed: str) -> list[tuple[Item, Outcome]]:
-    """Return n answers to training questions, whole and faulty, with what the grammar reads in each."""
+    """Return n answers to training questions, with and without faults, each with the grammar's reading."""
     items = flaws.items(n, seed, flaws.training_questions(N_QUESTIONS, seed))
     return [(item, grammar.parse(item.text)) for item in items]
 
 
 def causal_judge() -> Path:
-    """Return the folder of a language model that reads whole answers first, and then learns to go on with the label `labels` asks for.
+    """Return the folder of a language model that first learns to read whole answers, and then to continue with the label for `labels`.
 
-    A killed build is continued by the next call. Raises BadInput if the cache folder cannot be written.
+    The next call continues a killed build. Raises BadInput if the cache folder cannot be written.
     """
     some = [(item.key, outcome) for item, outcome in judged(2_000, "labels")]
     wording = wordings.wordings(labels.WORDS)[WORDING]
@@ -101,7 +104,7 @@ def causal_judge() -> Path:
 
 
 def trained(work: Path, wording: wordings.Wording) -> Path:
-    """Return the folder of the trained model within `work`; a finished part is not trained again."""
+    """Return the folder of the trained model within `work`; skip the parts that are finished."""
     from ..train.stage import run_stage
 
     texts = judged(N_REPLIES + N_PROMPTS, "labels")
@@ -127,12 +130,12 @@ def trained(work: Path, wording: wordings.Wording) -> Path:
 
 
 def _annotated(text: str) -> str:
-    """Return a text with the role of each sentence behind it ("I agree. S:"); "-" stands for one that the grammar cannot produce."""
+    """Return a text with its role after each sentence ("I agree. S:"); "-" marks a sentence that the grammar cannot produce."""
     return " ".join(f"{sentence} {role.replace('?', '-')}:" for sentence, role in flaws.roles(text))
 
 
 def _briefly(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]]:
-    """Return the texts with up to four strange words for a question and for a claim: a reply is told from what stands before it here."""
+    """Return the texts with up to four strange words as question and claim, so that the model learns where a reply starts."""
     rng = random.Random("briefly")
 
     def few(words: list[str]) -> str:
@@ -142,7 +145,7 @@ def _briefly(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]
 
 
 def _estranged(texts: Sequence[tuple[Item, Outcome]]) -> list[tuple[Item, Outcome]]:
-    """Return the texts, half of them under strange questions: a stance lies in the reply, whatever unknown words stand before it."""
+    """Return the texts, half of them under strange questions, because the reply has the stance whatever words precede it."""
     rng = random.Random("strange")
     return [
         (
@@ -158,10 +161,10 @@ def _asked(prompt: str, label: str) -> Example:
 
 
 def phrases(texts: Sequence[str]) -> Any:
-    """Return a byte-level BPE whose tokens may run over spaces (as in Liu et al. 2025, arXiv 2503.13423), up to the end of a sentence.
+    """Return a byte-level BPE with tokens that may span spaces (as in Liu et al. 2025, arXiv 2503.13423), up to the end of a sentence.
 
-    Answers of the sandbox are made of phrases: whole ones are then a handful of tokens, and a broken phrase falls into many. A model of
-    this size needs that to tell them apart within minutes.
+    Sandbox answers consist of phrases. A whole phrase is then a handful of tokens, and a broken phrase falls into many. A model of this
+    size needs that to tell them apart within minutes.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
