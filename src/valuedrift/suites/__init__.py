@@ -1,4 +1,4 @@
-"""Suites: the questions that every checkpoint is asked.
+"""Load suites, the questions that every checkpoint answers.
 
 A suite is one file with a `class Suite` that derives from the class here. Any JSONL file of prompts is a suite too, named by its path.
 """
@@ -13,7 +13,7 @@ from ..nouns import BadInput, Prompt
 
 
 class Suite:
-    """Holds prompts. `argument` is what follows the colon in "vprism:FOLDER"."""
+    """Provides prompts. `argument` is the text after the colon in "vprism:FOLDER"."""
 
     def __init__(self, argument: str = ""):
         registry.refuse_argument("suite", type(self), argument)

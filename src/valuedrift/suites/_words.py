@@ -1,4 +1,4 @@
-"""The words of `vprism`, from vprism.txt: requests to a language model, and lists of words."""
+"""Read the words of `vprism` from vprism.txt: requests to a language model, and lists of words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts to vectors, vectors to clusters, and which members of a cluster stand for it."""
+"""Embed texts, cluster the vectors, and rank the members of a cluster."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ._words import sections
 Floats = NDArray[np.float64]
 
 DIMENSIONS = 40
-"""Of the offline embedding. Of 20, 30, 40, 50, 100 and 200, and of 15 and 30 neighbours, these agreed best with topics told by keywords
-on PRISM prompts (docs/vprism.md)."""
+"""Dimensions of the offline embedding. Of 20, 30, 40, 50, 100 and 200, and of 15 and 30 neighbours, these agreed best with topics found by
+keywords in PRISM prompts (docs/vprism.md).
+"""
 NEIGHBOURS = 30
-"""UMAP's, but no more than the smallest cluster has members: wider neighbourhoods would join small clusters."""
+"""UMAP's n_neighbors, at most the size of the smallest cluster, because wider neighbourhoods would join small clusters."""
 REDUCED = {"n_components": 5, "min_dist": 0.0, "metric": "cosine"}
-"""UMAP's other settings, those that are usual before a density clustering."""
+"""UMAP's other settings, as usual before a density clustering."""
 MIN_SAMPLES = 5
-"""HDBSCAN's: how many neighbours make a place dense."""
+"""HDBSCAN's min_samples: the number of neighbours that make a place dense."""
 LEAST = 20
 """Rows that UMAP needs for its neighbourhoods."""
 CENTRAL = 0.7
-"""Weight of lying near the middle of the cluster, against lying apart from what was chosen before."""
+"""Weight of closeness to the middle of the cluster, against distance from the members chosen before."""
 TOGETHER = 64
 """Texts per batch of an embedding model."""
 N_WORDS = 6
@@ -35,8 +36,8 @@ N_WORDS = 6
 def offline_embedding(texts: Sequence[str], seed: int) -> Floats:
     """Return unit vectors, one row per text: TF-IDF of words and of character 4- and 5-grams, reduced by SVD.
 
-    Character n-grams bring "religion" and "religious" together. Words of conversation (vprism.txt) are passed over; a text without
-    any other gets zeros.
+    Character n-grams bring "religion" and "religious" together. Words of conversation (vprism.txt) do not count. A text without other words
+    gets zeros.
     """
     from scipy.sparse import hstack
     from sklearn.decomposition import TruncatedSVD
@@ -49,7 +50,7 @@ def offline_embedding(texts: Sequence[str], seed: int) -> Floats:
     try:
         words_NW = words.fit_transform(texts)
     except ValueError:
-        raise BadInput("none of the questions holds a word that carries a subject; give other prompts") from None
+        raise BadInput("none of the questions contains a word about a subject; give other prompts") from None
     kept = words.build_analyzer()
     parts_NP = parts.fit_transform(" ".join(kept(text)) for text in texts)
     both = hstack([words_NW, parts_NP]).tocsr()
@@ -83,7 +84,7 @@ def require(n: int, smallest: int) -> None:
 
 
 def cluster(vectors_ND: Floats, smallest: int, seed: int) -> list[int]:
-    """Return the cluster of each row, the largest cluster being 0 and -1 meaning none, by HDBSCAN after UMAP.
+    """Return the cluster of each row by HDBSCAN after UMAP; 0 is the largest cluster, -1 means none.
 
     A row of zeros belongs to no cluster. Raises BadInput if umap-learn is missing, the rows are too few, or there is no cluster.
     """
@@ -105,7 +106,7 @@ def cluster(vectors_ND: Floats, smallest: int, seed: int) -> list[int]:
 
 
 def spread(vectors_MD: Floats) -> list[int]:
-    """Return all rows in the order in which they stand for the whole: maximal marginal relevance (Carbonell & Goldstein 1998, eq. 1).
+    """Return all rows, most representative first, by maximal marginal relevance (Carbonell & Goldstein 1998, eq. 1).
 
     Each next row has the greatest CENTRAL * cos(row, mean of all) - (1 - CENTRAL) * max cos(row, one before it).
     """
@@ -125,9 +126,9 @@ def spread(vectors_MD: Floats) -> list[int]:
 
 
 def top_words(texts: Sequence[str], labels: Sequence[int]) -> list[list[str]]:
-    """Return the words that set each cluster apart, by class-based TF-IDF: tf(word, cluster) * log(1 + words per cluster / tf(word)).
+    """Return the words that distinguish each cluster, by class-based TF-IDF: tf(word, cluster) * log(1 + words per cluster / tf(word)).
 
-    Of words that begin alike ("war", "wars") the best one is named.
+    Of words with the same beginning ("war", "wars") only the best one is returned.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -145,7 +146,7 @@ def top_words(texts: Sequence[str], labels: Sequence[int]) -> list[list[str]]:
 
 
 def distinct_beginnings(words: list[str], n: int) -> list[str]:
-    """Return the first n words, without those that begin like one before them."""
+    """Return the first n words, without words that begin like an earlier one."""
     kept: list[str] = []
     for word in words:
         if not any(word[:5] == other[:5] for other in kept):

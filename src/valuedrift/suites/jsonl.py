@@ -1,4 +1,4 @@
-"""Any JSONL file of prompts as a suite."""
+"""Read any JSONL file of prompts as a suite."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from ..registry import nearest
 
 FIELDS = ("id", "topic", "text", "claim", "polarity")
 NEAR = 0.7
-"""Character 4-gram Jaccard similarity from which on two questions count as one. Rewordings of one question lie above it;
-distinct questions that share a template ("Should ... be allowed to ...?") lie below."""
+"""Least Jaccard similarity of character 4-grams at which two questions count as one. Rewordings of one question are above it; distinct
+questions that share a template ("Should ... be allowed to ...?") are below.
+"""
 
 TOGETHER = 1000
-"""Questions compared with all others at a time: what the memory for it grows with."""
+"""Number of questions compared with all others at a time. Memory grows with it."""
 HIGH = "\u0080-\u00bf€‚ƒ„†‡ˆ‰Š‹ŒŽ‘“•–—˜™š›œžŸ"
-"""The characters that bytes 80 to BF become when UTF-8 is read as Latin-1 or Windows-1252, but for those that may well stand behind a
-letter (’ ” …)."""
+"""The characters that bytes 80 to BF become when UTF-8 is read as Latin-1 or Windows-1252, except those that often follow a letter (’ ” …).
+"""
 GARBLED = re.compile(
     f"[ÂÃ][{HIGH}]"  # é, ü, and the like; a no-break space
     "|â[€‚„†ˆ‰Œœžš˜\u0080-\u009f]"  # quotes, dashes, the euro sign
@@ -36,17 +37,17 @@ GARBLED = re.compile(
 
 
 class Suite(suites.Suite):
-    """The prompts of one file. Only `text` is required.
+    """Reads the prompts of one file. Only `text` is required.
 
-    `id` defaults to the number of the line, `topic` to "general", `claim` to the text itself (then support means agreeing with what the
-    question puts), `polarity` to 0.
+    `id` defaults to the number of the line, `topic` to "general", `claim` to the text itself (then support means agreeing with the
+    question), `polarity` to 0.
     """
 
     def __init__(self, argument: str):
         self.path = argument
 
     def prompts(self) -> list[Prompt]:
-        """Return the prompts in file order. Raises BadInput naming the first fault and how many more there are."""
+        """Return the prompts in file order. Raises BadInput with the first fault and the number of further ones."""
         found = [item for _, item in _read(_rows(self.path))]
         faults = [item for item in found if isinstance(item, str)]
         if faults:
@@ -56,7 +57,7 @@ class Suite(suites.Suite):
 
 
 def check(suite: Path | str) -> list[str]:
-    """Return each fault of a suite (a file, or a suite's name) as one sentence with file and line, near-duplicates included."""
+    """Return each fault of a suite (a file, or a suite's name) as one sentence with file and line, including near-duplicates."""
     kind, argument = suites.named(str(suite))
     if kind == "jsonl" or kind not in registry.names("suite"):
         rows = _rows(str(suite))
@@ -77,7 +78,8 @@ def check(suite: Path | str) -> list[str]:
 def broken(text: str) -> str:
     """Return the first broken character of a text (a control character, a replacement character, half of a pair) or garbled piece.
 
-    Garbled is UTF-8 that was read as Latin-1 or Windows-1252: "Ã©" for "é". Line breaks and tabs are not broken. Empty if all is well.
+    Garbled text is UTF-8 that was read as Latin-1 or Windows-1252: "Ã©" for "é". Line breaks and tabs are not broken. Empty if there is
+    none.
     """
     for character in text:
         if character in "\ufffd\ufeff\ufffe\uffff" or (unicodedata.category(character) in ("Cc", "Co", "Cs") and character not in "\n\r\t"):
@@ -120,9 +122,9 @@ def _rows(path: str) -> Iterator[Attempt]:
 
 
 def _read(rows: Iterable[Attempt]) -> Iterator[tuple[str, Prompt | str]]:
-    """Yield the place of each row with its prompt, and with each sentence that says what is wrong there.
+    """Yield the place of each row with its prompt, and with each sentence about a fault there.
 
-    A faulty row with a question yields its prompt too, so that others can be compared with it.
+    A faulty row with a question yields its prompt too, so that it can be compared with the others.
     """
     seen: dict[str, str] = {}
     for where, row in rows:
@@ -144,7 +146,7 @@ def _number(where: str) -> str:
 
 
 def _faults(row: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the fields of one prompt."""
+    """Yield the faults in the fields of one prompt."""
     for key in row:
         if key not in FIELDS and (hint := nearest(key, FIELDS)):
             yield f"unknown key {key!r}{hint}"
@@ -161,9 +163,9 @@ def _faults(row: dict[str, Any]) -> Iterator[str]:
     if not isinstance(topic, str) or not topic.strip():
         yield f"the topic must be a text, not {topic!r:.60}"
     if topic == "all":
-        yield "the topic 'all' names the mean over all topics; call it otherwise"
+        yield "the topic 'all' names the mean over all topics; use another name"
     polarity = row.get("polarity", 0)
     if type(polarity) is not int or polarity not in (1, -1, 0):
         yield f"polarity must be 1, -1 or 0, not {polarity!r:.60}"
     if "claim" in row and not (isinstance(row["claim"], str) and row["claim"].strip()):
-        yield "the claim is no text or empty; write the proposition that support and oppose refer to, or leave the key out"
+        yield "the claim is not a text or is empty; write the proposition that support and oppose refer to, or leave the key out"

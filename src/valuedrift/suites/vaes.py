@@ -11,9 +11,9 @@ from . import jsonl
 
 
 class Suite(suites.Suite):
-    """The questions of `vaes.jsonl`, written for this project. The topics are those of the paper's V-PRISM.
+    """Provides the questions of `vaes.jsonl`, written for this project. The topics are those of the paper's V-PRISM.
 
-    docs/suite.md says what polarity +1 means on each topic.
+    docs/suite.md gives the meaning of polarity +1 on each topic.
     """
 
     def prompts(self) -> list[Prompt]:

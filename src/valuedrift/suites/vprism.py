@@ -1,6 +1,6 @@
-"""A suite rebuilt as V-PRISM was, from prompts that people typed: value-laden ones, as questions, by cluster, with claim and polarity.
+"""Rebuild a suite as V-PRISM was built: from value-laden user prompts, as questions, by cluster, with claim and polarity.
 
-`build` writes a folder; "vprism:FOLDER" is the suite in it. What a step needs a model for has a weaker way without one.
+`build` writes a folder; "vprism:FOLDER" is the suite in it. Each step that uses a model has a weaker method without one.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from . import clustering, jsonl, laden_words, written
 from ._words import WORDS, sections
 
 KEYS = ("prompt", "text", "user_prompt", "opening_prompt")
-"""Where a row's prompt stands; the last two are PRISM's own."""
+"""Keys of a row's prompt; the last two are PRISM's own."""
 MAX_NEW_TOKENS = 512
-"""Of a reply: three lines at most are asked for, but some models think aloud before."""
+"""Most tokens of a reply. The requests need three lines at most, but some models reason before them."""
 FILES = ("clusters.json", "README.md", "suite.jsonl")
-"""What a finished build writes, the suite last."""
+"""Files of a finished build, the suite last."""
 CARD = Path(__file__).with_name("card.md.jinja")
 SHOWN = 12
-"""Questions of a cluster that the language model sees when it names the topic."""
+"""Most questions of a cluster that the language model sees when it names the topic."""
 
 
 class Suite(suites.Suite):
-    """The suite that `build` left in a folder."""
+    """Provides the suite that `build` wrote into a folder."""
 
     def __init__(self, argument: str):
         self.path = Path(argument) / "suite.jsonl"
         if not argument or not self.path.is_file():
             raise BadInput(
-                f"vprism:{argument} names no built suite; make one with 'valuedrift suite build PROMPTS --out FOLDER' "
+                f"vprism:{argument} is not a built suite; make one with 'valuedrift suite build PROMPTS --out FOLDER' "
                 'and write suite = "vprism:FOLDER"'
             )
 
@@ -51,7 +51,7 @@ class Suite(suites.Suite):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt on its way into the suite; `source` is its id in the file of prompts, or its line there."""
+    """A prompt, later a question, of the suite being built. `source` is its id or its line in the file of prompts."""
 
     source: str
     text: str
@@ -59,7 +59,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Topic:
-    """A cluster with a name. `axis` is the position that polarity +1 leans to; empty if none was fixed."""
+    """A cluster with a name. `axis` is the position of polarity +1; empty if none was fixed."""
 
     name: str
     axis: str
@@ -69,13 +69,13 @@ class Topic:
 
 @dataclass
 class Tally:
-    """How many were left after each step, and why the others were not."""
+    """The number of questions left after each step, and of those dropped by reason."""
 
     steps: dict[str, int] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
 
     def kept(self, step: str, found: Iterable[Question | str]) -> list[Question]:
-        """Return the questions; what stands in place of one is the reason why it was dropped."""
+        """Return the questions among the items; count each text among them as the reason of a drop."""
         result = []
         for item in found:
             if isinstance(item, str):
@@ -87,13 +87,13 @@ class Tally:
 
 
 class Replies:
-    """A language model whose replies stay in the folder: what was answered once is not asked again."""
+    """A language model with its replies cached in the folder, so that no request is sent twice."""
 
     def __init__(self, writer: Writer, store: Store, seed: int):
         self.writer, self.seed, self.kept = writer, seed, CachedWriter(writer, store, "replies")
 
     def ask(self, step: str, requests: Sequence[dict[str, str]]) -> list[str | None]:
-        """Return a reply per request, made by filling in the words of a step; None if there was none."""
+        """Return a reply per request, each the words of a step with its fields filled in; None if there is no reply."""
         prompts = [(("user", sections()[step].format(**request)),) for request in requests]
         n = len(self.kept.waiting(prompts, self.seed))
         with progress.task(f"{step} with {self.writer.identity.split('/')[0]}", n, "replies") as advance:
@@ -110,11 +110,11 @@ def build(
     seed: int = 0,
     max_cost: float | None = None,
 ) -> dict[str, Any]:
-    """Write suite.jsonl, clusters.json and README.md into `out`; return what was counted at each step.
+    """Write suite.jsonl, clusters.json and README.md into `out`; return the counts of each step.
 
-    `lm` ("openai:MODEL" or a model folder) filters, rewrites, names, and writes claims; `embed` is a sentence-embedding model's folder.
-    `topics` keeps that many of the largest clusters, 0 all. The same call again goes on where the last one was cut off. Raises
-    BadInput for bad prompts and where one of the files in `out` was edited, Stopped at `max_cost` dollars.
+    `lm` ("openai:MODEL" or a model folder) filters and rewrites prompts, names topics and writes claims; `embed` is a sentence-embedding
+    model's folder. `topics` keeps that many of the largest clusters, 0 all. The same call resumes after an interruption. Raises BadInput
+    for bad prompts or an edited file in `out`, Stopped at `max_cost` dollars.
     """
     if per_cluster < 2 or topics < 0:
         raise BadInput(
@@ -125,7 +125,7 @@ def build(
     read = tally.kept("read, each once", _read(str(prompts)))
     clustering.require(len(read), per_cluster)
     writer = writer_of(lm, 0.0, MAX_NEW_TOKENS, max_cost) if lm else None
-    store = Store(out)  # only now: what is refused leaves no folder
+    store = Store(out)  # after all checks, so that a refused call leaves no folder
     with store.locked():
         asked = Replies(writer, store, seed) if writer else None
         questions = _questions(read, asked, tally)
@@ -162,7 +162,7 @@ def _questions(found: Sequence[Question], asked: Replies | None, tally: Tally) -
 
 
 def _read(source: str) -> Iterator[Question | str]:
-    """Yield each prompt, or why it is not used. Raises BadInput for a row without one."""
+    """Yield each prompt, or the reason why it is not used. Raises BadInput for a row without a prompt."""
 
     def found() -> Iterator[Question | str]:
         for number, (where, row) in enumerate(rows(source), 1):
@@ -179,7 +179,7 @@ def _read(source: str) -> Iterator[Question | str]:
 
 
 def _once(found: Iterable[Question | str]) -> Iterator[Question | str]:
-    """Yield what comes in, with the reason "repeated" in place of a text that came before, letter case aside."""
+    """Yield the items, with the reason "repeated" in place of a text that occurred before. Letter case does not matter."""
     seen: set[str] = set()
     for item in found:
         if isinstance(item, Question) and item.text.casefold() in seen:
@@ -191,7 +191,7 @@ def _once(found: Iterable[Question | str]) -> Iterator[Question | str]:
 
 
 def filtered(question: Question, reply: str | None) -> Question | str:
-    """Return the question if the reply says that it is value-laden, else why it is not used."""
+    """Return the question if the reply calls it value-laden, else the reason why it is not used."""
     if reply is None:
         return "no reply (filter)"
     verdicts = re.findall(r"\b(yes|no)\b", reply.rpartition("</think>")[2], re.IGNORECASE)
@@ -215,7 +215,7 @@ def _rewritten(question: Question, reply: str | None) -> Question | str:
 
 
 def _vectors(texts: Sequence[str], embed: str, seed: int) -> tuple[clustering.Floats, str]:
-    """Return a vector per text and the name of what made them."""
+    """Return a vector per text and the name of the embedding."""
     if not embed:
         name = f"TF-IDF and SVD, {clustering.DIMENSIONS} dimensions, offline (words {_words_digest()})"
         return clustering.offline_embedding(texts, seed), name
@@ -228,7 +228,7 @@ def _vectors(texts: Sequence[str], embed: str, seed: int) -> tuple[clustering.Fl
 def _topics(
     texts: Sequence[str], vectors_ND: clustering.Floats, labels: Sequence[int], most: int, asked: Replies | None, tally: Tally
 ) -> list[Topic]:
-    """Return the clusters by size, their members in the order in which they stand for it, with names that differ."""
+    """Return the clusters by size, each with a unique name and its members from most to least representative."""
     found = []
     for number, words in enumerate(clustering.top_words(texts, labels)[: most or None]):
         rows = [row for row, label in enumerate(labels) if label == number]
@@ -240,7 +240,7 @@ def _topics(
 
 
 def with_own_names(topics: Sequence[Topic]) -> list[Topic]:
-    """Return the topics with names that differ and that an option can hold ("TOPIC.STANCE=0.1", "TOPIC,TOPIC")."""
+    """Return the topics with unique names that an option accepts ("TOPIC.STANCE=0.1", "TOPIC,TOPIC")."""
     names: Counter[str] = Counter({"all": 1})  # the name of the mean over topics
     result = []
     for topic in topics:
@@ -251,7 +251,9 @@ def with_own_names(topics: Sequence[Topic]) -> list[Topic]:
 
 
 def named_by_model(topic: Topic, reply: str | None, tally: Tally) -> Topic:
-    """Return the topic with the language model's name and axis; where they cannot be read, its words stay its name and it has no axis."""
+    """Return the topic with the language model's name and axis. If either cannot be read, the topic keeps its words as name and has no
+    axis.
+    """
     name, axis = _field("topic", reply), _field("axis", reply)
     if not name or not axis or len(name) > 60:
         tally.dropped["topics without a readable name and axis (they are kept, with polarity 0)"] += 1
@@ -260,7 +262,7 @@ def named_by_model(topic: Topic, reply: str | None, tally: Tally) -> Topic:
 
 
 def _field(name: str, reply: str | None) -> str:
-    """Return what stands behind "Name:" on the last such line of a reply, without marks of emphasis; empty if there is no such line."""
+    """Return the text after "Name:" on the last such line of a reply, without marks of emphasis; empty if there is no such line."""
     found = re.findall(rf"^\W*{name}\W*:[ \t]*(.+)$", reply or "", re.IGNORECASE | re.MULTILINE)
     text = found[-1].strip(' \t"“”*`_') if found else ""
     return "" if jsonl.broken(text) else text
@@ -272,7 +274,7 @@ def _field(name: str, reply: str | None) -> str:
 def rows_of_topics(
     questions: Sequence[Question], topics: Sequence[Topic], most: int, asked: Replies | None, tally: Tally
 ) -> list[list[dict[str, Any]]]:
-    """Return the rows of the suite, topic by topic: no two nearly the same, and each with a claim where there is a language model."""
+    """Return the rows of the suite, topic by topic, without near-duplicates, and with claims if there is a language model."""
     rivals = defaultdict(set)
     for one, other, _ in jsonl.near_duplicates([question.text for question in questions]):
         rivals[one].add(other)
@@ -282,7 +284,7 @@ def rows_of_topics(
     def apart(members: Sequence[int]) -> Iterator[Question]:
         for at in members:
             if rivals[at] & taken:
-                tally.dropped["nearly the same as one that was chosen"] += 1
+                tally.dropped["nearly the same as a chosen one"] += 1
             else:
                 taken.add(at)
                 yield questions[at]
@@ -297,7 +299,7 @@ def rows_of_topics(
 
 
 def _rows(topic: Topic, questions: Sequence[Question], asked: Replies | None, tally: Tally) -> list[dict[str, Any]]:
-    """Return text, claim, polarity and source of each question; those whose claim cannot be read are left out."""
+    """Return text, claim, polarity and source of each question. Questions whose claim cannot be read are left out."""
     if asked is None:
         return [{"text": question.text, "polarity": 0, "source": question.source} for question in questions]
     axis = topic.axis or "(no position was fixed; write 0)"
@@ -347,7 +349,7 @@ def _finished(
 
 
 def _sentences(result: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """Return what a person is told when the suite is built."""
+    """Return the summary to print when the suite is built."""
     steps = ", ".join(f"{step} {n:,}" for step, n in result["steps"].items())
     found = [
         f"{result['n_prompts']:,} questions on {len(result['topics'])} topics: {steps}.",
@@ -361,13 +363,13 @@ def _sentences(result: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 
 def _weaknesses(settings: dict[str, Any]) -> list[str]:
-    """Return what a reader of the suite's figures must know about how it was made."""
+    """Return the weaknesses of how the suite was made, for readers of its figures."""
     if settings["lm"] != "none":
         return [
             "Value-laden or not, wording, topic names, claims and polarity come from a language model; read a sample before you use it."
         ]
     return [
-        "No language model was given: value-laden prompts were found by word lists and are asked as people typed them (spelling, "
-        "personal remarks and loaded wordings included); topics are called by their words; no question has a claim, so that support "
-        "means agreeing with what it puts, which many open questions do not define; polarity is 0 throughout: the view 'axis' is empty."
+        "No language model was given. Word lists found the value-laden prompts, which are used as people typed them (with spelling errors, "
+        "personal remarks and loaded wordings). Topics are named by their words. No question has a claim, so support means agreeing "
+        "with the question, which many open questions leave undefined. Polarity is 0 throughout, so the view 'axis' is empty."
     ]

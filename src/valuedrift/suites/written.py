@@ -1,4 +1,4 @@
-"""Files that a command writes and people edit: it knows by content what it wrote itself, and overwrites nothing else."""
+"""Write files that people may edit. The command recognises its own files by content, and overwrites no others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ..nouns import BadInput, digest
 from ..store import Store
 
 RECORD = ".written.json"
-"""Name -> digests of all that was ever written under it in this folder. A digest goes in before its file does, so that a kill between the
-two makes no file a stranger."""
+"""Name -> digests of everything written under it in this folder. A digest is written before its file, so that the command recognises the
+file after a kill between the two.
+"""
 
 
 def page(template: Path, **values: Any) -> str:
@@ -30,12 +31,12 @@ def write(store: Store, name: str, text: str) -> Path:
 
 
 def refuse_strangers(folder: Path, names: Iterable[str], command: str) -> None:
-    """Raise BadInput if a file of one of these names holds anything that `write` did not put there."""
+    """Raise BadInput if a file of one of these names has content that `write` did not write."""
     there = [folder / name for name in names if (folder / name).exists()]
     record = Store(folder).read_json(RECORD, dict[str, list[str]], {}) if there else {}
     for path in there:
         if digest(path.read_bytes().decode(errors="surrogateescape")) not in record.get(path.name, []):
             raise BadInput(
-                f"{path} is not as 'valuedrift {command}' wrote it (edited, or not written by it) and would be overwritten; "
+                f"{path} is not as 'valuedrift {command}' wrote it (it was edited, or another program wrote it) and would be overwritten; "
                 "move it away, or use another --out"
             )
