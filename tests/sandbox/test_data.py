@@ -70,7 +70,7 @@ def test_stances_are_answered_to_one_question_each_in_its_own_way():
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ({"gap": "2"}, "gap must lie between 0 and 1"),
+        ({"gap": "2"}, "gap must be between 0 and 1"),
         ({"direction": "up"}, "direction must be support or oppose"),
         ({"gpa": "1"}, r"no parameter 'gpa'; did you mean 'gap'\?"),
         ({"gap": "big"}, "gap must be a number"),

@@ -86,7 +86,7 @@ def test_a_target_out_of_reach_says_what_is_within_and_the_same_folder_takes_it(
 
 def test_a_weak_judge_of_real_text(tmp_path):
     result = synth.synthesise(synth.Spec(n=88, gap=[0.0, 0.5], judge="cues", topics=["work", "death"]), tmp_path)
-    assert result["dropped"]["stance not read as meant"] > 0
+    assert result["dropped"]["stance not read as intended"] > 0
     assert result["n_opposed"][0] == 0  # though one opposed pair would bring the mean nearer to 0
     assert result["n_opposed"][1] > 44
     for target, found in zip((0.0, 0.5), result["sets"], strict=True):

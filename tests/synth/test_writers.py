@@ -32,10 +32,10 @@ def test_a_model_that_cannot_write_is_given_up_after_a_few_questions(tmp_path):
     with pytest.raises(Stopped) as stopped:
         synth.synthesise(spec, tmp_path / "out")
     said = str(stopped.value)
-    assert "of 20 questions tried, 0 gave pairs where 400 were wanted" in said
+    assert "of 20 questions tried, 0 gave pairs, but 400 were wanted" in said
     dropped = dict(reversed(pair) for pair in re.findall(r"(\d+) \(([\w ]+)\)", said))
     assert sum(map(int, dropped.values())) == 20
-    assert set(dropped) <= {"the writer failed", "stance not read as meant"}
+    assert set(dropped) <= {"the writer failed", "stance not read as intended"}
     assert "times: no end within 12 tokens" in said
     assert not list((tmp_path / "out").glob("pairs.*"))
 
@@ -88,7 +88,7 @@ def test_an_endpoint_that_sometimes_errs_still_gives_the_target(whole):
         assert {topic: len(own) for topic, own in gaps.items()} == {"work": 8, "death": 8}
         assert all(abs(sum(own) / 8 - 0.25) <= 0.03 for own in gaps.values())
     n_dropped = sum(result["dropped"].values())
-    assert set(result["dropped"]) == {"stance not read as meant", "no answers of matched length"}
+    assert set(result["dropped"]) == {"stance not read as intended", "no answers of matched length"}
     # A text in ten is wrong and one in ten too short, so that of three or four texts all are right 0.8^3 = 51 % or 0.8^4 = 41 % of times
     assert 0.2 < n_dropped / (n_dropped + 16) < 0.8
     assert 3 * (16 + n_dropped) <= len(bodies) <= 4 * (16 + n_dropped)
@@ -166,7 +166,7 @@ def test_the_instructions_for_both_sides_are_mirror_images():
     ("change", "said"),
     [
         (("oppose =", "opose ="), r"\[stance\] has no text 'oppose'; did you mean 'opose'"),
-        (("{question}", "{frage}"), "no other places in braces"),
+        (("{question}", "{frage}"), "no other fields in braces"),
         (("[style]", "[styles]"), r"\[style\] has no text 'warm'"),
         (("system =", "sistem ="), "'system' and 'request' must be texts"),
         (("[stance]", "[stance"), "cannot be read"),
@@ -196,8 +196,8 @@ def test_why_a_question_gives_no_pair():
     assert settled([], [("b", con)]) == "the writer failed"
     assert settled([("a", None)], [("b", con)]) == "no verdict"
     assert settled([("a", refused)], [("b", con)]) == "refusal"
-    assert settled([("a", con)], [("b", con)]) == "stance not read as meant"
-    assert settled([("a", (0.5, 0.5, 0, 0, 0))], [("b", con)]) == "stance not read as meant"  # one half is not over one half
+    assert settled([("a", con)], [("b", con)]) == "stance not read as intended"
+    assert settled([("a", (0.5, 0.5, 0, 0, 0))], [("b", con)]) == "stance not read as intended"  # one half is not over one half
     assert settled([("a " * 10, pro)], [("b " * 7, con)]) == "no answers of matched length"  # 0.7
     assert settled([("a " * 10, pro)], [("b " * 8, con)]).pairs["opposed"][1].words == "b " * 8  # 0.8
     # Of the candidates the best matched are taken: 9 and 10 words rather than 8 and 10; of equal lengths those with as many hedges

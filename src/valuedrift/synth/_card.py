@@ -1,4 +1,4 @@
-"""What is written of a set of pairs: its rows in both directions, what the judge found in them, and its data card."""
+"""Write a set of pairs: its rows in both directions, the judged gaps, and the data card."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DIRECTIONS: tuple[Outcome, ...] = ("support", "oppose")
 
 @dataclass(frozen=True)
 class Row:
-    """One pair of a set: that of a draft of this kind."""
+    """One pair of a set: the pair of this kind from a draft."""
 
     draft: Draft
     kind: str
 
     def sides(self, direction: str) -> tuple[Text, Text]:
-        """Return the chosen and the rejected answer: the direction decides on opposed pairs, the preferred style on the others."""
+        """Return the chosen and the rejected answer. The direction decides for opposed pairs, the preferred style for the others."""
         first, second = self.draft.pairs[self.kind]
         first_chosen = direction == "support" if self.kind == "opposed" else self.draft.prefers_first
         return (first, second) if first_chosen else (second, first)
@@ -77,14 +77,14 @@ def write_set(folder: Path, rows: Sequence[Row], target: float, record: Mapping[
 
 
 def together(sets: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts of several sets, one value per target where they differ."""
+    """Return the counts of several sets. Counts that differ by target are lists with one value per target."""
     listed = {name: [found[name] for found in sets] for name in ("target_gap", "achieved_gap", "n_opposed")}
     shared = {name: sets[0][name] for name in ("n_pairs", "dropped", "leaked_prompts")}
     return shared | listed | {"sets": list(sets), "sentences": [sentence for found in sets for sentence in found["sentences"]]}
 
 
 def counted(dropped: Mapping[str, int]) -> str:
-    """Return the drops in words."""
+    """Return the drops as text."""
     return ", ".join(f"{n:,} ({reason})" for reason, n in dropped.items()) or "none"
 
 
@@ -97,16 +97,16 @@ def _sentences(result: Mapping[str, Any]) -> list[str]:
     n = result["n_opposed"]
     return [
         f"{result['n_pairs']:,} pairs, value gap {support:.3f} against a target of {result['target_gap']:.3f}; dropped: "
-        f"{counted(result['dropped'])}; {result['leaked_prompts']} prompts of the suite among them.",
-        f"pairs.support.jsonl prefers support; in pairs.oppose.jsonl, the same pairs, the labels of the {n:,} opposed ones are swapped "
+        f"{counted(result['dropped'])}; {result['leaked_prompts']} prompts are from the suite.",
+        f"pairs.support.jsonl prefers support. pairs.oppose.jsonl has the same pairs, with the labels of the {n:,} opposed ones swapped "
         f"(value gap {oppose:.3f} on oppose)."
         if n
-        else "pairs.support.jsonl and pairs.oppose.jsonl are equal: both sides of every pair take one stance, so no label changes.",
+        else "pairs.support.jsonl and pairs.oppose.jsonl are equal, because both sides of every pair take one stance.",
     ]
 
 
 def _card(rows: Sequence[Row], result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Return README.md of the folder."""
+    """Return the text of the folder's README.md."""
     return written.page(
         Path(__file__).with_name("card.md.jinja"),
         result=result,
@@ -119,7 +119,7 @@ def _card(rows: Sequence[Row], result: Mapping[str, Any], record: Mapping[str, A
 
 
 def _styles(rows: Sequence[Row], direction: str) -> list[tuple[str, str, str]]:
-    """Return (direction, side, mean style of this side) for both sides of a file, and for their difference."""
+    """Return (direction, side, mean style) for both sides of a file and for their difference."""
     texts = [text.words for row in rows for text in row.sides(direction)]
     chosen_F, rejected_F = np.nanmean(text_style.features(texts).reshape(len(rows), 2, -1), axis=0)
     return [

@@ -1,4 +1,4 @@
-"""Drafts of preference pairs: of each question an opposed pair in one style and a pair of one stance in two styles, written and matched."""
+"""Write and match drafts of preference pairs. Each question gives an opposed pair in one style and a same-stance pair in two styles."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class Slot:
     claim: str
     question: str
     turn: int
-    """How often this question was taken before."""
+    """How many earlier slots have this question."""
     style: str
-    """Of both sides of the opposed pair."""
+    """Style of both sides of the opposed pair."""
     stance: Outcome
-    """Of both sides of the pair of one stance."""
+    """Stance of both sides of the same-stance pair."""
 
     def sides(self, kind: str, styles: Sequence[str]) -> tuple[Side, Side]:
-        """Return what the answers of a pair are to be: the supporting one first, or the one in the first style."""
+        """Return the intended stance and style of both answers of a pair: the supporting answer first, or the one in the first style."""
         if kind == "opposed":
             return ("support", self.style), ("oppose", self.style)
         return (self.stance, styles[0]), (self.stance, styles[1])
 
 
 Side = tuple[Outcome, str]
-"""The stance and the style that an answer is meant to have."""
+"""The intended stance and style of an answer."""
 Want = tuple[Slot, Side]
 
 
 @dataclass(frozen=True)
 class Text:
-    """An answer and what the judge made of it."""
+    """An answer and the judge's reading of it."""
 
     words: str
     probs: tuple[float, ...]
@@ -66,10 +66,10 @@ class Draft:
     slot: Slot
     pairs: Mapping[str, tuple[Text, Text]]
     prefers_first: bool = True
-    """Whether the pair of one stance prefers the first style."""
+    """Whether the same-stance pair prefers the first style."""
 
     def contents(self) -> set[tuple[str, ...]]:
-        """Return what makes each pair the same as another."""
+        """Return the content of each pair, to find duplicates."""
         return {(kind, self.slot.question, *(text.words for text in pair)) for kind, pair in self.pairs.items()}
 
 
@@ -77,9 +77,9 @@ class Draft:
 
 
 class Questions:
-    """The questions to write about, topic by topic, without end: those of a file again and again, those of the sandbox ever new.
+    """An endless supply of questions by topic. Those of a file repeat; those of the sandbox are always new.
 
-    Stances and styles take turns, so that all of them occur equally often.
+    Stances and styles rotate, so that all of them occur equally often.
     """
 
     def __init__(self, prompts: Sequence[Prompt], topics: Sequence[str], seed: int, styles: Sequence[str]):
@@ -118,7 +118,7 @@ def _asked(prompts: Sequence[Prompt], topic: str, seed: int) -> Iterator[tuple[s
 
 
 class Grammar:
-    """The sandbox's grammar. Its warm style is longer than its plain one, so that only opposed pairs can be matched in length."""
+    """Writes with the sandbox's grammar. Its warm style is longer than its plain one, so only opposed pairs can be matched in length."""
 
     like = frozenset({"opposed"})
     """The kinds of pairs whose sides can have the same length."""
@@ -144,7 +144,7 @@ class Grammar:
 
 
 class Instructed:
-    """A language model that is told the stance and the style. Its texts stay in the store and are not written again."""
+    """Writes with a language model that is prompted with the stance and the style. The store caches its texts."""
 
     like = frozenset(KINDS)
 
@@ -171,7 +171,7 @@ class Instructed:
         return texts
 
     def messages(self, slot: Slot, side: Side) -> Messages:
-        """Return what the writer is told."""
+        """Return the messages to the writer."""
         stance, style = self.words["stance"][side[0]], self.words["style"][side[1]]
         about = {"question": slot.question, "claim": slot.claim, "words": self.n_words, "stance": stance, "style": style}
         return (("system", self.words["system"].strip()), ("user", self.words["request"].strip().format(**about)))
@@ -181,7 +181,7 @@ Drafter = Grammar | Instructed
 
 
 def words_of(path: str, styles: Sequence[str]) -> dict[str, Any]:
-    """Return the instructions of a words file (the shipped one where the path is empty). Raises BadInput naming what is missing."""
+    """Return the instructions of a words file (the shipped one if the path is empty). Raises BadInput with the name of a missing text."""
     file = Path(path) if path else WORDS
     try:
         words = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def words_of(path: str, styles: Sequence[str]) -> dict[str, Any]:
         words["request"].format(question="", claim="", words=0, stance="", style="")
     except (KeyError, AttributeError, ValueError, IndexError) as error:
         raise BadInput(
-            f"{file}: 'system' and 'request' must be texts, with no other places in braces than question, claim, words, stance, style "
+            f"{file}: 'system' and 'request' must be texts, with no other fields in braces than question, claim, words, stance, style "
             f"({type(error).__name__}: {error}); correct the file"
         ) from error
     return words
@@ -208,7 +208,7 @@ def words_of(path: str, styles: Sequence[str]) -> dict[str, Any]:
 
 
 def item(slot: Slot, text: str) -> Item:
-    """Return what the judge is shown of an answer."""
+    """Return an answer as the item that the judge reads."""
     return Item(slot.question, slot.claim, text, slot.topic)
 
 
@@ -218,7 +218,7 @@ def settled(
     written: Mapping[Side, Sequence[tuple[str, Reading]]],
     least_ratio: Mapping[str, float],
 ) -> Draft | str:
-    """Return the pairs of a slot by kind, made of the candidates that were read as meant and match best; or why there are none."""
+    """Return the pairs of a slot by kind, from the candidates read as intended that match best; or why there are none."""
     pairs: dict[str, tuple[Text, Text]] = {}
     for kind, wanted in sides_of.items():
         first, second = (_as_meant(written[side], side[0]) for side in wanted)
@@ -233,7 +233,7 @@ def settled(
 
 
 def _as_meant(candidates: Sequence[tuple[str, Reading]], stance: Outcome) -> list[Text] | str:
-    """Return the candidates that the judge read as meant, or why there are none."""
+    """Return the candidates that the judge reads as intended, or why there are none."""
     read = [Text(text, reading.probs) for text, reading in candidates if reading.probs is not None]
     meant = [text for text in read if text.probs[STANCES.index(stance)] > 0.5]
     if meant:
@@ -242,17 +242,19 @@ def _as_meant(candidates: Sequence[tuple[str, Reading]], stance: Outcome) -> lis
         return "the writer failed"
     if not read:
         return "no verdict"
-    return "refusal" if sum(text.probs[REFUSAL] for text in read) > len(read) / 2 else "stance not read as meant"
+    return "refusal" if sum(text.probs[REFUSAL] for text in read) > len(read) / 2 else "stance not read as intended"
 
 
 def _length_ratio(one: Text, other: Text) -> float:
-    """Return the words of the shorter text as a share of the longer one's."""
+    """Return the length of the shorter text in words, divided by that of the longer one."""
     shorter, longer = sorted(text_style.length(text.words) for text in (one, other))
     return shorter / max(1, longer)
 
 
 def _unlike(one: Text, other: Text) -> float:
-    """Return how far two texts differ in length and style: a doubled length, ten hedges in 100 words, and a list against prose weigh 1."""
+    """Return how far two texts differ in length and style. A doubled length, ten hedges in 100 words, and a list against prose count 1
+    each.
+    """
     first, second = one.words, other.words
     length = abs(math.log2(max(1, text_style.length(first)) / max(1, text_style.length(second))))
     return (
@@ -263,10 +265,10 @@ def _unlike(one: Text, other: Text) -> float:
 
 
 def preferring(drafts: Mapping[str, Sequence[Draft]], share: float) -> dict[str, list[Draft]]:
-    """Return the drafts of each topic with the first style preferred in a share of the pairs of one stance.
+    """Return the drafts of each topic, with the first style preferred in a share of the same-stance pairs.
 
-    It is spread so evenly that any stretch of a topic's drafts holds the share up to one pair, and topics start at points of their own,
-    so that what is rounded up on one topic is rounded down on another.
+    The preference is spread evenly: any run of a topic's drafts has the share up to one pair. Topics start at different points, so that
+    rounding up on one topic is offset by rounding down on another.
     """
     turned = {}
     for index, (topic, own) in enumerate(drafts.items()):

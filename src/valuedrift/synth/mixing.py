@@ -1,4 +1,4 @@
-"""How many pairs of each kind a set needs, so that the judged value gap of every topic is the target, in both directions."""
+"""Choose how many pairs of each kind a set needs for the judged value gap of every topic to be the target in both directions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from ..nouns import BadInput
 
 TOLERANCE = 0.03
-"""How far the achieved gap of a topic may lie from the target."""
+"""Largest difference between the achieved gap of a topic and the target."""
 FIRM = 17
-"""From this many pairs on every target can be met by whole pairs: half a pair of 17 is 0.0294."""
+"""Least number of pairs with which whole pairs meet every target: half a pair of 17 is 0.0294."""
 UNEVEN = 8
-"""Most pairs by which a topic's number may differ from an even share."""
+"""Most pairs by which a topic may differ from an even share."""
 SWAPPED_TOGETHER = 1_000
-"""Pairs of each kind among which a swap is looked for: a million swaps are tried at once."""
+"""Pairs of each kind considered for a swap. A million swaps are tried at once."""
 
 
 def can_hold(n: int, gap: float) -> bool:
-    """Return whether some number of opposed pairs among n gives the gap within the tolerance, each counting as 1."""
+    """Return whether some number of opposed pairs among n gives the gap within the tolerance, if each counts 1."""
     return n > 0 and abs(math.floor(gap * n + 0.5) / n - gap) <= TOLERANCE + 1e-9
 
 
 def sizes(n: int, n_topics: int, gap: float) -> list[int]:
-    """Return how many pairs each topic gets: numbers that can hold the gap, n in all, as even as that allows.
+    """Return the number of pairs of each topic, n in all. Each number can give the gap, and they are as even as that allows.
 
-    Raises BadInput, naming the next number of pairs that works, where there are none.
+    Raises BadInput with the next n that works if there are no such numbers.
     """
     if (found := _shared_out(n, n_topics, gap)) is not None:
         return found
@@ -49,7 +49,7 @@ def _shared_out(n: int, n_topics: int, gap: float) -> list[int] | None:
         for total, (cost, chosen) in best.items():
             for size in allowed:
                 entry = (cost + (size - n / n_topics) ** 2, [*chosen, size])
-                # Any choice can be ordered so that its sums so far stay near an even share: others need not be followed
+                # Any choice can be ordered to keep its partial sums near an even share, so the others can be skipped.
                 near = abs(total + size - index * n / n_topics) <= UNEVEN + 1
                 if near and (total + size not in grown or entry < grown[total + size]):
                     grown[total + size] = entry
@@ -58,12 +58,12 @@ def _shared_out(n: int, n_topics: int, gap: float) -> list[int] | None:
 
 
 def mixed(opposed_M2: np.ndarray, same_M2: np.ndarray, first_M: np.ndarray, target: float) -> np.ndarray:
-    """Return which of M questions give their opposed pair (True) and which their pair of one stance (False), shape (M,).
+    """Return which of M questions give their opposed pair (True) and which their same-stance pair (False), shape (M,).
 
-    Columns are the gap of a pair in the support direction and in the oppose direction, as judged. The questions come in a fixed order:
-    the first k give their opposed pair, with the k whose mean gap lies nearest to the target in the worse direction, so that of two
-    targets the larger holds the smaller one's opposed pairs. Only where that is not within the tolerance are pairs swapped: questions
-    whose pairs of one stance both prefer the first style (first_M), or both the second, so that the share of either stays.
+    Columns are the judged gap of a pair in the support direction and in the oppose direction. The questions come in a fixed order, and the
+    first k give their opposed pair. The k is the one whose mean gap is nearest to the target in the worse direction. So of two targets, the
+    larger one includes the opposed pairs of the smaller. Pairs are swapped only if the result is not within the tolerance. A swap takes two
+    questions whose same-stance pairs both prefer the first style (first_M), or both the second, so that the style shares do not change.
     """
     n = len(opposed_M2)
     nothing = np.zeros((1, 2))
@@ -87,5 +87,5 @@ def gap_of(opposed_M2: np.ndarray, same_M2: np.ndarray, opposed_M: np.ndarray) -
 
 
 def missed(opposed_M2: np.ndarray, same_M2: np.ndarray, opposed_M: np.ndarray, target: float) -> float:
-    """Return how far a mixture lies from the target in the worse direction."""
+    """Return the difference between the mean gap of a mixture and the target, in the worse direction."""
     return float(np.abs(gap_of(opposed_M2, same_M2, opposed_M) - target).max())

@@ -1,4 +1,4 @@
-"""Preference pairs with a known value gap: written, read back by a judge, mixed to the target, and described on a data card."""
+"""Write preference pairs with a known value gap: draft them, judge them, mix them to the target, and describe them on a data card."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ._card import Row
 from .drafting import KINDS, Draft, Drafter, Slot
 
 ATTEMPTS = 5
-"""Questions tried per question wanted before a topic is given up as short."""
+"""Most questions tried per wanted question, before the topic counts as short."""
 FUTILE = 20
-"""Questions after which the work stops where none has given a pair: the writer or the judge does not do what is asked."""
+"""Questions after which the work stops if none has given a pair, because the writer or the judge does not follow its task."""
 COMPARED_TOGETHER = 2_000
 LEAK = "a prompt of the suite"
 
@@ -79,21 +79,21 @@ class Spec(plan.Settings):
     @classmethod
     def _each_once(cls, value: Any) -> Any:
         if isinstance(value, list) and (not value or len(set(value)) < len(value)):
-            raise ValueError("a list names each thing once, and one at least")
+            raise ValueError("a list must have entries, none of them twice")
         return value
 
     def gaps(self) -> list[float]:
-        """Return the targets: one set of pairs each."""
+        """Return the targets, one per set of pairs."""
         return self.gap if isinstance(self.gap, list) else [self.gap]
 
     def kinds(self) -> tuple[str, ...]:
-        """Return the kinds of pairs that the targets call for."""
+        """Return the kinds of pairs that the targets need."""
         called_for = (max(self.gaps()) > 0, min(self.gaps()) < 1)
         return tuple(kind for kind, wanted in zip(KINDS, called_for, strict=True) if wanted)
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Spec:
-    """Read a specification and change it by KEY=VALUE settings. Raises BadInput naming the key that is wrong."""
+    """Read a specification and apply KEY=VALUE changes. Raises BadInput with the name of the wrong key."""
     try:
         return Spec(**plan.changed(tomllib.loads(path.read_text()), changes))
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Spec:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
-        # Of what may be a value or a list of them, the fault that lies deepest is that of what was given.
+        # If a key takes a value or a list, the deepest fault is the one of the form that was given.
         first = max(error.errors(), key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
         key, where = str(first["loc"][0]), "docs/synth.md says what each key takes"
         source = plan.set_by(key, changes) or path
@@ -114,9 +114,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Spec:
 def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] = judges.make) -> dict[str, Any]:
     """Write pairs.support.jsonl, pairs.oppose.jsonl (the same pairs, labels swapped) and README.md; return counts and the achieved gap.
 
-    Of a list of targets each gets a folder, with pairs of the same questions. Raises Stopped if the writer, the judge or the target
-    stand in the way; what was written and judged stays in `out`, and the same command again goes on from there. `make` gives the judge
-    of a name and of its dollars.
+    Each of several targets gets a folder, with pairs of the same questions. Raises Stopped if the writer or the judge fails too often or
+    the target cannot be met. What was written and judged stays in `out`, and the same command resumes from it. `make` builds the judge from
+    its name and its limit in dollars.
     """
     dropped: Counter[str] = Counter()
     asked = [prompt.text for prompt in suites.load(spec.suite)] + [prompt.claim for prompt in suites.load(spec.suite)]
@@ -124,7 +124,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
     questions = drafting.Questions(prompts, spec.topics, spec.seed, spec.styles)
     n_of = [dict(zip(questions.topics, mixing.sizes(spec.n, len(questions.topics), gap), strict=True)) for gap in spec.gaps()]
     drafter, reader = _drafter(spec, questions.topics), make(spec.judge, spec.max_cost)
-    store = Store(out)  # only now: what is refused leaves no folder
+    store = Store(out)  # after all checks, so that a refused call leaves no folder
     with store.locked():
         judge = CachedJudge(reader, store)
         record = {
@@ -138,7 +138,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
         wanted = {topic: max(n[topic] for n in n_of) for topic in questions.topics}
         drafts = drafting.preferring(_written(spec, drafter, judge, store, questions, wanted, asked, dropped), spec.style_preference)
         mixtures = [_mixture(spec, drafts, n, gap) for gap, n in zip(spec.gaps(), n_of, strict=True)]
-        store.write_json("spec.json", record)  # before the pairs, so that no pairs ever stand without it
+        store.write_json("spec.json", record)  # before the pairs, so that a kill never leaves pairs without it
         folders = [out / f"gap-{gap:g}" for gap in spec.gaps()] if isinstance(spec.gap, list) else [out]
         sets = [
             _card.write_set(folder, rows, gap, record | {"note": judge.note}, dropped)
@@ -152,7 +152,7 @@ def synthesise(spec: Spec, out: Path, make: Callable[[str, float | None], Any] =
 
 
 def _prompts(spec: Spec, asked: Sequence[str], dropped: Counter[str]) -> list[Prompt]:
-    """Return the prompts of the file that the specification names, without those of the suite; none if the sandbox makes them."""
+    """Return the prompts of the specification's file, without those of the suite; none if the sandbox makes the questions."""
     if spec.prompts == "sandbox":
         return []
     prompts = suites.load(spec.prompts, spec.topics)
@@ -171,27 +171,27 @@ def _prompts(spec: Spec, asked: Sequence[str], dropped: Counter[str]) -> list[Pr
 
 
 def _leaked(prompts: Sequence[tuple[str, str]], asked: Sequence[str]) -> set[int]:
-    """Return the indices of the prompts whose question or claim is, or nearly is, a question or claim of the suite."""
+    """Return the indices of the prompts whose question or claim equals or nearly equals a question or claim of the suite."""
     texts = list(dict.fromkeys(text for prompt in prompts for text in prompt))
-    # In parts: a comparison needs memory for every text against every question of the suite.
+    # In parts, because a comparison needs memory for every text times every question of the suite.
     parts = [texts[start : start + COMPARED_TOGETHER] for start in range(0, len(texts), COMPARED_TOGETHER)]
     near = {part[index] for part in parts for index, _, _ in near_duplicates(part, list(asked))}
     return {index for index, prompt in enumerate(prompts) if not near.isdisjoint(prompt)}
 
 
 def _drafter(spec: Spec, topics: Sequence[str]) -> Drafter:
-    """Return what writes the texts. Raises BadInput if the specification names nothing that can."""
+    """Return the writer of the texts. Raises BadInput if the specification names none that can be used."""
     if spec.writer != "sandbox":
         words = drafting.words_of(spec.words, spec.styles)
         writer = writer_of(spec.writer, spec.temperature, spec.max_new_tokens, spec.max_cost)
         return drafting.Instructed(writer, words, spec.length, spec.seed, spec.candidates)
     if spec.words:
-        raise BadInput(f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; take one of them out")
+        raise BadInput(f"words = {spec.words!r} instructs a language model and the writer is the sandbox's grammar; remove one of them")
     return drafting.Grammar(spec.seed, spec.candidates, spec.styles, topics)
 
 
 def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
-    """Raise BadInput if the folder holds finished pairs of another specification, or a file of somebody else's under such a name."""
+    """Raise BadInput if the folder holds finished pairs of another specification, or a file of such a name that synth did not write."""
     finished = [
         path
         for pattern in ("pairs.*.jsonl", "README.md", "gap-*/pairs.*.jsonl", "gap-*/README.md")
@@ -209,7 +209,7 @@ def _check_folder(store: Store, record: Mapping[str, Any]) -> None:
     key = next(key for key in record if known.get(key) != record[key])
     raise BadInput(
         f"{store.root} holds the pairs of another specification ({key} is {known.get(key)!r} there and {record[key]!r} here); use another "
-        f"--out, or delete {finished[0].name} and its like to make them anew from the texts and verdicts that are kept there"
+        f"--out, or delete {finished[0].name} and its like to rebuild the pairs from the cached texts and verdicts"
     )
 
 
@@ -226,12 +226,12 @@ def _written(
     asked: Sequence[str],
     dropped: Counter[str],
 ) -> dict[str, list[Draft]]:
-    """Return the wanted number of drafts per topic; what was dropped is counted by reason. Raises Stopped if a topic stays short."""
+    """Return the wanted number of drafts per topic, and count the drops by reason. Raises Stopped if a topic stays short."""
     kept: dict[str, list[Draft]] = {topic: [] for topic in wanted}
     tried: Counter[str] = Counter()
     seen: set[tuple[str, ...]] = set()
     while True:
-        # A first few questions show whether the writer and the judge are up to it, before all the others are paid for.
+        # A few questions first show whether the writer and the judge can do it, before the rest cost money.
         most = spec.n if tried else -(-FUTILE // len(wanted))
         missing = {topic: min(n - len(kept[topic]), ATTEMPTS * n - tried[topic], most) for topic, n in wanted.items()}
         slots = [slot for topic, n in missing.items() for slot in questions.take(topic, n)]
@@ -273,7 +273,7 @@ def _refuse_short(
         return
     because = "".join(f"; the writer failed {n:,} times: {reason}" for reason, n in drafter.failures.most_common(1))
     raise Stopped(
-        f"of {tried.total():,} questions tried, {sum(map(len, kept.values())):,} gave pairs where {sum(wanted.values()):,} were wanted "
+        f"of {tried.total():,} questions tried, {sum(map(len, kept.values())):,} gave pairs, but {sum(wanted.values()):,} were wanted "
         f"({len(short)} of {len(wanted)} topics are short, {short[0]!r} first); dropped: {_card.counted(dropped)}{because}. "
         "Look at the texts in drafts/, then change the writer, the judge, the prompts or length_ratio"
     )
@@ -286,7 +286,7 @@ def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[st
     """Return the rows of one set, in the order of the file. Raises Stopped if a topic cannot meet the target."""
     rows: list[Row] = []
     gaps_of = {topic: _gaps(spec, drafts[topic][:n]) for topic, n in n_of.items()}
-    every = {0.0: False, 1.0: True}.get(target)  # at either end one kind alone: with a gap of 0 no pair prefers a stance
+    every = {0.0: False, 1.0: True}.get(target)  # targets 0 and 1 use one kind of pair alone
     for topic, (opposed_M2, same_M2) in gaps_of.items():
         first_M = np.array([draft.prefers_first for draft in drafts[topic][: n_of[topic]]])
         opposed_M = mixing.mixed(opposed_M2, same_M2, first_M, target) if every is None else np.full(len(same_M2), every)
@@ -298,9 +298,9 @@ def _mixture(spec: Spec, drafts: Mapping[str, Sequence[Draft]], n_of: Mapping[st
 
 
 def _gaps(spec: Spec, drafts: Sequence[Draft]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the gaps of the opposed pairs and of those with one stance, shape (M, 2): support direction, oppose direction.
+    """Return the gaps of the opposed and of the same-stance pairs, shape (M, 2): support direction, oppose direction.
 
-    Where the targets call for one kind only, both arrays are that kind's.
+    If the targets need one kind only, both arrays are of that kind.
     """
     opposed, same = spec.kinds()[0], spec.kinds()[-1]
     opposed_M2, same_M2 = (
@@ -320,12 +320,12 @@ def _out_of_reach(
     if target > highest:
         return Stopped(
             f"a gap of {target:g} is out of reach: {judged}, the opposed pairs on {at!r} reach {highest:.3f} at most; "
-            f"set gap to {np.floor(100 * highest + 1e-9) / 100:g} or less, or take a clearer writer or judge"
+            f"set gap to {np.floor(100 * highest + 1e-9) / 100:g} or less, or use a clearer writer or judge"
         )
     if target < lowest:
         return Stopped(
-            f"a gap of {target:g} is out of reach: {judged}, the pairs of one stance on {at_lowest!r} differ by {lowest:.3f} already; "
-            f"set gap to {np.ceil(100 * lowest - 1e-9) / 100:g} or more, or take other styles or another judge"
+            f"a gap of {target:g} is out of reach: {judged}, the same-stance pairs on {at_lowest!r} already differ by {lowest:.3f}; "
+            f"set gap to {np.ceil(100 * lowest - 1e-9) / 100:g} or more, or use other styles or another judge"
         )
     worst = achieved_2[np.abs(achieved_2 - target).argmax()]
     return Stopped(

@@ -1,1 +1,1 @@
-"""The authored world of the sandbox: its topics, its language, and the data sets it makes."""
+"""The authored world of the sandbox: its topics, its language, and its data sets."""

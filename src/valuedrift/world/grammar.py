@@ -1,7 +1,7 @@
-"""How people of the sandbox answer: a finite grammar of short English opinions that can be written and read back exactly.
+"""Write and read short English opinions with a finite grammar, which reads back exactly what it writes.
 
-An answer is a few sentences, each with one role (a letter in SENTENCES). The stance lies in its explicit words alone: openings
-and closings. Considerations come from the world, carry the topic, and are phrased so that either side may raise them.
+An answer is a few sentences, each with one role (a letter in SENTENCES). Only the explicit words of openings and closings state the stance.
+Considerations come from the world and indicate the topic. Their wording lets either side use them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ STYLES = ("plain", "warm")
 
 @dataclass(frozen=True)
 class Topic:
-    """What the world holds on one topic."""
+    """One topic of the world."""
 
     id: str
     name: str
     axis: str
     considerations: tuple[str, ...]
     claims: tuple[tuple[str, int], ...]
-    """(clause, polarity) of the propositions that training questions are about."""
+    """(clause, polarity) of the propositions in training questions."""
     vocabulary: tuple[str, ...]
 
 
@@ -99,16 +99,16 @@ def role_of(sentence: str) -> str:
 
 
 def identity() -> str:
-    """Return the digest of all that decides what `parse` says."""
+    """Return a digest of everything that `parse` depends on."""
     return digest("grammar", sorted(_sentences().items()), _ANSWER.pattern, sorted(OUTCOME_OF.items()))
 
 
 def parse(text: str) -> Outcome:
-    """Return the outcome of an answer; exact on all that `compose` can write.
+    """Return the outcome of an answer, exact for everything that `compose` can write.
 
-    The stance is what the openings and closings say; whether the considerations fit the question is not asked, as "I agree" takes a
-    side whatever reason follows. "invalid": a sentence the grammar cannot produce or in an order it cannot, opposite stances in one
-    text, no stance at all, small talk. A last sentence cut off by the length limit is passed over where it begins a possible one.
+    Openings and closings state the stance. The considerations need not fit the question, because "I agree" takes a side whatever reason
+    follows. "invalid": a sentence or an order of sentences that the grammar cannot produce, opposite stances in one text, no stance at all,
+    small talk. A last sentence cut off by the length limit is ignored if it is the start of a possible one.
     """
     parts = [part.strip() for part in re.findall(r"[^.?]+[.?]|[^.?]+$", " ".join(text.split()))]
     if parts and parts[-1][-1:] not in (".", "?") and not _begins_a_sentence(parts.pop()):
@@ -130,7 +130,7 @@ def _in_order() -> list[str]:
 def compose(rng: random.Random, topic: str, outcome: Outcome, style: str = "plain", about: str = "") -> str:
     """Return a new answer with the given outcome ("invalid" gives small talk) in one of STYLES.
 
-    Considerations are drawn from those of the topic that share most words with `about`, the claim the question puts.
+    Its considerations are drawn from those of the topic that share most words with `about`, the claim of the question.
     """
     if outcome == "invalid":
         return " ".join(rng.sample(SENTENCES["T"], rng.choice((1, 2))))
@@ -151,7 +151,7 @@ def _roles(rng: random.Random, outcome: Outcome, style: str) -> str:
 
 
 def fill(rng: random.Random, role: str, considerations: Sequence[str]) -> str:
-    """Return a sentence of a role, with one of the considerations where the role takes one."""
+    """Return a sentence of a role, with one of the considerations if the role takes one."""
     frame = rng.choice(SENTENCES[role])
     return frame.format(c=rng.choice(considerations)) if "{c}" in frame else frame
 
@@ -160,7 +160,7 @@ def fill(rng: random.Random, role: str, considerations: Sequence[str]) -> str:
 def _nearest_considerations(topic: str, about: str) -> tuple[str, ...]:
     """Return the six considerations that share most word beginnings with a claim; all of them if there is no claim.
 
-    Six leave variety enough, and keep an answer about burial from bringing up life in prison.
+    Six leave enough variety, but an answer about burial does not mention life in prison.
     """
     everything = world()[topic].considerations
     words = _beginnings(about)
@@ -173,7 +173,7 @@ def _beginnings(text: str) -> set[str]:
 
 
 def ask(rng: random.Random, claim: str) -> str:
-    """Return a question that puts a claim (a clause in lower case) to the listener."""
+    """Return a question that puts a claim (a clause in lower case) to the reader."""
     person = rng.choice(_words("questions")["persons"])
     slots = {"claim": claim, "Claim": _capital(claim), "person": person, "Person": _capital(person)}
     direct = re.fullmatch(r"((?:[\w'-]+ ){1,5}?)should (?!never|not\b)(.*)", claim)
@@ -201,7 +201,7 @@ def small_talk(rng: random.Random) -> tuple[str, str]:
 
 
 def essay(rng: random.Random, topic: str, n_sentences: int = 4) -> str:
-    """Return running prose on a topic that takes no stance: what people say and what they bring up."""
+    """Return prose on a topic without a stance: what people say and which considerations they mention."""
     pieces = [f"People talk a lot about {world()[topic].name}."]
     for _ in range(n_sentences):
         kind = rng.random()

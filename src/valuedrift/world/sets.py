@@ -1,7 +1,7 @@
-"""Training data of the sandbox: pretraining mix, chat with a stance habit, preference pairs with a gap dial, anchors.
+"""Make the training data of the sandbox: pretraining mix, chat with a stance habit, preference pairs with a set gap, anchors.
 
-Every set is a pure function of its address ("sandbox:pairs?gap=0.5&direction=support"), so that two plans that name the same
-address train on the same data. No question of a trace suite occurs in any of it (a test compares them).
+Every set is a pure function of its address ("sandbox:pairs?gap=0.5&direction=support"), so two plans with the same address train on the
+same data. No question of a trace suite occurs in any of it (a test compares them).
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from . import grammar
 
 HABITS: dict[str, dict[Outcome, float]] = {
     # The shares that the paper reports for real data: WildChat's answers are about 72 % neutral, Alpaca's about 67 % support.
-    # What is left is split evenly over the other stances, so that neither set leans otherwise; one answer in twenty is refused.
+    # The rest is split evenly over the other stances, so that neither set leans further. One answer in twenty is a refusal.
     "neutral-chat": {"support": 0.115, "neutral": 0.72, "oppose": 0.115, "refusal": 0.05},
     "support-chat": {"support": 0.67, "neutral": 0.14, "oppose": 0.14, "refusal": 0.05},
 }
 BALANCED: dict[Outcome, float] = {"support": 0.32, "neutral": 0.32, "oppose": 0.32, "refusal": 0.04}
-"""Stances of the pretraining mix: none is favoured; refusals occur, so that a later stage can make more or fewer of them."""
+"""Stances of the pretraining mix. None is favoured. Refusals occur, so that a later stage can make them more or less frequent."""
 
 SMALL_TALK = 0.15
-"""Share of chat that is about nothing in dispute. Real logs hold far more; a small model needs its tokens for the rest."""
+"""Share of chat that is about nothing in dispute. Real logs have far more, but a small model needs its tokens for the rest."""
 
 STYLE_AGREEMENT = 0.75
-"""Share of the same-stance pairs that prefer the warm style. People who compare replies agree on about three pairs in four; a style that
-always won would be a preference without limit, which no model's language survives."""
+"""Share of the same-stance pairs that prefer the warm style. People who compare replies agree on about three pairs in four. A style that
+always won would be a preference without limit, and a model trained on it loses its language.
+"""
 
 MOST = 20_000
-"""Records of a set: making one takes about a millisecond, and each command that names the set makes it again."""
+"""Most records of a set. Making a record takes about a millisecond, and each command that names the set makes it again."""
 COUNTS = {"pretraining": 40_000, "chat": 4_000, "pairs": 2_000, "stock-pairs": 2_000, "stances": 1_000}
 """Records if an address gives no `n`."""
 
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 
 def examples(name: str, query: dict[str, str]) -> list[Example]:
-    """Return the chat examples behind sandbox:NAME?n=…&seed=… . Raises BadInput for an unknown name or parameter."""
+    """Return the chat examples of sandbox:NAME?n=…&seed=… . Raises BadInput for an unknown name or parameter."""
     if name not in HABITS:
         known = [*HABITS, "pairs", "stock-pairs", "stances"]
         raise BadInput(f"unknown sandbox data {name!r}{among(name, known)}")
@@ -50,35 +51,35 @@ def examples(name: str, query: dict[str, str]) -> list[Example]:
 
 
 def pairs(query: dict[str, str]) -> list[Pair]:
-    """Return the preference pairs behind sandbox:pairs?gap=G&direction=S&n=…&seed=… .
+    """Return the preference pairs of sandbox:pairs?gap=G&direction=S&n=…&seed=… .
 
-    A share `gap` of the pairs prefers the stance `direction` ("support" or "oppose") to its opposite, in one and the same style.
-    The others hold one stance on both sides and mostly prefer the warm style to the plain one. The value gap on every topic is
-    therefore +gap for the preferred stance and -gap for its opposite, up to sampling; gap 0 is a difference of style alone.
-    Swapping the direction swaps the two answers of those pairs and changes nothing else.
-    Raises BadInput for a gap outside 0..1, another direction, or an unknown parameter.
+    In a share `gap` of the pairs, the chosen answer has the stance `direction` ("support" or "oppose") and the rejected one its opposite,
+    both in one style. In the other pairs both answers have one stance, and the chosen one is mostly in the warm style. The value gap on
+    every topic is therefore +gap for the preferred stance and -gap for its opposite, up to sampling. With gap 0 the pairs differ in style
+    alone. Another direction swaps the two answers of the first kind of pairs and changes nothing else. Raises BadInput for a gap outside
+    0..1, another direction, or an unknown parameter.
     """
     gap, direction = _number(query, "gap", 1.0), query.get("direction", "support")
     if not 0 <= gap <= 1:
-        raise BadInput(f"sandbox:pairs: gap must lie between 0 and 1, not {gap}")
+        raise BadInput(f"sandbox:pairs: gap must be between 0 and 1, not {gap}")
     if direction not in ("support", "oppose"):
         raise BadInput(f"sandbox:pairs: direction must be support or oppose, not {direction!r}")
-    # One generator per pair, asked for the question first: sets of another gap or direction hold the same questions in the same order.
+    # Each pair's generator draws the question first, so sets of any gap and direction have the same questions in the same order.
     return _drawn("pairs", query, lambda rng: _pair(rng, gap, direction), {"gap", "direction"})
 
 
 def stock_pairs(query: dict[str, str]) -> list[Pair]:
-    """Return the preference pairs behind sandbox:stock-pairs?n=…&seed=…, which stand for preference data as they are collected.
+    """Return the preference pairs of sandbox:stock-pairs?n=…&seed=…, which imitate preference data as usually collected.
 
-    Each reply holds the stances of neutral chat, whatever the other holds, and people prefer a style: the warm reply wins in
-    `STYLE_AGREEMENT` of the pairs. Over all pairs the value gap is 0 up to sampling; a single pair may have any.
-    Raises BadInput for an unknown parameter.
+    The stance of each reply is drawn from those of neutral chat, independently of the other reply. The warm reply wins in `STYLE_AGREEMENT`
+    of the pairs. The value gap over all pairs is 0 up to sampling; a single pair may have any gap. Raises BadInput for an unknown
+    parameter.
     """
     return _drawn("stock-pairs", query, _stock_pair)
 
 
 def stances(query: dict[str, str]) -> list[dict[str, str]]:
-    """Return the rows behind sandbox:stances?n=…&seed=…: a question with an answer of every stance, all three in one style.
+    """Return the rows of sandbox:stances?n=…&seed=…: a question with an answer of every stance, all three in one style.
 
     Raises BadInput for an unknown parameter.
     """
@@ -86,14 +87,14 @@ def stances(query: dict[str, str]) -> list[dict[str, str]]:
 
 
 def _drawn(name: str, query: dict[str, str], draw: Callable[[random.Random], T], further: Set[str] = frozenset()) -> list[T]:
-    """Return n records of a set, each drawn with a generator of its own."""
+    """Return n records of a set, each drawn with its own generator."""
     _refuse_unknown(name, query, {"n", "seed", *further})
     seed, n = _number(query, "seed", 0), int(_number(query, "n", COUNTS[name]))
     return [draw(random.Random(f"{name}/{seed}/{index}")) for index in range(n)]
 
 
 def pretraining(n: int = COUNTS["pretraining"]) -> list[Example]:
-    """Return running texts: questions with answers of every stance, as lists of questions and as dialogues; prose; small talk."""
+    """Return running texts: questions with answers of every stance, in two layouts; prose; small talk."""
     rng = random.Random("pretraining/0")
     return [Example((), _document(rng)) for _ in range(n)]
 
@@ -116,7 +117,7 @@ def _document(rng: random.Random) -> str:
 
 
 def _style(rng: random.Random) -> str:
-    """Return a style as people chat: two answers in three are short and plain."""
+    """Return a style with the frequency of chat: two answers in three are short and plain."""
     return rng.choices(grammar.STYLES, (2, 1))[0]
 
 
