@@ -131,7 +131,7 @@ def test_a_preferred_style_moves_with_the_gap_and_the_card_warns(tmp_path, ladde
     card = (out / "gap-0.5" / "README.md").read_text()
     assert 'in the style "warm" and the rejected one in the style "plain" in 75 % of them. **The style gap moves with the target**' in card
     card = (ladder[0] / "gap-0.5" / "README.md").read_text()
-    assert "in 50 % of them, and the other way round in the others: they prefer neither style" in card
+    assert "in 50 % of them, and the other way round in the rest, so the pairs prefer neither style at any target" in card
     assert "moves with the target" not in card
 
 
