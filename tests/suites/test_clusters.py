@@ -34,7 +34,7 @@ def test_planted_topics_are_found_offline():
 def test_too_few_texts_are_refused():
     with pytest.raises(BadInput, match="30 questions are too few for clusters of 20"):
         clustering.cluster(np.eye(30), 20, seed=0)
-    with pytest.raises(BadInput, match="none of the questions holds a word"):
+    with pytest.raises(BadInput, match="none of the questions contains a word"):
         clustering.offline_embedding(["should i", "do you think"], seed=0)
 
 

@@ -33,7 +33,7 @@ def test_the_judged_gap_decides_the_mixture():
     assert mixing.mixed(opposed, same, first, 0.4).tolist() == [True] * 10 + [False] * 10
     # Worth 0.8 in one direction and 0.6 in the other: k with 0.8 k / 20 and 0.6 k / 20 on both sides of 0.35 -> k = 10 (0.40 and 0.30)
     assert mixing.mixed(opposed * [1, 0.75], same, first, 0.35).sum() == 10
-    # A pair of one stance may be worth something too: (0.8 k + 0.1 (20 - k)) / 20 = 0.45 -> k = 10
+    # A same-stance pair may be worth something too: (0.8 k + 0.1 (20 - k)) / 20 = 0.45 -> k = 10
     assert mixing.mixed(opposed, same + 0.1, first, 0.45).sum() == 10
 
 

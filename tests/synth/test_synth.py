@@ -99,7 +99,7 @@ def test_length_and_style_do_not_move_with_the_gap(ladder, direction):
         gaps = style_gaps(ladder[0] / f"gap-{target:g}", direction)
         words, _, hedges, _ = np.concatenate(list(gaps.values())).mean(0)
         # The styles lie 21.7 words apart, and a pair's difference has a standard deviation of 9 about that: 9 / sqrt(220) = 0.6 by chance,
-        # 9 / sqrt(20) = 2 on a topic, and another 21.7 / 20 = 1 where its pairs of one stance are odd in number
+        # 9 / sqrt(20) = 2 on a topic, and another 21.7 / 20 = 1 where its same-stance pairs are odd in number
         assert abs(words) < 2
         assert abs(hedges) < 0.5
         assert max(abs(own[:, 0].mean()) for own in gaps.values()) < 7
@@ -118,7 +118,7 @@ def test_of_every_topic_and_stance_half_prefer_either_style(ladder, target):
         assert (prefers_warm(row) != 0) == (len(set(_stances(row))) == 1)
         by_topic[row["topic"]] += prefers_warm(row)
         by_stance[_stances(row)] += prefers_warm(row)
-    assert max(map(abs, by_topic.values())) == (1 if target in (0.25, 0.75) else 0)  # 20, 15, 10, 5 and no pairs of one stance
+    assert max(map(abs, by_topic.values())) == (1 if target in (0.25, 0.75) else 0)  # 20, 15, 10, 5 and no same-stance pairs
     assert abs(by_topic.total()) <= 1  # what is rounded up on one topic is rounded down on another
     assert max(map(abs, by_stance.values())) <= 5  # of 73, 55, 37, 18
 

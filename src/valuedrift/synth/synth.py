@@ -54,9 +54,9 @@ class Spec(plan.Settings):
     seed: int = 0
     """Random seed of the pairs."""
     styles: Annotated[list[str], Field(min_length=2, max_length=2)] = ["warm", "plain"]
-    """The two styles; a pair with one stance has an answer in each."""
+    """The two styles; a same-stance pair has an answer in each."""
     style_preference: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the pairs with one stance that prefer the first style, exact to one pair per topic (docs/synth.md#style).
+    """Share of the same-stance pairs that prefer the first style, exact to one pair per topic (docs/synth.md#style).
 
     At 0.5 the pairs prefer neither style, so that style does not move with the gap.
     """
