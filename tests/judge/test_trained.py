@@ -63,12 +63,13 @@ def labels(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_planted_rule_is_learnt_measured_and_kept(labels, tmp_path, monkeypatch):
+def test_a_planted_rule_is_learnt_measured_and_kept(labels, tmp_path, monkeypatch, capsys):
     base = testing.save_model(tmp_path / "base")
     how = TrainingSettings(num_train_epochs=6, learning_rate=3e-3, batch_size=8, held_out=0.3)
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"claim": f"Claim {n}", "text": SAYS["oppose"], "stance": "against"}) + "\n" for n in range(12)))
     result = verbs.train_judge([labels], base, tmp_path / "judge", how, [other])
+    assert capsys.readouterr().out == "", "stdout belongs to the result"
     assert result["agreement"]["accuracy"] == 1
     assert result["by_file"][str(other)]["accuracy"] == 1
     judge = make(result["judge"])
@@ -78,6 +79,7 @@ def test_a_planted_rule_is_learnt_measured_and_kept(labels, tmp_path, monkeypatc
     assert OUTCOMES[np.argmax(opposed.probs)] == "oppose"
     assert empty.probs[OUTCOMES.index("invalid")] == 1
     card = json.loads((tmp_path / "judge" / "judge.json").read_text())
+    assert card["temperature"] < 1, "every label of the validation part is right, so that sharper probabilities fit better"
     assert sum(sum(part.values()) for part in card["labels"].values()) == 120
     assert set(card["files"]) == {str(labels), str(other)}
     assert not (tmp_path / "judge" / "checkpoints").exists()

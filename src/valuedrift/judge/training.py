@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 from torch import Tensor
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from .. import progress
 from ..models import loading, precision
 from ..nouns import OUTCOMES, BadInput
 from ..records.gold import Gold
@@ -101,11 +103,14 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
             compute_metrics=_macro_f1,
             callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
         )
-        trainer.train()
-        logits_NO = np.asarray(trainer.predict(data[1]).predictions, float)  # type: ignore[arg-type]
+        trainer.remove_callback(PrinterCallback)  # it writes to stdout, which belongs to the result
+        with progress.training("train the judge") as tell:
+            trainer.add_callback(_Told(tell))
+            trainer.train()
+        found: Any = trainer.predict(data[1])  # in an order of its own, by length
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    temperature = fitted_temperature(logits_NO, np.array([row["labels"] for row in data[1]]))
+    temperature = fitted_temperature(np.asarray(found.predictions, float), np.asarray(found.label_ids))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     card = {
@@ -122,6 +127,19 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
     for name, row in by_part["test"]:
         test[name].append(row)
     return test
+
+
+class _Told(TrainerCallback):
+    """Tells the progress of the training."""
+
+    def __init__(self, tell: Any):
+        self.tell, self.loss = tell, math.nan
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tell(state.global_step, state.max_steps, float(self.loss))
 
 
 def _at_most(rows: Sequence[tuple[str, Gold]], most: int, seed: int) -> list[Gold]:
@@ -179,7 +197,7 @@ def _arguments(settings: TrainingSettings, work: str, n: int, bf16: bool) -> Tra
         metric_for_best_model="macro_f1",
         logging_steps=max(1, steps // 10),
         report_to=[],
-        disable_tqdm=False,
+        disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,
