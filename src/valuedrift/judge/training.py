@@ -89,7 +89,7 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
         return F.cross_entropy(outputs.logits.float(), labels, weights.to(outputs.logits.device))
 
     length = min(settings.max_length, loading.context_of(model) or settings.max_length)
-    data = [[_row(tokenizer, row, length) for row in some] for some in (chosen, validation)]
+    data: list[Any] = [[_row(tokenizer, row, length) for row in some] for some in (chosen, validation)]
     work = out / "checkpoints"
     shutil.rmtree(work, ignore_errors=True)  # of a command that was killed
     try:
