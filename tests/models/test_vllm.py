@@ -45,7 +45,7 @@ def model(folders, tmp_path_factory):
     """A Qwen3 whose heads are wide enough for vLLM's attention on a CPU."""
     folder = shutil.copytree(folders["qwen3"], tmp_path_factory.mktemp("wide") / "model")
     config = AutoConfig.from_pretrained(folder)
-    config.head_dim = 32
+    config.head_dim, config.max_position_embeddings = 32, 2048
     torch.manual_seed(3)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
@@ -75,6 +75,13 @@ def test_equal_weights_answer_alike_whatever_is_asked_beside_them(backend, model
     assert said(backend, model, PAIRS[5:6]) == whole[5:6]
     assert len(set(whole)) > len(PROMPTS), "draws differ"
     assert said(backend, model, sampling_seed=1) != whole
+
+
+@real
+def test_a_question_longer_than_the_context_is_named(backend, model):
+    long = Prompt("long", "work", "Is it so? " * 400, "")
+    with pytest.raises(BadInput, match=r"vLLM reads 2,048 tokens .* which leaves no room for an answer"):
+        said(backend, model, [(long, 0)])
 
 
 @real

@@ -51,6 +51,12 @@ class Backend(evaluate.Backend):
         prompt_format, ends = self._words(checkpoint.path)
         settings, texts = self.settings, list(dict.fromkeys(prompt.text for prompt, _ in pairs))
         ids = dict(zip(texts, prompt_format.prompts([question(text) for text in texts]), strict=True))
+        room, longest = self.engine.llm_engine.model_config.max_model_len, max(texts, key=lambda text: len(ids[text]))
+        if len(ids[longest]) >= room:
+            raise BadInput(
+                f"vLLM reads {room:,} tokens with {checkpoint.path}, and the question {longest!r} takes {len(ids[longest]):,}, "
+                "which leaves no room for an answer; leave the question out of the suite, or ask a model with a longer context"
+            )
         # vLLM matches stops in text without special tokens; `prompt_format.reply` cuts the others off
         stops = [stop.exact for stop in prompt_format.stops if not any(token in stop.text for token in prompt_format.special)]
         for start in range(0, len(pairs), settings.batch_rows):
