@@ -306,7 +306,7 @@ def partly(value, interval=None):
 @pytest.mark.parametrize(
     ("agreement_", "may", "said"),
     [
-        (measured(0.86, [0.82, 0.89]), True, "500 human labels at a macro-F1 of 0.86 [0.82, 0.89]."),
+        (measured(0.86, [0.82, 0.89]), True, "500 labels at a macro-F1 of 0.86 [0.82, 0.89]."),
         (measured(0.73, [0.69, 0.77]), True, "0.73 [0.69, 0.77]; the required 0.70 lies inside the interval"),
         (measured(0.69, [0.63, 0.75]), False, "0.69 [0.63, 0.75], below the required 0.70"),
         (measured(0.7), True, "macro-F1 of 0.70; too few issues for an interval"),

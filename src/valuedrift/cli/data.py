@@ -152,7 +152,7 @@ def _show_calibration(result: dict[str, Any]) -> None:
     names = ["macro_f1", "accuracy", "kappa", "ece", "missing_share", "majority"]
     names[1:1] = ["macro_f1_all"] if result["missing_share"] else []  # texts without a verdict counted as wrong
     names += ["framing_only"] if result["framing_only"] is not None else []
-    title = f"{result['judge']} against {result['n']:,} human labels"
+    title = f"{result['judge']} against {result['n']:,} labels"
     table(title, ["measure", "value [95 %]"], [[name.replace("_", " "), _scored(result, name)] for name in names])
     labels = list(result["confusion"])
     read_as = list(next(iter(result["confusion"].values()), {}))
@@ -185,4 +185,4 @@ def _show_wordings(results: list[dict[str, Any]]) -> None:
         apart = "" if result is results[0] or less is None else interval(less)
         rows.append([result["wording"], _scored(result, "macro_f1"), _scored(result, "accuracy"), number(result["missing_share"]), apart])
     columns = ["wording", "macro F1 [95 %]", "accuracy [95 %]", "missing", "macro F1 less the first's [95 %]"]
-    table(f"Wordings against {results[0]['n']:,} human labels", columns, rows)
+    table(f"Wordings against {results[0]['n']:,} labels", columns, rows)

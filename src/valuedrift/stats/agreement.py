@@ -236,7 +236,7 @@ def headlined(agreement: dict[str, Any] | None, least: float) -> tuple[bool, str
     score = "macro_f1" if n_read == n else "macro_f1_all"  # the same if all were read
     found, (low, high) = agreement[score], agreement["intervals"][score] or (None, None)
     shown = f"{found:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-    measured = f"This judge agrees with {n} human labels at a macro-F1 of {shown}"
+    measured = f"This judge agrees with {n} labels at a macro-F1 of {shown}"
     if n_read < n:
         measured = f"This judge read {n_read} of {n} human-labelled texts; with the rest counted as wrong, its macro-F1 is {shown}"
     if found < least:
