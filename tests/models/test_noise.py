@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 
 from valuedrift.models.sampling_noise import drawn, kept, minus_gumbel, position_words, row_words, uniform, vocabulary_words
+from valuedrift.nouns import BadInput
 
 VOCABULARY = 500
 
@@ -71,12 +72,23 @@ def test_filters_by_hand():
     assert torch.equal(kept(scores, 0, 1.0), scores)
 
 
-@pytest.mark.parametrize("spread", [0.5, 3.0, 30.0])
-def test_tokens_that_cannot_win_are_left_out_without_changing_any(spread):
-    logits_BV = torch.randn(3000, 400, generator=torch.Generator().manual_seed(2)) * spread
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("spread", "shift"), [(0.5, 0.0), (3.0, -200.0), (30.0, 0.0)])
+def test_tokens_that_cannot_win_are_left_out_without_changing_any(spread, shift, dtype):
+    logits_BV = (torch.randn(3000, 400, generator=torch.Generator().manual_seed(2)) * spread + shift).to(dtype)
     words_B2 = position_words(torch.tensor([row_words(0, "q", draw) for draw in range(3000)], dtype=torch.int32), torch.tensor([3]))
-    expected_B = (logits_BV / 0.7 - minus_gumbel(words_B2, vocabulary_words(400))).argmax(-1)
+    noise_BV = minus_gumbel(words_B2, vocabulary_words(400))
+    expected_B = (logits_BV.float() / 0.7 - noise_BV).argmax(-1)
     assert torch.equal(drawn(logits_BV, words_B2, vocabulary_words(400), 0.7), expected_B)
+    expected_B = (kept(logits_BV.float() / 0.7, 20, 0.9) - noise_BV).argmax(-1)
+    assert torch.equal(drawn(logits_BV, words_B2, vocabulary_words(400), 0.7, 20, 0.9), expected_B)
+
+
+def test_logits_that_are_not_finite_give_no_token():
+    logits_BV = torch.zeros(3, 30)
+    logits_BV[1, 4] = torch.nan
+    with pytest.raises(BadInput, match="logits are not finite"):
+        drawn(logits_BV, torch.zeros(3, 2, dtype=torch.int32), vocabulary_words(30), 1.0)
 
 
 def test_greedy_at_temperature_zero():

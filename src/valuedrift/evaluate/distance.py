@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..models.chat_format import PromptFormat, question
 from ..models.loading import API
+from ..models.sampling_noise import parts
 from ..nouns import Checkpoint, Example
 from ..plan import EvaluationSettings
 from ..train.collation import Row, collate
@@ -36,8 +37,11 @@ def kl_nats(logits_NV: Tensor, reference_NV: Tensor, temperature: float) -> Tens
     bias, is never negative, and varies less than the log-ratio of the answer (Amini et al. 2025, "Better Estimation of the KL Divergence
     Between Language Models": the Rao-Blackwellised estimator).
     """
-    logp_NV, logq_NV = (F.log_softmax(logits.float() / temperature, -1) for logits in (logits_NV, reference_NV))
-    return F.kl_div(logq_NV, logp_NV, log_target=True, reduction="none").sum(-1).clamp_min(0)
+    nats_N = torch.empty(len(logits_NV), device=logits_NV.device)
+    for part in parts(logits_NV):
+        logp_NV, logq_NV = (F.log_softmax(logits[part].float() / temperature, -1) for logits in (logits_NV, reference_NV))
+        nats_N[part] = F.kl_div(logq_NV, logp_NV, log_target=True, reduction="none").sum(-1).clamp_min(0)
+    return nats_N
 
 
 def divergences(model: Any, tokenizer: Any, reference: Any, said: Sequence[Answered], settings: EvaluationSettings) -> list[float]:

@@ -8,14 +8,23 @@ if their probabilities do (common random numbers).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from ..nouns import BadInput
 
 ELEMENTS = {"cpu": 1 << 19, "other": 1 << 24}
 """Scores handled at a time: few enough for a CPU's cache, many enough to fill an accelerator."""
 MOST = 16.7
 """More than the greatest noise, log(2^24) = 16.636, by more than scores are rounded."""
+
+
+def parts(values_NV: Tensor) -> Iterator[slice]:
+    """Yield slices of rows that are few enough for a CPU's cache, or many enough to fill an accelerator."""
+    rows = max(1, ELEMENTS["cpu" if values_NV.device.type == "cpu" else "other"] // values_NV.shape[1])
+    yield from (slice(start, start + rows) for start in range(0, len(values_NV), rows))
 
 
 def row_words(sampling_seed: int, text: str, draw: int) -> tuple[int, int]:
@@ -88,19 +97,24 @@ def drawn(logits_BV: Tensor, words_B2: Tensor, vocabulary_V: Tensor, temperature
     """Return one token per row, shape (B,): argmax(logits / T + g) over the tokens kept, or the greedy token at T = 0.
 
     `words_B2` are the rows' words at this position. The order of the filters is that of transformers: temperature, top-k, top-p. Noise is
-    computed only for tokens that can win: those within `MOST` of the likeliest token's score with its noise.
+    computed only for tokens that can win: those within `MOST` of the likeliest token's score with its noise. Raises BadInput if the
+    logits are not finite.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
-    kind = "cpu" if logits_BV.device.type == "cpu" else "other"
-    rows = max(1, ELEMENTS[kind] // logits_BV.shape[1])
-    tokens_B = torch.empty(len(logits_BV), dtype=torch.long, device=logits_BV.device)
-    for start in range(0, len(logits_BV), rows):
-        part = slice(start, start + rows)
-        scores_bV, words_b2 = kept(logits_BV[part].float() / temperature, top_k, top_p), words_B2[part]
-        top_b1, token_b1 = scores_bV.max(-1, keepdim=True)
-        least_b1 = top_b1 - minus_gumbel(words_b2, vocabulary_V[token_b1]) - MOST
-        row_C, token_C = (scores_bV >= least_b1).nonzero(as_tuple=True)
-        sums_C = scores_bV[row_C, token_C] - minus_gumbel(words_b2[row_C], vocabulary_V[token_C, None])[:, 0]
-        tokens_B[part] = scores_bV.fill_(-torch.inf).index_put_((row_C, token_C), sums_C).argmax(-1)
+    tokens_B = torch.full((len(logits_BV),), logits_BV.shape[1], device=logits_BV.device)
+    for part in parts(logits_BV):
+        logits_bV, words_b2, scale = logits_BV[part], words_B2[part], temperature
+        if top_k or top_p < 1:
+            logits_bV, scale = kept(logits_bV.float() / temperature, top_k, top_p), 1.0
+        top_b1, token_b1 = logits_bV.max(-1, keepdim=True)
+        least_b1 = (top_b1.float() / scale - minus_gumbel(words_b2, vocabulary_V[token_b1]) - MOST) * scale
+        # Compared in the logits' own precision, so that they are not copied: a little lower, because 16 bits may round it up
+        row_C, token_C = (logits_bV >= (least_b1 - least_b1.abs() / 256).to(logits_bV.dtype)).nonzero(as_tuple=True)
+        sums_C = logits_bV[row_C, token_C].float() / scale - minus_gumbel(words_b2[row_C], vocabulary_V[token_C, None])[:, 0]
+        best_b = torch.full((len(logits_bV),), -torch.inf, device=sums_C.device).scatter_reduce_(0, row_C, sums_C, "amax")
+        wins_C = sums_C == best_b[row_C]
+        tokens_B[part].scatter_reduce_(0, row_C[wins_C], token_C[wins_C], "amin")
+    if tokens_B.numel() and int(tokens_B.max()) == logits_BV.shape[1]:
+        raise BadInput("the model's logits are not finite while it writes an answer; load it in float32, or check its weights")
     return tokens_B

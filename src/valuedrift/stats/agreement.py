@@ -20,8 +20,8 @@ MIN_GROUPS = 10
 """With fewer issues or claims there is no interval, because 2,000 replicates are too few for the wide tails that they need."""
 UNREAD = len(OUTCOMES)
 """The column of missing verdicts in tables of counts, after the outcomes. It is never right."""
-ORDERED = 100
-"""Number of texts, spread evenly over the file, for the position bias. Each of them takes several verdicts."""
+ORDERED = 50
+"""Most texts, spread evenly over the file, for the position bias. Each of them takes five verdicts."""
 
 
 def calibrate(judge: Judge, gold: Path | Sequence[Gold], position_bias: bool = False) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def calibrate(judge: Judge, gold: Path | Sequence[Gold], position_bias: bool = F
     The judge's verdict is its likeliest outcome. Texts without a label are only counted (`n_unlabelled`). Texts without a reading
     count as missing, and as wrong in `macro_f1_all` alone. Macro-F1 is the mean over the outcomes that the gold labels hold. Numbers are
     None if nothing was read. `majority` is the accuracy of always saying the most frequent label, `framing_only` that of saying the framing
-    of the prompt (over texts whose framing names a stance). With `position_bias` the judge measures its own on about a hundred of the
+    of the prompt (over texts whose framing names a stance). With `position_bias` the judge measures its own on at most 50 of the
     texts, if it can.
     """
     given = read_gold(gold) if isinstance(gold, Path) else gold
@@ -69,7 +69,7 @@ def _agreement(
     read = Verdicts.of(kept)
     framings = sorted({row.framing for row in labelled} - {""})
     by_framing = {name: Verdicts.of([pair for pair in kept if pair[0].framing == name]) for name in framings}
-    some = [row.item for row in labelled[:: max(1, len(labelled) // ORDERED)]]
+    some = [row.item for row in labelled[:: max(1, -(-len(labelled) // ORDERED))]]
     bias = judge.position_bias(some) if position_bias else None
     counts_GV = read.counts()
     guesses = [(outcome_of(row.framing), row.outcome) for row, _ in kept if outcome_of(row.framing)]
