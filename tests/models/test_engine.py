@@ -220,7 +220,7 @@ def test_draws_can_be_asked_in_any_subset(folders):
 
 def test_model_stays_loaded_for_the_same_weights(folders, monkeypatch):
     loads = []
-    monkeypatch.setattr("valuedrift.models.loading.load_model", lambda path: loads.append(path) or load_model(path))
+    monkeypatch.setattr("valuedrift.models.loading.load_model", lambda path, **how: loads.append(path) or load_model(path, **how))
     backend = Backend(EvaluationSettings(max_new_tokens=2))
     for name in ("llama", "llama", "qwen3"):
         sampled(backend, checkpoint(folders[name]), [(prompts(["Is it?"])[0], 0)])
@@ -235,7 +235,7 @@ def test_plain_answers_end_before_the_next_question(folders, monkeypatch):
     monkeypatch.setattr(
         decoder_module, "drawn", lambda logits, *rest: torch.full((len(logits),), script[(steps.append(0) or len(steps)) - 1])
     )
-    monkeypatch.setattr("valuedrift.models.loading.load_model", lambda path: (model, tokenizer))
+    monkeypatch.setattr("valuedrift.models.loading.load_model", lambda path, **how: (model, tokenizer))
     steps = []
     asked = [(prompts(["Is it?"])[0], 0)]
     (answer,) = sampled(Backend(EvaluationSettings(max_new_tokens=len(script))), checkpoint(folders["llama"]), asked)
