@@ -200,7 +200,8 @@ def _plan(folder: Path, of: str) -> str:
     seeds = len({stage["seed"] for stage in stages})
     parts = [
         f"### {of}.toml",
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {record['n_answers']:,} answers judged. Drifts over all topics, from each stage's start to its end:",
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {record['n_answers']:,} answers judged. "
+        "Drifts over all topics, from each stage's start to its end:",
     ]
     drifts = pl.read_parquet(kept / "drifts.parquet")
     rows = []
