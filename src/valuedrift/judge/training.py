@@ -82,35 +82,12 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
         )
     torch.manual_seed(settings.seed)
     model, tokenizer = _model(base)
+    length = min(settings.max_length, loading.context_of(model) or settings.max_length)
+    data = [[_row(tokenizer, row, length) for row in some] for some in (chosen, validation)]
     balanced = [len(chosen) / (len(n_classes) * max(1, n_classes[name])) for name in OUTCOMES]
     weights = torch.tensor([min(weight, MOST_WEIGHT) for weight in balanced])
-
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        return F.cross_entropy(outputs.logits.float(), labels, weights.to(outputs.logits.device))
-
-    length = min(settings.max_length, loading.context_of(model) or settings.max_length)
-    data: list[Any] = [[_row(tokenizer, row, length) for row in some] for some in (chosen, validation)]
-    work = out / "checkpoints"
-    shutil.rmtree(work, ignore_errors=True)  # of a command that was killed
-    try:
-        trainer = Trainer(
-            model=model,
-            args=_arguments(settings, str(work), len(chosen), precision.autocasts(base)),
-            train_dataset=data[0],
-            eval_dataset=data[1],
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_loss_func=loss,
-            compute_metrics=_macro_f1,
-            callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
-        )
-        trainer.remove_callback(PrinterCallback)  # it writes to stdout, which belongs to the result
-        with progress.training("train the judge") as tell:
-            trainer.add_callback(_Told(tell))
-            trainer.train()
-        found: Any = trainer.predict(data[1])  # in an order of its own, by length
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    temperature = fitted_temperature(np.asarray(found.predictions, float), np.asarray(found.label_ids))
+    arguments = _arguments(settings, str(out / "checkpoints"), len(chosen), precision.autocasts(base))
+    temperature = _fitted(model, tokenizer, data, weights, arguments)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     card = {
@@ -129,8 +106,36 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
     return test
 
 
-class _Told(TrainerCallback):
-    """Tells the progress of the training."""
+def _fitted(model: Any, tokenizer: Any, data: list[Any], weights_O: Tensor, arguments: TrainingArguments) -> float:
+    """Train the model on the first part of the data and keep the best by the second; return the temperature that fits the second."""
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return F.cross_entropy(outputs.logits.float(), labels, weights_O.to(outputs.logits.device))
+
+    shutil.rmtree(str(arguments.output_dir), ignore_errors=True)  # of a command that was killed
+    try:
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=data[0],
+            eval_dataset=data[1],
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_loss_func=loss,
+            compute_metrics=_macro_f1,
+            callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
+        )
+        trainer.remove_callback(PrinterCallback)  # it writes to stdout, which belongs to the result
+        with progress.training("train the judge") as tell:
+            trainer.add_callback(_Progress(tell))
+            trainer.train()
+        found: Any = trainer.predict(data[1])  # in an order of its own, by length
+    finally:
+        shutil.rmtree(str(arguments.output_dir), ignore_errors=True)
+    return fitted_temperature(np.asarray(found.predictions, float), np.asarray(found.label_ids))
+
+
+class _Progress(TrainerCallback):
+    """Shows the progress of the training."""
 
     def __init__(self, tell: Any):
         self.tell, self.loss = tell, math.nan
