@@ -1,4 +1,4 @@
-"""Add CONTRIBUTING.md and CHANGELOG.md to the site, and turn links to files that the site lacks into plain text."""
+"""Add the pages from outside docs/ to the site, and turn links to files that the site lacks into plain text."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-ADDED = ("CONTRIBUTING.md", "CHANGELOG.md")
+ADDED = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./|docs/)?([^):#]+)(#[^)]*)?\)")
 
 

@@ -105,7 +105,7 @@ def _part(path: Path, schema: Mapping[str, Any], needed: Sequence[str]) -> pl.Da
     if fault := fault_of(path):
         raise BadInput(f"{path} {fault}")
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
     except UNREADABLE as error:
         raise BadInput(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     if wrong := next((name for name, kind in table.schema.items() if schema.get(name) != kind), None):

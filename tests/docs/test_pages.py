@@ -24,7 +24,9 @@ from valuedrift.world import grammar, sets
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = sorted((REPO / "docs").glob("*.md"))
-PAGES = [page for page in (*DOCS, REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "CHANGELOG.md") if page.exists()]
+PAGES = [
+    page for page in (*DOCS, REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "CHANGELOG.md", REPO / "SECURITY.md") if page.exists()
+]
 COMMAND = re.compile(r"(?:\$ )?(?:[\w.]+=\S* )*(?:[\w./]*/)?valuedrift ([a-z].*)")
 TABLES = runpy.run_path(str(REPO / ".ci" / "option_tables.py"))
 VERBS = typer.main.get_command(app).commands

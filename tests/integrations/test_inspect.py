@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from valuedrift import pipeline
-from valuedrift.nouns import OUTCOMES, BadInput
+from valuedrift.nouns import OUTCOMES, BadInput, Prompt
 from valuedrift.plan import EvaluationSettings
 from valuedrift.store import Store
 
@@ -69,7 +69,7 @@ def test_logs_hold_what_the_run_holds(run, tmp_path):
 def test_what_has_no_verdict_has_no_score(run, tmp_path):
     from valuedrift.integrations.inspect import eval_sample
 
-    prompt = {"id": "p", "topic": "work", "text": "?", "claim": "c", "polarity": 0}
+    prompt = Prompt("p", "work", "?", "c")
     failed = dict.fromkeys(OUTCOMES) | {"failure": "unparsed", "draw": 0}
     assert eval_sample(failed, prompt, "words", "m").scores == {}
 

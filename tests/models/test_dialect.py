@@ -7,7 +7,7 @@ import pytest
 
 from valuedrift.models import endpoint as _endpoint
 from valuedrift.models import local_server
-from valuedrift.models.chat_api import Failed, Request
+from valuedrift.models.chat_api import LONGEST, Failed, Request
 from valuedrift.nouns import BadInput
 
 # Ten input tokens and one output token a reply, at $1000 per million: $0.011. At worst: 20 bytes + 16 for the frame + 4 = 40 tokens, $0.04.
@@ -188,9 +188,20 @@ def test_a_secret_that_a_server_repeats_is_hidden(secret, status, made):
     assert "wrong: *** *** *** *** ***" in words
 
 
+@pytest.mark.parametrize("shift", range(16))
+def test_no_part_of_a_secret_is_left_where_a_message_is_cut(secret, shift, made):
+    says = "x" * (LONGEST - shift - 3) + f" {SECRETS[0]} and so on"
+    secret.trouble = lambda number, body: (500, json.dumps({"error": {"message": says}}).encode())
+    [failed] = made(retries=0).chat([ASK])
+    assert SECRETS[0][:3] not in failed.reason
+
+
 def test_a_secret_in_an_answer_is_hidden(secret, made):
     secret.trouble = lambda number, body: choice(content=f"support {SECRETS[0]}")
     assert texts(made().chat([ASK])) == [("support ***",)]
+    secret.trouble, secret.first_tokens = (lambda number, body: None), (lambda body: {SECRETS[0]: 0.9, "The": 0.06, "Well": 0.04})
+    [reply] = made().chat([replace(ASK, top_logprobs=3)])
+    assert [token for token, _ in reply.top_logprobs] == ["***", "The", "Well"]
 
 
 def test_a_wrong_address_is_refused_without_its_password(monkeypatch, made):

@@ -175,6 +175,13 @@ def test_what_the_library_writes_reads_back(tmp_path):
     assert [records.read(str(tmp_path / f"x.{form}")) for form in ("csv", "jsonl", "parquet")] == [pairs] * 3
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_name_is_no_pattern(tmp_path, kind):
+    for name, answer in (("a[1]*", "yes"), ("a1", "no")):
+        getattr(pl.DataFrame([{"prompt": "Is it?", "response": answer}]), f"write_{kind}")(tmp_path / f"{name}.{kind}")
+    assert [example.text for example in records.read(str(tmp_path / f"a[1]*.{kind}"))] == ["yes"]
+
+
 def test_the_split_of_a_saved_set_is_chosen(tmp_path):
     one, two = (datasets.Dataset.from_list([{"prompt": "Q?", "chosen": "yes", "rejected": text}]) for text in ("no", "never"))
     datasets.DatasetDict({"train": one, "test": two}).save_to_disk(tmp_path / "both")

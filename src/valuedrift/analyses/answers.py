@@ -7,6 +7,7 @@ from collections import defaultdict
 import polars as pl
 
 from ..nouns import OUTCOMES, Prompt, digest
+from ..progress import shown
 from ..report.run import Run
 from ..report.words import GLYPHS, embedded
 from . import Analysis as Base
@@ -33,7 +34,7 @@ class Analysis(Base):
             if left_out
             else ""
         )
-        stages = [{name: stage[name] for name in ("name", "after")} for stage in run.stages]
+        stages = [{name: shown(stage[name]) for name in ("name", "after")} for stage in run.stages]
         content = {"outcomes": OUTCOMES, "glyphs": list(GLYPHS.values()), "stages": stages, "columns": _columns(run), "prompts": blocks}
         return f'{note}{BROWSER}<script type="application/json" id="answers-data">{embedded(content)}</script>'
 
@@ -73,7 +74,7 @@ def _block(prompt: Prompt, rows: list[dict], column: dict[tuple[str, int], int])
         at = column.get((row["stage"], row["step"]))
         if at is None:
             continue
-        text = texts.setdefault(row["text"], len(texts))
+        text = texts.setdefault(shown(row["text"]), len(texts))
         probs = [row[name] for name in OUTCOMES]
         cells = draws.setdefault((row["seed"], row["draw"]), [0] * len(column))
         if None in probs:
@@ -81,8 +82,13 @@ def _block(prompt: Prompt, rows: list[dict], column: dict[tuple[str, int], int])
         else:
             best = max(range(len(OUTCOMES)), key=probs.__getitem__)
             cells[at] = [text, best, round(100 * probs[best])]
-    shown = {name: getattr(prompt, name) for name in ("id", "topic", "text", "claim", "polarity")}
-    return {**shown, "texts": list(texts), "draws": [[seed, draw, cells] for (seed, draw), cells in sorted(draws.items())]}
+    asked = {name: shown(getattr(prompt, name)) for name in ("id", "topic", "text", "claim")}
+    return {
+        **asked,
+        "polarity": prompt.polarity,
+        "texts": list(texts),
+        "draws": [[seed, draw, cells] for (seed, draw), cells in sorted(draws.items())],
+    }
 
 
 def within_budget(blocks: list[Block]) -> tuple[list[Block], int]:

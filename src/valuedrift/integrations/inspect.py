@@ -6,6 +6,7 @@ import asyncio
 import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
@@ -87,7 +88,7 @@ def export(folder: Path, out: Path) -> list[str]:
                 "judge": record["judge"]["identity"],
             },
         )
-        path = out / f"{name}.eval"
+        path = out / f"{quote(name, safe='[]=,+@ ')}.eval"  # a stage's name may hold a slash
         write_eval_log(EvalLog(eval=spec, status="success", samples=samples), str(path))
         paths.append(str(path))
     return paths

@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -141,14 +141,14 @@ class Dialect:
         return True
 
 
-def reply_of(completion: Any) -> Reply:
+def reply_of(completion: Any, hidden: Callable[[str], str] = str) -> Reply:
     """Return the contents of a completion, without its cost. Raises ValueError or AttributeError if it is malformed."""
     if isinstance(completion, str):
         streamed = "it is a stream, although none was asked for: " if completion.lstrip().startswith(("data:", "event:")) else ""
-        raise ValueError(f"{streamed}{words_of(completion)!r}")
+        raise ValueError(f"{streamed}{words_of(completion, hidden)!r}")
     if not completion.choices:
         content = completion.to_dict()
-        raise ValueError(words_of(content) if content.get("error") else json.dumps(content, default=str))
+        raise ValueError(words_of(content, hidden) if content.get("error") else json.dumps(content, default=str))
     texts, ended = zip(*map(_text, completion.choices), strict=True)
     counts = (_count(completion.usage, name) for name in ("prompt_tokens", "completion_tokens"))
     return Reply(texts, ended, _top_logprobs(completion.choices[0]), *counts)
@@ -187,14 +187,17 @@ def joined(first: Reply, second: Reply) -> Reply:
     return Reply(first.texts + second.texts, first.ended + second.ended, first.top_logprobs, *added)  # type: ignore[arg-type]
 
 
-def words_of(body: Any) -> str:
-    """Return the message in an error's body, on one line of at most LONGEST characters; of an HTML page, its text."""
+def words_of(body: Any, hidden: Callable[[str], str] = str) -> str:
+    """Return the message in an error's body, on one line of at most LONGEST characters; of an HTML page, its text.
+
+    `hidden` masks secrets. The text is cut afterwards, because half a secret would not be found.
+    """
     while isinstance(body, dict) and (inner := next((body[name] for name in ("message", "detail", "error") if body.get(name)), None)):
         body = inner
     text = str(body)
     if len(text) > LONGEST and re.match(r"\s*<(?:!doctype|html|head|body)", text, re.IGNORECASE):
         text = re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", text)
-    text = " ".join(text.split())
+    text = hidden(" ".join(text.split()))
     return progress.shown(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
 
 

@@ -283,13 +283,14 @@ class Endpoint:
         except openai.APITimeoutError:
             return _Again("no reply in time", unclear=True)
         except openai.APIConnectionError as error:
-            reason = self._server.hidden(words_of(str(error.__cause__ or error)))
+            reason = words_of(str(error.__cause__ or error), self._server.hidden)
             return _Again(f"the connection failed: {reason}", unclear=not _never_connected(error))
         except (ValueError, TypeError, AttributeError, LookupError, openai.APIError) as error:
-            return _Again(f"the reply is not a chat completion: {self._server.hidden(words_of(str(error)))}", unclear=True)
+            return _Again(f"the reply is not a chat completion: {words_of(str(error), self._server.hidden)}", unclear=True)
         self._answered, self._n_failed = True, 0
         texts = tuple(self._server.hidden(text, in_answer=True) for text in reply.texts)
-        return replace(reply, texts=texts, cost=self._cost(request, reply))
+        tops = reply.top_logprobs and tuple((self._server.hidden(token, in_answer=True), logprob) for token, logprob in reply.top_logprobs)
+        return replace(reply, texts=texts, top_logprobs=tops, cost=self._cost(request, reply))
 
     def _completed(self, request: Request) -> Reply:
         """Return the reply to a request, sent without parameters that the server refuses (Dialect)."""
@@ -298,9 +299,9 @@ class Endpoint:
         while True:
             sent = self.dialect.arguments(request, self.model)
             try:
-                reply = reply_of(self._client.chat.completions.create(**sent))
+                reply = reply_of(self._client.chat.completions.create(**sent), self._server.hidden)
             except openai.APIStatusError as error:
-                if not self.dialect.learn(error, sent, self.host, self._server.hidden(words_of(error.body or error.message))):
+                if not self.dialect.learn(error, sent, self.host, words_of(error.body or error.message, self._server.hidden)):
                     raise
             else:
                 self.dialect.accepted.update(sent)
@@ -316,7 +317,7 @@ class Endpoint:
 
     def _status(self, error: Any) -> Failed | _Again:
         """Return whether an HTTP error calls for a retry or is a failure. Raises BadInput if every request would fail."""
-        status, words = error.status_code, self._server.hidden(words_of(error.body or error.message))
+        status, words = error.status_code, words_of(error.body or error.message, self._server.hidden)
         reason = f"{self.host} answered {status}: {words}"
         if error.code == "insufficient_quota" or status == 402:
             raise BadInput(f"{reason}; add credit to the account and run the same command again")

@@ -67,8 +67,9 @@ def server() -> Server:
     at, query = f"{host}:{port}" if port else host, dict(parse_qsl(parts.query))
     user, password = (unquote(part or "") for part in (parts.username, parts.password))
     login = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
-    found = {key, password or user, quote(password or user), login, *query.values()} - {"", NO_KEY}
-    secrets = tuple(sorted(found, key=len, reverse=True))  # one may hold another
+    found = {key, password or user, login, *query.values()}
+    found |= {quote(word, safe="") for word in found}
+    secrets = tuple(sorted(found - {"", NO_KEY}, key=len, reverse=True))  # one may hold another
     return Server(f"{parts.scheme}://{at}{parts.path.rstrip('/')}", at, query, key, f"Basic {login}" if login else "", secrets)
 
 

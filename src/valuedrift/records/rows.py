@@ -20,9 +20,9 @@ Attempt = tuple[str, dict[str, Any] | BadInput]
 
 LINES = (".jsonl", ".json", ".ndjson", "")
 TABLES = {
-    ".parquet": pl.read_parquet,
-    ".csv": lambda source: pl.read_csv(source, infer_schema=False),
-    ".tsv": lambda source: pl.read_csv(source, infer_schema=False, separator="\t"),
+    ".parquet": lambda source: pl.read_parquet(source, glob=False),
+    ".csv": lambda source: pl.read_csv(source, infer_schema=False, glob=False),
+    ".tsv": lambda source: pl.read_csv(source, infer_schema=False, glob=False, separator="\t"),
 }
 PACKED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 """Suffix of a compressed file -> pyarrow's name of the compression."""

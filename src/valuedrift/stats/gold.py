@@ -92,6 +92,8 @@ def drawn_from(ends: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     random too, so its probability is the mean over their turns.
     """
     strata = ends.group_by("stage", "step", "topic").len("size").sort("topic", "stage", "step")
+    if not strata.height:
+        raise BadInput("no answer of the run has a verdict, and only such answers are drawn; judge them first with 'valuedrift judge'")
     if n < MIN_PER_STRATUM * strata.height:
         raise BadInput(
             f"{n} labels are too few for {strata.height} groups (checkpoints x topics at the ends of stages); "
