@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick coverage check docs experiments real
+.PHONY: demo test quick coverage harness check docs experiments real
 
 demo: $(VENV)/ready
 	$(BIN)/valuedrift demo --out runs/demo
@@ -22,6 +22,12 @@ quick: $(VENV)/ready
 
 coverage: $(VENV)/ready
 	$(PYTEST) --cov --cov-report=term --cov-report=html:build/coverage
+
+# Verbs are killed, their files damaged, and what the same command makes of them compared. Results: build/kills.json, build/damages.json.
+harness: $(VENV)/ready
+	$(BIN)/python tests/harness/killing.py --kills 200 --out build/kills.json
+	$(BIN)/python tests/harness/corrupting.py --files 20 --out build/damages.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/harness
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

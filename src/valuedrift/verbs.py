@@ -218,11 +218,12 @@ def gap(
     prompts, reader = suites.load(suite), resolve.judge_of(judge, max_cost)
     _refuse_to_lose(judge, reader, out, "--out")
     found = records.read(files, max_bad_rows=max_bad_rows)
-    with Store(out).locked() if out else contextlib.nullcontext():
-        reader = CachedJudge(reader, Store(out) if out else None)
+    store = Store(out) if out else None
+    with store.locked() if store else contextlib.nullcontext():
+        reader = CachedJudge(reader, store)
         result = value_gap(found, prompts, reader, matters)
         result |= {"data": [account.as_json() for account in found.accounts], "unread": reader.unread() if result["on_topic"] else None}
-        written = {"report": str(write_gap_page(Store(out), result, list(files)))} if out else {}
+        written = {"report": str(write_gap_page(store, result, list(files)))} if store else {}
     return {name: value for name, value in result.items() if name != "examples"} | {"cost": reader.spent} | written
 
 

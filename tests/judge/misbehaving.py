@@ -76,6 +76,7 @@ class Server:
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"server_of_test": self}))
         self._http.daemon_threads = True
+        self._http.handle_error = lambda *_: None  # a client that was killed
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
     def __enter__(self) -> Server:

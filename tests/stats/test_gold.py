@@ -194,8 +194,9 @@ def test_a_written_sample_is_not_overwritten(tmp_path):
     with pytest.raises(BadInput, match="may hold labels"):
         gold.write_sample([{"a": 1}], path)
     assert path.read_text() == "labels"
-    with pytest.raises(BadInput, match="a folder that exists"):
-        gold.write_sample([], tmp_path / "none" / "gold.jsonl")
+    gold.write_sample([{"a": 1}], tmp_path / "new" / "gold.jsonl")
+    gold.write_sample([{"a": 1}], tmp_path / "new" / "gold.jsonl")  # the same again: a killed command that is repeated
+    assert (tmp_path / "new" / "gold.jsonl").read_text() == '{"a": 1}\n'
 
 
 def labelled(text, outcome="support", claim="claim 0 of war", answer=("0-war/00-0",), chance=0.1):

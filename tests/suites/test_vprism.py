@@ -1,5 +1,6 @@
 """A suite is built from prompts: by rules, by a language model's replies, again after a kill, and the same each time."""
 
+import contextlib
 import json
 import os
 import re
@@ -28,6 +29,7 @@ class Scripted:
     identity = "scripted/1"
     batch_size = 16
     spent = 0.0
+    keeping = contextlib.nullcontext
 
     def __init__(self, spoil=lambda request: None):
         self.spoil, self.failures, self.asked = spoil, Counter(), []

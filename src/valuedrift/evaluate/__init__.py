@@ -6,7 +6,10 @@ must not import torch, because answer keys are made without it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import ClassVar
 
 from .. import registry
@@ -40,6 +43,10 @@ class Backend:
         If the backend can, equal (sampling_seed, prompt text, sample number) give equal random numbers, whatever else is sampled.
         """
         raise NotImplementedError
+
+    def keeping(self, checkpoint: Checkpoint, path: Path) -> AbstractContextManager[None]:
+        """Return the context in which answers are sampled and stored. A paid backend keeps its replies in the file meanwhile."""
+        return contextlib.nullcontext()
 
     def stop(self) -> None:
         """Make a `sample` under way send nothing more; it then yields only answers that came already."""

@@ -195,7 +195,8 @@ class Evaluator:
         if pairs:
             block_of = [number for number, block in enumerate(waiting) for _ in block]
             left, answers = [len(block) for block in waiting], dict[tuple[Prompt, int], Answer]()
-            with progress.task(job.name, len(pairs), "answers") as advance:
+            paid = self.store.root / ".paid-answers.jsonl"
+            with progress.task(job.name, len(pairs), "answers") as advance, self._backend.keeping(job.checkpoint, paid):
                 sampling = self._backend.sample(job.checkpoint, pairs, job.sampling_seed)
                 try:
                     for place, answer in sampling:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from .. import evaluate
 from ..models.budget import Budget, common
@@ -15,7 +17,7 @@ from ..plan import EvaluationSettings
 from . import Unanswered, answer_key
 
 BATCH_SIZE = 64
-"""Requests per batch. A killed command loses at most this many answers."""
+"""Requests per batch."""
 
 
 class Backend(evaluate.Backend):
@@ -85,6 +87,10 @@ class Backend(evaluate.Backend):
             raise Unanswered(
                 f"{checkpoint.path} gave no answer to {prompt_id!r}{more}: {reason}; run the same command again, or leave such prompts out"
             )
+
+    def keeping(self, checkpoint: Checkpoint, path: Path) -> AbstractContextManager[None]:
+        """Return the context of Endpoint.keeping, for the endpoint of a checkpoint."""
+        return self._endpoint(checkpoint.path.removeprefix(API)).keeping(path)
 
     def _request(self, prompt: Prompt, draw: int, sampling_seed: int) -> Request:
         settings, seed = self.settings, int(digest("seed", sampling_seed, prompt.text, draw)[:7], 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def watch(settings: EvaluationSettings, how: Watching, out: Path) -> dict[str, A
         if how.base and not seen:
             path = resolve.resolve_model(how.base)
             seen = [Seen(0, path, describe(path, _name(how.folder), 0, settings))]
+        _free(how, seen, store)  # an earlier command may have been killed before it
         said, since = "", time.monotonic()
         while True:
             new, why = _finished(how, settings, seen, store)
@@ -153,18 +155,21 @@ def _free(how: Watching, seen: list[Seen], store: Store) -> None:
     inside = [each for each in seen[1:] if Path(each.source).resolve().parent == how.folder.resolve()]
     for each in inside[: max(0, len(inside) - how.keep)]:
         source = Path(each.source)
-        if each.freed or source.is_symlink() or not source.is_dir():
-            continue
-        try:
-            same = loading.weights_digest(each.checkpoint.path) == each.checkpoint.weights
-        except BadInput:
-            same = False
-        if not same:
-            progress.say(f"{source} is kept: its weights have changed since it was evaluated")
-            continue
-        shutil.rmtree(source)
+        going = source.with_name(f".deleted-{source.name}")  # so that a kill leaves no half of a checkpoint
+        if not going.exists():
+            if each.freed or source.is_symlink() or not source.is_dir():
+                continue
+            try:
+                same = loading.weights_digest(each.checkpoint.path) == each.checkpoint.weights
+            except BadInput:
+                same = False
+            if not same:
+                progress.say(f"{source} is kept: its weights have changed since it was evaluated")
+                continue
+            os.replace(source, going)
         each.freed = True
         store.write_json(WATCHED, [asdict(one) for one in seen])
+        shutil.rmtree(going)
         progress.say(f"deleted {source}, which was evaluated")
 
 

@@ -11,10 +11,13 @@ A reading without probabilities names its kind of failure, which decides whether
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Self
 
 from .. import registry
@@ -42,7 +45,7 @@ class Judge:
     note: str = ""
     """What a reader of the judge's figures must know."""
     batch_size: int = 1024
-    """Items per `read`. A killed command loses at most so many verdicts."""
+    """Items per `read`. A killed command loses at most so many verdicts of a local judge."""
     is_remote: bool = False
     """Whether a server reads. Its verdicts are awaited in a thread, while the next checkpoint is sampled."""
     models: Sequence[str] = ()
@@ -84,6 +87,10 @@ class Judge:
     def worst_cost(self, items: Sequence[Item]) -> float | None:
         """Return the most dollars that reading these items can cost; None if the price is unknown. Asks no server."""
         return 0.0
+
+    def keeping(self, path: Path) -> AbstractContextManager[None]:
+        """Return the context in which items are read and stored. A paid judge keeps its replies in the file meanwhile."""
+        return contextlib.nullcontext()
 
     def stop(self) -> None:
         """Make a `read` in another thread send nothing more. It then raises Stopped with what was read."""

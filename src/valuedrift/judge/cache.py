@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..nouns import OUTCOMES, Item, Reading, Stopped
 from ..store import Store
 from . import Judge, wordless
 
+PAID = ".paid-readings.jsonl"
+"""The file of replies that are paid for and not stored yet."""
 FIRST = 20
 """A judge stops if none of so many first replies can be read: it would be paid for the others too."""
 UNASSIGNED = 0.05
@@ -86,8 +89,9 @@ class CachedJudge(Judge):
                     raise Stopped("judging stopped because sampling stopped; run the same command again")
                 size = most if self._n_unread is None else min(most, max(1, FIRST - self._n_unread))
                 part, waiting = waiting[:size], waiting[size:]
-                readings = self._read(part)
-                found |= self._add(part, readings)
+                with self.judge.keeping(self.store.root / PAID) if self.store else contextlib.nullcontext():
+                    readings = self._read(part)
+                    found |= self._add(part, readings)
                 self._check_first(part, readings)
                 advance(len(part))
         return found

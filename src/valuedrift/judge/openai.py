@@ -10,6 +10,7 @@ import functools
 import json
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -161,6 +162,10 @@ class Judge(judge.Judge):
             raise Stopped(str(ended), readings) from ended
         by_key = {item.key: reply for item, reply in zip(asked, replies, strict=True)}
         return [self._reading(item, by_key.get(item.key)) for item in items]
+
+    def keeping(self, path: Path) -> AbstractContextManager[None]:
+        """Return the context of Endpoint.keeping."""
+        return self.endpoint.keeping(path)
 
     def stop(self) -> None:
         """Make a `read` in another thread send nothing more; it raises Stopped with the readings so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -30,6 +30,7 @@ class Card(TypedDict):
     temperature: float
     max_length: int
     agreement: dict[str, Any] | None
+    weights: NotRequired[str]  # absent up to version 0.2.0
 
 
 class Judge(classifier.Classifier):
@@ -43,8 +44,10 @@ class Judge(classifier.Classifier):
         if card is None:
             raise BadInput(f"{path} holds no {CARD}; give a folder that 'valuedrift train-judge' wrote")
         super().__init__(path, chosen["dtype"], chosen["batch"])
-        self.card = card
-        reads = [RULE, DIGITS, card["template"], card["temperature"], card["max_length"], loading.weights_digest(path), self.dtype]
+        self.card, weights = card, loading.weights_digest(path)
+        if card.get("weights", weights) != weights:
+            raise BadInput(f"the weights in {path} are not those that 'valuedrift train-judge' saved; copy the folder again, or train anew")
+        reads = [RULE, DIGITS, card["template"], card["temperature"], card["max_length"], weights, self.dtype]
         self.identity = f"trained/{digest('trained', *reads)}"
         self.agreement = card["agreement"]
         self.note = f"The judge 'trained' reads with {Path(path).name}, which 'valuedrift train-judge' trained from labels."

@@ -95,6 +95,7 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
         "temperature": temperature,
         "max_length": length,
         "agreement": None,
+        "weights": loading.weights_digest(str(out)),
         "base": {"path": base, "weights": loading.weights_digest(base)},
         "settings": settings.model_dump(),
         "labels": {part: dict(Counter(f"{row.outcome}" for _, row in by_part[part])) for part in PARTS},

@@ -10,8 +10,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from .. import progress
@@ -19,6 +20,7 @@ from ..nouns import BadInput, Stopped
 from .budget import PRICES, VARIABLE, Budget, Price, common, price_of
 from .chat_api import ONE_ONLY, Dialect, Failed, Reply, Request, joined, reply_of, retry_after, words_of
 from .local_server import DEFAULT_URL, client, server
+from .replies import Replies
 
 LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
@@ -119,6 +121,7 @@ class Endpoint:
         self._said_unknown = False
         self._pause_until = 0.0
         self._batch: _Batch | None = None
+        self._replies: Replies | None = None
 
     @property
     def spent(self) -> float:
@@ -163,6 +166,23 @@ class Endpoint:
                 batch.ended.wait(GRACE_SECONDS)
         return self._result(batch)
 
+    @contextlib.contextmanager
+    def keeping(self, path: Path) -> Iterator[None]:
+        """Write every reply of the block to a file as it comes, and take from it what a killed command left. The block stores all replies,
+        even if it raises Stopped; then the file is deleted.
+        """
+        self._replies = Replies(path, self.address, self.model)
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Stopped):
+                self._replies.delete()
+            raise
+        else:
+            self._replies.delete()
+        finally:
+            self._replies = None
+
     def stop(self) -> None:
         """Send nothing more; a `chat` under way raises Ended once pending requests are answered."""
         if self._batch:
@@ -183,7 +203,11 @@ class Endpoint:
         try:
             while not batch.stopping.is_set():
                 index, request = batch.waiting.get_nowait()
-                batch.replies[index] = self._answer(request, batch)
+                batch.replies[index] = kept = self._replies.take(request) if self._replies else None
+                if kept is None:
+                    batch.replies[index] = reply = self._answer(request, batch)
+                    if self._replies and isinstance(reply, Reply):
+                        self._replies.add(request, reply)
         except queue.Empty:
             pass
         except BaseException as error:  # a thread cannot raise to its caller

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 import polars as pl
@@ -41,7 +44,7 @@ class Writer(Protocol):
     identity: str
     """The digest of everything besides prompt and seed that decides a text."""
     batch_size: int
-    """Prompts per `write`. A killed command loses at most so many texts."""
+    """Prompts per `write`. A killed command loses at most so many texts of a local model."""
     failures: Counter[str]
 
     @property
@@ -49,6 +52,9 @@ class Writer(Protocol):
         """Return the dollars that this process spent."""
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]: ...
+
+    def keeping(self, path: Path) -> AbstractContextManager[None]:
+        """Return the context in which texts are written and stored; see Endpoint.keeping. It does nothing for a local model."""
 
 
 def writer_of(spec: str, temperature: float = 0.7, max_new_tokens: int = 256, max_cost: float | None = None) -> Writer:
@@ -75,11 +81,12 @@ class CachedWriter:
         waiting = list(self.waiting(prompts, seed).items())
         for start in range(0, len(waiting), self.writer.batch_size):
             part = waiting[start : start + self.writer.batch_size]
-            try:
-                self._store(part, self.writer.write([prompt for _, prompt in part], seed))
-            except Unfinished as stopped:
-                self._store(part, stopped.texts)
-                raise
+            with self.writer.keeping(self.store.root / f".paid-{self.folder}.jsonl"):
+                try:
+                    self._store(part, self.writer.write([prompt for _, prompt in part], seed))
+                except Unfinished as stopped:
+                    self._store(part, stopped.texts)
+                    raise
             advance(len(part))
         return [self.known.get(self._key(prompt, seed)) for prompt in prompts]
 
@@ -107,6 +114,10 @@ class Local:
         weights = (weights_digest(path), format_digest(chat_template(path)), *([dtype] if dtype != "float32" else []))
         self.identity = f"transformers/{digest('writer', 2, *weights, temperature, max_new_tokens)}"
         self._loaded = functools.cache(lambda: load_model(path, dtype=dtype))
+
+    def keeping(self, path: Path) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
+        return contextlib.nullcontext()
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
         """Return one text per prompt. A text that reaches `max_new_tokens` counts as failed."""
@@ -143,6 +154,10 @@ class Remote:
     @property
     def spent(self) -> float:
         return self.endpoint.spent
+
+    def keeping(self, path: Path) -> AbstractContextManager[None]:
+        """Return the context of Endpoint.keeping."""
+        return self.endpoint.keeping(path)
 
     def write(self, prompts: Sequence[Messages], seed: int) -> list[str | None]:
         """Return one text per prompt. A truncated text counts as failed."""

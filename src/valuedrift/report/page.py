@@ -11,7 +11,6 @@ import altair as alt
 import vl_convert
 
 from .. import registry
-from ..nouns import BadInput
 from ..store import Store
 from .chart import PAPER, Drawing, configured, legend, trajectory
 from .run import ALL, Row, Run, path_of, read, stage_steps
@@ -67,11 +66,7 @@ def picture(store: Store, path: Path, view: str = "") -> Path:
     by_topic = alt.concat(*small, columns=4, spacing=18, title=_title(f"By topic: {path_of(shown[0])}"))
     chart = alt.vconcat(legend(PAPER), alt.hconcat(*large, spacing=24), by_topic, spacing=18)
     drawn = configured(chart, PAPER) | {"background": PAPER["back"], "padding": 14}
-    try:
-        path.write_bytes(vl_convert.vegalite_to_png(drawn, scale=1.6))
-    except OSError as error:
-        raise BadInput(f"cannot write the picture {path}: {error.strerror}; give another path") from error
-    return path
+    return Store(path.parent).write_bytes(path.name, vl_convert.vegalite_to_png(drawn, scale=1.6))
 
 
 def _title(text: str) -> alt.TitleParams:

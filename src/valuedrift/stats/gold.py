@@ -46,14 +46,14 @@ def sample_for_labels(store: Store, n: int, seed: int = 0) -> list[dict[str, Any
 
 
 def write_sample(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a sample as JSONL. Raises BadInput if the file exists, because it may contain labels."""
+    """Write a sample as JSONL. Raises BadInput if the file exists and is not this sample, because it may contain labels."""
+    written = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode()
     try:
-        with open(path, "x", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-    except FileExistsError:
-        raise BadInput(f"{path} exists and may hold labels; name another file") from None
+        if path.exists() and path.read_bytes() != written:
+            raise BadInput(f"{path} exists and may hold labels; name another file")
     except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}; name a file in a folder that exists") from error
+        raise BadInput(f"cannot read {path}: {error.strerror or error}; name another file") from error
+    Store(path.parent).write_bytes(path.name, written)
 
 
 def labels_of(gold: Sequence[Gold], scores: pl.DataFrame) -> tuple[pl.DataFrame, int]:

@@ -35,7 +35,11 @@ def refuse_strangers(folder: Path, names: Iterable[str], command: str) -> None:
     there = [folder / name for name in names if (folder / name).exists()]
     record = Store(folder).read_json(RECORD, dict[str, list[str]], {}) if there else {}
     for path in there:
-        if digest(path.read_bytes().decode(errors="surrogateescape")) not in record.get(path.name, []):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}; check it and run the same command again") from error
+        if digest(content.decode(errors="surrogateescape")) not in record.get(path.name, []):
             raise BadInput(
                 f"{path} is not as 'valuedrift {command}' wrote it (it was edited, or another program wrote it) and would be overwritten; "
                 "move it away, or use another --out"
