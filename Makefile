@@ -27,7 +27,7 @@ coverage: $(VENV)/ready
 harness: $(VENV)/ready
 	$(BIN)/python tests/harness/killing.py --kills 200 --out build/kills.json
 	$(BIN)/python tests/harness/corrupting.py --files 20 --out build/damages.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/harness
+	VALUEDRIFT_HARNESS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/harness
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1] / "judge"))
 
 from killing import Launcher, contents, prepared
-from table import VERBS, Verb, World
+from table import VERBS, World
 
 GATE = "gate {out}/run --max-drift all.support=0.9 --json"
 
@@ -80,10 +80,10 @@ class Damaged:
         DAMAGES[damage](self.world.out / file)
         if self.has_run:
             code, said = self._run(GATE)
-            if not (code == 0 and said == self.gate) and not _one_sentence(code, said):
+            if not (code == 0 and said == self.gate) and not one_sentence(code, said):
                 return f"FAULT: gate, exit code {code}: {said[-500:]}"
         code, said = self._run(self.verb.words)
-        if _one_sentence(code, said):
+        if one_sentence(code, said):
             return f"refused: {said.strip()[-300:]}"
         if code:
             return f"FAULT: exit code {code}: {said[-800:]}"
@@ -96,7 +96,7 @@ class Damaged:
         return code, self.launcher.said.read_text()
 
 
-def _one_sentence(code: int, said: str) -> bool:
+def one_sentence(code: int, said: str) -> bool:
     """Return whether a command ended in one sentence with exit code 2."""
     lines = [line for line in said.splitlines() if line.startswith("valuedrift: ")]
     return code == 2 and len(lines) == 1 and said.rstrip().endswith(lines[0]) and "Traceback" not in said

@@ -2,14 +2,12 @@
 
 import pytest
 from corrupting import corrupted
-from killing import prepared
 
 pytestmark = pytest.mark.slow
 
 
-def test_damaged_files_are_made_again_or_refused_in_one_sentence(tmp_path):
-    with prepared(tmp_path) as (world, launcher):
-        found = corrupted(world, launcher, ["trace", "gap", "synth"], 4, 1)
+def test_damaged_files_are_made_again_or_refused_in_one_sentence(harness):
+    found = corrupted(*harness, ["trace", "gap", "synth"], 4, 1)
     outcomes = [outcome for of_verb in found.values() for outcome in of_verb.values()]
     assert not [outcome for outcome in outcomes if outcome.startswith("FAULT")], found
     assert "healed" in outcomes

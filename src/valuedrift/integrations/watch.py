@@ -69,9 +69,9 @@ def watch(settings: EvaluationSettings, how: Watching, out: Path) -> dict[str, A
             path = resolve.resolve_model(how.base)
             seen = [Seen(0, path, describe(path, _name(how.folder), 0, settings))]
         _free(how, seen, store)  # an earlier command may have been killed before it
-        said, since = "", time.monotonic()
+        said, since, changes = "", time.monotonic(), Changes()
         while True:
-            new, why = _finished(how, settings, seen, store)
+            new, why = _finished(how, settings, seen, store, changes)
             for one in new:
                 seen = sorted([*seen, one], key=lambda each: each.step)
                 result = _trace(store, settings, how, seen, settings.floor and one.step == how.until)
@@ -91,7 +91,11 @@ def watch(settings: EvaluationSettings, how: Watching, out: Path) -> dict[str, A
             time.sleep(how.look_seconds)
 
 
-def _finished(how: Watching, settings: EvaluationSettings, seen: list[Seen], store: Store) -> tuple[list[Seen], str]:
+Changes = dict[Path, tuple[float, float]]
+"""The newest time of a folder's files, and when it was first seen, by the monotonic clock."""
+
+
+def _finished(how: Watching, settings: EvaluationSettings, seen: list[Seen], store: Store, changes: Changes) -> tuple[list[Seen], str]:
     """Return the finished checkpoints that were not evaluated, and the reason why the first other one is not finished."""
     if not how.folder.is_dir():
         return [], ", which is not there yet"
@@ -102,7 +106,7 @@ def _finished(how: Watching, settings: EvaluationSettings, seen: list[Seen], sto
         if source in known or any(each.step == step for each in seen):
             continue
         try:
-            if not _settled(Path(source), how.settled_seconds):
+            if not _settled(Path(source), how.settled_seconds, changes):
                 raise BadInput("it is being written")
             path = whole(the_model(Path(source)), how.base, store.root / "made")
             found.append(Seen(step, source, describe(str(path), _name(how.folder), step, settings)))
@@ -120,10 +124,12 @@ def _like_one(path: Path) -> bool:
         return False
 
 
-def _settled(folder: Path, seconds: float) -> bool:
-    """Tell whether nothing in a folder has changed for some seconds."""
+def _settled(folder: Path, seconds: float, changes: Changes) -> bool:
+    """Tell whether nothing in a folder has changed for some seconds. If a time lies ahead of the clock, the seconds are counted here."""
     newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
-    return time.time() - newest >= seconds
+    if changes.get(folder, (None,))[0] != newest:
+        changes[folder] = newest, time.monotonic()
+    return time.time() - newest >= seconds or time.monotonic() - changes[folder][1] >= seconds
 
 
 def _trace(store: Store, settings: EvaluationSettings, how: Watching, seen: list[Seen], floor: bool) -> dict[str, Any]:
