@@ -27,7 +27,7 @@ coverage: $(VENV)/ready
 harness: $(VENV)/ready
 	$(BIN)/python tests/harness/killing.py --kills 200 --out build/kills.json
 	$(BIN)/python tests/harness/corrupting.py --files 20 --out build/damages.json
-	VALUEDRIFT_HARNESS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/harness
+	VALUEDRIFT_HARNESS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/harness tests/distributed/test_ray.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

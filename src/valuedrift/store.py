@@ -106,6 +106,10 @@ class Store:
             try:
                 self._finish_commit()
                 yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._finish_commit()  # leaves no draft
+                raise
             finally:
                 self._held = False
                 self._drafts.clear()

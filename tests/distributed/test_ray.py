@@ -63,31 +63,32 @@ def test_a_run_on_two_machines_is_the_run_on_one(plan, here, cluster, tmp_path):
 
 
 def at_work(raylet):
-    """Return what the workers of a raylet are doing: Ray names their processes by it."""
-    found = []
+    """Return what the workers of a raylet are doing, by process: Ray names them by it."""
+    found = {}
     for children in Path(f"/proc/{raylet}/task").glob("*/children"):
         for worker in children.read_text().split():
             with contextlib.suppress(OSError):
                 title = Path(f"/proc/{worker}/cmdline").read_bytes().partition(b"\0")[0].decode()
-                found += [title] if title.startswith("ray::") and "IDLE" not in title else []
+                found |= {int(worker): title} if title.startswith("ray::") and "IDLE" not in title else {}
     return found
 
 
+@pytest.mark.parametrize("killed", ["raylet", "worker"])
 @pytest.mark.parametrize("moment", ["stages/*/checkpoint-*/complete.json", "answers/*.parquet"], ids=["training", "asking"])
-def test_a_raylet_killed_in_the_middle_changes_nothing(plan, here, cluster, tmp_path, moment):
+def test_a_process_killed_in_the_middle_changes_nothing(plan, here, cluster, tmp_path, moment, killed):
     victim = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     doing = []
 
     def kill():
         (raylet,) = (process.process.pid for process in victim.all_processes["raylet"])
-        while not any((tmp_path / "run").glob(moment)) or not at_work(raylet):
+        while not any((tmp_path / "run").glob(moment)) or not (working := at_work(raylet)):
             time.sleep(0.002)
-        doing.extend(at_work(raylet))
-        os.kill(raylet, signal.SIGKILL)
+        doing.extend(working.values())
+        os.kill(raylet if killed == "raylet" else next(iter(working)), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
     pipeline.run(plan, tmp_path / "run", "ray")
-    assert doing, "the raylet was at work when it was killed"
+    assert doing, "the raylet had work when it or its worker was killed"
     equal(here, tmp_path / "run")
 
 

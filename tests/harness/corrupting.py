@@ -1,7 +1,8 @@
 """Damages files as a power cut, a bad disk or a person does; runs the same command again; and compares what it leaves.
 
 A command heals the damage (exit code 0, and all is as without it but for files that were set aside), or refuses it in one sentence (exit
-code 2). `gate` stands for the verbs that only read: it must say the same as before, or refuse.
+code 2), or does not read the file and leaves it as it is. `gate` stands for the verbs that only read: it must say the same as before, or
+refuse.
 `python tests/harness/corrupting.py --out build/corruption.json` is a part of `make harness`.
 """
 
@@ -83,12 +84,14 @@ class Damaged:
             if not (code == 0 and said == self.gate) and not one_sentence(code, said):
                 return f"FAULT: gate, exit code {code}: {said[-500:]}"
         code, said = self._run(self.verb.words)
-        if one_sentence(code, said):
+        if one_sentence(code, said) or "valuedrift stops evaluating, and training goes on: " in said:
             return f"refused: {said.strip()[-300:]}"
         if code:
             return f"FAULT: exit code {code}: {said[-800:]}"
         left = {name: value for name, value in contents(self.world.out).items() if ".damaged" not in name}
         differ = sorted(name for name in left.keys() | self.whole.keys() if left.get(name, "gone") != self.whole.get(name, "new"))
+        if differ == [file]:
+            return "not read"  # as the reference of a stage that is trained, or a state of the Trainer
         return f"FAULT: differ: {', '.join(differ)}" if differ else "healed"
 
     def _run(self, words: str) -> tuple[int, str]:
@@ -97,9 +100,9 @@ class Damaged:
 
 
 def one_sentence(code: int, said: str) -> bool:
-    """Return whether a command ended in one sentence with exit code 2."""
+    """Return whether a command ended in one sentence with exit code 2, or 3 if a stage of several failed."""
     lines = [line for line in said.splitlines() if line.startswith("valuedrift: ")]
-    return code == 2 and len(lines) == 1 and said.rstrip().endswith(lines[0]) and "Traceback" not in said
+    return code in (2, 3) and len(lines) == 1 and said.rstrip().endswith(lines[0]) and "Traceback" not in said
 
 
 def corrupted(

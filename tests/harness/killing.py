@@ -122,7 +122,8 @@ def contents(folder: Path) -> dict[str, Any]:
             continue
         found[name] = path.read_bytes()
         if keys := next((keys for pattern, (keys, _) in EXCEPTIONS.items() if fnmatch.fnmatch(name, pattern)), None):
-            found[name] = without(json.loads(found[name]), keys)
+            with contextlib.suppress(ValueError):  # damaged, and not read by the command
+                found[name] = without(json.loads(found[name]), keys)
         elif name.endswith((".html", "evaluation.json")):
             found[name] = TIMES.sub("", found[name].decode())
     return found

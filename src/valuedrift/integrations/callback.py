@@ -136,6 +136,8 @@ class ValueDriftCallback(TrainerCallback):
             judge = CachedJudge(resolve.judge_of(self.settings.judge, self.settings.max_cost), self._store)
             self._evaluator = Evaluator(self._store, self.settings, self._prompts, judge, Live(self.settings, *self._live))
         self._scheduled = save_steps(self.schedule, state.max_steps)
+        if state.global_step and not (self.out / KEPT).exists() and (self.out / "answers").exists():
+            raise BadInput(f"{self.out / KEPT} is gone, which names the evaluated steps; restore it from a copy, or use another folder")
         before = self._store.read_json(KEPT, Attached, Attached(checkpoints=[], spent=0.0))
         same = state.global_step and before.get("prompts") == len(self._prompts)
         self._checkpoints = [one for one in before["checkpoints"] if one.step <= state.global_step] if same else []

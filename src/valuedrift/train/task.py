@@ -76,11 +76,14 @@ def train(task: Task, folder: Path, records: Records, launcher: str = "") -> Any
     """Train a stage in its folder and return its record (`done.json`); a launcher's command trains it in several processes."""
     from . import saved_stage
 
-    Store(folder).write_json(TASK, vars(task) | {"stage": task.stage.model_dump()})
+    about = vars(task) | {"stage": task.stage.model_dump()}
+    Store(folder).write_json(TASK, about)
     if launcher and not saved_stage.finished(folder):
         _launch(shlex.split(launcher), folder, task.name)
     else:
         _train(task, folder, records)
+    if not (folder / TASK).exists():  # it was set aside with a damaged folder
+        Store(folder).write_json(TASK, about)
     return Store(folder).read_json(saved_stage.DONE, saved_stage.Done)
 
 
