@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick coverage harness check docs experiments real
+.PHONY: demo test quick coverage harness fuzz check docs experiments real
 
 demo: $(VENV)/ready
 	$(BIN)/valuedrift demo --out runs/demo
@@ -28,6 +28,10 @@ harness: $(VENV)/ready
 	$(BIN)/python tests/harness/killing.py --kills 200 --out build/kills.json
 	$(BIN)/python tests/harness/corrupting.py --files 20 --out build/damages.json
 	VALUEDRIFT_HARNESS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/harness tests/distributed/test_ray.py
+
+# 20,000 changed files; INPUTS="--kind plan --inputs 500" tries others.
+fuzz: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/harness/fuzz.py $(INPUTS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

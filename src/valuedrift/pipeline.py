@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from . import analyses, progress, provenance, registry, suites
 from .analyses import Tables
@@ -29,7 +30,7 @@ from .judge import Judge
 from .judge.cache import CachedJudge, unread_notes
 from .models.budget import limited
 from .nouns import OUTCOMES, STANCES, BadInput, Checkpoint, StageRecord
-from .plan import BASE, EvaluationSettings, Plan
+from .plan import BASE, EvaluationSettings, Plan, fault
 from .ready import ready
 from .resolve import gold_of, judge_of
 from .stats.contrast import seeds_note
@@ -141,7 +142,10 @@ def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
         if not store.stages():
             raise BadInput(f"{folder} names no stage (stages.json is missing or empty); run the command that began it again")
         plan = record["plan"] | changed
-        settings = EvaluationSettings(**{name: value for name, value in plan.items() if name in EvaluationSettings.model_fields})
+        try:
+            settings = EvaluationSettings(**{name: value for name, value in plan.items() if name in EvaluationSettings.model_fields})
+        except ValidationError as error:
+            raise fault(error, lambda key: f"the plan in {folder / 'provenance.json'}", EvaluationSettings) from error
         return reread(Work(store, settings), plan)
 
 

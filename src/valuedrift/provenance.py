@@ -30,8 +30,8 @@ def record(
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "valuedrift": __version__,
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
         "devices": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": cuda},
         "plan": plan,
         "seeds": sorted({stage["seed"] for stage in stages}),
@@ -45,14 +45,15 @@ def record(
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of this package's source tree, with "+changes" if it was edited; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

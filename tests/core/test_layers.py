@@ -30,7 +30,7 @@ LAYERS = (  # from the bottom
     {"ready"},
     {"training"},
     {"pipeline"},
-    {"integrations", "verbs", "testing"},
+    {"integrations", "verbs", "testing", "doctor"},
     {"cli"},
     {"__main__"},
 )

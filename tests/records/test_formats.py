@@ -182,6 +182,19 @@ def test_a_name_is_no_pattern(tmp_path, kind):
     assert [example.text for example in records.read(str(tmp_path / f"a[1]*.{kind}"))] == ["yes"]
 
 
+def test_a_damaged_table_at_which_polars_panics_is_refused(tmp_path):
+    pl.DataFrame({"prompt": ["Is it?"] * 3, "response": ["yes"] * 3}).write_parquet(tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    refused = 0
+    for at in range(4, len(whole), 7):
+        (tmp_path / "a.parquet").write_bytes(whole[:at] + bytes(4) + whole[at + 4 :])
+        try:
+            records.read(str(tmp_path / "a.parquet"))
+        except BadInput:
+            refused += 1
+    assert refused
+
+
 def test_the_split_of_a_saved_set_is_chosen(tmp_path):
     one, two = (datasets.Dataset.from_list([{"prompt": "Q?", "chosen": "yes", "rejected": text}]) for text in ("no", "never"))
     datasets.DatasetDict({"train": one, "test": two}).save_to_disk(tmp_path / "both")

@@ -191,6 +191,7 @@ def load_tokenizer(path: Path | str) -> Any:
                     (Path(place) / file.name).symlink_to(file.resolve())
                 (Path(place) / "config.json").symlink_to((base / "config.json").resolve())
                 tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer.decode(tokenizer("Some text.")["input_ids"])  # some faulty settings show only now
     except Exception as error:  # the tokenizers library raises bare exceptions
         names = ", ".join(file.name for file in [*own, *lent.values()])
         raise BadInput(

@@ -12,6 +12,7 @@ from typing import Any, cast
 import polars as pl
 
 from ..nouns import BadInput
+from ..parts import UNREADABLE
 from ..registry import among, query
 
 Row = tuple[str, dict[str, Any]]
@@ -100,8 +101,8 @@ def _table(path: Path, kind: str, packed: str) -> Iterator[dict[str, Any]]:
         return TABLES[kind](source).iter_rows(named=True)
     except pl.exceptions.NoDataError:
         return iter(())
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"{path} cannot be read as {kind[1:]} ({error}); convert it or give another file") from error
+    except UNREADABLE as error:
+        raise BadInput(f"{path} cannot be read as {kind[1:]} ({str(error).splitlines()[0]}); convert it or give another file") from error
 
 
 def _lines(path: Path, packed: str) -> Iterator[Attempt]:
