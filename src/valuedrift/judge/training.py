@@ -24,6 +24,7 @@ from ..models import loading, precision
 from ..nouns import OUTCOMES, BadInput
 from ..records.gold import Gold
 from ..store import Store
+from ..train.saved_stage import whole
 from .trained import CARD, TEMPLATE, encoded
 from .training_settings import TrainingSettings
 
@@ -87,9 +88,10 @@ def train(files: Mapping[str, Sequence[Gold]], base: str, out: Path, settings: T
     balanced = [len(chosen) / (len(n_classes) * max(1, n_classes[name])) for name in OUTCOMES]
     weights = torch.tensor([min(weight, MOST_WEIGHT) for weight in balanced])
     arguments = _arguments(settings, str(out / "checkpoints"), len(chosen), precision.autocasts(base))
-    temperature = _fitted(model, tokenizer, data, weights, arguments)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with whole(Path(str(arguments.output_dir))):
+        temperature = _fitted(model, tokenizer, data, weights, arguments)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     card = {
         "template": TEMPLATE,
         "temperature": temperature,

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NotRequired
 
 from pydantic import with_config
-from safetensors import SafetensorError
 from typing_extensions import TypedDict
 
 from .. import progress
 from ..models.files import tensors_of
-from ..nouns import BadInput
+from ..nouns import BadInput, Stopped
 from ..parts import file_digest
 from ..store import Store, disk_fault, sealed, set_aside
 from . import processes
@@ -211,7 +210,9 @@ def whole(folder: Path) -> Iterator[None]:
     """Turn a full disk while `folder` is written into one sentence, and delete the folder."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (BadInput, Stopped):
+        raise
+    except Exception as error:  # tokenizers raises nothing more specific
         fault = _system_error(error, folder)
         if fault is None:
             raise
