@@ -30,6 +30,7 @@ LAYERS = (  # from the bottom
     {"ready"},
     {"training"},
     {"pipeline"},
+    {"forecast"},
     {"integrations", "verbs", "testing", "doctor"},
     {"cli"},
     {"__main__"},

@@ -84,6 +84,8 @@ def prepared(root: Path) -> Iterator[tuple[World, Launcher]]:
             trace = world.argv(VERBS["trace"].words.replace("{out}/run", "{traced}").replace("{paid}", "cues"))
             code, _ = launcher.run(trace)
             assert code == 0, launcher.said.read_text()
+            code, _ = launcher.run(world.argv("run {plan} --out {trained}/run --set judge=cues"))
+            assert code == 0, launcher.said.read_text()
             yield world, launcher
         finally:
             launcher.close()

@@ -50,6 +50,8 @@ VERBS = {
     "callback": Verb("callback {model} {out}/trainer {out}/run {suite} {paid}"),
     "judge": Verb("judge {out}/run --judge {paid}", {"run": "traced"}),
     "report": Verb("report {out}/run --view axis --picture {out}/picture.png", {"run": "traced"}),
+    "forecast": Verb("forecast {pairs} --model {model} --suite {suite} --draws 2 --max-new-tokens 6 --judge {paid} --out {out}/forecast"),
+    "attribute": Verb("attribute {out}/run --topic work --stance invalid --verify 4", {"run": "trained/run"}),
     "export": Verb("export {out}/run --out {out}/logs", {"run": "traced"}, needs="inspect_ai"),
     "gap": Verb("gap {pairs} --judge {paid} --out {out}/gap"),
     "synth": Verb("synth {spec} --out {out}/pairs"),
@@ -70,7 +72,8 @@ class World:
         server.text, server.first_tokens = _answer, _label
         files = {"plan": "plan.toml", "spec": "spec.toml", "suite": "suite.jsonl", "labels": "labels.jsonl", "pairs": "pairs.jsonl"}
         self.names = {
-            name: str(root / file) for name, file in (files | {name: name for name in ("model", "steps", "traced", "out")}).items()
+            name: str(root / file)
+            for name, file in (files | {name: name for name in ("model", "steps", "traced", "trained", "out")}).items()
         }
         self.names["paid"] = PAID
         testing.save_sandbox_model(root / "model")

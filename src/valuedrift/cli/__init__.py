@@ -10,7 +10,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from . import runs, results, data, suites, doctor  # noqa: I001  (the order of the verbs in the help)
+from . import runs, results, data, forecast, suites, doctor  # noqa: I001  (the order of the verbs in the help)
 from .program import app, main
 
-__all__ = ["app", "data", "doctor", "main", "results", "runs", "suites"]
+__all__ = ["app", "data", "doctor", "forecast", "main", "results", "runs", "suites"]
