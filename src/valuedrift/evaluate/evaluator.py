@@ -283,9 +283,9 @@ class Evaluator:
         """
         rows = []
         for job in jobs:
-            at = {"stage": job.checkpoint.stage, "step": job.checkpoint.step, "seed": job.checkpoint.seed, "repeat": job.repeat}
+            at = (job.checkpoint.stage, job.checkpoint.step, job.checkpoint.seed, job.repeat)
             for prompt in self.prompts:
-                of = {"topic": prompt.topic, "prompt": prompt.id, "polarity": prompt.polarity}
+                of = (prompt.topic, prompt.id, prompt.polarity)
                 for draw in range(self.settings.draws):
                     key = self.key(job, prompt, draw)
                     if key not in self._texts:
@@ -294,8 +294,9 @@ class Evaluator:
                             "finish it with the command that began it, then judge it"
                         )
                     text = self._texts[key]
-                    rows.append(at | of | {"draw": draw, "answer": key, "text": text, "item": self._item(prompt, text).key})
-        return pl.DataFrame(rows)
+                    rows.append((*at, *of, draw, key, text, self._item(prompt, text).key))
+        names = ["stage", "step", "seed", "repeat", "topic", "prompt", "polarity", "draw", "answer", "text", "item"]
+        return pl.DataFrame(rows, schema=names, orient="row")
 
     def _items(self, answers: pl.DataFrame) -> list[Item]:
         """Return the items that a judge reads, each once."""
