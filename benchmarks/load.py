@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/load.py [--checkpoints 20 200] [--folder runs/load] [--json]
 
 A fake backend writes answers of about 60 words, nearly all different, whose stance drifts over the steps. Then `valuedrift judge`
-reads the stored verdicts of a fake judge, analyses and reports, in a process of its own: its seconds, peak memory and page size are printed.
+reads the stored verdicts of a fake judge, analyses and reports, in a process of its own: it prints seconds, peak memory and page size.
 """
 
 import argparse
