@@ -12,7 +12,7 @@ from ..nouns import OUTCOMES, BadInput
 from ..plan import EvaluationSettings
 from ..progress import tell
 from .options import Json, RunFolder, settings
-from .program import app, interval, number, output, table
+from .program import app, number, output, table
 
 
 @app.command()
@@ -61,14 +61,20 @@ def _show_forecast(result: dict[str, Any]) -> None:
 
     measures = (*OUTCOMES, "length")
     at = {(row["topic"], row["measure"]): row for row in result["forecast"]}
-    rows = [
-        [topic, *(at[topic, name]["direction"] if at[topic, name]["value"] is None else interval(at[topic, name]) for name in measures)]
-        for topic in dict.fromkeys(topic for topic, _ in at)
-    ]
+    rows = [[topic, *(_expected(at[topic, name]) for name in measures)] for topic in dict.fromkeys(topic for topic, _ in at)]
     table("Expected drift [90 %]", ["topic", *OUTCOMES, "words"], rows)
     for sentence in sentences(result):
         tell(sentence)
     tell(f"report: {result['report']}")
+
+
+def _expected(row: dict[str, Any]) -> str:
+    """Return the direction of a forecast without an interval, else its value and interval, short enough for six columns."""
+    if row["value"] is None:
+        return str(row["direction"])
+    digits = 1 if row["measure"] == "length" else 2
+    value, low, high = (f"{row[name]:+.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _show_attribution(result: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .. import progress, registry, resolve
+from .. import registry, resolve
 from ..judge.cache import CachedJudge
 from ..nouns import OUTCOMES, STANCES, BadInput, Example, Pair
 from ..parts import parquet
@@ -30,6 +30,8 @@ from .starts import Starts, architecture
 
 RUNGS = {"gap": stats.GAP, "gradients": (*stats.GAP, "gradients")}
 """Rung of the ladder -> the features that its forecast is made of, the cheapest first."""
+FAR, NEAR = 2.0, 0.1
+"""How far a training's dose (as a factor) and the start's shares may lie outside those of the archive before its errors say nothing."""
 FLAT = 0.01
 """A forecast of a smaller drift has no direction."""
 BASELINES = ("no drift", "one slope", "mean of runs", "another seed")
@@ -71,11 +73,13 @@ def forecast(
         if known["data"].n_unique() > 1:
             made = stats.left_out(known, rungs)
             record = {name: stats.record(made, name, over="gap") for name in (*rungs, *BASELINES)}
-        why = _no_interval(known, architecture(resolve.resolve_model(model)))
         if rung and rung not in rungs:
             raise BadInput(f"the archive or {stage.algorithm} has no gradients; leave --rung out, or give run folders with --archive")
+        wanted, data = _features(stage, model, starts, judge, seconds)
+        why = _no_interval(known, architecture(resolve.resolve_model(model)), wanted)
         rung = rung or ("gap" if why else shipped(record))
-        wanted = _features(stage, model, seed, starts, judge, rung, seconds)
+        if rung == "gradients":
+            wanted = _with_gradients(wanted, stage, model, seed, data, starts, seconds)
         found = stats.forecast(known, wanted, rungs[rung])
         rows = _whole([_row(row, bool(why)) for row in found.to_dicts()], wanted["topic"].unique(maintain_order=True).to_list())
         result = sealed(
@@ -161,37 +165,48 @@ def _archive(given: Sequence[Path], starts: Starts, judge: Any, rung: str, secon
     return pl.concat(tables, how="diagonal")
 
 
-def _features(stage: Stage, model: str, seed: int, starts: Starts, judge: Any, rung: str, seconds: dict[str, float]) -> pl.DataFrame:
-    """Return the rows to forecast, with the features of the data."""
+def _features(stage: Stage, model: str, starts: Starts, judge: Any, seconds: dict[str, float]) -> tuple[pl.DataFrame, records.Records]:
+    """Return the rows to forecast with the gaps of the data, and the data."""
     began = time.monotonic()
     start = starts.store(model)
     prompts, answers = start.prompts(), starts.answers(model)
     seconds["start"] = time.monotonic() - began
     data = records.read([stage.data], None, stage.max_bad_rows)
-    for account in data.accounts:
-        for sentence in account.as_json()["sentences"]:
-            progress.say(sentence)
     began = time.monotonic()
-    replies, moved = gap.read(data, prompts, judge), None
+    replies = gap.read(data, prompts, judge)
     seconds["gap"] = time.monotonic() - began
-    if rung == "gradients":
-        began = time.monotonic()
-        moved = starts.influence(model, stage.lora, prompts).forecast(stage, seed, data)
-        seconds["gradients"] = time.monotonic() - began
     before = archives.levels(answers, start.texts())
-    return pl.DataFrame(archives.rows_of(stage, len(data), replies, before, moved), infer_schema_length=None)
+    return pl.DataFrame(archives.rows_of(stage, len(data), replies, before), infer_schema_length=None), data
 
 
-def _no_interval(known: pl.DataFrame, of: str) -> str:
+def _with_gradients(
+    wanted: pl.DataFrame, stage: Stage, model: str, seed: int, data: Any, starts: Starts, seconds: dict[str, float]
+) -> pl.DataFrame:
+    began = time.monotonic()
+    moved = starts.influence(model, stage.lora, starts.store(model).prompts()).forecast(stage, seed, data)
+    seconds["gradients"] = time.monotonic() - began
+    return wanted.with_columns(gradients=pl.Series([moved[key] for key in wanted.select("topic", "measure").iter_rows()]))
+
+
+def _no_interval(known: pl.DataFrame, of: str, wanted: pl.DataFrame) -> str:
     """Return why the forecast has no interval, "" if it has one."""
+    advice = "directions only. Give your own runs with --archive."
     if (n := known["data"].n_unique()) < stats.LEAST_SETS:
         held = "1 data set" if n == 1 else f"{n} data sets"
-        return f"The archive holds {held} with this algorithm, and an interval needs {stats.LEAST_SETS}: directions only."
+        return f"The archive holds {held} with this algorithm, and an interval needs {stats.LEAST_SETS}: {advice}"
     if of not in known["architecture"].unique():
-        return (
-            "The archive holds no training of a model of this architecture, so its errors say nothing about this one: directions only. "
-            "Give your own runs with --archive."
-        )
+        return f"The archive holds no training of a model of this architecture, so its errors say nothing about this one: {advice}"
+    doses, dose = known["dose"].to_list(), wanted["dose"][0]
+    if not min(doses) / FAR <= dose <= max(doses) * FAR:
+        held = f"between {min(doses):.1e} and {max(doses):.1e}"
+        return f"The training's dose, learning rate times steps, is {dose:.1e}, and the archive's are {held}: {advice}"
+    for stance in STANCES:
+        seen = known.filter(measure=stance).group_by("data", "seed").agg(pl.col("before").mean())["before"].to_list()
+        now = wanted.filter(measure=stance)["before"].to_list()
+        if now and not min(seen) - NEAR <= np.mean(now) <= max(seen) + NEAR:
+            return (
+                f"The model starts at {stance} {np.mean(now):.2f}, and the archive's between {min(seen):.2f} and {max(seen):.2f}: {advice}"
+            )
     return ""
 
 
