@@ -34,7 +34,7 @@ from .plan import BASE, EvaluationSettings, Plan, fault
 from .ready import ready
 from .resolve import gold_of, judge_of
 from .stats.contrast import seeds_note
-from .store import Store
+from .store import About, Store
 from .training import describe, train_all
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def rejudge(folder: Path, changed: dict[str, Any]) -> dict[str, Any]:
 
 def reread(work: Work, plan: dict[str, Any]) -> dict[str, Any]:
     """Judge the stored answers, then analyse and report."""
-    about = work.store.read_json("evaluation.json", dict[str, Any], {"notes": []})
+    about = work.store.read_json("evaluation.json", About, About(plan={}, notes=[]))
     work.store.draft("evaluation.json", about | {"plan": plan})
     work.store.draft("prompts.json", _prompts(work.settings))
     return carry_out(work, judge, analyse)
@@ -208,7 +208,7 @@ def evaluate(work: Work) -> None:
     missing = [f"{said[:-1]} ({n} of {len(checkpoints)} checkpoints)." for said, n in failed.items()]
     for sentence in missing:
         progress.say(sentence)
-    about = store.read_json("evaluation.json", dict[str, Any])
+    about = store.read_json("evaluation.json", About)
     store.draft("evaluation.json", about | {"notes": [*about["notes"], *named, *work.backend.notes, *missing]})
 
 
@@ -230,7 +230,7 @@ def analyse(work: Work) -> None:
     stages, checkpoints = store.stages(), store.checkpoints()
     given = ("scores", "scores_by_judge", "labels")
     tables = Tables(work.evaluation(), store.texts(), {name: store.find_table(name) for name in given})
-    about, validity = store.read_json("evaluation.json", dict[str, Any]), store.read_json("judge.json", dict[str, Any])
+    about, validity = store.read_json("evaluation.json", About), store.read_json("judge.json", dict[str, Any])
     notes = [*about["notes"], *analyses.measure(tables)]
     for name, table in tables.known.items():
         if name not in given:  # the steps before wrote those

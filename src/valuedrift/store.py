@@ -46,6 +46,14 @@ class StageEntry(TypedDict):
     after: str | None
     seed: int
     steps: list[int]
+    total_steps: int
+
+
+class About(TypedDict):
+    """`evaluation.json`: the settings as given, and the notes of the steps so far."""
+
+    plan: dict[str, Any]
+    notes: list[str]
 
 
 @with_config({"extra": "allow"})
