@@ -1,6 +1,6 @@
 """valuedrift: where do a language model's values come from, and when do they move?"""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def __getattr__(name: str) -> object:
