@@ -213,7 +213,7 @@ def _plan(folder: Path, of: str) -> str:
         won = "" if margin is None else f"{statistics.mean(margin):.2f} ({min(margin):.2f} to {max(margin):.2f})"
         resolved = f"{fine['resolved'].sum()} of {fine.height}"
         rows.append((name, view, *(number(overall[stance]) for stance in (*STANCES, "invalid")), resolved, won))
-    parts += [f"*{note}*" for note in record["notes"]]
+    parts += [f"*{note}*" for note in record["notes"] if not note.startswith("Data of ")]  # the pages name the data
     parts.append(
         table(("stage", "view", *STANCES, "invalid", "resolved by topic", "reward margin in the algorithm's own units (seeds)"), rows)
     )

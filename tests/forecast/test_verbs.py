@@ -104,3 +104,23 @@ def test_bm25_by_hand():
     assert found[1] == pytest.approx(idf * 2 * 2.2 / (2 + 1.2 * (0.25 + 0.75 * 3 / mean)))
     assert found[2] == 0
     assert np.argmax(found) == 1
+
+
+@pytest.mark.slow
+def test_an_algorithm_that_samples_is_forecast_from_rewards(tiny_model, tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        f'model = "{tiny_model}"\njudge = "oracle"\ntopics = ["work"]\ndraws = 1\nmax_new_tokens = 4\nfloor = false\nside_metrics = false\n'
+        '[stage.rm]\nalgorithm = "reward"\ndata = "sandbox:pairs?n=16"\nsteps = 1\n'
+        '[stage.sft]\nalgorithm = "sft"\ndata = "sandbox:neutral-chat?n=16"\nsteps = 1\n'
+    )
+    pipeline.run(plan.load(tmp_path / "plan.toml"), tmp_path / "run")
+    reward = next((tmp_path / "run" / "stages").glob("reward-*/checkpoint-1"))
+    asked = Stage(algorithm="ppo", data=PAIRS, reward=str(reward), kl_coef=0.1)
+    result = predict.forecast(asked, str(tiny_model), SETTINGS, tmp_path / "out")
+    assert 1 <= result["effective_answers"] <= 4
+    assert result["record"] == {}
+    assert all(row["value"] is None for row in result["forecast"])
+    assert len(result["forecast"]) == 2 * 6
+    assert "directions only" in (tmp_path / "out" / "forecast.html").read_text()
+    with pytest.raises(BadInput, match="is no folder; train it first"):
+        predict.forecast(Stage(algorithm="ppo", data=PAIRS, reward="rm"), str(tiny_model), SETTINGS, tmp_path / "out")
