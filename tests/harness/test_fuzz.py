@@ -5,6 +5,8 @@ import sys
 import warnings
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import pytest
 
 spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
@@ -15,8 +17,14 @@ INPUTS = {"plan": 80, "suite": 60, "pairs": 60, "gold": 60, "replies": 60, "chec
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
-    with fuzz.serve():
-        yield fuzz.kinds(tmp_path_factory.mktemp("fuzz"))
+    """Return the kinds, offline and with the server's address; both end with the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OPENAI_BASE_URL", "NO_PROXY"):
+            patch.setenv(name, "")
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        with fuzz.serve():
+            yield fuzz.kinds(tmp_path_factory.mktemp("fuzz"))
 
 
 @pytest.mark.parametrize("kind", INPUTS)

@@ -40,6 +40,14 @@ def test_digest_names_content_not_place(folder, folders):
     assert weights_digest(folder) == weights_digest(folders["llama"]), "notes, optimiser and template are not weights"
 
 
+def test_digest_is_the_same_whether_the_tokenizer_was_saved_offline(folder):
+    digests = set()
+    for offline in (False, True):
+        edited(folder / "tokenizer_config.json", local_files_only=offline)
+        digests.add(weights_digest(folder))
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [

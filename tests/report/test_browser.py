@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from valuedrift.progress import shown
 from valuedrift.report.page import write_report
 
 pytestmark = pytest.mark.slow
@@ -163,9 +164,9 @@ def test_browser_of_answers_switches_topic_prompt_and_draw(opened, stores):
     assert one_of(driver, "#question").text == prompts[8]["text"]
     assert prompts[8]["claim"] in one_of(driver, "#claim").text
     answers = dict(stores["branched"].answers().select("key", "text").iter_rows())
-    assert texts(driver, ".answer p")[0] == answers["sft-0-work-2-0"]
+    assert texts(driver, ".answer p")[0] == shown(answers["sft-0-work-2-0"])
     driver.execute_script("arguments[0].click()", all_of(driver, "#strip button")[1])
-    assert texts(driver, ".answer p")[0] == answers["sft-0-work-2-1"]
+    assert texts(driver, ".answer p")[0] == shown(answers["sft-0-work-2-1"])
     assert texts(driver, "#strip button[aria-pressed=true]") == ["draw 2"]
     driver.execute_script("arguments[0].click()", one_of(driver, "[data-go='1']"))
     assert one_of(driver, "#question").text == prompts[6]["text"]

@@ -387,7 +387,10 @@ def _settings(file: Path) -> Any:
             return value
         return {key: without_notes(entry) for key, entry in value.items() if key not in _NOTES}
 
-    return without_notes(json_of(file))
+    found = without_notes(json_of(file))
+    # It says whether the environment was offline when the tokenizer was saved (HF_HUB_OFFLINE), and decides nothing. It stays in as false,
+    # so that digests stay those of earlier versions.
+    return found | {"local_files_only": False} if isinstance(found, dict) and "local_files_only" in found else found
 
 
 def tokenizer_parts(folder: Path) -> list[Any]:

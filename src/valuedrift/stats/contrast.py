@@ -85,7 +85,7 @@ def seeds_note(rows: Sequence[Mapping[str, Any]]) -> str:
     benchmarks/coverage.py measures the coverage.
     """
     known = [row for row in rows if row["value"] is not None and row["n_seeds"] > 1]
-    few = [row for row in known if row["seed_share"] > BY_SEEDS]
+    few = [row for row in known if row["seed_share"] is not None and row["seed_share"] > BY_SEEDS]
     if not few:
         return ""
     runs = " or ".join(str(n) for n in sorted({row["n_seeds"] for row in few}))
