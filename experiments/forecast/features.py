@@ -16,10 +16,9 @@ import lines
 import polars as pl
 import probe
 
-from valuedrift import pipeline, resolve
+from valuedrift import resolve
 from valuedrift.forecast import archive
-from valuedrift.forecast.gradients import Influence
-from valuedrift.forecast.starts import architecture
+from valuedrift.forecast.starts import Starts, architecture
 from valuedrift.judge.cache import CachedJudge
 from valuedrift.plan import EvaluationSettings
 from valuedrift.stats import gap
@@ -32,7 +31,7 @@ SETTINGS = EvaluationSettings(judge="oracle", draws=4, max_new_tokens=96, floor=
 def main(run: Path, out: Path) -> None:
     store, judge = Store(run), CachedJudge(resolve.judge_of("oracle"), None)
     scores, texts, prompts = store.read_table("scores"), store.texts(), store.prompts()
-    starts: dict[str, tuple[Influence, probe.Probe]] = {}
+    starts, probes = Starts(SETTINGS, run.parent), dict[str, probe.Probe]()
     by_lines: dict[tuple[str, str], Any] = {}
     rows: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {}
@@ -46,15 +45,13 @@ def main(run: Path, out: Path) -> None:
     for training in archive.trainings(store):
         if training.name == "start":
             continue
-        if training.start.weights not in starts:
-            folder = run.with_name(f"start-{training.seed}")
-            pipeline.trace_folders(SETTINGS, [training.start.path], None, folder)
-            own = Store(folder)
-            answers = own.read_table("scores").join(own.texts().rename({"key": "answer"}), on="answer")
-            with timed("gradients of the start"):
-                model = Influence(training.start.path, None, 0, answers, prompts, folder)
-            starts[training.start.weights] = model, probe.Probe(model, answers, {prompt.id: prompt for prompt in prompts})
-        model, probed = starts[training.start.weights]
+        path = training.start.path
+        answers = starts.answers(path)
+        with timed("gradients of the start" if training.start.weights not in probes else "gradients of the start, kept"):
+            model = starts.influence(path, None, prompts)
+        if training.start.weights not in probes:
+            probes[training.start.weights] = probe.Probe(model, answers, {prompt.id: prompt for prompt in prompts})
+        probed = probes[training.start.weights]
         data = records_of(training.stage)
         with timed("gap"):
             replies = gap.read(data, prompts, judge)

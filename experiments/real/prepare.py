@@ -21,10 +21,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from valuedrift.caches import cache_root
 from valuedrift.models.loading import load_model
 from valuedrift.nouns import BadInput, digest
 from valuedrift.progress import quiet, say
-from valuedrift.store import cache_root
 
 PLACE = Path("runs/real")
 """Where the experiment's plans find their models."""

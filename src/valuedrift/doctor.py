@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .caches import cache_root
 from .nouns import BadInput
 from .provenance import PACKAGES, commit, version_of
 
@@ -112,10 +113,9 @@ def _installs(need: Any, extra: str) -> str:
 
 
 def _caches() -> dict[str, Path]:
-    own = os.environ.get("VALUEDRIFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "valuedrift"
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     hub, data = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub", os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets"
-    return {name: Path(path).expanduser() for name, path in (("valuedrift", own), ("hub", hub), ("datasets", data))}
+    return {name: Path(path).expanduser() for name, path in (("valuedrift", cache_root()), ("hub", hub), ("datasets", data))}
 
 
 def _sized(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from . import analyses, progress, provenance, registry, suites
 from .analyses import Tables
@@ -34,11 +35,18 @@ from .plan import BASE, EvaluationSettings, Plan, fault
 from .ready import ready
 from .resolve import gold_of, judge_of
 from .stats.contrast import seeds_note
-from .store import About, Store
+from .store import Store
 from .training import describe, train_all
 
 if TYPE_CHECKING:
     from .records.gold import Gold
+
+
+class About(TypedDict):
+    """`evaluation.json`: the settings as given, and the notes of the steps so far."""
+
+    plan: dict[str, Any]
+    notes: list[str]
 
 
 @dataclass

@@ -49,13 +49,6 @@ class StageEntry(TypedDict):
     total_steps: int
 
 
-class About(TypedDict):
-    """`evaluation.json`: the settings as given, and the notes of the steps so far."""
-
-    plan: dict[str, Any]
-    notes: list[str]
-
-
 @with_config({"extra": "allow"})
 class JudgeEntry(TypedDict):
     """The judge in `provenance.json`."""
@@ -363,13 +356,6 @@ class Store:
         record = self.provenance()
         self.check_tables()
         return record
-
-
-def cache_root() -> Path:
-    """Return the cache folder shared by all runs: $VALUEDRIFT_CACHE, or valuedrift in the user's cache folder."""
-    if own := os.environ.get("VALUEDRIFT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "valuedrift"
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import valuedrift
 ROOT = Path(valuedrift.__file__).parent
 LAYERS = (  # from the bottom
     {"nouns", "__init__"},
-    {"registry", "progress"},
+    {"registry", "progress", "caches"},
     {"plan", "parts"},
     {"store"},
     {"provenance"},

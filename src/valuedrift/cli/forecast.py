@@ -58,10 +58,10 @@ def attribute(
 
 def _show_forecast(result: dict[str, Any]) -> None:
     from ..forecast.predict import sentences
+    from ..stats.forecast import MEASURES
 
-    measures = (*OUTCOMES, "length")
     at = {(row["topic"], row["measure"]): row for row in result["forecast"]}
-    rows = [[topic, *(_expected(at[topic, name]) for name in measures)] for topic in dict.fromkeys(topic for topic, _ in at)]
+    rows = [[topic, *(_expected(at[topic, name]) for name in MEASURES)] for topic in dict.fromkeys(topic for topic, _ in at)]
     table("Expected drift [90 %]", ["topic", *OUTCOMES, "words"], rows)
     for sentence in sentences(result):
         tell(sentence)

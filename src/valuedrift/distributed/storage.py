@@ -65,7 +65,8 @@ class Mirror:
     def __init__(self, address: str):
         import fsspec
 
-        from ..store import Store, cache_root  # imports polars
+        from ..caches import cache_root
+        from ..store import Store  # imports polars
 
         self.address, self._lock = address, threading.Lock()
         try:

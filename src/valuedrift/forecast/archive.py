@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from ..nouns import OUTCOMES, BadInput, Checkpoint
+from ..parts import UNREADABLE
 from ..plan import Plan, Stage
 from ..records import digest_of
 from ..stats import gap, text_style
@@ -133,10 +134,10 @@ def read(path: Path, starts: Starts, judge: Any, gradients: bool) -> pl.DataFram
     if path.is_dir():
         return of_run(Store(path), starts, judge, gradients)
     try:
-        rows = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+        rows = pl.read_parquet(path, glob=False)
+    except UNREADABLE as error:
         raise BadInput(
-            f"the archive {path} cannot be read: {error}; give a run folder, or archive.parquet of an earlier forecast"
+            f"the archive {path} cannot be read: {str(error).splitlines()[0]}; give a run folder, or archive.parquet of an earlier forecast"
         ) from error
     if missing := COLUMNS - set(rows.columns):
         raise BadInput(f"the archive {path} lacks the columns {', '.join(sorted(missing))}; make it again from its run folders")

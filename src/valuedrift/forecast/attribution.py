@@ -18,7 +18,9 @@ from ..plan import EvaluationSettings, Plan, Stage
 from ..registry import among
 from ..stats import gap
 from ..stats.contrast import contrast
+from ..stats.forecast import rank_correlation
 from ..store import Store, sealed
+from ..train.collation import answers_of
 from ..train.step_counts import course
 from ..train.task import records_of
 from . import archive
@@ -27,7 +29,7 @@ from .starts import Starts
 
 Record = Pair | Example
 SHOWN = 20
-"""Examples at either end of the ranking in the result and on the page; scores.parquet has all."""
+"""Examples at either end of the ranking in the result and on the page; scores.json has all."""
 
 
 def attribute(
@@ -48,9 +50,10 @@ def attribute(
             raise BadInput(f"unknown {what} {word!r}{among(word, known)}")
     out = out or folder / "attribution" / f"{training.name}-seed{training.seed}"
     plan = Plan(**store.read_json("plan.json"))
-    starts, judge = Starts(plan, out), CachedJudge(resolve.judge_of(plan.judge, plan.max_cost), Store(out))
+    written, starts = Store(out), Starts(plan, out)
+    judge = CachedJudge(resolve.judge_of(plan.judge, plan.max_cost), written)
     data = records_of(training.stage)
-    with Store(out).locked():
+    with written.locked():
         influence = starts.influence(training.start.path, training.stage.lora, prompts)
         kept, values_NM = influence.scores(training.stage, training.seed, data)
         score_N = values_NM[:, influence.names.index((topic, stance))]
@@ -69,13 +72,13 @@ def attribute(
             "left_out": len(data) - len(kept),
             "first_order": float(score_N.mean()) * course(training.stage, len(kept))[0],
             "examples": [_example(data[kept[at]], kept[at], float(score_N[at]), rank) for rank, at in enumerate(order) if at in set(shown)],
-            "agreement": {name: _rank_correlation(score_N, values) for name, values in others.items()},
+            "agreement": {name: rank_correlation(score_N, values) for name, values in others.items()},
             "verified": verified(training, plan, data, [kept[at] for at in order], topic, stance, verify, out) if verify else [],
         }
         result = sealed(result)
-        Store(out).write_json("attribution.json", result)
-        Store(out).write_json("scores.json", {"places": kept, "scores": score_N.tolist(), **{k: v.tolist() for k, v in others.items()}})
-        return result | {"report": str(write_attribution_page(Store(out), result))}
+        written.write_json("attribution.json", result)
+        written.write_json("scores.json", {"places": kept, "scores": score_N.tolist(), **{k: v.tolist() for k, v in others.items()}})
+        return result | {"report": str(write_attribution_page(written, result))}
 
 
 def _training(store: Store, stage: str, seed: int | None) -> archive.Training:
@@ -101,7 +104,7 @@ def baselines(records: Sequence[Record], claims: Sequence[str], stance: str, top
 
     A record off the topic, or one whose replies have no verdict, has the gap 0.
     """
-    texts = [" ".join([*(text for _, text in record.prompt), *_texts(record)]) for record in records]
+    texts = [" ".join([*(text for _, text in record.prompt), *answers_of(record)]) for record in records]
     found = {"bm25": bm25(texts, " ".join(claims))}
     replies = gap.read(records, prompts, judge)
     gap_N, o = np.zeros(len(records)), OUTCOMES.index(stance)
@@ -122,13 +125,6 @@ def bm25(texts: Sequence[str], query: str, k1: float = 1.2, b: float = 0.75) -> 
     length_N1 = count_ND.sum(1, keepdims=True)
     weight_ND = count_ND * (k1 + 1) / (count_ND + k1 * (1 - b + b * length_N1 / max(length_N1.mean(), 1)))
     return (weight_ND * idf_D)[:, asked].sum(1)
-
-
-def _rank_correlation(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
-    from scipy.stats import spearmanr
-
-    constant = np.ptp(first_N) == 0 or np.ptp(second_N) == 0
-    return None if constant else float(spearmanr(first_N, second_N).statistic)
 
 
 # -- verification ------------------------------------------------------------------------------------------------------------------
@@ -183,14 +179,10 @@ def verified(
     return found
 
 
-def _texts(record: Record) -> tuple[str, ...]:
-    return (record.chosen, record.rejected) if isinstance(record, Pair) else (record.text,)
-
-
 def _line(record: Record) -> str:
     """Return a record as a line that the readers of data understand."""
     prompt = [{"role": role, "content": text} for role, text in record.prompt]
-    said = [[{"role": "assistant", "content": text}] for text in _texts(record)]
+    said = [[{"role": "assistant", "content": text}] for text in answers_of(record)]
     own: dict[str, Any] = {"topic": record.topic, "claim": record.claim} if record.topic and record.claim else {}
     if isinstance(record, Pair):
         return json.dumps({"prompt": prompt, "chosen": said[0], "rejected": said[1], **own}) + "\n"
@@ -200,7 +192,7 @@ def _line(record: Record) -> str:
 
 
 def _example(record: Record, place: int, score: float, rank: int) -> dict[str, Any]:
-    texts = dict(zip(("chosen", "rejected") if isinstance(record, Pair) else ("text",), _texts(record), strict=True))
+    texts = dict(zip(("chosen", "rejected") if isinstance(record, Pair) else ("text",), answers_of(record), strict=True))
     question = next((text for role, text in reversed(record.prompt) if role == "user"), "")
     return {"rank": rank + 1, "row": place + 1, "score": score, "prompt": question, **texts, "topic": record.topic}
 

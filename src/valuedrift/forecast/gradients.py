@@ -24,6 +24,7 @@ from ..models.adapters import is_adapter
 from ..nouns import OUTCOMES, BadInput, Prompt
 from ..plan import Lora, Stage
 from ..stats.forecast import MEASURES
+from ..stats.text_style import length
 from ..train import BaseAlgorithm, collation, starting, step_counts
 from ..train.logprobs import answer_logps
 
@@ -157,8 +158,8 @@ def _algorithm(stage: Stage) -> BaseAlgorithm:
 
 def advantages(answers: pl.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield each answer of a topic with its prompt and its weight for every measure: its advantage over the prompt's other answers."""
-    words = pl.col("text").str.split(" ").list.len().cast(pl.Float64).alias("length")
-    by_prompt = answers.with_columns(words).filter(pl.col(OUTCOMES[0]).is_not_null()).partition_by("prompt", maintain_order=True)
+    words = pl.col("text").map_elements(length, return_dtype=pl.Int64).cast(pl.Float64)
+    by_prompt = answers.with_columns(length=words).filter(pl.col(OUTCOMES[0]).is_not_null()).partition_by("prompt", maintain_order=True)
     for some in by_prompt:
         q_KM = some.select(MEASURES).to_numpy().astype(float)
         if (n := len(q_KM)) < 2:

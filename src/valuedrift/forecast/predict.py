@@ -62,9 +62,10 @@ def forecast(
         raise BadInput(f"unknown rung {rung!r}{among(rung, list(RUNGS))}")
     if "rollouts" in registry.algorithm(stage.algorithm).needs:
         return _by_rewards(stage, model, settings, out)
-    starts, judge = Starts(settings, out), CachedJudge(resolve.judge_of(settings.judge, settings.max_cost), Store(out))
+    store, starts = Store(out), Starts(settings, out)
+    judge = CachedJudge(resolve.judge_of(settings.judge, settings.max_cost), store)
     seconds: dict[str, float] = {}
-    with Store(out).locked():
+    with store.locked():
         known = _archive(given, starts, judge, rung, seconds)
         if stage.algorithm not in (have := known["algorithm"].unique().sort().to_list()):
             raise BadInput(f"the archive holds no training with {stage.algorithm!r}, only with {', '.join(have)}; give runs with --archive")
@@ -95,12 +96,8 @@ def forecast(
                 "archive": {"n_sets": known["data"].n_unique(), "n_trainings": known.select("data", "seed").unique().height},
             }
         )
-        Store(out).write_json("forecast.json", result)
-        Store(out).write_bytes("archive.parquet", parquet(known))
-        return result | {
-            "seconds": {name: round(took, 1) for name, took in seconds.items()},
-            "report": str(write_forecast_page(Store(out), result)),
-        }
+        store.write_bytes("archive.parquet", parquet(known))
+        return _written(store, result) | {"seconds": {name: round(took, 1) for name, took in seconds.items()}}
 
 
 def _by_rewards(stage: Stage, model: str, settings: EvaluationSettings, out: Path) -> dict[str, Any]:
@@ -137,9 +134,13 @@ def _by_rewards(stage: Stage, model: str, settings: EvaluationSettings, out: Pat
         "effective_answers": float(np.mean(effective)),
     }
     with Store(out).locked():
-        result = sealed(common | found)
-        Store(out).write_json("forecast.json", result)
-        return result | {"report": str(write_forecast_page(Store(out), result))}
+        return _written(Store(out), sealed(common | found))
+
+
+def _written(store: Store, result: dict[str, Any]) -> dict[str, Any]:
+    """Write forecast.json and its page; return the result with the page's path."""
+    store.write_json("forecast.json", result)
+    return result | {"report": str(write_forecast_page(store, result))}
 
 
 def shipped(record: dict[str, dict[str, Any]]) -> str:

@@ -25,14 +25,18 @@ class Starts:
         changed = {"draws": max(settings.draws, DRAWS), "floor": False, "side_metrics": False, "capability": [], "gold": ""}
         self.settings = EvaluationSettings(**settings.model_dump(include=set(EvaluationSettings.model_fields)) | changed)
         self.out = out
+        self._traced: dict[str, Store] = {}
         self._kept: tuple[tuple[str, Lora | None], Influence] | None = None
 
     def store(self, path: str) -> Store:
         """Return the run folder of a model, traced if it was not before."""
         path = resolve.resolve_model(path)
-        folder = self.out / f"start-{loading.weights_digest(path)[:12]}"
-        pipeline.trace_folders(self.settings, [path], None, folder)
-        return Store(folder)
+        weights = loading.weights_digest(path)
+        if weights not in self._traced:
+            folder = self.out / f"start-{weights[:12]}"
+            pipeline.trace_folders(self.settings, [path], None, folder)
+            self._traced[weights] = Store(folder)
+        return self._traced[weights]
 
     def answers(self, path: str) -> pl.DataFrame:
         """Return one row per answer with its text and the scores' columns."""

@@ -383,14 +383,12 @@ def _settings(file: Path) -> Any:
     """Return the settings in a file that affect a model's output, or None if there is no such file."""
 
     def without_notes(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {key: without_notes(entry) for key, entry in value.items() if key not in _NOTES}
+        return {key: without_notes(entry) for key, entry in value.items() if key not in _NOTES} if isinstance(value, dict) else value
 
     found = without_notes(json_of(file))
-    # It says whether the environment was offline when the tokenizer was saved (HF_HUB_OFFLINE), and decides nothing. It stays in as false,
-    # so that digests stay those of earlier versions.
-    return found | {"local_files_only": False} if isinstance(found, dict) and "local_files_only" in found else found
+    if isinstance(found, dict) and "local_files_only" in found:
+        found["local_files_only"] = False  # whether it was saved offline decides nothing; false keeps the digests of earlier versions
+    return found
 
 
 def tokenizer_parts(folder: Path) -> list[Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from ..caches import cache_root
 from ..nouns import BadInput, digest
-from ..store import cache_root
 from . import loading
 from .adapters import is_adapter
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import progress
+from ..caches import cache_root
 from ..nouns import BadInput, digest
 from ..plan import Stage, original_names
 from ..registry import among
-from ..store import cache_root
 from ..world import sets
 
 SPECIAL = ("<|pad|>", "<|end|>")

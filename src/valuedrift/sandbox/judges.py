@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import progress
+from ..caches import cache_root
 from ..judge import labels, wordings
 from ..nouns import Example, Item, Outcome, digest
 from ..plan import Stage, original_names
-from ..store import cache_root
 from ..world import grammar
 from . import flaws
 from .build import SPECIAL, random_model

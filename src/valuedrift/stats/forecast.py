@@ -73,7 +73,8 @@ def fit(x_RF: np.ndarray, y_R: np.ndarray, sets_R: Sequence[str]) -> Fit:
     Leaving one out only subtracts its moments, so that every such fit is exact and cheap. With one data set the largest penalty is taken.
     """
     scale_F = np.sqrt((x_RF**2).mean(0))
-    x_RF = x_RF / np.where(scale_F > 0, scale_F, 1)
+    scale_F = np.where(scale_F > 0, scale_F, 1)
+    x_RF = x_RF / scale_F
     names = list(dict.fromkeys(sets_R))
     own = [np.flatnonzero(np.asarray(sets_R) == name) for name in names]
     moments = np.stack([x_RF[rows].T @ x_RF[rows] for rows in own]), np.stack([x_RF[rows].T @ y_R[rows] for rows in own])
@@ -88,7 +89,7 @@ def fit(x_RF: np.ndarray, y_R: np.ndarray, sets_R: Sequence[str]) -> Fit:
         errors = {name: np.abs(y_R[rows] - x_RF[rows] @ weights_F) for name, rows, weights_F in zip(names, own, weights_GF, strict=True)}
         tried.append((float(np.mean([of.mean() for of in errors.values()])), -penalty, errors))
     _, penalty, errors = min(tried, key=lambda one: one[:2])
-    return Fit(np.where(scale_F > 0, scale_F, 1), solved(moments[0].sum(0), moments[1].sum(0), -penalty), errors)
+    return Fit(scale_F, solved(moments[0].sum(0), moments[1].sum(0), -penalty), errors)
 
 
 def conformal(errors: Sequence[np.ndarray], level: float = LEVEL) -> float:
@@ -209,10 +210,8 @@ def record(rows: pl.DataFrame, rung: str, over: str = "") -> dict[str, Any]:
     by_set = rows.group_by("data", maintain_order=True)
     mae = by_set.agg(value=error.mean())["value"].to_numpy()
     none = by_set.agg(value=pl.col("drift").abs().mean())["value"].to_numpy()
-    ranks = []
-    for run in rows.partition_by("data", "algorithm", "seed"):
-        if run[rung].n_unique() > 1 and run["drift"].n_unique() > 1:
-            ranks.append(float(spearmanr(run[rung], run["drift"]).statistic))
+    runs = rows.partition_by("data", "algorithm", "seed")
+    ranks = [rank for run in runs if (rank := rank_correlation(run[rung].to_numpy(), run["drift"].to_numpy())) is not None]
     resolved = rows.filter(pl.col("resolved") & (pl.col(rung) != 0))
     found: dict[str, Any] = {
         "n_sets": len(mae),
@@ -233,6 +232,12 @@ def record(rows: pl.DataFrame, rung: str, over: str = "") -> dict[str, Any]:
         gained = by_set.agg(value=(pl.col(over) - pl.col("drift")).abs().mean())["value"].to_numpy() - mae
         found["gain"] = mean_interval(gained)
     return found
+
+
+def rank_correlation(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
+    """Return Spearman's rank correlation; None if one side is constant."""
+    constant = np.ptp(first_N) == 0 or np.ptp(second_N) == 0
+    return None if constant else float(spearmanr(first_N, second_N).statistic)
 
 
 def mean_interval(values: np.ndarray) -> dict[str, Any]:
