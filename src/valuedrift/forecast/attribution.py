@@ -201,15 +201,15 @@ def sentences(result: dict[str, Any]) -> list[str]:
     """Return what the attribution says, one sentence each."""
     of = f"{result['stance']} on {result['topic']}"
     found = [
-        f"To first order, the {result['n']:,} records move {of} by {result['first_order']:+.3f} over the training (direction and order "
-        "matter, not the size)."
+        f"To first order, the {result['n']:,} records move {of} by {result['first_order']:+.3f} over the training. Its sign counts, "
+        "not its size."
     ]
     if not result["verified"]:
         found.append("These are candidates: nothing was trained without them. --verify K trains again without the first K.")
     for row in result["verified"]:
-        words = {"without": "Without the first", "flipped": "With the labels flipped of the first"}[row["kind"]]
+        words = {"without": f"Without the first {row['k']}", "flipped": f"With the labels of the first {row['k']} flipped"}[row["kind"]]
         shown = "no evidence" if row["value"] is None else f"{row['value']:+.3f}"
         ends = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
         seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
-        found.append(f"{words} {row['k']}, {of} ends at {shown}{ends} relative to {row['k']} random ones ({seeds}).")
+        found.append(f"{words}, {of} differs by {shown}{ends} from a training with {row['k']} random ones treated alike ({seeds}).")
     return found

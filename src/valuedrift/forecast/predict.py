@@ -200,14 +200,13 @@ def _no_interval(known: pl.DataFrame, of: str, wanted: pl.DataFrame) -> str:
     doses, dose = known["dose"].to_list(), wanted["dose"][0]
     if not min(doses) / FAR <= dose <= max(doses) * FAR:
         held = f"between {min(doses):.1e} and {max(doses):.1e}"
-        return f"The training's dose, learning rate times steps, is {dose:.1e}, and the archive's are {held}: {advice}"
+        return f"The training's dose, learning rate times steps, is {dose:.1e}, and those of the archive lie {held}: {advice}"
     for stance in STANCES:
         seen = known.filter(measure=stance).group_by("data", "seed").agg(pl.col("before").mean())["before"].to_list()
         now = wanted.filter(measure=stance)["before"].to_list()
         if now and not min(seen) - NEAR <= np.mean(now) <= max(seen) + NEAR:
-            return (
-                f"The model starts at {stance} {np.mean(now):.2f}, and the archive's between {min(seen):.2f} and {max(seen):.2f}: {advice}"
-            )
+            held = f"between {min(seen):.2f} and {max(seen):.2f}"
+            return f"The model starts with {np.mean(now):.2f} {stance}, and those of the archive {held}: {advice}"
     return ""
 
 
